@@ -85,7 +85,13 @@ class FlowSignal(Exception):
 class RetryLater(FlowSignal):
     """Put the job back on the queue, to run again after `delay`: at most 7 days, the queue's limit."""
 
+    LONGEST = timedelta(days=7)
+
     def __init__(self, delay: timedelta, reason: str = "") -> None:
+        if not timedelta() <= delay <= self.LONGEST:
+            raise ValueError(
+                f"RetryLater({delay!r}): expected a delay from 0 to 7 days, which is as long as a queue waits"
+            )
         super().__init__(reason or f"asked to run again in {delay}")
         self.delay = delay
 

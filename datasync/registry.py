@@ -1,0 +1,154 @@
+"""Which flows there are: filled by the `@flow` decorator, loaded so that a broken file takes down only itself."""
+
+import importlib
+import inspect
+import logging
+import pkgutil
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from types import ModuleType
+
+from datasync import log
+from datasync.errors import FlowInvalid, FlowUnknown
+
+type FlowFunction = Callable[..., Awaitable[None]]
+
+DEFAULT_TIMEOUT = timedelta(minutes=10)
+"""For one attempt. Well below host.json's functionTimeout, at which the host restarts the whole worker."""
+
+_NAME_LIMIT = 200  # a FlowState's id holds the name, and Cosmos DB takes 255 characters
+_FORBIDDEN_IN_NAMES = "/\\?#"  # what a Cosmos DB id cannot hold
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A registered flow."""
+
+    name: str
+    function: FlowFunction
+    aliases: tuple[str, ...]
+    timeout: timedelta
+    takes_run: bool
+    """Whether the function takes the third parameter, `run`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and the aliases."""
+        return (self.name, *self.aliases)
+
+    @property
+    def source(self) -> str:
+        """Where it is written: `flows/weather.py:12`."""
+        code = inspect.unwrap(self.function).__code__
+        return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+class FlowRegistry:
+    """The flows by name. `flows/registry.py` makes the one instance there is."""
+
+    def __init__(self) -> None:
+        self._flows: dict[str, Flow] = {}
+        self.broken: dict[str, str] = {}
+        """Modules that could not be imported: name → traceback."""
+
+    def flow[F: FlowFunction](
+        self, name: str, *, aliases: tuple[str, ...] = (), timeout: timedelta = DEFAULT_TIMEOUT
+    ) -> Callable[[F], F]:
+        r"""Register the decorated coroutine function under a public name; the function itself stays as it is.
+
+        Args:
+            name: What tenant documents call the flow. Any text without `/ \ ? #`.
+            aliases: Names it had before, so that documents which hold one keep working.
+            timeout: After which an attempt is cancelled, and counts as failed.
+
+        Raises:
+            FlowInvalid: when decorating; the message names the flow, its file, and what is wrong.
+
+        """
+
+        def register(function: F) -> F:
+            place = inspect.getsourcefile(function) or "?"
+            _check_aliases(aliases, name, place)
+            for one in (name, *aliases):
+                _check_name(one, place)
+                if taken := self._flows.get(one):
+                    raise FlowInvalid(
+                        f"flow {one!r} in {place} is already registered by {taken.source}: "
+                        "give one of them another name"
+                    )
+            if timeout <= timedelta(0):
+                raise FlowInvalid(f"flow {name!r} in {place}: timeout {timeout} must be positive")
+            flow = Flow(name, function, tuple(aliases), timeout, _takes_run(name, function, place))
+            self._flows.update(dict.fromkeys(flow.names, flow))
+            return function
+
+        return register
+
+    def resolve(self, name: str) -> Flow:
+        """Return the flow of that name or alias.
+
+        Raises:
+            FlowUnknown: there is none; the message lists those there are, and every broken file with its cause.
+
+        """
+        if flow := self._flows.get(name):
+            return flow
+        known = ", ".join(repr(flow.name) for flow in self) or "none"
+        causes = "".join(
+            f"; {module} could not be loaded: {text.strip().splitlines()[-1]}" for module, text in self.broken.items()
+        )
+        raise FlowUnknown(f"no flow is named {name!r}. Known flows: {known}{causes}")
+
+    def __iter__(self) -> Iterator[Flow]:
+        """Iterate over the flows, each once, in the order of their names."""
+        return iter(sorted(set(self._flows.values()), key=lambda flow: flow.name))
+
+    def load(self, package: ModuleType) -> None:
+        """Import every module of a package. One that fails is kept in `broken`, and none of its flows registered."""
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            before = dict(self._flows)
+            try:
+                importlib.import_module(module.name)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a flow file does, the others keep running
+                self._flows = before
+                self.broken[module.name] = "".join(traceback.format_exception(error))
+                log.event(
+                    logging.ERROR,
+                    f"flow file {module.name} could not be loaded, its flows are off: {self.broken[module.name]}",
+                )
+
+
+def _check_aliases(aliases: object, name: str, place: str) -> None:
+    if not isinstance(aliases, tuple):
+        raise FlowInvalid(f"flow {name!r} in {place}: aliases={aliases!r} must be a tuple of names: ({aliases!r},)")
+
+
+def _check_name(name: object, place: str) -> None:
+    if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
+        raise FlowInvalid(f"flow {name!r} in {place}: a name is a printable text without blanks around it")
+    if len(name) > _NAME_LIMIT or any(character in name for character in _FORBIDDEN_IN_NAMES):
+        raise FlowInvalid(
+            f"flow {name!r} in {place}: a name has at most {_NAME_LIMIT} characters and none of / \\ ? # "
+            "(it becomes part of a Cosmos DB id)"
+        )
+
+
+def _takes_run(name: str, function: object, place: str) -> bool:
+    """Check the contract of a flow's function; tell whether it takes `run`."""
+    if not inspect.iscoroutinefunction(function):
+        raise FlowInvalid(
+            f"flow {name!r} in {place}: {getattr(function, '__name__', function)!s} must be `async def`; "
+            "one blocking call would stall every other flow of the process"
+        )
+    parameters = [*inspect.signature(function).parameters.values()]
+    positional = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    if len(positional) not in (2, 3) or len(positional) != len(parameters):
+        raise FlowInvalid(
+            f"flow {name!r} in {place}: the signature is {function.__name__}{inspect.signature(function)}; "
+            "expected (tenant_id: str, kv: SecretClient) or (tenant_id: str, kv: SecretClient, run: FlowRun)"
+        )
+    return len(positional) == 3  # noqa: PLR2004

@@ -1,0 +1,195 @@
+"""Stage 2, each message: find the flow, run it for its tenant, and record how that ended.
+
+The worker may be killed at any await: the message then comes back, and the attempt is made again.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
+
+from datasync import log
+from datasync.context import FlowRun, Window
+from datasync.errors import DataSyncError, FlowFailed, GiveUp, RetryLater, TenantInvalid
+from datasync.model import FlowConfig, Job, Message, Outcome, Run, Tenant
+from datasync.registry import Flow, FlowRegistry
+from datasync.secrets import TenantSecretClient
+from datasync.services import Services
+
+
+async def run_job(services: Services, registry: FlowRegistry, message: Message, now: datetime) -> Run:
+    """Run the job in a message, which was received at `now` (aware), and record how that ended.
+
+    Returns:
+        The record, when the message is done with.
+
+    Raises:
+        JobInvalid: the body is not a job. Nothing can be recorded; the poison queue keeps it.
+        FlowFailed: the attempt failed, and is recorded. The host delivers the message again, or poisons it.
+        FlowUnknown, TenantUnknown, TenantInvalid: the job cannot be run as things are; treated the same way.
+        ServiceUnavailable: Cosmos DB or the queue could not be used; treated the same way, as far as it goes.
+
+    """
+    try:
+        job = Job.decode(message)
+    except DataSyncError as error:
+        log.event(logging.ERROR, f"FAIL {error}", error=type(error).__name__, attempt=message.dequeue_count)
+        raise
+    return await _Attempt(services, registry, message, job, now).make()
+
+
+class _Attempt:
+    """One delivery of one job."""
+
+    def __init__(self, services: Services, registry: FlowRegistry, message: Message, job: Job, now: datetime) -> None:
+        self._services = services
+        self._registry = registry
+        self._message = message
+        self._job = job
+        self._number = job.prior_attempts + message.dequeue_count
+        self._flow_name = job.flow_name
+        self._window: Window | None = None
+        """None until the flow starts."""
+        self._counts: Counter[str] = Counter()
+        self._redact = log.Redaction()
+        self._received_utc = now
+        self._received = _seconds()
+
+    async def make(self) -> Run:
+        try:
+            outcome, why = await self._perform()
+        except RetryLater as signal:
+            run = await self._end(Outcome.DEFERRED, str(signal))
+            # Recorded first: killed in between, the message comes back, and the flow decides again.
+            await self._services.jobs.send(replace(self._job, prior_attempts=self._number), signal.delay)
+        except Exception as error:
+            last = self._message.dequeue_count >= self._services.settings.max_attempts
+            try:
+                await self._end(Outcome.DEAD if last else Outcome.FAILED, self._redact.one_line(error))
+            except DataSyncError as trouble:  # what the host has to hear of is the failure itself
+                self._log(logging.ERROR, f"the failure of {self._subject} could not be recorded: {trouble}")
+            raise
+        else:
+            run = await self._end(outcome, why)
+        return run
+
+    async def _perform(self) -> tuple[Outcome, str | None]:
+        """Run the flow; return how that ended, and why if it was no success."""
+        job, services = self._job, self._services
+        flow = self._registry.resolve(job.flow_name)
+        self._flow_name = flow.name
+        tenant = await services.tenants.get(job.tenant_id)
+        entry = _entry(tenant, flow, job.flow_name)
+        if entry is None:
+            return Outcome.SKIPPED_DISABLED, "the tenant's document has no such flow"
+        if not entry.enabled:
+            return Outcome.SKIPPED_DISABLED, "the flow is off: enabled is false in the tenant's document"
+        state = await services.runs.state(tenant.id, flow.name)
+        end = max(self._scheduled_utc, self._message.inserted)
+        self._window = Window(start=state.window_end_utc, end=max(end, state.window_end_utc or end))
+        self._log(logging.INFO, f"START {self._subject}")
+        return await self._call(flow, tenant, entry, self._window)
+
+    async def _call(self, flow: Flow, tenant: Tenant, entry: FlowConfig, window: Window) -> tuple[Outcome, str | None]:
+        """Call the flow's function. Whatever it raises leaves here without a secret in it."""
+        kv = TenantSecretClient(tenant.id, self._services.vault, self._redact.add)
+        run = FlowRun(
+            run_id=self._run_id,
+            tenant=tenant,
+            flow_name=flow.name,
+            settings=entry.settings,
+            scheduled_utc=self._scheduled_utc,
+            attempt=self._number,
+            window=window,
+            http=self._services.http,
+            log=log.RunLog(self._subject, self._fields, self._redact),
+            counts=self._counts,
+        )
+        bound = asyncio.timeout(flow.timeout.total_seconds())
+        try:
+            async with bound:
+                await (flow.function(tenant.id, kv, run) if flow.takes_run else flow.function(tenant.id, kv))
+        except RetryLater:
+            raise
+        except GiveUp as signal:
+            return Outcome.GAVE_UP, str(signal)
+        except (Exception, asyncio.CancelledError, SystemExit) as error:
+            if isinstance(error, asyncio.CancelledError) and _being_cancelled():
+                raise
+            if bound.expired():
+                raise FlowFailed(
+                    f"{self._subject} was cancelled after {flow.timeout}: do less in one run, or register the flow "
+                    "with a longer timeout="
+                ) from None
+            self._log(logging.ERROR, self._redact.traceback(error))
+            raise FlowFailed(self._redact.one_line(error)) from None
+        return Outcome.SUCCEEDED, None
+
+    async def _end(self, outcome: Outcome, why: str | None) -> Run:
+        """Say how the attempt ended, and record it."""
+        seconds = _seconds() - self._received
+        run = Run(
+            tenant_id=self._job.tenant_id,
+            flow_name=self._flow_name,
+            run_id=self._run_id,
+            attempt=self._number,
+            outcome=outcome,
+            scheduled_utc=self._scheduled_utc,
+            started_utc=self._received_utc,
+            finished_utc=self._received_utc + timedelta(seconds=seconds),
+            error=why and self._redact(why),
+            counts=dict(self._counts),
+        )
+        if self._window:
+            await self._services.runs.finish(run, self._window.end)
+        else:
+            await self._services.runs.record(run)
+        if outcome is Outcome.SUCCEEDED:
+            self._log(logging.INFO, f"DONE {self._subject} in {seconds:.1f}s")
+        elif outcome in (Outcome.FAILED, Outcome.DEAD):
+            self._log(logging.ERROR, f"FAIL {self._subject} after {seconds:.1f}s ({outcome}): {run.error}")
+        else:
+            self._log(logging.WARNING, f"{outcome.upper()} {self._subject} after {seconds:.1f}s: {run.error}")
+        return run
+
+    @property
+    def _subject(self) -> str:
+        return f"{self._job.tenant_id}/{self._flow_name}"
+
+    @property
+    def _run_id(self) -> str:
+        return self._job.run_id or ""
+
+    @property
+    def _scheduled_utc(self) -> datetime:
+        return self._job.scheduled_utc or self._message.inserted
+
+    @property
+    def _fields(self) -> dict[str, object]:
+        return {"run": self._run_id, "attempt": self._number}
+
+    def _log(self, level: int, sentence: str) -> None:
+        log.event(level, sentence, **self._fields)
+
+
+def _entry(tenant: Tenant, flow: Flow, name: str) -> FlowConfig | None:
+    """Find a flow's entry in a tenant's document: under the name in the job, else under any the flow goes by."""
+    entries = {entry.name: entry for entry in tenant.flows}
+    for candidate in (name, *flow.names):
+        if candidate in entries:
+            return entries[candidate]
+    for problem in tenant.problems:
+        if problem.flow in flow.names:
+            raise TenantInvalid(str(problem))
+    return None
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _seconds() -> float:
+    return asyncio.get_running_loop().time()

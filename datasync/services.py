@@ -1,0 +1,121 @@
+"""Every client of the process: made late, once, and shared. The only place that constructs one."""
+
+import os
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+import httpx
+from async_lru import alru_cache
+from azure.core.credentials_async import AsyncTokenCredential
+from azure.cosmos.aio import CosmosClient
+from azure.keyvault.secrets.aio import SecretClient
+from azure.storage.queue import TextBase64EncodePolicy
+from azure.storage.queue.aio import QueueClient
+
+from datasync import http
+from datasync.errors import SettingsInvalid
+from datasync.secrets import Vault
+from datasync.settings import Service, Settings
+from datasync.stores.cosmos import explained
+from datasync.stores.jobs import JobQueue
+from datasync.stores.runs import RunStore
+from datasync.stores.tenants import TenantStore
+
+
+class Services:
+    """What the two stages work with. `connect()` makes it, `close()` ends it."""
+
+    def __init__(self, settings: Settings, cosmos: CosmosClient, queue: QueueClient, vault: Vault) -> None:
+        database = cosmos.get_database_client(settings.cosmos_database)
+        self.settings = settings
+        self.tenants = TenantStore(database.get_container_client(settings.tenants_container))
+        self.runs = RunStore(database.get_container_client(settings.runs_container), settings.run_retention)
+        self.jobs = JobQueue(queue)
+        self.vault = vault
+        self.http: httpx.AsyncClient = http.new_client()
+        self._open = AsyncExitStack()
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> Self:
+        """Connect to Cosmos DB, and prepare the other clients, which connect at their first use.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        async with AsyncExitStack() as stack:
+            credential = _Credential()
+            stack.push_async_callback(credential.close)
+            cosmos = _cosmos_client(settings.cosmos, credential)
+            with explained("on connecting"):
+                await stack.enter_async_context(cosmos)
+            queue = await stack.enter_async_context(_queue_client(settings, credential))
+            vault = Vault(lambda: _secret_client(settings, credential))
+            stack.push_async_callback(vault.close)
+            services = cls(settings, cosmos, queue, vault)
+            stack.push_async_callback(services.http.aclose)
+            services._open = stack.pop_all()
+            return services
+
+    async def close(self) -> None:
+        """Close every client."""
+        await self._open.aclose()
+
+
+@alru_cache(maxsize=1)
+async def services() -> Services:
+    """Return the services of this process, connecting at the first call that succeeds.
+
+    Raises:
+        SettingsInvalid: an app setting is missing or malformed.
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+    """
+    return await Services.connect(Settings.from_environ(os.environ))
+
+
+class _Credential:
+    """The app's identity, shared by all clients, and only imported where one needs it."""
+
+    def __init__(self) -> None:
+        self._identity: AsyncTokenCredential | None = None
+
+    def __call__(self) -> AsyncTokenCredential:
+        if self._identity is None:
+            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - 200 ms that few local runs need
+
+            self._identity = DefaultAzureCredential()
+        return self._identity
+
+    async def close(self) -> None:
+        if self._identity is not None:
+            await self._identity.close()
+
+
+def _cosmos_client(account: Service, credential: _Credential) -> CosmosClient:
+    if account.connection_string:
+        return CosmosClient.from_connection_string(account.connection_string)
+    return CosmosClient(account.url or "", credential())
+
+
+def _queue_client(settings: Settings, credential: _Credential) -> QueueClient:
+    account, name = settings.storage, settings.queue_name
+    options: dict[str, Any] = {
+        "message_encode_policy": TextBase64EncodePolicy(),  # what the queue trigger expects
+        "initial_backoff": 1,  # seconds; left alone, the first retry waits for 15
+        "increment_base": 2,
+        "random_jitter_range": 1,
+    }
+    if account.connection_string:
+        return QueueClient.from_connection_string(account.connection_string, name, **options)
+    return QueueClient(account.url or "", name, credential=credential(), **options)
+
+
+def _secret_client(settings: Settings, credential: _Credential) -> SecretClient:
+    if settings.key_vault_url is None:
+        raise SettingsInvalid(
+            "KEY_VAULT_URI: missing, and a flow reads a secret. Set it to https://<your-vault>.vault.azure.net/"
+        )
+    return SecretClient(
+        settings.key_vault_url, credential(), verify_challenge_resource=settings.key_vault_verify_challenge
+    )

@@ -1,0 +1,39 @@
+"""What the stores on Cosmos DB share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from azure.core.exceptions import AzureError
+from azure.cosmos.exceptions import CosmosHttpResponseError
+
+from datasync.errors import ServiceUnavailable
+from datasync.model import shorten
+
+_REMEDIES = {
+    401: "Check the key in COSMOS_CONNECTION_STRING",
+    403: "Give the app's identity the role Cosmos DB Built-in Data Contributor, and allow the network",
+    404: "Create the database and its containers: docs/operating.md, Provisioning",
+    429: "The account is out of request units: raise them, or spread the schedules",
+}
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn what Cosmos DB answers, and the caller did not expect, into a sentence.
+
+    Raises:
+        ServiceUnavailable: saying what was being done, why it failed, and the remedy.
+
+    """
+    try:
+        yield
+    except CosmosHttpResponseError as error:
+        remedy = _REMEDIES.get(error.status_code or 0, "It will be tried again")
+        raise ServiceUnavailable(
+            f"Cosmos DB answered {error.status_code} {doing}: {shorten(' '.join(str(error.message).split()))}. {remedy}"
+        ) from None
+    except AzureError as error:
+        raise ServiceUnavailable(
+            f"Cosmos DB could not be reached {doing}: {shorten(str(error))}. "
+            "Check COSMOS_CONNECTION_STRING or COSMOS_ENDPOINT, and the network"
+        ) from None

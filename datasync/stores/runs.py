@@ -1,0 +1,61 @@
+"""The runs container: what is remembered from run to run, and a record of every attempt."""
+
+from datetime import datetime, timedelta
+
+from azure.core import MatchConditions
+from azure.cosmos.aio import ContainerProxy
+from azure.cosmos.exceptions import (
+    CosmosAccessConditionFailedError,
+    CosmosResourceExistsError,
+    CosmosResourceNotFoundError,
+)
+
+from datasync.model import FlowState, Run
+from datasync.stores.cosmos import explained
+
+
+class RunStore:
+    """Flow states and run records, partitioned by `/tenantId`."""
+
+    def __init__(self, container: ContainerProxy, retention: timedelta) -> None:
+        self._container = container
+        self._retention = retention
+
+    async def state(self, tenant_id: str, flow_name: str) -> FlowState:
+        """Return what is remembered of a flow of a tenant; an empty state where it never ran."""
+        empty = FlowState(tenant_id=tenant_id, flow_name=flow_name)
+        with explained(f"while reading the state of {tenant_id}/{flow_name}"):
+            try:
+                document = await self._container.read_item(empty.id, partition_key=tenant_id)
+            except CosmosResourceNotFoundError:
+                return empty
+        return FlowState.from_document(document)
+
+    async def finish(self, run: Run, window_end: datetime) -> None:
+        """Bring the flow's state up to date with a run that ended, then record the run."""
+        while not await self._save((await self.state(run.tenant_id, run.flow_name)).after(run, window_end)):
+            pass  # another run of the flow ended in between: apply this one on top
+        await self.record(run)
+
+    async def record(self, run: Run) -> None:
+        """Record a run. The same attempt, recorded twice, is one record."""
+        with explained(f"while recording a run of {run.tenant_id}/{run.flow_name}"):
+            await self._container.upsert_item(run.document(self._retention), no_response=True)
+
+    async def _save(self, state: FlowState) -> bool:
+        """Write a state where nobody else has written since it was read; tell whether that was so."""
+        with explained(f"while keeping the state of {state.tenant_id}/{state.flow_name}"):
+            try:
+                if state.etag is None:
+                    await self._container.create_item(state.document(), no_response=True)
+                else:
+                    await self._container.replace_item(
+                        state.id,
+                        state.document(),
+                        etag=state.etag,
+                        match_condition=MatchConditions.IfNotModified,
+                        no_response=True,
+                    )
+            except (CosmosAccessConditionFailedError, CosmosResourceExistsError, CosmosResourceNotFoundError):
+                return False
+        return True

@@ -1,0 +1,108 @@
+"""Takes Home Depot orders that changed to Builder Prime, as leads. A flow to copy: paging, mapping, batches.
+
+Secrets of a tenant (Key Vault):
+
+    tenants--{tenantId}--homedepot--api-base       tenants--{tenantId}--builderprime--api-base
+    tenants--{tenantId}--homedepot--api-token      tenants--{tenantId}--builderprime--api-token
+
+Mapping rules of a tenant (`settings` of the flow's entry in its document): see `Rules`.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from itertools import batched
+from typing import Any
+
+import msgspec
+
+from datasync import IDEMPOTENT, FlowRun, TenantSecretClient
+from flows.registry import flow
+
+FIRST_WINDOW = timedelta(days=7)
+PAGE = 100
+BATCH = 50  # leads that Builder Prime takes at once
+
+
+class Rules(msgspec.Struct, rename="camel"):
+    """How this tenant wants its orders mapped."""
+
+    project_types: dict[str, str] = {}
+    """Order category → project type: `{"kitchen": "Kitchen Remodel"}`. A category that is not here stays as it is."""
+    skip_statuses: list[str] = ["cancelled"]
+    """Orders in these statuses are left out."""
+    lead_source: str = "Home Depot"
+    min_total: float = 0
+    """Orders below this amount are left out."""
+
+
+@flow("home-depot→builder-prime", timeout=timedelta(minutes=15))
+async def home_depot_to_builder_prime(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+    """Upsert a lead for every order that changed in the window. Repeating a window changes nothing."""
+    rules = msgspec.convert(run.settings, Rules)
+    since = run.window.start or run.window.end - FIRST_WINDOW
+    async for orders in changed_orders(kv, run, since, run.window.end):
+        leads = [to_lead(order, rules) for order in orders if wanted(order, rules)]
+        run.count(orders=len(orders), leads=len(leads))
+        for batch in batched(leads, BATCH):
+            await upsert(kv, run, batch)
+
+
+async def changed_orders(
+    kv: TenantSecretClient, run: FlowRun, since: datetime, before: datetime
+) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yield the orders updated in [since, before), a page at a time."""
+    base = await kv.secret("homedepot", "api-base")
+    token = await kv.secret("homedepot", "api-token")
+    cursor: str | None = ""
+    while cursor is not None:
+        response = await run.http.get(
+            f"{base}/orders",
+            params={
+                "updated_since": since.isoformat(),
+                "updated_before": before.isoformat(),
+                "page_size": PAGE,
+                **({"cursor": cursor} if cursor else {}),
+            },
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        response.raise_for_status()
+        page = response.json()
+        yield page["orders"]
+        cursor = page["next_cursor"]
+
+
+async def upsert(kv: TenantSecretClient, run: FlowRun, leads: tuple[dict[str, Any], ...]) -> None:
+    """Create or update leads by their `external_id`: safe to repeat, so a POST that is retried too."""
+    base = await kv.secret("builderprime", "api-base")
+    token = await kv.secret("builderprime", "api-token")
+    response = await run.http.post(
+        f"{base}/leads:batchUpsert",
+        json={"leads": leads},
+        headers={"Authorization": f"Bearer {token}"},
+        extensions=IDEMPOTENT,
+    )
+    response.raise_for_status()
+    answer = response.json()
+    run.count(created=answer["created"], updated=answer["updated"])
+
+
+def wanted(order: dict[str, Any], rules: Rules) -> bool:
+    """Tell whether the tenant's rules let an order through."""
+    return order["status"] not in rules.skip_statuses and order["total"] >= rules.min_total
+
+
+def to_lead(order: dict[str, Any], rules: Rules) -> dict[str, Any]:
+    """Map an order to a lead."""
+    customer = order["customer"]
+    return {
+        "external_id": f"homedepot-{order['id']}",
+        "source": rules.lead_source,
+        "name": customer["name"],
+        "email": customer.get("email"),
+        "phone": customer.get("phone"),
+        "address": customer.get("address"),
+        "project_type": rules.project_types.get(order["category"], order["category"]),
+        "status": order["status"],
+        "estimated_value": order["total"],
+        "notes": f"Home Depot store {order['store']}, {len(order['lines'])} items",
+    }
