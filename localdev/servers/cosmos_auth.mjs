@@ -1,0 +1,56 @@
+// Who may ask: the holder of the account's key, or of an Entra ID token (any: nothing here could check one).
+
+import { createHmac, timingSafeEqual } from "node:crypto";
+
+// Gives undefined, or why not: {status, message}.
+export function authorize(req, key) {
+  const token = new URLSearchParams(decodeURIComponent(req.headers.authorization ?? "").replaceAll("+", "%2B"));
+  const signature = token.get("sig");
+  if (!signature) return { status: 401, message: "Required Header authorization is missing." };
+  if (token.get("type") === "aad") return manages(req) ? MANAGEMENT_REFUSED : undefined;
+  const expected = signatures(req, key);
+  return expected.some((each) => equal(each, signature)) ? undefined : KEY_REFUSED;
+}
+
+const KEY_REFUSED = {
+  status: 401,
+  message:
+    "The input authorization token can't serve the request. The wrong key is being used or the expected payload " +
+    "is not built as per the protocol.",
+};
+
+// On Azure, data-plane roles reach items only; containers are provisioned otherwise.
+const MANAGEMENT_REFUSED = {
+  status: 403,
+  message: "The given request cannot be authorized by AAD token in data plane: create databases and containers with a key.",
+};
+
+function manages(req) {
+  return req.method !== "GET" && !pathOf(req).includes("docs");
+}
+
+function pathOf(req) {
+  return new URL(req.url, "http://localhost").pathname.split("/").filter(Boolean);
+}
+
+// A path of names is signed as it is; one of resource ids in lower case.
+function signatures(req, key) {
+  const encoded = pathOf(req);
+  const decoded = encoded.map(decodeURIComponent);
+  const links = [encoded, decoded].flatMap((path) => {
+    const isItem = path.length % 2 === 0;
+    const link = (isItem ? path : path.slice(0, -1)).join("/");
+    const type = isItem ? path.at(-2) : path.at(-1);
+    return [link, link.toLowerCase()].map((each) => [type ?? "", each]);
+  });
+  return links.map(([type, link]) => {
+    const lines = [req.method, type, link, req.headers["x-ms-date"] ?? "", req.headers.date ?? ""];
+    const text = lines.map((line, i) => (i === 2 ? line : line.toLowerCase())).join("\n");
+    return createHmac("sha256", Buffer.from(key, "base64")).update(`${text}\n`).digest("base64");
+  });
+}
+
+function equal(a, b) {
+  const [left, right] = [Buffer.from(a), Buffer.from(b)];
+  return left.length === right.length && timingSafeEqual(left, right);
+}

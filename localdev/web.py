@@ -1,0 +1,38 @@
+"""Serves an aiohttp application on this machine, inside the caller's event loop."""
+
+import asyncio
+import errno
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from localdev.errors import PortTaken
+
+HOST = "127.0.0.1"
+CLOSE_SECONDS = 1
+
+
+@asynccontextmanager
+async def serving(
+    part: str, application: web.Application, *, port: int = 0, context: ssl.SSLContext | None = None
+) -> AsyncGenerator[str]:
+    """Serve `application` on 127.0.0.1, over https where an SSL `context` is given; yield its URL, with no slash
+    at the end.
+
+    A port of 0 takes a free one. `part` is the name people know it by. Raises PortTaken.
+    """
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=CLOSE_SECONDS)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, HOST, port, ssl_context=context).start()
+        except OSError as why:
+            if why.errno == errno.EADDRINUSE:
+                raise PortTaken(part, port) from None
+            raise
+        bound: int = runner.addresses[0][1]
+        yield f"{'https' if context else 'http'}://{HOST}:{bound}"
+    finally:
+        await asyncio.shield(runner.cleanup())
