@@ -113,11 +113,23 @@ class FlowRegistry:
                 importlib.import_module(module.name)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a flow file does, the others keep running
                 self._flows = before
-                self.broken[module.name] = "".join(traceback.format_exception(error))
+                self.broken[module.name] = _own_traceback(error)
                 log.event(
                     logging.ERROR,
                     f"flow file {module.name} could not be loaded, its flows are off: {self.broken[module.name]}",
                 )
+
+
+def _own_traceback(error: BaseException) -> str:
+    """Return the traceback from the flow file on, without the import machinery before it."""
+    at = error.__traceback__
+    while (
+        at
+        and at.tb_next
+        and (at.tb_frame.f_code.co_filename == __file__ or "importlib" in at.tb_frame.f_code.co_filename)
+    ):
+        at = at.tb_next
+    return "".join(traceback.format_exception(type(error), error, at))
 
 
 def _check_aliases(aliases: object, name: str, place: str) -> None:

@@ -44,12 +44,12 @@ class Services:
 
         """
         async with AsyncExitStack() as stack:
-            credential = _Credential()
+            credential = Credential()
             stack.push_async_callback(credential.close)
-            cosmos = _cosmos_client(settings.cosmos, credential)
+            cosmos = cosmos_client(settings.cosmos, credential)
             with explained("on connecting"):
                 await stack.enter_async_context(cosmos)
-            queue = await stack.enter_async_context(_queue_client(settings, credential))
+            queue = await stack.enter_async_context(queue_client(settings.storage, settings.queue_name, credential))
             vault = Vault(lambda: _secret_client(settings, credential))
             stack.push_async_callback(vault.close)
             services = cls(settings, cosmos, queue, vault)
@@ -74,7 +74,7 @@ async def services() -> Services:
     return await Services.connect(Settings.from_environ(os.environ))
 
 
-class _Credential:
+class Credential:
     """The app's identity, shared by all clients, and only imported where one needs it."""
 
     def __init__(self) -> None:
@@ -92,14 +92,15 @@ class _Credential:
             await self._identity.close()
 
 
-def _cosmos_client(account: Service, credential: _Credential) -> CosmosClient:
+def cosmos_client(account: Service, credential: Credential) -> CosmosClient:
+    """Return a client of the account, to be entered once and kept."""
     if account.connection_string:
         return CosmosClient.from_connection_string(account.connection_string)
     return CosmosClient(account.url or "", credential())
 
 
-def _queue_client(settings: Settings, credential: _Credential) -> QueueClient:
-    account, name = settings.storage, settings.queue_name
+def queue_client(account: Service, name: str, credential: Credential) -> QueueClient:
+    """Return a client of one queue, whose messages are in base64."""
     options: dict[str, Any] = {
         "message_encode_policy": TextBase64EncodePolicy(),  # what the queue trigger expects
         "initial_backoff": 1,  # seconds; left alone, the first retry waits for 15
@@ -111,7 +112,7 @@ def _queue_client(settings: Settings, credential: _Credential) -> QueueClient:
     return QueueClient(account.url or "", name, credential=credential(), **options)
 
 
-def _secret_client(settings: Settings, credential: _Credential) -> SecretClient:
+def _secret_client(settings: Settings, credential: Credential) -> SecretClient:
     if settings.key_vault_url is None:
         raise SettingsInvalid(
             "KEY_VAULT_URI: missing, and a flow reads a secret. Set it to https://<your-vault>.vault.azure.net/"

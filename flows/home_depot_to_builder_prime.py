@@ -28,7 +28,7 @@ class Rules(msgspec.Struct, rename="camel"):
 
     project_types: dict[str, str] = {}
     """Order category → project type: `{"kitchen": "Kitchen Remodel"}`. A category that is not here stays as it is."""
-    skip_statuses: list[str] = ["cancelled"]
+    skip_statuses: tuple[str, ...] = ("cancelled",)
     """Orders in these statuses are left out."""
     lead_source: str = "Home Depot"
     min_total: float = 0
@@ -43,7 +43,7 @@ async def home_depot_to_builder_prime(tenant_id: str, kv: TenantSecretClient, ru
     async for orders in changed_orders(kv, run, since, run.window.end):
         leads = [to_lead(order, rules) for order in orders if wanted(order, rules)]
         run.count(orders=len(orders), leads=len(leads))
-        for batch in batched(leads, BATCH):
+        for batch in batched(leads, BATCH, strict=False):
             await upsert(kv, run, batch)
 
 

@@ -9,7 +9,7 @@ PUBLIC_API = "https://api.open-meteo.com"
 
 
 @flow("weather")
-async def weather(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:  # noqa: ARG001 - the contract of a flow
+async def weather(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
     """Fetch the temperature and the wind at `settings.latitude`, `settings.longitude` (degrees; Chicago unless set)."""
     response = await run.http.get(
         f"{run.settings.get('baseUrl', PUBLIC_API)}/v1/forecast",

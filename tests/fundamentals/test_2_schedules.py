@@ -1,0 +1,88 @@
+"""A schedule is data: a cron in the tenant's document, and the instant at which it is next due."""
+
+from datetime import UTC, datetime, timedelta
+
+from datasync.model import Tenant
+from datasync.schedule import Plan, plan
+from tests.documents import document, entry
+
+NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
+
+
+def planned(*flows: dict[str, object], now: datetime = NOW, **fields: object) -> Plan:
+    return plan(Tenant.from_document(document("tenant-123", *flows, **fields)), now, now)
+
+
+def test_a_flow_whose_next_run_has_come_is_due() -> None:
+    """A due flow gets one job, and its next run is the cron's next occurrence."""
+    (advance,) = planned(entry(cron="0 0 */2 * * *", nextRunUtc="2025-08-23T12:00:00Z")).advances
+
+    (due,) = advance.jobs
+    assert (due.job.tenant_id, due.job.flow_name) == ("tenant-123", "weather")
+    assert due.job.scheduled_utc == datetime(2025, 8, 23, 12, tzinfo=UTC)
+    assert due.delay == timedelta()
+    assert advance.next_run == datetime(2025, 8, 23, 14, tzinfo=UTC)
+
+
+def test_a_flow_whose_next_run_has_not_come_is_left_alone() -> None:
+    """Nothing is done about a flow before its time."""
+    assert planned(entry(nextRunUtc="2025-08-23T12:00:04Z")) == Plan(advances=(), problems=())
+
+
+def test_missed_occurrences_become_one_run() -> None:
+    """However long nothing ran, the flow runs once, and its next run lies in the future."""
+    (advance,) = planned(entry(cron="0 * * * * *", nextRunUtc="2025-08-01T00:00:00Z")).advances
+
+    assert len(advance.jobs) == 1
+    assert advance.next_run == datetime(2025, 8, 23, 12, 1, tzinfo=UTC)
+
+
+def test_a_flow_without_next_run_is_scheduled_but_not_run() -> None:
+    """A new entry needs no `nextRunUtc`: it is filled in from the cron."""
+    (advance,) = planned(entry(nextRunUtc=None)).advances
+
+    assert advance.jobs == ()
+    assert advance.next_run == datetime(2025, 8, 23, 13, tzinfo=UTC)
+
+
+def test_only_enabled_flows_run() -> None:
+    """`enabled: false` takes a flow out, due or not."""
+    assert planned(entry(enabled=False)) == Plan(advances=(), problems=())
+
+
+def test_cron_is_utc_unless_the_entry_has_a_time_zone() -> None:
+    """The tenant's own zone counts only where an entry asks for it with `"timezone": "tenant"`."""
+    plans = planned(
+        entry("in-utc", cron="0 0 13 * * *"),
+        entry("in-chicago", cron="0 0 13 * * *", timezone="tenant"),
+        entry("in-berlin", cron="0 0 13 * * *", timezone="Europe/Berlin"),
+        timezone="America/Chicago",
+    )
+
+    assert {advance.flow.name: advance.next_run.strftime("%d. %H:%M") for advance in plans.advances} == {
+        "in-utc": "23. 13:00",
+        "in-chicago": "23. 18:00",
+        "in-berlin": "24. 11:00",
+    }
+
+
+def test_a_cron_that_cannot_be_kept_is_a_problem_of_that_flow_alone() -> None:
+    """A bad cron is reported with its place, and the tenant's other flows are planned."""
+    plans = planned(entry("five-fields", cron="0 * * * *"), entry("never", cron="0 0 0 30 2 *"), entry("weather"))
+
+    assert [advance.flow.name for advance in plans.advances] == ["weather"]
+    assert [(problem.flow, problem.path) for problem in plans.problems] == [
+        ("five-fields", "flows[0].cron"),
+        ("never", "flows[1].cron"),
+    ]
+    assert "5 fields found, 6 needed" in plans.problems[0].why
+    assert "never fires" in plans.problems[1].why
+
+
+def test_the_same_decision_has_the_same_run_id() -> None:
+    """Planning an unchanged document again gives the same run id; a changed document gives another."""
+    first, again = planned(entry()), planned(entry(), now=NOW + timedelta(hours=1))
+    edited = planned(entry(), _etag='"2"')
+
+    run_ids = [p.advances[0].jobs[0].job.run_id for p in (first, again, edited)]
+    assert run_ids[0] == run_ids[1] != run_ids[2]

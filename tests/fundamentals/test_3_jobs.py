@@ -1,0 +1,76 @@
+"""A job is a small message: run this flow for this tenant."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from datasync.errors import JobInvalid
+from datasync.model import RESERVED_KEYS, Job, Message
+
+POSTED = datetime(2025, 8, 23, 12, 30, tzinfo=UTC)
+
+
+def message(body: str | bytes, message_id: str = "m-1") -> Message:
+    return Message(message_id, body.encode() if isinstance(body, str) else body, 1, POSTED)
+
+
+def test_a_job_reads_back_as_it_was_written() -> None:
+    """What the tick puts on the queue is what the run takes off it."""
+    job = Job(
+        tenant_id="tenant-123",
+        flow_name="home-depot→builder-prime",
+        scheduled_utc=datetime(2025, 8, 23, 1, tzinfo=UTC),
+        run_id="5f",
+        rev="a1",
+    )
+
+    assert Job.decode(message(job.encode())) == job
+    assert json.loads(job.encode())["scheduledUtc"] == "2025-08-23T01:00:00Z"
+
+
+def test_a_person_may_post_a_job_with_two_keys() -> None:
+    """`{tenantId, flowName}` is complete: the run is scheduled for when it was posted, and named by its message."""
+    job = Job.decode(message('{"tenantId": "tenant-123", "flowName": "weather"}'))
+
+    assert job.scheduled_utc == POSTED
+    assert job.run_id
+    assert job == Job.decode(message('{"flowName": "weather", "tenantId": "tenant-123"}')), "delivered again: same run"
+    assert job.run_id != Job.decode(message('{"tenantId": "tenant-123", "flowName": "weather"}', "m-2")).run_id
+
+
+def test_no_key_of_a_job_collides_with_the_hosts_metadata() -> None:
+    """The Functions host overwrites a message's metadata with such keys, so a job has none."""
+    job = Job(tenant_id="t", flow_name="f", scheduled_utc=POSTED, run_id="r", rev="v", prior_attempts=1)
+
+    assert not {key.lower() for key in json.loads(job.encode())} & RESERVED_KEYS
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("run it please", "not JSON"),
+        (b"\xff\xfe", "not JSON in UTF-8"),
+        ("[" * 40_000, "not JSON"),
+        ("[]", "expected object"),
+        ('"weather"', "expected object"),
+        ('{"tenantId": "t"}', "flowName: missing"),
+        ('{"tenantId": "", "flowName": "weather"}', "tenantId: expected a text that is not empty"),
+        ('{"tenantId": 7, "flowName": "weather"}', "tenantId: .* got 7"),
+        ('{"tenantId": "t", "flowName": "f", "scheduledUtc": "soon"}', 'scheduledUtc: .* got "soon"'),
+        ('{"tenantId": "t", "flowName": "f", "dequeueCount": 0}', "keeps the keys dequeuecount for itself"),
+    ],
+)
+def test_what_is_no_job_is_refused_with_what_was_received(body: str | bytes, why: str) -> None:
+    """The error names the message, the field and the reason, shows the body, and how a job looks."""
+    with pytest.raises(JobInvalid, match=why) as refused:
+        Job.decode(message(body))
+
+    assert "message m-1 is not a job" in str(refused.value)
+    assert '{"tenantId": "tenant-123", "flowName": "weather"}' in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+def test_keys_a_job_does_not_know_are_ignored() -> None:
+    """A newer version, or a person's note, may add keys."""
+    assert Job.decode(message('{"tenantId": "t", "flowName": "f", "note": "asked for by Ann"}')).flow_name == "f"

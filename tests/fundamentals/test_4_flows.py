@@ -1,0 +1,110 @@
+"""A flow is one coroutine function in one file; a decorator gives it its public name."""
+
+from datetime import timedelta
+
+import pytest
+from azure.keyvault.secrets.aio import SecretClient
+
+from datasync import FlowRegistry, FlowRun
+from datasync.errors import FlowInvalid, FlowUnknown
+
+
+async def sync(tenant_id: str, kv: SecretClient) -> None:
+    """Do nothing."""
+
+
+async def sync_with_run(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+    """Do nothing."""
+
+
+def test_a_flow_is_found_by_its_public_name() -> None:
+    """The name is any text that tenant documents hold."""
+    registry = FlowRegistry()
+    registry.flow("my-source→my-target")(sync)
+
+    assert registry.resolve("my-source→my-target").function is sync
+
+
+def test_a_decorated_function_stays_the_function_it_was() -> None:
+    """Tests call it directly."""
+    assert FlowRegistry().flow("weather")(sync) is sync
+
+
+def test_the_third_parameter_is_optional() -> None:
+    """(tenant_id, kv) is the base contract; a flow that wants more takes `run`."""
+    registry = FlowRegistry()
+    registry.flow("short")(sync)
+    registry.flow("long")(sync_with_run)
+
+    assert (registry.resolve("short").takes_run, registry.resolve("long").takes_run) == (False, True)
+
+
+def test_an_alias_keeps_old_documents_working() -> None:
+    """After a rename, documents that hold the old name find the flow."""
+    registry = FlowRegistry()
+    registry.flow("builder-prime-sync", aliases=("bp-sync",))(sync)
+
+    assert registry.resolve("bp-sync") is registry.resolve("builder-prime-sync")
+    assert [flow.name for flow in registry] == ["builder-prime-sync"]
+
+
+def test_a_name_is_given_once() -> None:
+    """A second flow of the same name is refused, naming both files, and leaves nothing behind."""
+    registry = FlowRegistry()
+    registry.flow("weather")(sync)
+
+    with pytest.raises(FlowInvalid, match=r"'weather' in .*test_4_flows.py is already .* by .*test_4_flows.py:\d+"):
+        registry.flow("forecast", aliases=("weather",))(sync_with_run)
+
+    assert [flow.name for flow in registry] == ["weather"]
+
+
+def test_an_unknown_name_lists_those_there_are() -> None:
+    """A typo in a document is seen at a glance."""
+    registry = FlowRegistry()
+    registry.flow("weather")(sync)
+
+    with pytest.raises(FlowUnknown, match=r"no flow is named 'wether'. Known flows: 'weather'"):
+        registry.resolve("wether")
+
+
+@pytest.mark.parametrize("name", ["", " weather", "a/b", "a\\b", "what?", "no#1", "two\nlines", "x" * 201])
+def test_a_name_must_fit_where_it_is_kept(name: str) -> None:
+    """The name becomes part of a Cosmos DB id, which cannot hold everything."""
+    with pytest.raises(FlowInvalid, match="flow .* in .*test_4_flows.py: a name"):
+        FlowRegistry().flow(name)(sync)
+
+
+def test_a_flow_is_async() -> None:
+    """One blocking call would stall every other flow, so a plain function is refused."""
+
+    def blocking(tenant_id: str, kv: SecretClient) -> None:
+        """Do nothing."""
+
+    with pytest.raises(FlowInvalid, match="blocking must be `async def`"):
+        FlowRegistry().flow("weather")(blocking)  # type: ignore[type-var]
+
+
+def test_a_flow_takes_what_it_is_given() -> None:
+    """Any other signature is refused with the one expected."""
+
+    async def alone(tenant_id: str) -> None: ...
+    async def greedy(tenant_id: str, kv: SecretClient, run: FlowRun, more: int) -> None: ...
+    async def optional(tenant_id: str, kv: SecretClient, run: FlowRun | None = None) -> None: ...
+    async def keyword(tenant_id: str, kv: SecretClient, *, run: FlowRun) -> None: ...
+
+    for function in (alone, greedy, optional, keyword):
+        with pytest.raises(FlowInvalid, match=rf"the signature is {function.__name__}\(.*; expected \(tenant_id"):
+            FlowRegistry().flow("weather")(function)
+
+
+def test_an_attempt_is_bounded() -> None:
+    """`timeout` bounds one attempt: ten minutes unless said otherwise, and never nothing."""
+    registry = FlowRegistry()
+    registry.flow("quick", timeout=timedelta(seconds=5))(sync)
+    registry.flow("usual")(sync)
+
+    assert registry.resolve("quick").timeout == timedelta(seconds=5)
+    assert registry.resolve("usual").timeout == timedelta(minutes=10)
+    with pytest.raises(FlowInvalid, match="timeout 0:00:00 must be positive"):
+        registry.flow("never", timeout=timedelta())(sync)

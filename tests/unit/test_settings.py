@@ -1,0 +1,124 @@
+"""App settings: both forms Azure offers, and what is said about each that is missing or malformed."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from datasync import settings
+from datasync.errors import SettingsInvalid
+from datasync.settings import Settings
+
+KEYS = {
+    "AzureWebJobsStorage": "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net",
+    "COSMOS_CONNECTION_STRING": "AccountEndpoint=https://acme.documents.azure.com:443/;AccountKey=c2VjcmV0;",
+}
+IDENTITY = {
+    "AzureWebJobsStorage__accountName": "acme",
+    "COSMOS_ENDPOINT": "https://acme.documents.azure.com:443/",
+    "KEY_VAULT_URI": "https://acme.vault.azure.net/",
+}
+
+
+def test_connection_strings_are_taken_as_they_are() -> None:
+    """With keys, two settings are enough."""
+    read = Settings.from_environ(KEYS)
+
+    assert read.storage.connection_string == KEYS["AzureWebJobsStorage"]
+    assert read.cosmos.connection_string == KEYS["COSMOS_CONNECTION_STRING"]
+    assert read.key_vault_url is None
+
+
+def test_identity_needs_only_names() -> None:
+    """With the app's identity, an account name or an endpoint is enough, and nothing is secret."""
+    read = Settings.from_environ(IDENTITY)
+
+    assert read.storage.url == "https://acme.queue.core.windows.net"
+    assert read.cosmos.url == "https://acme.documents.azure.com:443/"
+    assert read.key_vault_url == "https://acme.vault.azure.net/"
+
+
+def test_the_queue_service_may_be_named_by_its_address() -> None:
+    """`AzureWebJobsStorage__queueServiceUri` is the form for other clouds and private endpoints."""
+    read = Settings.from_environ(
+        {
+            **IDENTITY,
+            "AzureWebJobsStorage__queueServiceUri": "https://acme.queue.core.chinacloudapi.cn",
+        }
+    )
+
+    assert read.storage.url == "https://acme.queue.core.chinacloudapi.cn"
+
+
+def test_development_storage_means_the_local_emulator() -> None:
+    """`UseDevelopmentStorage=true` is Azurite on its usual ports, as it is for the host."""
+    read = Settings.from_environ({**KEYS, "AzureWebJobsStorage": "UseDevelopmentStorage=true"})
+
+    assert "QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1" in (read.storage.connection_string or "")
+
+
+def test_what_is_not_set_has_the_documented_default(tmp_path: Path) -> None:
+    """The names of the reference, hourly ticks, 30 days of run records."""
+    read = Settings.from_environ(KEYS, host_json=tmp_path / "none")
+
+    assert (read.cosmos_database, read.tenants_container, read.runs_container) == ("flowsync", "tenants", "runs")
+    assert (read.queue_name, settings.orchestrator_schedule({})) == ("flow-jobs", "0 0 * * * *")
+    assert read.run_retention == timedelta(days=30)
+    assert read.max_attempts == 5
+    assert Settings.from_environ({**KEYS, "QUEUE_NAME": "", "RUN_RETENTION_DAYS": ""}).queue_name == "flow-jobs"
+
+
+def test_attempts_are_counted_as_the_host_does(tmp_path: Path) -> None:
+    """host.json says after how many failures a message is poison; its override setting counts too."""
+    host_json = tmp_path / "host.json"
+    host_json.write_text(json.dumps({"extensions": {"queues": {"maxDequeueCount": 3}}}))
+    override = {"AzureFunctionsJobHost__extensions__queues__maxDequeueCount": "2"}
+
+    assert Settings.from_environ(KEYS, host_json=host_json).max_attempts == 3
+    assert Settings.from_environ({**KEYS, **override}, host_json=host_json).max_attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"AzureWebJobsStorage": ""}, "AzureWebJobsStorage: missing. Set it to a storage connection string"),
+        ({"AzureWebJobsStorage": "acme"}, r"AzureWebJobsStorage: not a storage connection string \(no AccountName="),
+        (
+            {"AzureWebJobsStorage": "", "AzureWebJobsStorage__queueServiceUri": "acme"},
+            "AzureWebJobsStorage__queueServiceUri: expected an https:// address, got 'acme'",
+        ),
+        ({"COSMOS_CONNECTION_STRING": ""}, "COSMOS_CONNECTION_STRING: missing. .* or set COSMOS_ENDPOINT"),
+        ({"COSMOS_CONNECTION_STRING": "AccountEndpoint=https://a/;"}, "COSMOS_CONNECTION_STRING: no AccountKey= in it"),
+        ({"COSMOS_CONNECTION_STRING": "<cosmos-conn-string>"}, "COSMOS_CONNECTION_STRING: no AccountEndpoint= in it"),
+        ({"COSMOS_CONNECTION_STRING": "", "COSMOS_ENDPOINT": "acme"}, "COSMOS_ENDPOINT: expected an https:// address"),
+        ({"KEY_VAULT_URI": "acme"}, "KEY_VAULT_URI: expected an https:// address, got 'acme'"),
+        ({"KEY_VAULT_URI": "http://acme"}, "KEY_VAULT_URI: expected an https:// address"),
+        ({"KEY_VAULT_VERIFY_CHALLENGE": "maybe"}, "KEY_VAULT_VERIFY_CHALLENGE: expected true or false, got 'maybe'"),
+        ({"RUN_RETENTION_DAYS": "0"}, "RUN_RETENTION_DAYS: expected a whole number from 1 to 3650, got '0'"),
+        ({"RUN_RETENTION_DAYS": "a month"}, "RUN_RETENTION_DAYS: expected a whole number"),
+        ({"ORCHESTRATOR_CONCURRENCY": "-1"}, "ORCHESTRATOR_CONCURRENCY: expected a whole number from 1 to 1000"),
+        (
+            {"AzureFunctionsJobHost__extensions__queues__maxDequeueCount": "many"},
+            "maxDequeueCount: expected a whole number",
+        ),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_to_set(changed: dict[str, str], why: str) -> None:
+    """The message names the setting and the remedy, and shows no key."""
+    with pytest.raises(SettingsInvalid, match=why) as refused:
+        Settings.from_environ({**KEYS, **changed})
+
+    assert "c2VjcmV0" not in str(refused.value)
+
+
+def test_every_bad_setting_is_named_at_once() -> None:
+    """One look at the message is enough to mend them all."""
+    with pytest.raises(SettingsInvalid) as refused:
+        Settings.from_environ({"RUN_RETENTION_DAYS": "x"})
+
+    assert [line.partition(":")[0].strip() for line in str(refused.value).splitlines()[1:]] == [
+        "AzureWebJobsStorage",
+        "COSMOS_CONNECTION_STRING",
+        "RUN_RETENTION_DAYS",
+    ]

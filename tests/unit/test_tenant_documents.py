@@ -1,0 +1,154 @@
+"""Every kind of trouble a hand-edited tenant document can have."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from datasync.errors import TenantInvalid
+from datasync.model import Tenant
+from datasync.schedule import plan
+from tests.documents import document, entry
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        (without(document("t"), "tenantId"), "id='t': tenantId: missing; expected a text"),
+        (without(document("t"), "id"), "id=None: id: missing"),
+        (without(document("t"), "flows"), "id='t': flows: missing; expected a list of flow entries"),
+        (document("t", tenantId=5), "tenantId: expected a text that is not empty, the same as id, got 5"),
+        (document("t", tenantId=""), 'tenantId: .* got ""'),
+        (document("t", tenantId="T"), "tenantId: 'T' is not the document's id 't'"),
+        (document("t", flows={"name": "weather"}), 'flows: expected a list .*, got {"name": "weather"}'),
+        (document("t", flows=None), "flows: .* got null"),
+        (document("t", name=["Acme"]), r'name: expected str \| null, got \["Acme"\]'),
+        (document("t", timezone=-6), r"timezone: expected str \| null, got -6"),
+        (document("t", type="tenant"), 'type: expected "Tenant", got "tenant"'),
+    ],
+)
+def test_a_document_that_cannot_be_used_is_refused(broken: dict[str, Any], why: str) -> None:
+    """The message names the document, the field, what is there, and what is expected."""
+    with pytest.raises(TenantInvalid, match=why):
+        Tenant.from_document(broken)
+
+
+@pytest.mark.parametrize(
+    ("broken", "path", "why"),
+    [
+        ("weather", "flows[0]", 'expected object, got "weather"'),
+        (None, "flows[0]", "expected object, got null"),
+        (without(entry(), "name"), "flows[0].name", "missing; it is required"),
+        (entry(name=""), "flows[0].name", 'expected str of length >= 1, got ""'),
+        (without(entry(), "enabled"), "flows[0].enabled", "missing; expected true or false, without quotes"),
+        (entry(enabled="true"), "flows[0].enabled", 'expected true or false, without quotes, got "true"'),
+        (entry(enabled=1), "flows[0].enabled", "expected true or false, without quotes, got 1"),
+        (without(entry(), "cron"), "flows[0].cron", "missing; expected a text of six fields"),
+        (entry(cron=5), "flows[0].cron", "expected a text of six fields"),
+        (entry(nextRunUtc=1755910800), "flows[0].nextRunUtc", "expected str | null, got 1755910800"),
+        (entry(nextRunUtc="soon"), "flows[0].nextRunUtc", 'expected an ISO 8601 time such as 2025-08-23T01:00:00Z, got "soon"'),
+        (entry(nextRunUtc=""), "flows[0].nextRunUtc", "expected an ISO 8601 time"),
+        (entry(nextRunUtc="2025-02-30T00:00:00Z"), "flows[0].nextRunUtc", "expected an ISO 8601 time"),
+        (entry(nextRunUtc="9999-12-31T23:00:00-05:00"), "flows[0].nextRunUtc", "expected an ISO 8601 time"),
+        (entry(settings=["rules"]), "flows[0].settings", 'expected an object, got ["rules"]'),
+        (entry(timezone=2), "flows[0].timezone", "expected str | null, got 2"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_cannot_be_read_is_a_problem(broken: Any, path: str, why: str) -> None:
+    """It is reported with its path, what is there, and what is expected; the other entry is planned."""
+    tenant = Tenant.from_document(document("t", broken, entry("sound")))
+
+    (problem,) = tenant.problems
+    assert (problem.tenant_id, problem.path) == ("t", path)
+    assert problem.why.startswith(why)
+    assert [advance.flow.name for advance in plan(tenant, NOW, NOW).advances] == ["sound"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "path", "why"),
+    [
+        (entry(cron="0 * * * *"), "flows[0].cron", "5 fields"),
+        (entry(cron="every hour"), "flows[0].cron", "every hour"),
+        (entry(cron="0 0 25 * * *"), "flows[0].cron", "hour"),
+        (entry(timezone="Mars/Olympus"), "flows[0].timezone", "'Mars/Olympus' is no time zone; expected an IANA name"),
+        (entry(timezone="../etc/passwd"), "flows[0].timezone", "is no time zone"),
+        (entry(timezone="America"), "flows[0].timezone", "is no time zone"),
+        (entry(timezone=""), None, None),
+    ],
+)
+def test_a_schedule_that_cannot_be_kept_is_a_problem(broken: Any, path: str | None, why: str | None) -> None:
+    """An entry that reads well but cannot be scheduled is reported the same way, and never runs."""
+    found = plan(Tenant.from_document(document("t", broken, entry("sound"))), NOW, NOW)
+
+    if path is None or why is None:
+        assert not found.problems
+        return
+    (problem,) = found.problems
+    assert problem.path == path
+    assert why in problem.why
+    assert [advance.flow.name for advance in found.advances] == ["sound"]
+
+
+def test_the_tenants_unknown_zone_stops_only_the_flows_that_use_it() -> None:
+    """A tenant's zone matters where an entry says `tenant`."""
+    found = plan(
+        Tenant.from_document(document("t", entry("local", timezone="tenant"), entry("utc"), timezone="Chicago")),
+        NOW,
+        NOW,
+    )
+
+    assert [problem.flow for problem in found.problems] == ["local"]
+    assert [advance.flow.name for advance in found.advances] == ["utc"]
+
+
+def test_unknown_fields_are_no_trouble() -> None:
+    """People keep notes in their documents."""
+    tenant = Tenant.from_document(document("t", entry(owner="Ann"), contact={"mail": "a@example.com"}, _ts=1))
+
+    assert tenant.problems == ()
+    assert len(tenant.flows) == 1
+
+
+def test_of_two_entries_with_one_name_the_first_counts() -> None:
+    """State is kept by flow name, so a second entry is reported, and not run."""
+    tenant = Tenant.from_document(document("t", entry("weather", enabled=False), entry("other"), entry("weather")))
+
+    assert [(flow.name, flow.enabled) for flow in tenant.flows] == [("weather", False), ("other", True)]
+    assert [str(problem) for problem in tenant.problems] == [
+        "t/weather flows[2].name: 'weather' already stands at flows[0], which is the one used; "
+        "a flow has one entry in a tenant: merge the two"
+    ]
+
+
+def test_a_next_run_at_the_end_of_time_never_comes() -> None:
+    """Year 9999 is how people write `never`; it is a time like any other."""
+    tenant = Tenant.from_document(document("t", entry(nextRunUtc="9999-12-31T23:59:59Z")))
+
+    assert plan(tenant, NOW, NOW).advances == ()
+    assert tenant.problems == ()
+
+
+def test_optional_fields_may_be_missing_or_null() -> None:
+    """A document needs an id and flows; an entry needs a name, enabled and a cron."""
+    smallest = {"id": "t", "tenantId": "t", "flows": [{"name": "weather", "enabled": True, "cron": "0 0 * * * *"}]}
+    nulls = document("t", entry(nextRunUtc=None, settings=None, timezone=None), name=None, timezone=None)
+
+    for written in (smallest, nulls):
+        tenant = Tenant.from_document(written)
+        assert (tenant.name, tenant.timezone, tenant.problems) == ("t", "UTC", ())
+        assert (tenant.flows[0].settings, tenant.flows[0].next_run) == ({}, None)
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    """A message stays readable whatever was pasted into the document."""
+    with pytest.raises(TenantInvalid) as refused:
+        Tenant.from_document(document("t", flows="x" * 100_000))
+
+    assert len(str(refused.value)) < 400
+    assert "(100002 characters)" in str(refused.value)
