@@ -1,0 +1,83 @@
+"""The admin calls of the Functions host that help while developing, without keys, on 127.0.0.1 only.
+
+* `POST /admin/functions/<name>` with `{"input": "…"}` runs a function now and answers 202 at once: a timer function
+  ignores the input, a queue function takes it for a message's body.
+* `GET /admin/functions` lists the functions, `GET /admin/host/status` tells the state.
+
+Source: https://learn.microsoft.com/azure/azure-functions/functions-manually-run-non-http
+"""
+
+import errno
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from aiohttp import web
+
+from localdev.errors import PortTaken
+from localdev.host.app import Function
+
+ADDRESS = "127.0.0.1"
+
+
+async def serve(
+    port: int, functions: Sequence[Function], invoke: Callable[[Function, str], object], stack: AsyncExitStack
+) -> int:
+    """Serve the admin calls until `stack` closes; a port of 0 takes a free one. Returns the port.
+
+    `invoke` starts a function and does not wait for it. Raises PortTaken.
+    """
+    by_name = {function.name.lower(): function for function in functions}
+
+    async def run(request: web.Request) -> web.Response:
+        function = by_name.get(request.match_info["name"].lower())
+        if function is None:
+            raise web.HTTPNotFound(text=f"No function {request.match_info['name']!r} here: {_names(functions)}")
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(text="Send JSON, with the header Content-Type: application/json")
+        try:
+            body = await request.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict) or not isinstance(body.get("input", ""), str | None):
+            raise web.HTTPBadRequest(text='Expected a JSON object: {"input": "text"}, or {}')
+        invoke(function, body.get("input") or "")
+        return web.Response(status=202)
+
+    async def list_functions(_: web.Request) -> web.Response:
+        return web.json_response([_described(function) for function in functions])
+
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response({"id": "local", "state": "Running"})
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.post("/admin/functions/{name}", run),
+            web.get("/admin/functions", list_functions),
+            web.get("/admin/host/status", status),
+        ]
+    )
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, ADDRESS, port).start()
+    except OSError as error:
+        if error.errno in {errno.EADDRINUSE, errno.EACCES}:  # Windows says EACCES
+            raise PortTaken("The local Functions host", port) from None
+        raise
+    return int(runner.addresses[0][1])
+
+
+def _names(functions: Sequence[Function]) -> str:
+    return ", ".join(function.name for function in functions) or "none at all"
+
+
+def _described(function: Function) -> dict[str, Any]:
+    return {
+        "name": function.name,
+        "language": "python",
+        "isDisabled": function.disabled,
+        "config": {"name": function.name, "bindings": list(function.bindings)},
+    }

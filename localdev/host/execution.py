@@ -1,0 +1,70 @@
+"""Runs a function once, and logs it as the host does."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
+from typing import Any, Protocol
+
+from localdev.host.app import Function
+from localdev.host.worker import Datum, Worker
+
+log = logging.getLogger(__name__)
+
+BY_HAND = "This function was programmatically called via the host APIs."
+
+type Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+"""Starts work that the host watches: an error in it stops the host."""
+
+
+class Listener(Protocol):
+    """What starts one function."""
+
+    async def run(self, stopping: asyncio.Event, spawn: Spawn) -> None:
+        """Listen until `stopping`, leaving invocations to `spawn`."""
+
+    async def run_by_hand(self, text: str) -> None:
+        """Run the function once, now, with a text for its trigger's data."""
+
+
+class Executor:
+    """Runs functions on the worker under host.json's functionTimeout.
+
+    At the timeout the invocation fails and an `async` function is cancelled. The real host then restarts the worker,
+    which takes every other running function with it.
+    """
+
+    def __init__(self, worker: Worker, timeout: timedelta | None) -> None:
+        self._worker = worker
+        self._timeout = timeout
+
+    async def run(
+        self, function: Function, data: Datum, metadata: Mapping[str, Datum], *, reason: str, details: str = ""
+    ) -> bool:
+        """Run a function with its trigger's data; tell whether it succeeded."""
+        invocation_id = str(uuid.uuid4())
+        log.info("Executing 'Functions.%s' (Reason='%s', Id=%s)", function.name, reason, invocation_id)
+        if details:
+            log.info("Trigger Details: %s", details)
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout.total_seconds() if self._timeout else None):
+                error = await self._worker.invoke(invocation_id, function.id, (function.parameter, data), metadata)
+        except TimeoutError:
+            error = f"Timeout value of {self._timeout} was exceeded by function 'Functions.{function.name}'"
+        milliseconds = round((time.perf_counter() - started) * 1000)
+        outcome = "(%s, Id=%s, Duration=%dms)"
+        if error is None:
+            log.info(f"Executed 'Functions.%s' {outcome}", function.name, "Succeeded", invocation_id, milliseconds)  # noqa: G004
+        else:
+            log.error(
+                f"Executed 'Functions.%s' {outcome}\n%s",  # noqa: G004
+                function.name,
+                "Failed",
+                invocation_id,
+                milliseconds,
+                error.rstrip(),
+            )
+        return error is None

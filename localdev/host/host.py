@@ -1,0 +1,146 @@
+"""The host: starts the app, listens for its triggers, and stops gracefully."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from localdev.host import admin, worker
+from localdev.host.app import Function, QueueTrigger, functions_of
+from localdev.host.config import HostConfig, LocalSettings
+from localdev.host.connections import queue_service
+from localdev.host.errors import HostError
+from localdev.host.execution import Executor, Listener
+from localdev.host.queues import QueueListener
+from localdev.host.timers import TimerListener
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 7071
+
+
+class Host:
+    """Runs one function app until it is told to stop, or until a part of it dies."""
+
+    def __init__(self, app: Path, *, port: int | None, drain: timedelta) -> None:
+        self._app = app.resolve()
+        self._port = port
+        self._drain = drain
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._death: BaseException | None = None
+
+    def stop(self) -> None:
+        """Stop listening and wait for running functions, for a bounded time; called again, do not wait."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Start the app and serve it until `stop`.
+
+        Raises:
+            HostError: it could not start, or a listener or the user's loop died.
+            PortTaken: something else listens on the port.
+
+        """
+        settings = LocalSettings.load(self._app / "local.settings.json")
+        settings.apply(os.environ)
+        config = HostConfig.load(self._app / "host.json", os.environ)
+        logging.getLogger().setLevel(config.log_level)
+        os.chdir(self._app)  # as Core Tools: an app may open its files by relative paths
+        loop = asyncio.get_running_loop()
+        user = worker.Worker(lambda death: loop.call_soon_threadsafe(self._worker_died, death))
+        user.start()
+        if (functions := await self._indexed(user)) is None:
+            return
+        async with AsyncExitStack() as stack:
+            executor = Executor(user, config.function_timeout)
+            listeners = {one.name: await _listener(one, config, executor, stack) for one in functions}
+            port = await admin.serve(
+                self._port_of(settings),
+                functions,
+                lambda function, text: self._spawn(listeners[function.name].run_by_hand(text)),
+                stack,
+            )
+            listening = [function for function in functions if not function.disabled]
+            for function in listening:
+                self._spawn(listeners[function.name].run(self._stopping, self._spawn))
+            print(_ready(listening, port), flush=True)
+            await self._stopping.wait()
+            await self._drained()
+        if self._death is not None:
+            raise self._death
+
+    async def _indexed(self, user: worker.Worker) -> list[Function] | None:
+        """Return the app's functions; None when told to stop meanwhile."""
+        index = asyncio.create_task(user.index(self._app))
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((index, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not index.done():
+            return None
+        functions = functions_of(index.result(), os.environ)
+        for function in functions:
+            if function.disabled:
+                log.warning("Function '%s' is disabled: only admin calls run it", function.name)
+        return functions
+
+    def _port_of(self, settings: LocalSettings) -> int:
+        chosen = (self._port, settings.port, DEFAULT_PORT)
+        return next(port for port in chosen if port is not None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that may only end by itself or by being cancelled: an error in it stops the host."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()):
+                self._die(error)
+
+        task.add_done_callback(ended)
+        return task
+
+    def _die(self, death: BaseException) -> None:
+        self._death = self._death or death
+        self._stopping.set()
+
+    def _worker_died(self, death: BaseException) -> None:
+        self._die(HostError(f"the app ended its own event loop: {death!r}"))
+        self._hurry.set()  # nothing that runs there will ever finish
+
+    async def _drained(self) -> None:
+        """Wait for what runs, for a bounded time, then cancel it."""
+        hurry = asyncio.create_task(self._hurry.wait())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain.total_seconds()):
+                while self._tasks and not hurry.done():
+                    await asyncio.wait({hurry, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if left := set(self._tasks):
+            log.warning("Cancelled what was still running; its messages stay hidden for up to 10 minutes")
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left)
+
+
+async def _listener(function: Function, config: HostConfig, executor: Executor, stack: AsyncExitStack) -> Listener:
+    if isinstance(function.trigger, QueueTrigger):
+        service = await queue_service(function.trigger.connection, stack)
+        return QueueListener(function, function.trigger, service, config.queues, executor)
+    return TimerListener(function, function.trigger, executor)
+
+
+def _ready(functions: Sequence[Function], port: int) -> str:
+    """Return the one line on standard output that says the host is ready, what it listens for, and where."""
+    number = f"{len(functions)} function{'' if len(functions) == 1 else 's'}"
+    names = ", ".join(f"{function.name} {function.kind}" for function in functions)
+    return f"Host started: {number} ({names}) on http://{admin.ADDRESS}:{port}"

@@ -1,0 +1,87 @@
+"""The timer trigger: NCRONTAB in UTC, one run at a time.
+
+A tick that passed while the previous run was still going, or while the machine slept or was blocked, is made up for by
+one run with `past_due`; a run that fails is not repeated before the next tick. The real host keeps the schedule's
+status in a blob and so finds missed ticks after a restart too; here it is in memory and starts anew.
+Source: Azure/azure-webjobs-sdk-extensions, TimerListener.cs.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+
+from localdev.host.app import Function, TimerTrigger
+from localdev.host.execution import BY_HAND, Executor, Spawn
+from localdev.host.worker import Datum
+
+log = logging.getLogger(__name__)
+
+LATE = timedelta(seconds=1)
+"""A tick served later than this was missed."""
+_NAP_SECONDS = 10.0  # a suspended machine's monotonic clock stands still: look at the wall clock now and then
+_NEVER = "0001-01-01T00:00:00+00:00"
+
+
+class TimerListener:
+    """Runs one function on its schedule."""
+
+    def __init__(self, function: Function, trigger: TimerTrigger, executor: Executor) -> None:
+        self._function = function
+        self._trigger = trigger
+        self._executor = executor
+        self._last: datetime | None = None
+        self._next = trigger.schedule.next_after(_now())
+
+    async def run(self, stopping: asyncio.Event, spawn: Spawn) -> None:  # noqa: ARG002 - one run at a time: ours
+        """Fire until `stopping`, then wait for the run that is going on."""
+        if self._next is None:
+            log.warning(
+                "Function '%s' never fires: no day matches %s", self._function.name, self._trigger.schedule.text
+            )
+        else:
+            log.info("The next run of '%s' is at %s", self._function.name, self._next.isoformat())
+        if self._trigger.run_on_startup:
+            await self._fire(past_due=False)
+        while self._next is not None and not stopping.is_set():
+            remaining = (self._next - _now()).total_seconds()
+            if remaining > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), min(remaining, _NAP_SECONDS))
+            else:
+                await self._fire(past_due=timedelta(seconds=-remaining) > LATE)
+        await stopping.wait()
+
+    async def run_by_hand(self, text: str) -> None:  # noqa: ARG002 - a timer takes no input
+        """Run the function once, now; its schedule is not touched."""
+        await self._invoke(reason=BY_HAND, details="", past_due=False)
+
+    async def _fire(self, *, past_due: bool) -> None:
+        now = _now()
+        await self._invoke(
+            reason=f"Timer fired at {now.isoformat()}",
+            details="UnscheduledInvocationReason: IsPastDue" if past_due else "",
+            past_due=past_due,
+        )
+        self._last = now
+        self._next = self._trigger.schedule.next_after(now)
+
+    async def _invoke(self, *, reason: str, details: str, past_due: bool) -> None:
+        last = self._last.isoformat() if self._last else _NEVER
+        info = {
+            "Schedule": {"AdjustForDST": True},
+            "ScheduleStatus": {
+                "Last": last,
+                "Next": self._next.isoformat() if self._next else _NEVER,
+                "LastUpdated": last,
+            }
+            if self._trigger.use_monitor
+            else None,
+            "IsPastDue": past_due,
+        }
+        await self._executor.run(self._function, Datum(json.dumps(info), "json"), {}, reason=reason, details=details)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
