@@ -63,7 +63,12 @@ class FlowUnknown(DataSyncError):
 
 
 class FlowFailed(DataSyncError):
-    """An attempt of a flow ended in an exception or ran out of time."""
+    """An attempt of a flow ended in an exception or ran out of time. No secret the run read is in it."""
+
+    def __init__(self, reason: str, traceback: str = "") -> None:
+        super().__init__(reason)
+        self.traceback = traceback
+        """That of the flow's own exception, as text."""
 
 
 class SecretError(DataSyncError):

@@ -26,9 +26,10 @@ def line(sentence: str, fields: Mapping[str, object]) -> str:
     return " ".join([sentence, *(f"{key}={value}" for key, value in fields.items() if value is not None)])
 
 
-def event(level: int, sentence: str, **fields: object) -> None:
-    """Log one sentence with its fields; a field that is None is left out."""
-    logger.log(level, "%s", line(sentence, fields), extra={"fields": fields})
+def event(level: int, sentence: str, *, traceback: str = "", **fields: object) -> None:
+    """Log a sentence with its fields, leaving out those that are None; a traceback follows on lines of its own."""
+    text = "\n".join(filter(None, [line(sentence, fields), traceback]))
+    logger.log(level, "%s", text, extra={"fields": fields})
 
 
 class Redaction:

@@ -116,7 +116,8 @@ class FlowRegistry:
                 self.broken[module.name] = _own_traceback(error)
                 log.event(
                     logging.ERROR,
-                    f"flow file {module.name} could not be loaded, its flows are off: {self.broken[module.name]}",
+                    f"flow file {module.name} could not be loaded, its flows are off",
+                    traceback=self.broken[module.name],
                 )
 
 

@@ -65,11 +65,7 @@ class _Attempt:
             # Recorded first: killed in between, the message comes back, and the flow decides again.
             await self._services.jobs.send(replace(self._job, prior_attempts=self._number), signal.delay)
         except Exception as error:
-            last = self._message.dequeue_count >= self._services.settings.max_attempts
-            try:
-                await self._end(Outcome.DEAD if last else Outcome.FAILED, self._redact.one_line(error))
-            except DataSyncError as trouble:  # what the host has to hear of is the failure itself
-                self._log(logging.ERROR, f"the failure of {self._subject} could not be recorded: {trouble}")
+            await self._fail(error)
             raise
         else:
             run = await self._end(outcome, why)
@@ -123,12 +119,19 @@ class _Attempt:
                     f"{self._subject} was cancelled after {flow.timeout}: do less in one run, or register the flow "
                     "with a longer timeout="
                 ) from None
-            self._log(logging.ERROR, self._redact.traceback(error))
-            raise FlowFailed(self._redact.one_line(error)) from None
+            raise FlowFailed(self._redact.one_line(error), self._redact.traceback(error)) from None
         return Outcome.SUCCEEDED, None
 
-    async def _end(self, outcome: Outcome, why: str | None) -> Run:
-        """Say how the attempt ended, and record it."""
+    async def _fail(self, error: Exception) -> None:
+        last = self._message.dequeue_count >= self._services.settings.max_attempts
+        why = str(error) if isinstance(error, FlowFailed) else self._redact.one_line(error)
+        try:
+            await self._end(Outcome.DEAD if last else Outcome.FAILED, why, getattr(error, "traceback", ""))
+        except DataSyncError as trouble:  # what the host has to hear of is the failure itself
+            self._log(logging.ERROR, f"the failure of {self._subject} could not be recorded: {trouble}")
+
+    async def _end(self, outcome: Outcome, why: str | None, traceback: str = "") -> Run:
+        """Record how the attempt ended, and say it."""
         seconds = _seconds() - self._received
         run = Run(
             tenant_id=self._job.tenant_id,
@@ -149,7 +152,7 @@ class _Attempt:
         if outcome is Outcome.SUCCEEDED:
             self._log(logging.INFO, f"DONE {self._subject} in {seconds:.1f}s")
         elif outcome in (Outcome.FAILED, Outcome.DEAD):
-            self._log(logging.ERROR, f"FAIL {self._subject} after {seconds:.1f}s ({outcome}): {run.error}")
+            self._log(logging.ERROR, f"FAIL {self._subject} after {seconds:.1f}s ({outcome}): {run.error}", traceback)
         else:
             self._log(logging.WARNING, f"{outcome.upper()} {self._subject} after {seconds:.1f}s: {run.error}")
         return run
@@ -170,8 +173,8 @@ class _Attempt:
     def _fields(self) -> dict[str, object]:
         return {"run": self._run_id, "attempt": self._number}
 
-    def _log(self, level: int, sentence: str) -> None:
-        log.event(level, sentence, **self._fields)
+    def _log(self, level: int, sentence: str, traceback: str = "") -> None:
+        log.event(level, sentence, traceback=traceback, **self._fields)
 
 
 def _entry(tenant: Tenant, flow: Flow, name: str) -> FlowConfig | None:

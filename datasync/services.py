@@ -81,6 +81,7 @@ class Credential:
         self._identity: AsyncTokenCredential | None = None
 
     def __call__(self) -> AsyncTokenCredential:
+        """Return the credential."""
         if self._identity is None:
             from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - 200 ms that few local runs need
 
@@ -88,6 +89,7 @@ class Credential:
         return self._identity
 
     async def close(self) -> None:
+        """Close it, if it was ever used."""
         if self._identity is not None:
             await self._identity.close()
 

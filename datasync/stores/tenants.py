@@ -25,16 +25,17 @@ _CONTAINER_MISSING = 1003  # the sub-status of a 404 that is not about the docum
 # any other form, and whatever needs a person's attention, is selected every time.
 _DUE = """
 SELECT * FROM c
-WHERE (NOT IS_DEFINED(c.type) OR c.type = 'Tenant')
-AND (NOT IS_ARRAY(c.flows) OR EXISTS (
+WHERE c.type = 'Tenant' AND NOT IS_ARRAY(c.flows)
+OR NOT IS_DEFINED(c.type) AND IS_DEFINED(c.flows)
+OR c.type = 'Tenant' AND EXISTS (
     SELECT VALUE f FROM f IN c.flows
-    WHERE (NOT IS_BOOL(f.enabled) OR f.enabled)
-    AND (NOT IS_STRING(f.nextRunUtc)
-        OR f.nextRunUtc <= @horizon
-        OR LENGTH(f.nextRunUtc) != 20
-        OR SUBSTRING(f.nextRunUtc, 10, 1) != 'T'
-        OR NOT ENDSWITH(f.nextRunUtc, 'Z'))
-))
+    WHERE NOT IS_BOOL(f.enabled)
+    OR f.enabled AND f.nextRunUtc <= @horizon
+    OR f.enabled AND NOT IS_STRING(f.nextRunUtc)
+    OR f.enabled AND LENGTH(f.nextRunUtc) != 20
+    OR f.enabled AND SUBSTRING(f.nextRunUtc, 10, 1) != 'T'
+    OR f.enabled AND NOT ENDSWITH(f.nextRunUtc, 'Z')
+)
 """
 
 

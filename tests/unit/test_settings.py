@@ -11,7 +11,7 @@ from datasync.errors import SettingsInvalid
 from datasync.settings import Settings
 
 KEYS = {
-    "AzureWebJobsStorage": "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=c2VjcmV0;EndpointSuffix=core.windows.net",
+    "AzureWebJobsStorage": "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=c2VjcmV0",
     "COSMOS_CONNECTION_STRING": "AccountEndpoint=https://acme.documents.azure.com:443/;AccountKey=c2VjcmV0;",
 }
 IDENTITY = {

@@ -52,7 +52,7 @@ def test_a_document_that_cannot_be_used_is_refused(broken: dict[str, Any], why: 
         (without(entry(), "cron"), "flows[0].cron", "missing; expected a text of six fields"),
         (entry(cron=5), "flows[0].cron", "expected a text of six fields"),
         (entry(nextRunUtc=1755910800), "flows[0].nextRunUtc", "expected str | null, got 1755910800"),
-        (entry(nextRunUtc="soon"), "flows[0].nextRunUtc", 'expected an ISO 8601 time such as 2025-08-23T01:00:00Z, got "soon"'),
+        (entry(nextRunUtc="soon"), "flows[0].nextRunUtc", "expected an ISO 8601 time such as 2025-08-23T01:00:00Z"),
         (entry(nextRunUtc=""), "flows[0].nextRunUtc", "expected an ISO 8601 time"),
         (entry(nextRunUtc="2025-02-30T00:00:00Z"), "flows[0].nextRunUtc", "expected an ISO 8601 time"),
         (entry(nextRunUtc="9999-12-31T23:00:00-05:00"), "flows[0].nextRunUtc", "expected an ISO 8601 time"),

@@ -1,0 +1,214 @@
+"""Each message runs one flow for one tenant, and leaves a record of how that ended."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from azure.keyvault.secrets.aio import SecretClient
+
+from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClient
+from datasync.errors import FlowFailed
+from datasync.model import Job, Message
+from datasync.run import run_job
+from datasync.services import Services
+from localdev.keyvault import KeyVault
+from tests.documents import document, entry
+from tests.world import World
+
+NOW = datetime(2025, 8, 23, 12, 0, 5, tzinfo=UTC)
+NOON = datetime(2025, 8, 23, 12, tzinfo=UTC)
+
+
+def message(attempt: int = 1, scheduled: datetime = NOON, run_id: str = "r-1") -> Message:
+    job = Job(tenant_id="tenant-999", flow_name="my-source→my-target", scheduled_utc=scheduled, run_id=run_id)
+    return Message("m-1", job.encode().encode(), attempt, scheduled)
+
+
+def registered(function: Callable[..., Awaitable[None]]) -> FlowRegistry:
+    registry = FlowRegistry()
+    registry.flow("my-source→my-target")(function)
+    return registry
+
+
+@pytest.fixture
+def tenant() -> dict[str, object]:
+    return document("tenant-999", entry("my-source→my-target", settings={"limit": 5}), name="Newco")
+
+
+async def test_a_flow_runs_with_its_tenant_and_its_secrets(
+    world: World, services: Services, vault: KeyVault, tenant: dict[str, object]
+) -> None:
+    """A flow gets the tenant's id, a SecretClient, and a run that knows the tenant, the settings and the schedule."""
+    vault.set_secret("tenants--tenant-999--mysource--api-token", "s3cret")
+    seen: list[tuple[object, ...]] = []
+
+    async def flow(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+        assert isinstance(kv, SecretClient)
+        token = (await kv.get_secret(f"tenants--{tenant_id}--mysource--api-token")).value
+        seen.append((tenant_id, token, await kv.secret("mysource", "api-token")))
+        seen.append((run.tenant.name, run.flow_name, run.settings, run.scheduled_utc, run.attempt, run.run_id))
+
+    await world.put(tenant)
+    await run_job(services, registered(flow), message(), NOW)
+
+    assert seen == [
+        ("tenant-999", "s3cret", "s3cret"),
+        ("Newco", "my-source→my-target", {"limit": 5}, NOON, 1, "r-1"),
+    ]
+
+
+async def test_success_is_recorded_and_logged(
+    world: World, services: Services, tenant: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says START and DONE with tenant and flow; the record says when, how often, and what was counted."""
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        run.count(orders=2)
+        run.count(orders=1, leads=1)
+
+    caplog.set_level(logging.INFO)
+    await world.put(tenant)
+    await run_job(services, registered(flow), message(), NOW)
+
+    assert "START tenant-999/my-source→my-target" in caplog.text
+    assert "DONE tenant-999/my-source→my-target in " in caplog.text
+    (record,) = await world.records("tenant-999")
+    assert record["outcome"] == "succeeded"
+    assert (record["runId"], record["attempt"], record["flowName"]) == ("r-1", 1, "my-source→my-target")
+    assert (record["scheduledUtc"], record["startedUtc"]) == ("2025-08-23T12:00:00Z", "2025-08-23T12:00:05Z")
+    assert record["counts"] == {"orders": 3, "leads": 1}
+    assert record["ttl"] == timedelta(days=30).total_seconds()
+
+
+async def test_a_failure_is_recorded_logged_and_raised(
+    world: World, services: Services, tenant: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any exception is a failure: the host delivers the message again, and the last attempt is recorded as dead."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        raise ConnectionError("the source hung up")
+
+    await world.put(tenant)
+    for attempt in (1, services.settings.max_attempts):
+        with pytest.raises(FlowFailed, match="ConnectionError: the source hung up"):
+            await run_job(services, registered(flow), message(attempt), NOW)
+
+    assert "FAIL tenant-999/my-source→my-target after " in caplog.text
+    assert "ConnectionError: the source hung up" in caplog.text
+    records = await world.records()
+    assert [(record["attempt"], record["outcome"]) for record in records] == [(1, "failed"), (5, "dead")]
+    assert {record["error"] for record in records} == {"ConnectionError: the source hung up"}
+
+
+async def test_no_secret_leaves_a_run(
+    world: World, services: Services, vault: KeyVault, tenant: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A secret that the run read is taken out of its log lines, its record, and the exception the host prints."""
+    vault.set_secret("tenants--tenant-999--mysource--api-token", "s3cret-t0ken")
+
+    async def flow(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+        token = await kv.secret("mysource", "api-token")
+        run.log.info("using %s", token)
+        raise ValueError(f"GET https://api.example.com/orders?key=qu3ry with {token} failed")
+
+    caplog.set_level(logging.DEBUG)
+    await world.put(tenant)
+    with pytest.raises(FlowFailed) as failure:
+        await run_job(services, registered(flow), message(), NOW)
+
+    (record,) = await world.records()
+    said = "using ***"
+    assert said in caplog.text
+    for text in (caplog.text, record["error"], str(failure.value)):
+        assert "https://api.example.com/orders?*** with *** failed" in text
+        assert "s3cret-t0ken" not in text
+        assert "qu3ry" not in text
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__
+
+
+async def test_a_window_starts_where_the_last_successful_one_ended(
+    world: World, services: Services, tenant: dict[str, object]
+) -> None:
+    """Windows lie end to end: a failed run moves nothing, and the next one covers its span too."""
+    windows = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        windows.append((run.window.start, run.window.end))
+        if len(windows) == 2:
+            raise OSError("down")
+
+    await world.put(tenant)
+    hours = [NOON + timedelta(hours=n) for n in range(4)]
+    for number, hour in enumerate(hours[:3]):
+        try:
+            await run_job(services, registered(flow), message(1, hour, f"r-{number}"), hour)
+        except FlowFailed:
+            assert number == 1
+
+    assert windows == [(None, hours[0]), (hours[0], hours[1]), (hours[0], hours[2])]
+
+
+async def test_a_forced_run_covers_all_up_to_when_it_was_asked_for(
+    world: World, services: Services, tenant: dict[str, object]
+) -> None:
+    """`nextRunUtc` set to long ago schedules a run for long ago; its window ends when the tick enqueued it."""
+    windows = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        windows.append(run.window.end)
+
+    await world.put(tenant)
+    job = Job(tenant_id="tenant-999", flow_name="my-source→my-target", scheduled_utc=datetime(2000, 1, 1, tzinfo=UTC))
+    await run_job(services, registered(flow), Message("m-1", job.encode().encode(), 1, NOW), NOW)
+
+    assert windows == [NOW]
+
+
+async def test_a_disabled_flow_is_skipped(world: World, services: Services) -> None:
+    """A job of a flow that was turned off meanwhile is done with, and recorded as skipped; so is a removed one's."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        raise AssertionError("must not run")
+
+    errors = []
+    for entries in ([entry("my-source→my-target", enabled=False)], [entry("another")]):
+        await world.put(document("tenant-999", *entries))
+        await run_job(services, registered(flow), message(), NOW)
+        (record,) = await world.records()
+        assert record["outcome"] == "skipped_disabled"
+        errors.append(record["error"])
+
+    assert errors == [
+        "the flow is off: enabled is false in the tenant's document",
+        "the tenant's document has no such flow",
+    ]
+
+
+async def test_a_flow_may_put_its_job_back(world: World, services: Services, tenant: dict[str, object]) -> None:
+    """RetryLater ends the attempt without failure; the same run comes back after the delay, counting on."""
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        raise RetryLater(timedelta(), f"asked too often, attempt {run.attempt}")
+
+    await world.put(tenant)
+    run = await run_job(services, registered(flow), message(), NOW)
+    (body,) = await world.messages()
+    again = await run_job(services, registered(flow), Message("m-2", body.encode(), 1, NOW), NOW)
+
+    assert (run.outcome, run.attempt, run.error) == ("deferred", 1, "asked too often, attempt 1")
+    assert (again.outcome, again.attempt, again.run_id) == ("deferred", 2, run.run_id)
+
+
+async def test_a_flow_may_give_up(world: World, services: Services, tenant: dict[str, object]) -> None:
+    """GiveUp ends the job for good: no further attempt, no poison message, and the reason in the record."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        raise GiveUp("the account was closed")
+
+    await world.put(tenant)
+    run = await run_job(services, registered(flow), message(), NOW)
+
+    assert (run.outcome, run.error) == ("gave_up", "the account was closed")
+    assert [record["outcome"] for record in await world.records()] == ["gave_up"]
