@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -66,14 +67,14 @@ def main() -> NoReturn:
         # `-m` put the current directory first; an app is imported from its own, and only from there.
         del sys.path[0]
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what functions print is for now
-    code = 0
+    code = 1
     try:
         asyncio.run(_run(arguments))
+        code = 0
     except LocalPartError as error:
         print(error, file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        code = 130
+    except BaseException:  # noqa: BLE001 - whatever it is, threads of the app must not keep the process alive
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
     # The app's loop and threads are left as they are, as when Azure ends a worker: none may keep the process alive.

@@ -111,6 +111,8 @@ def _function(indexed: IndexedFunction, environ: Mapping[str, str], problems: li
         return None
     if len(problems) > found:
         return None
+    if indexed.retried:
+        log.warning("Function '%s': its retry policy is not applied (queue triggers have none on Azure)", indexed.name)
     disabled = (setting(environ, f"AzureWebJobs.{indexed.name}.Disabled") or "").lower() in {"true", "1"}
     return Function(
         name=indexed.name,

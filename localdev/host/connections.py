@@ -25,6 +25,8 @@ _RETRIES: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "random_j
 class Connection:
     """A storage account: by connection string, or by URL and identity."""
 
+    setting: str
+    """The app setting it came from, or the first part of their names."""
     connection_string: str | None = field(default=None, repr=False)
     url: str | None = None
     managed_identity: bool = False
@@ -41,12 +43,13 @@ def resolve(name: str, environ: Mapping[str, str]) -> Connection:
     name = name or "Storage"
     for candidate in (f"AzureWebJobs{name}", name):
         if text := setting(environ, candidate):
-            return Connection(connection_string=text)
+            return Connection(setting=candidate, connection_string=text)
         url = setting(environ, f"{candidate}__queueServiceUri")
         if account := setting(environ, f"{candidate}__accountName"):
             url = url or f"https://{account}.queue.core.windows.net"
         if url:
             return Connection(
+                setting=candidate,
                 url=url,
                 managed_identity=(setting(environ, f"{candidate}__credential") or "").lower() == "managedidentity",
                 client_id=setting(environ, f"{candidate}__clientId"),
@@ -72,7 +75,7 @@ async def queue_service(connection: Connection, stack: AsyncExitStack) -> QueueS
             service = QueueServiceClient.from_connection_string(connection.connection_string, **_RETRIES)
         except ValueError as why:
             raise HostError(
-                f"a queue trigger's connection setting is no storage connection string: {why} Copy it from the storage "
+                f"app setting {connection.setting} is no storage connection string: {why} Copy it from the storage "
                 "account's Access keys, or write UseDevelopmentStorage=true for a local Azurite"
             ) from None
     return await stack.enter_async_context(service)

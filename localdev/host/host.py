@@ -74,6 +74,7 @@ class Host:
                 self._spawn(listeners[function.name].run(self._stopping, self._spawn))
             print(_ready(listening, port), flush=True)
             await self._stopping.wait()
+            log.info("Stopping: running functions have %g s to finish", self._drain.total_seconds())
             await self._drained()
         if self._death is not None:
             raise self._death
@@ -141,6 +142,7 @@ async def _listener(function: Function, config: HostConfig, executor: Executor, 
 
 def _ready(functions: Sequence[Function], port: int) -> str:
     """Return the one line on standard output that says the host is ready, what it listens for, and where."""
-    number = f"{len(functions)} function{'' if len(functions) == 1 else 's'}"
-    names = ", ".join(f"{function.name} {function.kind}" for function in functions)
-    return f"Host started: {number} ({names}) on http://{admin.ADDRESS}:{port}"
+    what = "1 function" if len(functions) == 1 else f"{len(functions)} functions"
+    if names := ", ".join(f"{function.name} {function.kind}" for function in functions):
+        what = f"{what} ({names})"
+    return f"Host started: {what} on http://{admin.ADDRESS}:{port}"

@@ -43,26 +43,26 @@ class TimerListener:
         else:
             log.info("The next run of '%s' is at %s", self._function.name, self._next.isoformat())
         if self._trigger.run_on_startup:
-            await self._fire(past_due=False)
+            await self._fire(why="RunOnStartup")
         while self._next is not None and not stopping.is_set():
             remaining = (self._next - _now()).total_seconds()
             if remaining > 0:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), min(remaining, _NAP_SECONDS))
             else:
-                await self._fire(past_due=timedelta(seconds=-remaining) > LATE)
+                await self._fire(why="IsPastDue" if timedelta(seconds=-remaining) > LATE else "")
         await stopping.wait()
 
     async def run_by_hand(self, text: str) -> None:  # noqa: ARG002 - a timer takes no input
         """Run the function once, now; its schedule is not touched."""
         await self._invoke(reason=BY_HAND, details="", past_due=False)
 
-    async def _fire(self, *, past_due: bool) -> None:
+    async def _fire(self, *, why: str) -> None:
         now = _now()
         await self._invoke(
             reason=f"Timer fired at {now.isoformat()}",
-            details="UnscheduledInvocationReason: IsPastDue" if past_due else "",
-            past_due=past_due,
+            details=why and f"UnscheduledInvocationReason: {why}",
+            past_due=why == "IsPastDue",
         )
         self._last = now
         self._next = self._trigger.schedule.next_after(now)

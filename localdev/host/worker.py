@@ -44,6 +44,8 @@ class IndexedFunction:
     id: str
     bindings: tuple[str, ...]
     """Each a JSON object, as in a function.json."""
+    retried: bool
+    """It has a retry policy (`@app.retry`)."""
 
 
 class _BindingInfo(SimpleNamespace):
@@ -90,6 +92,8 @@ class Worker:
             self._loop.run_forever()
         except BaseException as death:  # noqa: BLE001 - SystemExit too: the host must hear of it
             self._on_death(death)
+        finally:
+            self._loop.close()
 
     def call[T](self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run a coroutine function on the user's loop; cancelling the future cancels it there."""
@@ -143,7 +147,12 @@ async def _index(app: Path) -> list[IndexedFunction]:
         raise HostError(f"function_app was imported from {imported}, not from {app}: take the former off PYTHONPATH")
     metadata = await _library.functions_metadata_request(request)
     return [
-        IndexedFunction(name=one.name, id=one.function_id, bindings=tuple(one.raw_bindings))
+        IndexedFunction(
+            name=one.name,
+            id=one.function_id,
+            bindings=tuple(one.raw_bindings),
+            retried=one.retry_options is not None,
+        )
         for one in metadata.function_metadata_results or ()
     ]
 
@@ -161,7 +170,11 @@ async def _invoke(
 
 
 def quieten() -> None:
-    """Keep the library from logging what the host logs itself: each failure, and import errors."""
+    """Keep the library from logging what the host logs itself: each failure, and import errors.
+
+    Its warning about HTTP authorization, given whenever an app has no HTTP trigger, goes too.
+    """
     library = logging.getLogger("azure.functions")
     library.setLevel(logging.WARNING)
     library.addFilter(lambda record: record.levelno < logging.ERROR)
+    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Auth level is not applied"))

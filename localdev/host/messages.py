@@ -1,0 +1,141 @@
+"""One queue message: what a function gets of it, and its time in the host's hands."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable
+from datetime import UTC, timedelta
+from typing import Any
+
+from azure.core.exceptions import AzureError, ResourceNotFoundError
+from azure.storage.queue import QueueMessage, StorageErrorCode
+from azure.storage.queue.aio import QueueClient
+
+from localdev.host.worker import Datum
+
+log = logging.getLogger(__name__)
+
+VISIBILITY = timedelta(minutes=10)
+"""How long a message is hidden while it is worked on; renewed at half time. Not `visibilityTimeout`."""
+
+
+class Hidden:
+    """A fetched message: stays hidden while its block runs, and knows its current pop receipt."""
+
+    def __init__(self, queue: QueueClient, message: QueueMessage) -> None:
+        self.id = str(message.id)
+        self._queue = queue
+        self._receipt = message.pop_receipt
+        self._finished = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        self._renewals = asyncio.create_task(self._renew())
+
+    async def __aexit__(self, *_: object) -> None:
+        # Not cancelled: a renewal on its way brings the receipt that the delete needs.
+        self._finished.set()
+        await self._renewals
+
+    async def _renew(self) -> None:
+        pause = VISIBILITY / 2
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._finished.wait(), pause.total_seconds())
+                return
+            try:
+                await self._hide(VISIBILITY)
+            except AzureError as error:
+                if _lost(error):
+                    log.warning("Message %s is not ours any more: deleted, or handed out again", self.id)
+                    return
+                log.warning("Message %s could not be kept hidden, trying again: %s", self.id, error.message)
+                pause = VISIBILITY / 10
+            else:
+                log.debug("Message %s stays hidden for another %s", self.id, VISIBILITY)
+                pause = VISIBILITY / 2
+
+    async def _hide(self, duration: timedelta) -> None:
+        seconds = int(duration.total_seconds())  # the service knows no fractions
+        updated = await self._queue.update_message(self.id, self._receipt, visibility_timeout=seconds)
+        self._receipt = updated.pop_receipt
+
+    async def delete(self) -> None:
+        """Delete the message: it is done with."""
+        await self._settle("deleted", self._queue.delete_message(self.id, self._receipt))
+
+    async def release(self, delay: timedelta) -> None:
+        """Make the message visible again after a delay, cut to whole seconds."""
+        await self._settle("released", self._hide(delay))
+
+    async def _settle(self, what: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except AzureError as error:
+            if _lost(error):
+                log.debug("Message %s was not %s: it is not ours any more", self.id, what)
+            else:
+                log.error("Message %s could not be %s and will come back: %s", self.id, what, error.message)  # noqa: TRY400
+
+
+def _lost(error: AzureError) -> bool:
+    code = getattr(error, "error_code", None)
+    return isinstance(error, ResourceNotFoundError) or code == StorageErrorCode.POP_RECEIPT_MISMATCH
+
+
+def decode(text: str, *, encoded: bool) -> bytes:
+    """Return a message's body from its text in the queue, which may be base64-encoded.
+
+    Raises:
+        ValueError: it should be, and is not. White space between the characters is skipped, as by .NET.
+
+    """
+    return base64.b64decode("".join(text.split()), validate=True) if encoded else text.encode()
+
+
+def datum(body: bytes, *, binary: bool) -> Datum:
+    """Return what the worker is given: bytes if the function asked for them, else text.
+
+    Raises:
+        UnicodeDecodeError: text was asked for, and the body is not UTF-8.
+
+    """
+    return Datum(body, "bytes") if binary else Datum(body.decode(), "string")
+
+
+def metadata(message: QueueMessage, body: bytes) -> dict[str, Datum]:
+    """Return the trigger metadata: the message's properties, then every top-level key of a JSON body.
+
+    The keys of the body overwrite the properties, whatever their case: a body with `"id"` or `"dequeueCount"` changes
+    what the function sees as the message's own. (Azure/azure-functions-host, ApplyBindingData.)
+    """
+    text = body.decode(errors="replace")
+    texts = {"QueueTrigger": text, "Id": message.id, "PopReceipt": message.pop_receipt}
+    times = {
+        "InsertionTime": message.inserted_on,
+        "ExpirationTime": message.expires_on,
+        "NextVisibleTime": message.next_visible_on,
+    }
+    found = {name: Datum(value, "string") for name, value in texts.items() if value is not None}
+    found |= {name: _json(at.astimezone(UTC).isoformat()) for name, at in times.items() if at is not None}
+    found["DequeueCount"] = _json(message.dequeue_count or 0)
+    names = {name.lower(): name for name in found}
+    for key, value in _properties(text).items():
+        name = names.setdefault(key.lower(), key)
+        found[name] = _json(value) if isinstance(value, dict) else Datum(str(value), "string")
+    return found
+
+
+def _json(value: object) -> Datum:
+    return Datum(json.dumps(value), "json")
+
+
+def _properties(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if value is not None and not isinstance(value, list)}
