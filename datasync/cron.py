@@ -1,0 +1,335 @@
+"""Cron expressions: six fields, seconds first, and the next moment at which they match. Pure, no clock.
+
+The language is that of the Cronos library (github.com/HangfireIO/Cronos): ranges that wrap, `L W # ?`, macros, and
+both day fields have to match. croniter speaks a dialect that differs, in part without a word, so it never sees what
+a person wrote:
+
+    text ─ parse ─→ explicit values ─ per month ─→ date ─ croniter ─→ time of day ─ time zone ─→ UTC
+
+Where the clocks change, what falls into a spring gap happens once, when the gap ends. What falls into an autumn
+overlap happens in its first pass only, unless the expression is an interval: with `*`, `?`, a range or a step in
+second, minute or hour it happens in both.
+"""
+
+from bisect import bisect_left
+from calendar import monthrange
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import MAXYEAR, UTC, date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
+from math import fmod
+from typing import NamedTuple
+
+from croniter import croniter  # type: ignore[import-untyped]
+
+from datasync.errors import CronInvalid
+
+_SECOND = timedelta(seconds=1)
+_RAREST = 50  # years to look ahead: 29 February on a given weekday, the rarest date there is, takes 40 at most
+_MODEL = date(2000, 1, 1)  # the day croniter searches: any, but not near years 1 and 9999, where it overflows
+_LAST = -1  # counting from a month's end: its last day, its last such weekday
+_LONGEST = 1_000  # characters of an expression; with every value of every field spelled out it has some 530
+_SHOWN = 80  # characters of a person's text in a message
+
+
+class _Field(NamedTuple):
+    """What one of the six fields may hold."""
+
+    name: str
+    low: int
+    high: int  # also the longest step
+    wrap: int  # after which a range starts over: in a week after 6, as 7 is its Sunday again
+    names: tuple[str, ...] = ()  # of the values from `low` on
+    special: str = ""  # what it takes besides values, *, ranges, lists and steps
+
+    @property
+    def span(self) -> str:
+        return f"{self.low}-{self.high}" + (f" or {self.names[0]}-{self.names[-1]}" if self.names else "")
+
+
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+_DAY = _Field("day of month", 1, 31, 31, special=", nW, L, LW, L-n, L-nW (n up to 30)")
+_WEEKDAY = _Field("day of week", 0, 7, 6, _WEEKDAYS, special=", nL, n#1 to n#5")
+_FIELDS = (
+    _Field("second", 0, 59, 59),
+    _Field("minute", 0, 59, 59),
+    _Field("hour", 0, 23, 23),
+    _DAY,
+    _Field("month", 1, 12, 12, _MONTHS),
+    _WEEKDAY,
+)
+_MACROS = {
+    "@every_second": "* * * * * *",
+    "@every_minute": "0 * * * * *",
+    "@hourly": "0 0 * * * *",
+    "@daily": "0 0 0 * * *",
+    "@midnight": "0 0 0 * * *",
+    "@weekly": "0 0 0 * * 0",
+    "@monthly": "0 0 0 1 * *",
+    "@yearly": "0 0 0 1 1 *",
+    "@annually": "0 0 0 1 1 *",
+}
+
+
+class _Values(NamedTuple):
+    """One field made explicit."""
+
+    numbers: frozenset[int]  # days of the month below 0 count from its end; weekdays count from 0, Sunday
+    nearest: bool = False  # W: not that day of the month but the weekday nearest to it
+    nth: int = 0  # which such weekday of the month: 1 to 5, _LAST, or 0 for each of them
+
+
+@dataclass(frozen=True, slots=True)
+class CronSchedule:
+    """A cron expression, understood. Made by `parse`; equal expressions are equal schedules."""
+
+    expression: str
+    _times: str = field(repr=False, compare=False)  # seconds, minutes and hours, spelled out for croniter
+    _first: time = field(repr=False, compare=False)  # the earliest of these times of day
+    _days: _Values = field(repr=False, compare=False)
+    _months: frozenset[int] = field(repr=False, compare=False)
+    _weekdays: _Values = field(repr=False, compare=False)
+    _interval: bool = field(repr=False, compare=False)
+
+    def next(self, after: datetime, tz: tzinfo = UTC, *, inclusive: bool = False) -> datetime | None:
+        """Find the first occurrence later than `after`. In UTC; None if there is none, ever or before year 10000.
+
+        The fields mean the wall clock of `tz`, a zoneinfo zone. `after` is aware, in any zone; a naive one raises
+        ValueError. With `inclusive` a match at `after` itself counts, if that is a whole second and the wall clock
+        does show it: at the end of a gap, what fell into the gap does not count.
+        """
+        if after.utcoffset() is None:
+            raise ValueError(f"next() takes an aware datetime, and {after!r} has no time zone")
+        try:
+            return self._next(_local(after, tz), tz, inclusive=inclusive)
+        except OverflowError:
+            return None
+
+    def _next(self, local: datetime, tz: tzinfo, *, inclusive: bool) -> datetime | None:
+        wall = local.replace(tzinfo=None, fold=0, microsecond=0)
+        start = wall if inclusive and not local.microsecond else wall + _SECOND
+        first, second = _offsets(wall, tz)
+        if first > second:  # an overlap: the clock shows it twice, and local.fold says which pass this is
+            switch = _switch(wall, tz)
+            passes = [(second, start)] if local.fold else [(first, start), (second, switch + second)]
+            for offset, begin in passes:
+                found = self._search(begin) if offset == first or self._interval else None
+                if found and found < switch + first:
+                    return (found - offset).replace(tzinfo=UTC)
+            start = switch + first
+        found = self._search(start)
+        if not found:
+            return None
+        first, second = _offsets(found, tz)
+        return (_switch(found, tz) if first < second else found - first).replace(tzinfo=UTC)
+
+    def _search(self, start: datetime) -> datetime | None:
+        """Find the first match at or after wall-clock time `start`, as if clocks were never changed."""
+        today = start.date()
+        for day in self._dates(today):
+            moment = self._first if day > today else _time_from(start.time(), self._times)
+            if moment is not None:
+                return datetime.combine(day, moment)
+        return None
+
+    def _dates(self, first: date) -> Iterator[date]:
+        """Go through the matching dates from `first` on, up to the horizon or the end of the calendar."""
+        months = first.year * 12 + first.month - 1
+        for number in range(months, min(months + _RAREST * 12, MAXYEAR * 12 + 12)):
+            year, month = number // 12, number % 12 + 1
+            if month in self._months:
+                for day in _days_in(*monthrange(year, month), self._days, self._weekdays):
+                    if number > months or day >= first.day:
+                        yield date(year, month, day)
+
+
+@lru_cache(maxsize=4096)
+def parse(expression: str) -> CronSchedule:
+    """Read an expression. Raises CronInvalid, which names the field, what is wrong with it and what is allowed."""
+    try:
+        texts = _split(expression)
+        second, minute, hour, day, month, weekday = map(_read, _FIELDS, texts)
+    except CronInvalid as error:
+        raise CronInvalid(f"cron {_shown(expression)}: {error}") from None
+    return CronSchedule(
+        expression,
+        _times=" ".join(map(_spelled, _FIELDS, (second, minute, hour))),
+        _first=time(min(hour.numbers), min(minute.numbers), min(second.numbers)),
+        _days=day,
+        _months=month.numbers,
+        _weekdays=weekday,
+        _interval=not set("*?-/").isdisjoint("".join(texts[:3])),
+    )
+
+
+def _split(expression: str) -> list[str]:
+    """Take the six fields apart. Blanks and tabs separate them; any other white space is part of a field."""
+    if len(expression) > _LONGEST:
+        raise CronInvalid(f"{len(expression)} characters are too many: {_LONGEST} is the limit")
+    text = expression.strip(" \t")
+    if text.startswith("@"):
+        if not text.isascii() or text.lower() not in _MACROS:
+            raise CronInvalid(f"{_shown(text)} is not a macro: use {', '.join(_MACROS)}")
+        text = _MACROS[text.lower()]
+    texts = [piece for piece in text.replace("\t", " ").split(" ") if piece]
+    if len(texts) == len(_FIELDS):
+        return texts
+    advice = ", ".join(kind.name for kind in _FIELDS)
+    if len(texts) == len(_FIELDS) - 1:
+        advice = f"seconds come first, perhaps {_shown('0 ' + text)}"
+    raise CronInvalid(f"{len(texts)} field{'' if len(texts) == 1 else 's'} found, 6 needed: {advice}")
+
+
+def _read(kind: _Field, text: str) -> _Values:
+    try:
+        text.encode("ascii")  # a ValueError if it is not: isdigit, int and upper would take more than ASCII
+        if "," in text or not kind.special:
+            return _Values(_numbers(kind, text))
+        return _read_day(text) if kind is _DAY else _read_weekday(text)
+    except ValueError:
+        allowed = f"use {kind.span}, *, ranges, lists, steps{kind.special}"
+        raise CronInvalid(f"{kind.name} {_shown(text)} is not allowed: {allowed}") from None
+
+
+def _read_day(text: str) -> _Values:
+    plain = text.upper().removesuffix("W")
+    nearest = len(plain) < len(text)
+    if plain.startswith("L"):
+        before_last = _number(plain.removeprefix("L-"), 0, 30) if plain != "L" else 0
+        return _Values(frozenset({_LAST - before_last}), nearest=nearest)
+    if nearest:
+        return _Values(frozenset({_number(plain, 1, 31)}), nearest=True)
+    return _Values(_numbers(_DAY, text))
+
+
+def _read_weekday(text: str) -> _Values:
+    day, hash_sign, which = text.partition("#")
+    if hash_sign:
+        return _Values(frozenset({_value(_WEEKDAY, day) % 7}), nth=_number(which, 1, 5))
+    if text.endswith(("L", "l")):
+        return _Values(frozenset({_value(_WEEKDAY, text[:-1]) % 7}), nth=_LAST)
+    return _Values(_numbers(_WEEKDAY, text))
+
+
+def _numbers(kind: _Field, text: str) -> frozenset[int]:
+    """Spell out `*`, `?`, a value, a range or a list of values and ranges. ValueError if it is none of them."""
+    numbers: set[int] = set()
+    items = text.split(",")
+    for item in items:
+        try:
+            numbers.update(_range(kind, item, star=len(items) == 1))
+        except ValueError:
+            if len(items) == 1:
+                raise
+            allowed = f"use {kind.span}, ranges, steps"
+            raise CronInvalid(f"{kind.name} {_shown(item)} is not allowed in a list: {allowed}") from None
+    return frozenset(number % (kind.wrap + 1) for number in numbers)
+
+
+def _range(kind: _Field, text: str, *, star: bool) -> list[int]:
+    body, slash, by = text.partition("/")
+    try:
+        step = _number(by, 1, kind.high) if slash else 1
+    except ValueError:
+        raise CronInvalid(f"{kind.name} {_shown(text)} is not allowed: a step is 1-{kind.high}") from None
+    if star and body in {"*", "?"}:
+        return list(range(kind.low, kind.high + 1, step))
+    first, dash, last = body.partition("-")
+    start = _value(kind, first)
+    end = _value(kind, last) if dash else kind.high if slash else start
+    if start <= end:
+        return list(range(start, end + 1, step))
+    # Steps go on counting past the wrap. The remainder takes the sign of its left side, as in Cronos: a range from 7
+    # starts beyond the wrap, which makes `7-1/3` empty.
+    resumed = kind.low + step - int(fmod(kind.wrap - start, step)) - 1
+    return [*range(start, kind.wrap + 1, step), *range(resumed, end + 1, step)]
+
+
+def _value(kind: _Field, text: str) -> int:
+    name = text.upper()
+    return kind.low + kind.names.index(name) if name in kind.names else _number(text, kind.low, kind.high)
+
+
+def _number(text: str, low: int, high: int) -> int:
+    if text.isdigit() and len(text) <= 2 and low <= int(text) <= high:  # noqa: PLR2004 - digits
+        return int(text)
+    raise ValueError(text)
+
+
+def _shown(text: str) -> str:
+    """Quote a person's text: one line, short, and in ASCII, where what looks alike looks different."""
+    return f"{text!a}" if len(text) <= _SHOWN else f"{text[:_SHOWN]!a}…"
+
+
+def _spelled(kind: _Field, values: _Values) -> str:
+    full = len(values.numbers) > kind.high - kind.low
+    return "*" if full else ",".join(map(str, sorted(values.numbers)))
+
+
+def _time_from(moment: time, times: str) -> time | None:
+    """Find the first of `times`, as croniter reads them, that is `moment` or later on the same day."""
+    cursor = copy(_croniter(times))  # it moves, and the cached one stays for everybody else
+    found: datetime = cursor.get_next(datetime, start_time=datetime.combine(_MODEL, moment) - _SECOND)
+    return found.time() if found.date() == _MODEL else None
+
+
+@lru_cache(maxsize=4096)
+def _croniter(times: str) -> croniter:
+    return croniter(f"{times} * * *", datetime.combine(_MODEL, time.min), second_at_beginning=True)
+
+
+@lru_cache(maxsize=8192)
+def _days_in(eve: int, length: int, days: _Values, weekdays: _Values) -> tuple[int, ...]:
+    """List the days on which both day fields match, in a month of that length.
+
+    `eve` is the weekday before the first, counted from Sunday: the number `monthrange` gives, counting from Monday.
+    """
+    numbers = (day if day > 0 else length + 1 + day for day in days.numbers)
+    matching = (day for day in numbers if 1 <= day <= length)
+    if days.nearest:
+        matching = (_nearest_weekday(day, (eve + day) % 7, length) for day in matching)
+    matching = (day for day in matching if (eve + day) % 7 in weekdays.numbers)
+    nth = weekdays.nth
+    if nth:
+        matching = (day for day in matching if nth == (day + 6) // 7 or (nth == _LAST and day + 7 > length))
+    return tuple(sorted(matching))
+
+
+def _nearest_weekday(day: int, weekday: int, length: int) -> int:
+    """Move a Saturday to Friday and a Sunday to Monday, or to the other side to stay in a month of that length."""
+    if _WEEKDAYS[weekday] == "SAT":
+        return day - 1 if day > 1 else day + 2
+    if _WEEKDAYS[weekday] == "SUN":
+        return day + 1 if day < length else day - 2
+    return day
+
+
+def _local(moment: datetime, tz: tzinfo) -> datetime:
+    """Read a moment on the clock of `tz`. Where that would be before year 1, the clock stands at its beginning."""
+    for clock in (UTC, tz):  # not at once: what is in tz already would stay as it is, be it in a gap
+        try:
+            moment = moment.astimezone(clock)
+        except OverflowError:
+            if moment.year > 1:
+                raise
+            moment = datetime.min.replace(tzinfo=clock)
+    return moment
+
+
+def _offsets(wall: datetime, tz: tzinfo) -> tuple[timedelta, timedelta]:
+    """Tell the UTC offsets a wall-clock time may have (PEP 495): equal, falling in an overlap, rising in a gap."""
+    first, second = (wall.replace(tzinfo=tz, fold=fold).utcoffset() or timedelta() for fold in (0, 1))
+    return first, second
+
+
+def _switch(wall: datetime, tz: tzinfo) -> datetime:
+    """Find the moment, in naive UTC, of the change of clocks that puts a wall-clock time in a gap or an overlap."""
+    first, second = _offsets(wall, tz)
+    early, late = sorted((wall - first, wall - second))
+
+    def switched(seconds: int) -> bool:
+        return (early + seconds * _SECOND).replace(tzinfo=UTC).astimezone(tz).utcoffset() != first
+
+    return early + bisect_left(range((late - early) // _SECOND), x=True, key=switched) * _SECOND
