@@ -9,6 +9,8 @@ import { options, ready } from "./parent.mjs";
 const flags = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"];
 for (const service of ["queue", "blob", "table"]) {
   flags.push(`--${service}Port`, String(options[`${service}Port`]));
+  // Longer than clients keep an idle connection, so that none is closed just as it is used again.
+  flags.push(`--${service}KeepAliveTimeout`, "120");
 }
 if (options.cert) {
   flags.push("--cert", options.cert, "--key", options.key, "--oauth", "basic");

@@ -1,5 +1,5 @@
-// Cosmos DB on this machine: the request handlers of @vercel/cosmosdb-server behind our own listener, because a few
-// of its answers differ from Azure's where that matters here. cosmos_query.mjs cures its queries.
+// Cosmos DB on this machine: the request handlers of @vercel/cosmosdb-server behind our own listener, because some of
+// its answers differ from Azure's where that matters here (cosmos_*.mjs has the larger cures).
 //
 // Options: {port, key, cert, certKey}; a port of 0 takes a free one; cert and certKey (paths of PEM files) turn on
 // https. Ready: {endpoint}. Everything is in memory.
@@ -11,49 +11,62 @@ import https from "node:https";
 import { createRequire } from "node:module";
 import { authorize } from "./cosmos_auth.mjs";
 import { answerPatch, answerQuery } from "./cosmos_documents.mjs";
+import { expireDocuments } from "./cosmos_store.mjs";
 import { options, ready } from "./parent.mjs";
 
 const require = createRequire(import.meta.url);
 const Account = require("@vercel/cosmosdb-server/lib/account").default;
 const route = require("@vercel/cosmosdb-server/lib/routes").default;
+const queryDocuments = require("@vercel/cosmosdb-server/lib/handler/query-documents").default;
+const patchDocument = require("@vercel/cosmosdb-server/lib/handler/patch-document").default;
 
-const CODES = {
-  400: "BadRequest",
-  401: "Unauthorized",
-  403: "Forbidden",
-  404: "NotFound",
-  409: "Conflict",
-  412: "PreconditionFailed",
-  413: "RequestEntityTooLarge",
-  500: "InternalServerError",
+const OWN_HANDLERS = new Map([
+  [queryDocuments, answerQuery],
+  [patchDocument, answerPatch],
+]);
+
+const LARGEST_BODY = 2 * 1024 * 1024;
+const KEEP_ALIVE_MS = 120_000;
+const EXPIRY_INTERVAL_MS = 500;
+
+const ERRORS = {
+  400: ["BadRequest", "One of the specified inputs is invalid."],
+  401: ["Unauthorized", "The input authorization token can't serve the request."],
+  403: ["Forbidden", "The given request is forbidden by access control rules."],
+  404: ["NotFound", "Entity with the specified id does not exist in the system."],
+  409: ["Conflict", "Entity with the specified id already exists in the system."],
+  412: ["PreconditionFailed", "One of the specified pre-condition is not met."],
+  413: ["RequestEntityTooLarge", "The size of the request exceeded the allowable limit."],
+  500: ["InternalServerError", "The local Cosmos DB failed."],
 };
 
 let account;
 
 async function answer(req, res) {
+  const fail = (status, message, substatus) => {
+    res.statusCode = status;
+    if (substatus) res.setHeader("x-ms-substatus", substatus);
+    return { message };
+  };
   const refusal = authorize(req, options.key);
-  if (refusal) {
-    res.statusCode = refusal.status;
-    return { message: refusal.message };
-  }
+  if (refusal) return fail(refusal.status, refusal.message);
+  if (Number(req.headers["content-length"] ?? 0) > LARGEST_BODY) return fail(413, "Request size is too large.");
   const found = route(req);
-  if (!found) {
-    res.statusCode = 400;
-    return { message: `The local Cosmos DB has no ${req.method} ${req.url}.` };
-  }
+  if (!found) return fail(400, `The local Cosmos DB has no ${req.method} ${req.url}.`);
   const [params, handler] = found;
+  if (isInContainer(req) && !account.database(params.dbId).collection(params.collId).read()) {
+    return fail(404, "Owner resource does not exist", "1003");
+  }
   // Without it, the library's point read of a missing item fails instead of answering 404.
-  if (req.method === "GET" && params.docId) req.headers["x-ms-documentdb-query-enablecrosspartition"] = "true";
+  if (req.method === "GET") req.headers["x-ms-documentdb-query-enablecrosspartition"] = "true";
   // "Any version", which the library would compare as if it were one.
   if (req.headers["if-match"] === "*") delete req.headers["if-match"];
-  const own = { PATCH: answerPatch, QUERY: answerQuery }[kind(req, params)] ?? handler;
-  return own(account, req, res, params);
+  return (OWN_HANDLERS.get(handler) ?? handler)(account, req, res, params);
 }
 
-function kind(req, params) {
-  if (req.method === "PATCH") return "PATCH";
-  const isQuery = req.headers["x-ms-documentdb-isquery"] || req.headers["content-type"] === "application/query+json";
-  return req.method === "POST" && isQuery && params.collId && req.url.includes("/docs") ? "QUERY" : undefined;
+// /dbs/<name>/colls/<name>/…
+function isInContainer(req) {
+  return req.url.split("?")[0].split("/").filter(Boolean).length > 4;
 }
 
 async function serve(req, res) {
@@ -65,18 +78,32 @@ async function serve(req, res) {
     res.statusCode = 500;
     body = { message: error.message };
   }
-  if (res.statusCode >= 400) body = { code: CODES[res.statusCode], message: "", ...body };
+  const failed = res.statusCode >= 400;
+  if (failed) {
+    const [code, message] = ERRORS[res.statusCode] ?? ["Error", ""];
+    body = { code, message: body?.message || message };
+  }
   if (body?._etag) res.setHeader("etag", body._etag);
+  if (req.headers["a-im"] && !failed) endFeed(req, res);
   res.setHeader("content-type", "application/json");
   res.setHeader("x-ms-activity-id", randomUUID());
   res.setHeader("x-ms-request-charge", "1");
-  res.end(body === undefined ? "" : JSON.stringify(body));
+  const minimal = !failed && req.headers.prefer === "return=minimal";
+  res.end(body === undefined || minimal || res.statusCode === 304 ? "" : JSON.stringify(body));
+}
+
+// Clients read partition ranges as a feed of changes, until it says that there are no more.
+function endFeed(req, res) {
+  if (req.headers["if-none-match"]) res.statusCode = 304;
+  res.setHeader("etag", '"1"');
 }
 
 const secure = Boolean(options.cert);
 const server = secure
   ? https.createServer({ cert: readFileSync(options.cert), key: readFileSync(options.certKey) }, serve)
   : http.createServer(serve);
+// Longer than clients keep an idle connection, so that none is closed just as it is used again.
+server.keepAliveTimeout = KEEP_ALIVE_MS;
 server.on("error", (error) => {
   console.error(error.message);
   process.exit(1);
@@ -88,5 +115,6 @@ server.listen(options.port, "127.0.0.1", () => {
   // The library always says https here, and clients follow it.
   const regions = [{ name: "Local", databaseAccountEndpoint: endpoint }];
   Object.assign(account.read(), { readableLocations: regions, writableLocations: regions });
+  setInterval(expireDocuments, EXPIRY_INTERVAL_MS, account);
   ready({ endpoint });
 });

@@ -1,11 +1,12 @@
 // Queries and patches of documents, where the library's own handlers go wrong:
 //
-// * a query for one partition key must see that partition only (the library refuses it, or shows all of them);
-// * a patch's condition must be read as it is written, for that one document (the library lower-cases it, and asks it
+// * a query for one partition key sees that partition only (the library refuses it, or shows all of them), and a page
+//   has 100 items unless the caller says otherwise (the library: all of them);
+// * a patch's condition is read as it is written, for that one document (the library puts it in lower case, and asks it
 //   of every document with that id in any partition).
 
 import { createRequire } from "node:module";
-import { SyntaxError, parse } from "./cosmos_query.mjs";
+import { parse } from "./cosmos_query.mjs";
 
 const require = createRequire(import.meta.url);
 const { patchOperation } = require("@vercel/cosmosdb-server/lib/handler/_patch-operations");
@@ -14,47 +15,58 @@ const readItems = require("@vercel/cosmosdb-server/lib/handler/_read-items").def
 const readJson = require("@vercel/cosmosdb-server/lib/json").default;
 
 const PARTITION_KEY = "x-ms-documentdb-partitionkey";
+const USUAL_PAGE = 100;
+const LARGEST_PAGE = 1000;
 
-export async function answerQuery(account, req, res, { dbId, collId }) {
+export function answerQuery(account, req, res, { dbId, collId }) {
   return readItems(req, res, "Documents", async ({ continuation, maxItemCount }) => {
     const { query, parameters } = await readJson(req);
+    if (!query) return failure(res, 400, "The request has no query.");
     const collection = account.database(dbId).collection(collId);
-    if (!collection.read()) return null;
-    const { documents } = collection;
-    const all = [...documents._data.values()].map((item) => item.read());
-    const wanted = req.headers[PARTITION_KEY] && JSON.parse(req.headers[PARTITION_KEY])[0];
-    const seen = wanted === undefined ? all : all.filter((each) => documents._getPartition(each) === wanted);
-    const compositeIndexes = collection.read().indexingPolicy?.compositeIndexes ?? [];
     try {
-      return documents._getQuery(query).exec(seen, { parameters, maxItemCount, continuation, compositeIndexes });
+      return collection.documents._getQuery(query).exec(visible(collection, req.headers[PARTITION_KEY]), {
+        parameters,
+        continuation,
+        maxItemCount: maxItemCount < 0 ? LARGEST_PAGE : maxItemCount || USUAL_PAGE,
+        compositeIndexes: collection.read().indexingPolicy?.compositeIndexes ?? [],
+      });
     } catch (error) {
-      res.statusCode = 400;
-      return { message: error.message };
+      return failure(res, 400, error.message);
     }
   });
+}
+
+// `partitionKey` is a JSON list of one value; {} stands for none at all.
+function visible({ documents }, partitionKey) {
+  const all = [...documents._data.values()].map((item) => item.read());
+  if (!partitionKey) return all;
+  const [wanted] = JSON.parse(partitionKey);
+  const value = wanted && typeof wanted === "object" ? undefined : wanted;
+  return all.filter((document) => documents._getPartition(document) === value);
 }
 
 export async function answerPatch(account, req, res, { dbId, collId, docId }) {
   const body = await readJson(req);
   const operations = Array.isArray(body) ? body : body.operations;
+  if (!operations?.length) return failure(res, 400, "Invalid patch request: it has no operations.");
   const collection = account.database(dbId).collection(collId);
   const partitionKey = req.headers[PARTITION_KEY];
   const document = collection.document(docId, parsePartitionKey(partitionKey, docId)).read();
   if (document && body.condition) {
-    let holds;
     try {
-      holds = parse(`SELECT VALUE 1 ${body.condition}`).exec([document]).result.length > 0;
+      const held = parse(`SELECT VALUE 1 ${body.condition}`).exec([document]).result.length > 0;
+      if (!held) return failure(res, 412, "One of the specified pre-condition is not met.", "1110");
     } catch (error) {
-      res.statusCode = 400;
-      return { message: `Invalid condition in patch request: ${error.message}` };
-    }
-    if (!holds) {
-      res.statusCode = 412;
-      res.setHeader("x-ms-substatus", "1110");
-      return { message: "One of the specified pre-condition is not met." };
+      return failure(res, 400, `Invalid condition in the patch request: ${error.message}`);
     }
   }
   const result = patchOperation(collection, { id: docId, partitionKey, ifMatch: req.headers["if-match"], operations });
   res.statusCode = result.statusCode;
   return result.body;
+}
+
+function failure(res, status, message, substatus) {
+  res.statusCode = status;
+  if (substatus) res.setHeader("x-ms-substatus", substatus);
+  return { message };
 }
