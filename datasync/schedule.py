@@ -76,6 +76,8 @@ class _Unschedulable(Exception):
 
 
 def _advance(tenant: Tenant, flow: FlowConfig, now: datetime, horizon: datetime) -> Advance | None:
+    if flow.next_run and flow.next_run > horizon:
+        return None
     try:
         schedule = cron.parse(flow.cron)
     except CronInvalid as error:
@@ -84,14 +86,14 @@ def _advance(tenant: Tenant, flow: FlowConfig, now: datetime, horizon: datetime)
     after_now = schedule.next(now, zone)
     if after_now is None:
         raise _Unschedulable("cron", f"cron {flow.cron!r} never fires: no date matches all of its fields")
-    due = flow.next_run is not None and flow.next_run <= now
-    jobs = [_job(tenant, flow, flow.next_run, now)] if due and flow.next_run else []
-    upcoming: datetime | None = after_now if due or flow.next_run is None else flow.next_run
+    served = flow.next_run
+    jobs = [_job(tenant, flow, served, now)] if served and served <= now else []
+    upcoming: datetime | None = served if served and served > now else after_now
     while upcoming and upcoming <= horizon:
         jobs.append(_job(tenant, flow, upcoming, now))
         upcoming = schedule.next(upcoming, zone)
-    if upcoming is None or upcoming == flow.next_run:
-        return None
+    if upcoming is None:
+        return None  # the calendar ends with year 9999
     return Advance(flow=flow, jobs=tuple(jobs), next_run=upcoming)
 
 

@@ -47,8 +47,9 @@ class Services:
             credential = Credential()
             stack.push_async_callback(credential.close)
             cosmos = cosmos_client(settings.cosmos, credential)
+            stack.push_async_callback(cosmos.close)
             with explained("on connecting"):
-                await stack.enter_async_context(cosmos)
+                await cosmos.__aenter__()
             queue = await stack.enter_async_context(queue_client(settings.storage, settings.queue_name, credential))
             vault = Vault(lambda: _secret_client(settings, credential))
             stack.push_async_callback(vault.close)

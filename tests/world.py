@@ -42,4 +42,27 @@ class World:
 
     async def messages(self) -> list[str]:
         """Return the bodies of the visible messages, without taking them."""
-        return [b64decode(message.content).decode() for message in await self.jobs.peek_messages(max_messages=32)]
+        return [_decoded(message.content) for message in await self.jobs.peek_messages(max_messages=32)]
+
+    async def take(self) -> list[str]:
+        """Take every visible message off the queue; return their bodies."""
+        bodies = []
+        async for message in self.jobs.receive_messages(messages_per_page=32):
+            bodies.append(_decoded(message.content))
+            await self.jobs.delete_message(message)
+        return bodies
+
+    async def poisoned(self) -> list[str]:
+        """Return the bodies of the poisoned messages, decoded where they are base64."""
+        return [_decoded(message.content) for message in await self.poison.peek_messages(max_messages=32)]
+
+    async def drained(self) -> bool:
+        """Tell whether no message is left, visible or hidden."""
+        return not (await self.jobs.get_queue_properties()).approximate_message_count
+
+
+def _decoded(content: str) -> str:
+    try:
+        return b64decode(content, validate=True).decode()
+    except ValueError:
+        return content

@@ -1,0 +1,83 @@
+"""`python -m localdev demo | start | tick`: the app on this machine, without an account."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import click
+from rich.console import Console
+
+from localdev.demo import QUICK_RETRIES, demo, seed
+from localdev.errors import LocalPartError
+from localdev.hosting import host, invoke
+from localdev.stack import Ports, stack
+
+PORTS = Ports(queue=10001, blob=10000, table=10002, cosmos=8081, vault=8443, identity=8444, demo=8080)
+HOST_PORT = 7071
+HOST_URL = f"http://127.0.0.1:{HOST_PORT}"
+
+
+@click.group(help=__doc__)
+def cli() -> None:
+    """Run the app on this machine, without an account."""
+
+
+@cli.command("demo")
+def demo_command() -> None:
+    """Run the whole pipeline once, print what came of it, and stop everything."""
+    # A pipe has no width; a terminal's own is taken.
+    _run(demo(Console(width=None if sys.stdout.isatty() else 160, highlight=False)))
+
+
+@cli.command()
+def start() -> None:
+    """Run everything on fixed ports until Ctrl-C."""
+    _run(_start())
+
+
+@cli.command()
+def tick() -> None:
+    """Make the app that `start` runs look for due flows now."""
+    _run(_tick())
+
+
+async def _start() -> None:
+    async with stack(PORTS, QUICK_RETRIES) as running:
+        await seed(running, datetime.now(UTC))
+        click.echo(
+            f"Cosmos DB      {running.database.endpoint}  database {running.settings.cosmos_database}, containers "
+            f"{running.settings.tenants_container} and {running.settings.runs_container}\n"
+            f"               {running.database.connection_string}\n"
+            f"Storage        {running.storage.queue_endpoint}  queues {running.settings.queue_name} and "
+            f"{running.settings.queue_name}-poison\n"
+            f"Key Vault      {running.vault.uri}\n"
+            f"Demo APIs      {running.demo.url}\n"
+            "The demo's tenants are stored, and most of their flows are due: `make tick` runs them.\n"
+            "Ctrl-C stops everything."
+        )
+        async with host(running.environ, port=HOST_PORT, on_line=click.echo) as app:
+            await app.ended()
+
+
+async def _tick() -> None:
+    try:
+        await invoke(HOST_URL, "orchestrator")
+    except aiohttp.ClientError as error:
+        raise click.ClickException(f"no host answers at {HOST_URL} ({error}): run `make start` first") from None
+    click.echo("The timer runs; the host's log says what it found.")
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(work)
+    except LocalPartError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("Stopped.")
+
+
+if __name__ == "__main__":
+    cli()

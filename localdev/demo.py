@@ -1,0 +1,171 @@
+"""`make demo`: the whole pipeline once, from tenant documents to run records, and what came of it."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+from azure.cosmos.aio import ContainerProxy, CosmosClient
+from azure.storage.queue.aio import QueueClient
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from datasync.errors import TenantInvalid
+from datasync.model import Tenant
+from datasync.schedule import plan
+from localdev import seeds
+from localdev.hosting import host
+from localdev.stack import Stack, stack
+
+QUICK_RETRIES = {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01"}
+_PATIENCE = timedelta(minutes=2)
+_NOTABLE = re.compile(r"^\[[^]]*\] (?=(START|DONE|FAIL|TICK|INVALID|GAVE_UP|DEFERRED|SKIPPED)\b)")
+_COLOURS = {"succeeded": "green", "dead": "red", "failed": "red"}
+
+
+async def demo(console: Console) -> None:
+    """Run the demo. Raises NodeMissing or StartFailed, and TimeoutError if the queue does not drain."""
+    started = time.perf_counter()
+    ticked = asyncio.Event()
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{time.perf_counter() - started:5.1f} s[/]  {escape(text)}", soft_wrap=True)
+
+    def log(line: str) -> None:
+        if _NOTABLE.match(line):
+            said = _NOTABLE.sub("", line)
+            say(said)
+            if said.startswith("TICK"):
+                ticked.set()
+
+    say("starting Azurite, a Cosmos DB server, a Key Vault and the demo APIs")
+    async with stack(settings=QUICK_RETRIES) as running, look(running) as world:
+        documents = await seed(running, datetime.now(UTC))
+        say(f"stored {len(documents)} tenants; starting the Functions host on function_app.py")
+        async with host(running.environ, on_line=log) as app, asyncio.timeout(_PATIENCE.total_seconds()):
+            say("running the timer: POST /admin/functions/orchestrator")
+            await app.invoke("orchestrator")
+            await ticked.wait()
+            say("flows that fail are tried five times; this waits until the queue is empty")
+            while await world.waiting():  # noqa: ASYNC110 - a queue has no event to wait for
+                await asyncio.sleep(0.2)
+            report = await world.report(datetime.now(UTC))
+    _show(console, report)
+    console.print(f"\nAll of it is stopped again. It took {time.perf_counter() - started:.0f} s.")
+
+
+async def seed(running: Stack, now: datetime) -> list[dict[str, Any]]:
+    """Store the demo's tenants, most of whose flows are due at `now`, and their secrets."""
+    for name, value in seeds.secrets(running.demo.url).items():
+        running.vault.set_secret(name, value)
+    documents = seeds.tenants(now, running.demo.url)
+    async with look(running) as world:
+        for document in documents:
+            await world.tenants.upsert_item(document)
+    return documents
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it."""
+
+    runs: list[list[dict[str, Any]]]
+    """The records of each run's attempts, in order."""
+    next_runs: dict[tuple[str, str], str]
+    """`nextRunUtc` by tenant and flow."""
+    problems: list[str]
+    poisoned: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What there is to look at."""
+
+    tenants: ContainerProxy
+    runs: ContainerProxy
+    jobs: QueueClient
+    poison: QueueClient
+
+    async def waiting(self) -> int:
+        """Return about how many jobs are not done with, hidden ones included."""
+        return (await self.jobs.get_queue_properties()).approximate_message_count or 0
+
+    async def report(self, now: datetime) -> Report:
+        """Read what is there."""
+        records = [dict(record) async for record in self.runs.query_items("SELECT * FROM c WHERE c.type = 'Run'")]
+        records.sort(key=lambda record: (record["tenantId"], record["flowName"], record["runId"], record["attempt"]))
+        documents = [dict(document) async for document in self.tenants.query_items("SELECT * FROM c")]
+        return Report(
+            runs=[list(attempts) for _, attempts in groupby(records, key=lambda record: record["runId"])],
+            next_runs={
+                (document["tenantId"], entry["name"]): entry["nextRunUtc"]
+                for document in documents
+                for entry in document["flows"]
+            },
+            problems=[problem for document in documents for problem in _problems(document, now)],
+            poisoned=(await self.poison.get_queue_properties()).approximate_message_count or 0,
+        )
+
+
+@asynccontextmanager
+async def look(running: Stack) -> AsyncGenerator[World]:
+    """Open the stack's containers and queues."""
+    settings, storage = running.settings, running.storage.connection_string
+    async with (
+        CosmosClient.from_connection_string(running.database.connection_string) as cosmos,
+        QueueClient.from_connection_string(storage, settings.queue_name) as jobs,
+        QueueClient.from_connection_string(storage, f"{settings.queue_name}-poison") as poison,
+    ):
+        database = cosmos.get_database_client(settings.cosmos_database)
+        yield World(
+            tenants=database.get_container_client(settings.tenants_container),
+            runs=database.get_container_client(settings.runs_container),
+            jobs=jobs,
+            poison=poison,
+        )
+
+
+def _problems(document: dict[str, Any], now: datetime) -> list[str]:
+    try:
+        return [str(problem) for problem in plan(Tenant.from_document(document), now, now).problems]
+    except TenantInvalid as problem:
+        return [str(problem)]
+
+
+def _show(console: Console, report: Report) -> None:
+    table = Table(title="Runs", title_justify="left", title_style="bold")
+    for heading in ("tenant", "flow", "outcome", "attempts", "seconds", "counts", "next run"):
+        table.add_column(heading, justify="right" if heading in ("attempts", "seconds") else "left", overflow="fold")
+    for attempts in report.runs:
+        last = attempts[-1]
+        table.add_row(
+            last["tenantId"],
+            last["flowName"],
+            f"[{_COLOURS.get(last['outcome'], 'yellow')}]{last['outcome']}[/]",
+            str(len(attempts)),
+            f"{sum(_seconds(attempt) for attempt in attempts):.2f}",
+            " ".join(f"{name}={number}" for name, number in last["counts"].items()),
+            report.next_runs.get((last["tenantId"], last["flowName"]), ""),
+        )
+    console.print()
+    console.print(table)
+    console.print("\n[bold]Problems[/]")
+    for problem in report.problems:
+        console.print(f"[red]•[/] document: {escape(problem)}", soft_wrap=True)
+    for *_, last in report.runs:
+        if last["outcome"] == "dead":
+            console.print(
+                f"[red]•[/] run: {last['tenantId']}/{last['flowName']}: {escape(last['error'])}", soft_wrap=True
+            )
+    console.print(f"[red]•[/] queue: {report.poisoned} messages in the poison queue, one for each dead run")
+
+
+def _seconds(record: dict[str, Any]) -> float:
+    started, finished = (datetime.fromisoformat(record[key]) for key in ("startedUtc", "finishedUtc"))
+    return (finished - started).total_seconds()

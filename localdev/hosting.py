@@ -1,0 +1,98 @@
+"""The app in the local Functions host, in a process of its own."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from localdev.errors import StartFailed
+
+ROOT = Path(__file__).parent.parent
+_TAIL = 30  # lines of the host's log that an error shows
+_STOP_SECONDS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class RunningHost:
+    """The app in the local Functions host."""
+
+    url: str
+    process: Process
+
+    async def ended(self) -> None:
+        """Wait until the host ends by itself, which it does only when it cannot go on. Raises StartFailed."""
+        raise StartFailed(f"the local Functions host ended with exit code {await self.process.wait()}")
+
+    async def invoke(self, function: str, text: str = "") -> None:
+        """Run a function now, as `func` lets one: `POST /admin/functions/<name>`."""
+        await invoke(self.url, function, text)
+
+
+async def invoke(url: str, function: str, text: str = "") -> None:
+    """Ask the host at `url` to run a function now. Raises aiohttp.ClientError."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/admin/functions/{function}", json={"input": text}) as response,
+    ):
+        response.raise_for_status()
+
+
+@asynccontextmanager
+async def host(
+    environ: Mapping[str, str],
+    *,
+    app: Path = ROOT,
+    port: int = 0,
+    on_line: Callable[[str], None] = lambda _: None,
+) -> AsyncGenerator[RunningHost]:
+    """Run an app in the local Functions host, in a process of its own that ends with this one, however it ends.
+
+    `on_line` gets each line that the host and the app log. Raises StartFailed with the last of them.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "localdev.host", "--app", str(app), "--port", str(port), "--stop-on-stdin-eof"),
+        cwd=ROOT,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, **environ},
+    )
+    if process.stdin is None or process.stdout is None or process.stderr is None:
+        raise AssertionError("the pipes were asked for")
+    tail: deque[str] = deque(maxlen=_TAIL)
+
+    async def read(stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            text = line.decode(errors="replace").rstrip()
+            tail.append(text)
+            on_line(text)
+
+    readers = [asyncio.create_task(read(process.stderr))]
+    try:
+        async for line in process.stdout:
+            text = line.decode(errors="replace").rstrip()
+            on_line(text)
+            if text.startswith("Host started:"):
+                break
+        else:
+            await readers[0]
+            raise StartFailed("\n  ".join(["The local Functions host did not start. It said:", *tail]))
+        readers.append(asyncio.create_task(read(process.stdout)))
+        yield RunningHost(url=text.rpartition(" on ")[2], process=process)
+    finally:
+        process.stdin.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await asyncio.gather(*readers)

@@ -1,0 +1,72 @@
+"""The whole surroundings of the app on this machine."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from datasync.settings import Settings
+from localdev.azurite import Storage, azurite
+from localdev.cosmos import Database, cosmos
+from localdev.demo_apis import DemoApis, demo_apis
+from localdev.keyvault import KeyVault, key_vault
+from localdev.provision import provision
+from localdev.tls import create_certificates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where each part listens; 0 takes a free one."""
+
+    queue: int = 0
+    blob: int = 0
+    table: int = 0
+    cosmos: int = 0
+    vault: int = 0
+    identity: int = 0
+    demo: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Everything the app needs, running."""
+
+    storage: Storage
+    database: Database
+    vault: KeyVault
+    demo: DemoApis
+    environ: dict[str, str]
+    """The app's settings: with these in its environment it reaches all of it."""
+
+    @property
+    def settings(self) -> Settings:
+        """The same, as the app reads them."""
+        return Settings.from_environ(self.environ)
+
+
+@asynccontextmanager
+async def stack(ports: Ports | None = None, settings: Mapping[str, str] | None = None) -> AsyncGenerator[Stack]:
+    """Run storage, Cosmos DB, Key Vault and the demo APIs, with the database, containers and queues made.
+
+    Further app `settings` go into `environ`. Raises NodeMissing, PortTaken or StartFailed.
+    """
+    at = ports or Ports()
+    with TemporaryDirectory(prefix="datasync-") as folder:
+        tls = create_certificates(Path(folder))
+        async with (
+            azurite(queue_port=at.queue, blob_port=at.blob, table_port=at.table) as storage,
+            cosmos(port=at.cosmos) as database,
+            key_vault({}, tls=tls, port=at.vault, identity_port=at.identity) as vault,
+            demo_apis(port=at.demo) as demo,
+        ):
+            environ = {
+                "FUNCTIONS_WORKER_RUNTIME": "python",
+                "AzureWebJobsStorage": storage.connection_string,
+                "COSMOS_CONNECTION_STRING": database.connection_string,
+                **vault.environ,
+                **(settings or {}),
+            }
+            running = Stack(storage, database, vault, demo, environ)
+            await provision(running.settings)
+            yield running

@@ -1,0 +1,132 @@
+"""From a tenant document to a run record, through the host, as a user sees it."""
+
+import json
+from base64 import b64encode
+
+from azure.storage.queue.aio import QueueClient
+
+from tests.acceptance.conftest import App, Start
+from tests.documents import document, entry
+from tests.waiting import wait_until
+from tests.world import World
+
+
+def posted_by_hand(world: World) -> QueueClient:
+    """Return a client that puts texts on the queue as they are, as the portal does without its base64 option."""
+    return QueueClient.from_connection_string(world.environ["AzureWebJobsStorage"], world.settings.queue_name)
+
+
+async def test_a_tenant_document_goes_in_and_a_run_record_comes_out(world: World, app: App, start: Start) -> None:
+    """The timer finds what is due, the queue carries it, the flow runs, and the record says so."""
+    await world.put(document("tenant-1", entry("succeeds"), entry("succeeds-not", enabled=False)))
+
+    async with start() as host:
+        await host.invoke("orchestrator")
+        await wait_until(lambda: world.records("tenant-1"), description="the run is recorded")
+        await wait_until(world.drained, description="the message is gone")
+
+    (record,) = await world.records()
+    assert (record["flowName"], record["outcome"], record["counts"]) == ("succeeds", "succeeded", {"items": 1})
+    assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] > record["startedUtc"]
+    assert app.said("START tenant-1/succeeds")
+    assert app.said("DONE tenant-1/succeeds in ")
+    assert app.said("TICK tenants=1 due=1 enqueued=1 advanced=1")
+
+
+async def test_the_timer_runs_on_its_schedule(world: World, app: App, start: Start) -> None:
+    """ORCHESTRATOR_SCHEDULE says how often ticks happen; nobody has to ask for one."""
+    await world.put(document("tenant-1", entry("succeeds")))
+
+    async with start(ORCHESTRATOR_SCHEDULE="* * * * * *"):
+        await wait_until(lambda: world.records("tenant-1"), description="the run is recorded")
+
+
+async def test_a_failing_flow_ends_in_the_poison_queue(world: World, app: App, start: Start) -> None:
+    """After maxDequeueCount attempts, each of them recorded, the message is kept for people to look at."""
+    await world.put(document("tenant-1", entry("fails")))
+
+    async with start() as host:
+        await host.invoke("orchestrator")
+        await wait_until(world.poisoned, description="the message is poisoned")
+
+    (body,) = await world.poisoned()
+    assert json.loads(body).items() >= {"tenantId": "tenant-1", "flowName": "fails"}.items()
+    records = await world.records()
+    assert [record["outcome"] for record in records] == ["failed", "failed", "failed", "failed", "dead"]
+    assert [record["attempt"] for record in records] == [1, 2, 3, 4, 5]
+    assert {record["runId"] for record in records} == {json.loads(body)["runId"]}
+    assert app.said("FAIL tenant-1/fails after ")
+    assert app.said("ConnectionError: the source hung up")
+
+
+async def test_a_message_posted_by_hand_runs(world: World, app: App, start: Start) -> None:
+    """`{tenantId, flowName}` in base64 is all it takes, whatever the flow's schedule says."""
+    await world.put(document("tenant-1", entry("succeeds", nextRunUtc="2999-01-01T00:00:00Z")))
+
+    async with start(), posted_by_hand(world) as queue:
+        await queue.send_message(b64encode(b'{"tenantId": "tenant-1", "flowName": "succeeds"}').decode())
+        await wait_until(lambda: world.records("tenant-1"), description="the run is recorded")
+
+
+async def test_a_plain_text_message_is_poisoned_at_once(world: World, app: App, start: Start) -> None:
+    """What is not base64 goes to the poison queue as it is, and no function ever sees it."""
+    async with start(), posted_by_hand(world) as queue:
+        await queue.send_message("please run the weather")
+        await wait_until(world.poisoned, description="the message is poisoned")
+
+    assert await world.poisoned() == ["please run the weather"]
+    assert await world.records() == []
+    assert not app.said("is not a job")
+
+
+async def test_a_message_that_is_no_job_is_poisoned_with_its_reason_in_the_log(
+    world: World, app: App, start: Start
+) -> None:
+    """The log names the message, the field that is missing, and how a job looks."""
+    async with start(), posted_by_hand(world) as queue:
+        await queue.send_message(b64encode(b'{"tenantId": "tenant-1"}').decode())
+        await wait_until(world.poisoned, description="the message is poisoned")
+
+    assert app.said("is not a job: flowName: missing")
+
+
+async def test_an_unknown_flow_and_an_unknown_tenant_are_named(world: World, app: App, start: Start) -> None:
+    """The record of the failure says what is missing, and which flows there are."""
+    await world.put(document("tenant-1", entry("home-depot→salesforce")))
+
+    async with start() as host, posted_by_hand(world) as queue:
+        await host.invoke("orchestrator")
+        await queue.send_message(b64encode(b'{"tenantId": "nobody", "flowName": "succeeds"}').decode())
+
+        async def both_poisoned() -> bool:
+            return len(await world.poisoned()) == 2
+
+        await wait_until(both_poisoned, description="both messages are poisoned")
+
+    unknown_flow, unknown_tenant = (await world.records("tenant-1"))[-1], (await world.records("nobody"))[-1]
+    assert "no flow is named 'home-depot→salesforce'. Known flows: " in unknown_flow["error"]
+    assert "'succeeds', 'weather'" in unknown_flow["error"]
+    assert "there is no tenant 'nobody'" in unknown_tenant["error"]
+    assert (unknown_flow["outcome"], unknown_tenant["outcome"]) == ("dead", "dead")
+
+
+async def test_a_broken_flow_file_leaves_the_others_running(world: World, app: App, start: Start) -> None:
+    """Its traceback is in the log of the start, its cause in the record of whoever asked for its flow."""
+    app.add_flow_file("broken.py", "import a_package_that_is_not_installed\n")
+    await world.put(document("tenant-1", entry("succeeds"), entry("was-in-the-broken-file")))
+
+    async with start() as host:
+        await host.invoke("orchestrator")
+        await wait_until(world.poisoned, description="the message of the lost flow is poisoned")
+
+    outcomes = {record["flowName"]: record for record in await world.records()}
+    assert outcomes["succeeds"]["outcome"] == "succeeded"
+    assert "No module named 'a_package_that_is_not_installed'" in outcomes["was-in-the-broken-file"]["error"]
+    assert app.said("flow file flows.broken could not be loaded")
+
+
+async def test_a_missing_setting_is_named_in_the_log(world: World, app: App, start: Start) -> None:
+    """The app indexes without settings, and says which one is missing when a function first needs it."""
+    async with start(COSMOS_CONNECTION_STRING="") as host:
+        await host.invoke("orchestrator")
+        await wait_until(lambda: app.said("COSMOS_CONNECTION_STRING: missing"), description="the setting is named")

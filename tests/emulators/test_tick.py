@@ -1,0 +1,274 @@
+"""The tick on the real wire: conflicts, crashes, many flows, and services that refuse."""
+
+import asyncio
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from datasync.errors import ServiceUnavailable
+from datasync.model import Job
+from datasync.orchestrate import Tally, tick
+from datasync.services import Services
+from datasync.settings import Settings
+from datasync.stores.jobs import JobQueue
+from datasync.stores.tenants import TenantStore
+from tests.documents import document, entry
+from tests.world import World
+
+NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
+DUE = "2025-08-23T12:00:00Z"
+
+
+async def run_ids(world: World) -> list[str]:
+    """Take every message off the queue; return their run ids."""
+    return [json.loads(body)["runId"] for body in await world.take()]
+
+
+class TestConflicts:
+    """A person saves the document between the tick's read and its write."""
+
+    @staticmethod
+    def edited_after_enqueueing(
+        world: World, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any] | None, flows: list[dict[str, Any]]
+    ) -> None:
+        """Save the document, with other flow entries, right after the first job was enqueued."""
+        send = JobQueue.send
+        edited = False
+
+        async def send_then_edit(self: JobQueue, job: Job, delay: timedelta = timedelta()) -> None:
+            nonlocal edited
+            await send(self, job, delay)
+            if not edited:
+                edited = True
+                await world.put({**document("tenant-1", *flows), **(change or {})})
+
+        monkeypatch.setattr(JobQueue, "send", send_then_edit)
+
+    async def test_another_field_is_edited(
+        self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The edit stays, the flow is moved on, and nothing is enqueued twice."""
+        await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
+        self.edited_after_enqueueing(world, monkeypatch, {"name": "Renamed"}, [entry(nextRunUtc=DUE)])
+
+        tally = await tick(services, NOW)
+
+        after = await world.document("tenant-1")
+        assert (after["name"], after["flows"][0]["nextRunUtc"]) == ("Renamed", "2025-08-23T13:00:00Z")
+        assert (tally.enqueued, tally.advanced, tally.conflicts) == (1, 1, 1)
+        assert len(await world.take()) == 1
+
+    async def test_next_run_itself_is_edited(
+        self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The person's `nextRunUtc` stands."""
+        await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
+        self.edited_after_enqueueing(world, monkeypatch, None, [entry(nextRunUtc="2030-01-01T00:00:00Z")])
+
+        tally = await tick(services, NOW)
+
+        assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] == "2030-01-01T00:00:00Z"
+        assert (tally.enqueued, tally.advanced, tally.conflicts) == (1, 0, 1)
+
+    async def test_entries_are_reordered(
+        self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each flow is found again by its name, and the one that was added is left alone."""
+        first, second = entry("first", nextRunUtc=DUE), entry("second", nextRunUtc="2030-01-01T00:00:00Z")
+        await world.put(document("tenant-1", first, second))
+        self.edited_after_enqueueing(world, monkeypatch, None, [second, first])
+
+        await tick(services, NOW)
+
+        assert [(flow["name"], flow["nextRunUtc"]) for flow in (await world.document("tenant-1"))["flows"]] == [
+            ("second", "2030-01-01T00:00:00Z"),
+            ("first", "2025-08-23T13:00:00Z"),
+        ]
+
+    async def test_the_tenant_is_deleted(
+        self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is counted as failed, and the others are served."""
+        await world.put(document("tenant-1", entry(nextRunUtc=DUE)), document("tenant-2", entry(nextRunUtc=DUE)))
+        advance = TenantStore.advance
+
+        async def vanished(self: TenantStore, tenant: Any, advances: Any) -> Any:
+            if tenant.id == "tenant-1":
+                await world.tenants.delete_item("tenant-1", partition_key="tenant-1")
+            return await advance(self, tenant, advances)
+
+        monkeypatch.setattr(TenantStore, "advance", vanished)
+
+        tally = await tick(services, NOW)
+
+        assert (tally.enqueued, tally.advanced, tally.failed) == (2, 1, 1)
+
+
+class Killed(BaseException):
+    """What a killed worker looks like from the inside: nothing after this point happens."""
+
+
+async def test_a_tick_killed_before_it_moves_next_run_repeats_the_same_decision(
+    world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is there twice, under one run id; nothing is lost."""
+    await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
+
+    async def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(BaseExceptionGroup):
+        patch.setattr(TenantStore, "advance", killed)
+        await tick(services, NOW)
+    await tick(services, NOW + timedelta(minutes=5))
+
+    first, second = await run_ids(world)
+    assert first == second
+
+
+async def test_a_tick_killed_among_many_flows_repeats_one_group_at_most(
+    world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """35 flows, killed in the third group of ten: every flow has exactly one run id, on one or two messages."""
+    await world.put(document("tenant-1", *[entry(f"flow-{n}", nextRunUtc=DUE) for n in range(35)]))
+    advance = TenantStore.advance
+    calls = 0
+
+    async def killed_in_the_third(self: TenantStore, tenant: Any, advances: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+        return await advance(self, tenant, advances)
+
+    with monkeypatch.context() as patch, pytest.raises(BaseExceptionGroup):
+        patch.setattr(TenantStore, "advance", killed_in_the_third)
+        await tick(services, NOW)
+    await tick(services, NOW + timedelta(minutes=5))
+
+    jobs = [json.loads(body) for body in await world.take()]
+    assert len({job["flowName"] for job in jobs}) == len({job["runId"] for job in jobs}) == 35
+    assert len(jobs) == 45
+    assert set(Counter(job["runId"] for job in jobs).values()) == {1, 2}
+
+
+async def test_500_flows_of_one_tenant_are_served_in_one_tick(world: World, services: Services) -> None:
+    """A patch takes ten operations; a tenant may have any number of flows."""
+    await world.put(document("tenant-1", *[entry(f"flow-{n}", nextRunUtc=DUE) for n in range(500)]))
+
+    tally = await tick(services, NOW)
+
+    assert tally == Tally(tenants=1, due=500, enqueued=500, advanced=500)
+    flows = (await world.document("tenant-1"))["flows"]
+    assert {flow["nextRunUtc"] for flow in flows} == {"2025-08-23T13:00:00Z"}
+    assert len({json.loads(body)["flowName"] for body in await world.take()}) == 500
+
+
+async def test_more_tenants_than_a_page_are_all_served(world: World, services: Services) -> None:
+    """The query is paged, and what the tick itself changes does not make it skip anybody."""
+    await asyncio.gather(*[world.put(document(f"tenant-{n}", entry(nextRunUtc=DUE))) for n in range(250)])
+
+    assert await tick(services, NOW) == Tally(tenants=250, due=250, enqueued=250, advanced=250)
+    assert await tick(services, NOW) == Tally()
+
+
+@pytest.mark.parametrize(
+    ("next_run", "due"),
+    [
+        ("2025-08-23T12:00:03Z", True),
+        ("2025-08-23T12:00:04Z", False),
+        ("2025-08-23T14:00:00+02:00", True),
+        ("2025-08-23T14:00:04+02:00", False),
+        ("2025-08-23T12:00:00.0000000Z", True),
+        ("2025-08-23T12:00:00", True),
+        ("2025-08-23t12:00:00Z", True),
+        ("2025-08-23", True),
+        (None, False),
+        ("9999-12-31T23:59:59Z", False),
+    ],
+)
+async def test_next_run_is_found_in_every_form(
+    world: World, services: Services, next_run: str | None, due: bool
+) -> None:
+    """The query never overlooks a due flow because of how its instant is written."""
+    await world.put(document("tenant-1", entry(nextRunUtc=next_run)))
+
+    tally = await tick(services, NOW)
+
+    assert tally.enqueued == (1 if due else 0)
+    assert (await tick(services, NOW)).enqueued == 0
+
+
+async def test_every_broken_document_is_heard_of(world: World, services: Services) -> None:
+    """Whatever is wrong with a document, the tick selects it and says so, each time."""
+    sound = document("sound", entry(nextRunUtc=DUE))
+    broken = [
+        document("flows-missing", flows=None),
+        document("flows-an-object", flows={"name": "weather"}),
+        document("flows-a-text", flows="weather"),
+        document("entry-a-text", flows=["weather"]),
+        document("enabled-a-text", entry(enabled="true", nextRunUtc="2999-01-01T00:00:00Z")),
+        document("enabled-missing", {"name": "weather", "cron": "0 0 * * * *", "nextRunUtc": "2999-01-01T00:00:00Z"}),
+        document("next-run-nonsense", entry(nextRunUtc="soon")),
+        document("next-run-a-number", entry(nextRunUtc=4102444800)),
+        document("cron-nonsense", entry(cron="hourly", nextRunUtc=DUE)),
+        {**document("id-differs", entry(nextRunUtc=DUE)), "id": "another-id"},
+    ]
+    await world.put(sound, *broken)
+
+    first = await tick(services, NOW)
+    second = await tick(services, NOW)
+
+    assert (first.invalid, first.enqueued, first.failed) == (len(broken), 1, 0)
+    assert (second.invalid, second.tenants) == (len(broken), len(broken))
+
+
+async def test_documents_of_other_types_are_left_alone(world: World, services: Services) -> None:
+    """People may keep maps and notes beside their tenants."""
+    await world.put(document("a-map", entry(nextRunUtc=DUE), type="Map"), {"id": "note", "tenantId": "note"})
+
+    assert await tick(services, NOW) == Tally()
+
+
+async def test_a_missing_queue_is_named_with_the_remedy(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing can be done, so the tick fails; the document stays as it was, and the next tick tries again."""
+    await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
+    services = await Services.connect(Settings.from_environ({**world.environ, "QUEUE_NAME": "not-there"}))
+    try:
+        with pytest.raises(ServiceUnavailable, match="queue 'not-there' does not exist .*az storage queue create"):
+            await tick(services, NOW)
+    finally:
+        await services.close()
+
+    assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] == DUE
+    assert "tenant 'tenant-1' could not be scheduled" in caplog.text
+
+
+async def test_a_missing_container_is_named_with_the_remedy(world: World) -> None:
+    """A database that was never provisioned is said to be missing, not to be empty."""
+    settings = Settings.from_environ({**world.environ, "COSMOS_TENANTS_CONTAINER": "tenant"})
+    services = await Services.connect(settings)
+    try:
+        with pytest.raises(ServiceUnavailable, match="Cosmos DB answered 404 while looking for due tenants.*Create"):
+            await tick(services, NOW)
+    finally:
+        await services.close()
+
+
+async def test_a_wrong_cosmos_key_is_named(world: World) -> None:
+    """The message names the setting, and shows no key."""
+    wrong = world.environ["COSMOS_CONNECTION_STRING"].partition("AccountKey=")[0] + "AccountKey=d3Jvbmc=;"
+    with pytest.raises(ServiceUnavailable, match="401.*Check the key in COSMOS_CONNECTION_STRING") as refused:
+        await Services.connect(Settings.from_environ({**world.environ, "COSMOS_CONNECTION_STRING": wrong}))
+
+    assert "d3Jvbmc" not in str(refused.value)
+
+
+async def test_an_unreachable_account_is_named(world: World) -> None:
+    """The message says what could not be reached, and which settings say where it is."""
+    nowhere = "AccountEndpoint=http://127.0.0.1:1/;AccountKey=d3Jvbmc=;"
+    with pytest.raises(ServiceUnavailable, match="Cosmos DB could not be reached.*Check COSMOS_CONNECTION_STRING"):
+        await Services.connect(Settings.from_environ({**world.environ, "COSMOS_CONNECTION_STRING": nowhere}))

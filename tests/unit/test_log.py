@@ -1,0 +1,86 @@
+"""Log lines: a sentence, its fields, and never a secret."""
+
+import logging
+
+import pytest
+
+from datasync import log
+from datasync.log import Redaction, RunLog
+
+
+def test_a_line_is_a_sentence_with_its_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """Fields stand behind the sentence, and ride along for handlers that keep structure."""
+    log.event(logging.ERROR, "FAIL acme/weather", run="5f", attempt=2, why=None)
+
+    (record,) = caplog.records
+    assert record.getMessage() == "FAIL acme/weather run=5f attempt=2"
+    assert record.fields == {"run": "5f", "attempt": 2, "why": None}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("token s3cret-token", "token ***"),
+        ("s3cret-token-and-more", "***-and-more"),
+        ("GET https://a.example/x?api_key=1&b=2 failed", "GET https://a.example/x?*** failed"),
+        ("'https://a.example/x?api_key=1'", "'https://a.example/x?***'"),
+        ("https://user:pass@a.example/", "https://user:***@a.example/"),
+        ("https://a.example:8443/x", "https://a.example:8443/x"),
+        ("is it so? yes", "is it so? yes"),
+    ],
+)
+def test_secrets_are_taken_out(text: str, redacted: str) -> None:
+    """What a run has read from the vault, and what URLs carry, becomes ***."""
+    redact = Redaction()
+    redact.add("s3cret-token")
+    redact.add("s3cret")
+
+    assert redact(text) == redacted
+
+
+def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
+    """A vault may hold a `1` or nothing at all; blanking those out would blank out everything."""
+    redact = Redaction()
+    for value in ("", None, "1"):
+        redact.add(value)
+
+    assert redact("attempt 1 of 11") == "attempt 1 of 11"
+
+
+def test_an_exception_is_one_line() -> None:
+    """Its class, its message and its notes, without line breaks, and not endless."""
+    error = ValueError("first\n  second")
+    error.add_note("noted")
+
+    assert Redaction().one_line(error) == "ValueError: first second noted"
+    assert Redaction().one_line(TimeoutError()) == "TimeoutError"
+    assert len(Redaction().one_line(ValueError("x" * 100_000))) == 2000
+
+
+def test_a_runs_logger_is_a_logger(caplog: pytest.LogCaptureFixture) -> None:
+    """It takes %-arguments and exceptions, names the run, and takes out its secrets."""
+    redact = Redaction()
+    redact.add("s3cret-token")
+    run_log = RunLog("acme/weather", {"run": "5f"}, redact)
+
+    caplog.set_level(logging.INFO, "datasync")
+    run_log.debug("not at this level: %s", "s3cret-token")
+    run_log.info("%d items with %s", 3, "s3cret-token")
+    try:
+        raise ValueError("bad s3cret-token")
+    except ValueError:
+        run_log.exception("went on")
+
+    assert [record.getMessage() for record in caplog.records][0] == "acme/weather: 3 items with ***"
+    assert "ValueError: bad ***" in caplog.text
+    assert "s3cret-token" not in caplog.text
+    assert {record.funcName for record in caplog.records} == {"test_a_runs_logger_is_a_logger"}
+
+
+def test_libraries_do_not_log_their_requests() -> None:
+    """A request's URL may carry a key, so the libraries that would log it are kept to warnings."""
+    log.configure()
+
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("azure.core.pipeline.policies.http_logging_policy").isEnabledFor(logging.INFO)
+    assert logging.getLogger("datasync").isEnabledFor(logging.INFO)
