@@ -36,7 +36,7 @@ class Version:
     """One value a secret has, or had."""
 
     id: str
-    value: str
+    value: str = field(repr=False)
     created: int
     """Seconds since 1970."""
 
@@ -58,14 +58,14 @@ class KeyVault:
     uri: str = ""
     """URL, with a slash at the end."""
 
-    environ: dict[str, str] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict, repr=False)
     """Settings that let a child process in: the vault's address, its identity, and whom to trust for https."""
 
     reads: Counter[str] = field(default_factory=Counter)
     """How often each secret (lower case) was asked for by a caller with a token, failures included."""
 
-    _secrets: dict[str, list[Version]] = field(default_factory=dict)
-    _failures: deque[Failure] = field(default_factory=deque)
+    _secrets: dict[str, list[Version]] = field(default_factory=dict, init=False, repr=False)
+    _failures: deque[Failure] = field(default_factory=deque, init=False, repr=False)
 
     def set_secret(self, name: str, value: str) -> None:
         """Add a secret, or a new version of one. Names are letters, digits and `-`, in any case."""
@@ -124,7 +124,10 @@ class KeyVault:
 
     async def _put(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        self.set_secret(name, (await request.json())["value"])
+        try:
+            self.set_secret(name, (await request.json())["value"])
+        except (KeyError, TypeError, ValueError):
+            return _error(400, message='The body must be {"value": …}.')
         return web.json_response(self._bundle(name, self._secrets[name.lower()][-1]))
 
     def _bundle(self, name: str, version: Version) -> dict[str, Any]:

@@ -26,6 +26,7 @@ PACKAGES = Path(__file__).parent / "node_modules"
 START_SECONDS = 60
 STOP_SECONDS = 5
 TAIL_LINES = 20
+CHUNK = 2**16
 
 # A child in the terminal's own process group would die of Ctrl-C before its parent has finished with it.
 NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows; start_new_session elsewhere
@@ -104,8 +105,8 @@ def _pipe[Stream](stream: Stream | None) -> Stream:
 
 async def _collect(stream: asyncio.StreamReader, tail: deque[str]) -> None:
     """Keep the child from blocking on a full pipe, and its last words for an error."""
-    async for line in stream:
-        tail.append(line.decode(errors="replace").rstrip())
+    while said := await stream.read(CHUNK):
+        tail.extend(said.decode(errors="replace").splitlines())
 
 
 async def _stop(process: Process, readers: list[asyncio.Task[None]]) -> None:

@@ -17,6 +17,10 @@ if (options.cert) {
 }
 process.argv.splice(2, Infinity, ...flags);
 
+// Settings of another Azurite on this machine: other accounts, a database to keep blobs in.
+delete process.env.AZURITE_ACCOUNTS;
+delete process.env.AZURITE_DB;
+
 const addresses = {};
 console.log = (line) => {
   const listening = /^Azurite (\w+) service is successfully listening at (.+)$/.exec(line);
