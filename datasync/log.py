@@ -36,18 +36,19 @@ class Redaction:
     """Takes the secrets that one run has read out of every text that leaves it."""
 
     def __init__(self) -> None:
-        self._secrets: set[str] = set()
+        self._names: dict[str, str] = {}
 
-    def add(self, secret: str | None) -> None:
+    def add(self, name: str, secret: str | None) -> None:
         """Remember a secret. One of fewer than 4 characters is no secret, and would blank out everything."""
         if secret and len(secret) >= 4:  # noqa: PLR2004
-            self._secrets.add(secret)
+            self._names[secret] = name
 
     def __call__(self, text: str) -> str:
-        """Return the text with `***` for each secret, and for the query and the password of any URL."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return _URL_PASSWORD.sub(r"\1***", _URL_QUERY.sub(r"\1***", text))
+        """Return the text with `<name>` for each secret, and `***` for the query and the password of any URL."""
+        text = _URL_PASSWORD.sub(r"\1***", _URL_QUERY.sub(r"\1***", text))
+        for secret in sorted(self._names, key=len, reverse=True):
+            text = text.replace(secret, f"<{self._names[secret]}>")
+        return text
 
     def one_line(self, error: BaseException) -> str:
         """Describe an exception in one line: its class, its message, and its notes."""

@@ -91,8 +91,8 @@ class TenantSecretClient(SecretClient):
     It guards against mistakes, not against malice: flows run in one process.
     """
 
-    def __init__(self, tenant_id: str, vault: Vault, on_read: Callable[[str | None], None]) -> None:
-        """Make the client of one run; `on_read` is told each value that is handed out."""
+    def __init__(self, tenant_id: str, vault: Vault, on_read: Callable[[str, str | None], None]) -> None:
+        """Make the client of one run; `on_read` is told the name, within the tenant, and the value of each secret."""
         # No super().__init__: it would build an HTTP pipeline for each run. The vault's is used.
         self._tenant_id = tenant_id
         self._vault = vault
@@ -116,7 +116,7 @@ class TenantSecretClient(SecretClient):
         """
         self._check(name)
         secret = await self._vault.get(name, version)
-        self._on_read(secret.value)
+        self._on_read(name.removeprefix(f"tenants--{self._tenant_id}--"), secret.value)
         return secret
 
     async def secret(self, system: str, key: str) -> str:

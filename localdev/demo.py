@@ -26,6 +26,7 @@ from localdev.stack import Stack, stack
 QUICK_RETRIES = {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01"}
 _PATIENCE = timedelta(minutes=2)
 _NOTABLE = re.compile(r"^\[[^]]*\] (?=(START|DONE|FAIL|TICK|INVALID|GAVE_UP|DEFERRED|SKIPPED)\b)")
+_RUN_ID = re.compile(r" run=\w+")
 _COLOURS = {"succeeded": "green", "dead": "red", "failed": "red"}
 
 
@@ -39,7 +40,7 @@ async def demo(console: Console) -> None:
 
     def log(line: str) -> None:
         if _NOTABLE.match(line):
-            said = _NOTABLE.sub("", line)
+            said = _RUN_ID.sub("", _NOTABLE.sub("", line))
             say(said)
             if said.startswith("TICK"):
                 ticked.set()
@@ -79,6 +80,8 @@ class Report:
     """The records of each run's attempts, in order."""
     next_runs: dict[tuple[str, str], str]
     """`nextRunUtc` by tenant and flow."""
+    off: list[str]
+    """Flows that are turned off."""
     problems: list[str]
     poisoned: int
 
@@ -108,6 +111,12 @@ class World:
                 for document in documents
                 for entry in document["flows"]
             },
+            off=[
+                f"{document['tenantId']}/{entry['name']}"
+                for document in documents
+                for entry in document["flows"]
+                if not entry["enabled"]
+            ],
             problems=[problem for document in documents for problem in _problems(document, now)],
             poisoned=(await self.poison.get_queue_properties()).approximate_message_count or 0,
         )
@@ -155,7 +164,7 @@ def _show(console: Console, report: Report) -> None:
         )
     console.print()
     console.print(table)
-    console.print("\n[bold]Problems[/]")
+    console.print(f"\n[bold]Turned off[/]\n• {', '.join(report.off)}", "\n[bold]Problems[/]", sep="\n")
     for problem in report.problems:
         console.print(f"[red]•[/] document: {escape(problem)}", soft_wrap=True)
     for *_, last in report.runs:

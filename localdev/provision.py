@@ -1,5 +1,7 @@
 """Makes what the app expects to find: the database, its two containers, and the two queues."""
 
+from contextlib import suppress
+
 from azure.core.exceptions import ResourceExistsError
 from azure.cosmos import PartitionKey
 
@@ -20,9 +22,7 @@ async def provision(settings: Settings) -> None:
             await database.create_container_if_not_exists(settings.runs_container, key, default_ttl=NO_DEFAULT_EXPIRY)
         for name in (settings.queue_name, f"{settings.queue_name}-poison"):
             async with queue_client(settings.storage, name, credential) as queue:
-                try:
+                with suppress(ResourceExistsError):
                     await queue.create_queue()
-                except ResourceExistsError:
-                    pass
     finally:
         await credential.close()

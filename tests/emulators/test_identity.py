@@ -4,7 +4,6 @@ import json
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
-import pytest
 import pytest_asyncio
 
 from datasync import FlowRegistry

@@ -33,10 +33,11 @@ async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
     credential = DefaultAzureCredential()
     made: list[Vault] = []
 
+    def connect() -> SecretClient:
+        return SecretClient(vault.uri, credential, verify_challenge_resource=False, retry_total=0)
+
     def make(**options: Any) -> Vault:
-        made.append(
-            Vault(lambda: SecretClient(vault.uri, credential, verify_challenge_resource=False, **{"retry_total": 0}), **options)
-        )  # fmt: skip
+        made.append(Vault(connect, **options))
         return made[-1]
 
     yield make
@@ -48,7 +49,7 @@ async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
 @pytest.fixture
 def kv(make_vault: MakeVault) -> TenantSecretClient:
     """Give the client of a run of tenant `acme`."""
-    return TenantSecretClient("acme", make_vault(), lambda _: None)
+    return TenantSecretClient("acme", make_vault(), lambda *_: None)
 
 
 async def test_a_flow_reads_its_tenants_secrets(kv: TenantSecretClient, vault: KeyVault) -> None:
@@ -96,7 +97,7 @@ async def test_what_else_a_secret_client_can_do_is_refused(kv: TenantSecretClien
 @pytest.mark.parametrize("tenant_id", ["acme--eu", "-acme", "acme-"])
 async def test_a_tenant_id_that_blurs_a_secrets_name_is_refused(make_vault: MakeVault, tenant_id: str) -> None:
     """Tenant `a` must not reach the secrets of a tenant `a--b`, so no id contains `--`."""
-    kv = TenantSecretClient(tenant_id, make_vault(), lambda _: None)
+    kv = TenantSecretClient(tenant_id, make_vault(), lambda *_: None)
 
     with pytest.raises(SecretRefused, match=f"the tenant id '{tenant_id}' cannot be part of a secret's name"):
         await kv.secret("homedepot", "api-token")
@@ -105,7 +106,7 @@ async def test_a_tenant_id_that_blurs_a_secrets_name_is_refused(make_vault: Make
 @pytest.mark.parametrize("tenant_id", ["acme_1", "acme 1", "acme.1", "Bäder", "x" * 120])
 async def test_a_tenant_id_that_key_vault_does_not_take_is_refused(make_vault: MakeVault, tenant_id: str) -> None:
     """The message says what a name may consist of, instead of the vault's bare 400."""
-    kv = TenantSecretClient(tenant_id, make_vault(), lambda _: None)
+    kv = TenantSecretClient(tenant_id, make_vault(), lambda *_: None)
 
     with pytest.raises(SecretRefused, match="Key Vault takes names of 1 to 127 letters, digits and '-'"):
         await kv.secret("homedepot", "api-token")
@@ -114,7 +115,7 @@ async def test_a_tenant_id_that_key_vault_does_not_take_is_refused(make_vault: M
 async def test_a_secret_is_read_once_however_many_runs_ask(make_vault: MakeVault, vault: KeyVault) -> None:
     """Concurrent runs share one request, and later runs are served from memory."""
     shared = make_vault()
-    runs = [TenantSecretClient("acme", shared, lambda _: None) for _ in range(50)]
+    runs = [TenantSecretClient("acme", shared, lambda *_: None) for _ in range(50)]
 
     values = await asyncio.gather(*[kv.secret("homedepot", "api-token") for kv in runs])
     await runs[0].secret("homedepot", "api-token")
@@ -127,7 +128,7 @@ async def test_a_cancelled_run_does_not_take_the_others_secret_away(make_vault: 
     """The request that several runs wait for goes on when one of them is cancelled."""
     shared = make_vault()
     first, second = (
-        asyncio.create_task(TenantSecretClient("acme", shared, lambda _: None).secret("homedepot", "api-token"))
+        asyncio.create_task(TenantSecretClient("acme", shared, lambda *_: None).secret("homedepot", "api-token"))
         for _ in range(2)
     )
     await asyncio.sleep(0)
@@ -138,7 +139,7 @@ async def test_a_cancelled_run_does_not_take_the_others_secret_away(make_vault: 
 
 async def test_a_rotated_secret_arrives_when_the_cached_one_expires(make_vault: MakeVault, vault: KeyVault) -> None:
     """A value is served from memory for its time to live, then read again."""
-    kv = TenantSecretClient("acme", make_vault(time_to_live=timedelta(milliseconds=50)), lambda _: None)
+    kv = TenantSecretClient("acme", make_vault(time_to_live=timedelta(milliseconds=50)), lambda *_: None)
     assert await kv.secret("homedepot", "api-token") == "s3cret"
     vault.set_secret(TOKEN, "rotated")
 
@@ -171,8 +172,8 @@ async def test_a_vault_that_refuses_is_named_with_the_remedy(kv: TenantSecretCli
 async def test_an_unreachable_vault_is_named_with_its_setting(vault: KeyVault) -> None:
     """The message says what could not be reached, and which setting says where it is."""
     credential = DefaultAzureCredential()
-    unreachable = Vault(lambda: SecretClient("https://127.0.0.1:1/", credential, **{"retry_total": 0}))
-    kv = TenantSecretClient("acme", unreachable, lambda _: None)
+    unreachable = Vault(lambda: SecretClient("https://127.0.0.1:1/", credential, retry_total=0))
+    kv = TenantSecretClient("acme", unreachable, lambda *_: None)
 
     with pytest.raises(ServiceUnavailable, match="https://127.0.0.1:1 could not be reached .* Check KEY_VAULT_URI"):
         await kv.get_secret(TOKEN)
@@ -183,7 +184,7 @@ async def test_an_unreachable_vault_is_named_with_its_setting(vault: KeyVault) -
 async def test_without_a_vault_the_first_read_names_the_setting(world: World) -> None:
     """An app whose flows read no secret needs no vault; one that does is told which setting is missing."""
     services = await Services.connect(Settings.from_environ({**world.environ, "KEY_VAULT_URI": ""}))
-    kv = TenantSecretClient("acme", services.vault, lambda _: None)
+    kv = TenantSecretClient("acme", services.vault, lambda *_: None)
 
     with pytest.raises(SettingsInvalid, match="KEY_VAULT_URI: missing, and a flow reads a secret"):
         await kv.secret("homedepot", "api-token")

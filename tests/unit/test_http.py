@@ -88,8 +88,12 @@ async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClie
 
 @pytest.mark.parametrize(
     ("retry_after", "delay"),
-    [("3600", timedelta(hours=1)), ("99999999999", timedelta(days=7)), ("Fri, 31 Dec 2100 23:59:59 GMT", timedelta(days=7))],
-)  # fmt: skip
+    [
+        ("3600", timedelta(hours=1)),
+        ("99999999999", timedelta(days=7)),
+        ("Fri, 31 Dec 2100 23:59:59 GMT", timedelta(days=7)),
+    ],
+)
 async def test_a_long_retry_after_puts_the_run_back_on_the_queue(
     server: Server, client: httpx.AsyncClient, retry_after: str, delay: timedelta
 ) -> None:

@@ -20,20 +20,21 @@ def test_a_line_is_a_sentence_with_its_fields(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(
     ("text", "redacted"),
     [
-        ("token s3cret-token", "token ***"),
-        ("s3cret-token-and-more", "***-and-more"),
+        ("token s3cret-token", "token <crm--token>"),
+        ("s3cret-token-and-more", "<crm--token>-and-more"),
         ("GET https://a.example/x?api_key=1&b=2 failed", "GET https://a.example/x?*** failed"),
         ("'https://a.example/x?api_key=1'", "'https://a.example/x?***'"),
         ("https://user:pass@a.example/", "https://user:***@a.example/"),
         ("https://a.example:8443/x", "https://a.example:8443/x"),
+        ("https://s3cret.example/x?a=b", "https://<crm--part>.example/x?***"),
         ("is it so? yes", "is it so? yes"),
     ],
 )
 def test_secrets_are_taken_out(text: str, redacted: str) -> None:
-    """What a run has read from the vault, and what URLs carry, becomes ***."""
+    """What a run has read from the vault, and what URLs carry, is replaced by its name, or by ***."""
     redact = Redaction()
-    redact.add("s3cret-token")
-    redact.add("s3cret")
+    redact.add("crm--token", "s3cret-token")
+    redact.add("crm--part", "s3cret")
 
     assert redact(text) == redacted
 
@@ -42,7 +43,7 @@ def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
     """A vault may hold a `1` or nothing at all; blanking those out would blank out everything."""
     redact = Redaction()
     for value in ("", None, "1"):
-        redact.add(value)
+        redact.add("crm--flag", value)
 
     assert redact("attempt 1 of 11") == "attempt 1 of 11"
 
@@ -60,19 +61,20 @@ def test_an_exception_is_one_line() -> None:
 def test_a_runs_logger_is_a_logger(caplog: pytest.LogCaptureFixture) -> None:
     """It takes %-arguments and exceptions, names the run, and takes out its secrets."""
     redact = Redaction()
-    redact.add("s3cret-token")
+    redact.add("crm--token", "s3cret-token")
     run_log = RunLog("acme/weather", {"run": "5f"}, redact)
 
     caplog.set_level(logging.INFO, "datasync")
     run_log.debug("not at this level: %s", "s3cret-token")
     run_log.info("%d items with %s", 3, "s3cret-token")
     try:
-        raise ValueError("bad s3cret-token")
+        int("bad s3cret-token")
     except ValueError:
         run_log.exception("went on")
 
-    assert [record.getMessage() for record in caplog.records][0] == "acme/weather: 3 items with ***"
-    assert "ValueError: bad ***" in caplog.text
+    first, _ = (record.getMessage() for record in caplog.records)
+    assert first == "acme/weather: 3 items with <crm--token>"
+    assert "literal for int() with base 10: 'bad <crm--token>'" in caplog.text
     assert "s3cret-token" not in caplog.text
     assert {record.funcName for record in caplog.records} == {"test_a_runs_logger_is_a_logger"}
 
