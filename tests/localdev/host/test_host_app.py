@@ -1,0 +1,127 @@
+"""What the host checks that the worker library does not: names, schedules, %NAME%, connections."""
+
+import json
+from typing import Any
+
+import pytest
+
+from localdev.host.app import QueueTrigger, TimerTrigger, functions_of
+from localdev.host.connections import resolve
+from localdev.host.errors import HostError
+from localdev.host.worker import IndexedFunction
+
+STORAGE = {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}
+
+
+def indexed(name: str, *bindings: dict[str, Any], retried: bool = False) -> IndexedFunction:
+    return IndexedFunction(name=name, id=name, bindings=tuple(json.dumps(one) for one in bindings), retried=retried)
+
+
+def queue(queue_name: str = "jobs", connection: str = "AzureWebJobsStorage", name: str = "msg") -> dict[str, Any]:
+    return {"type": "queueTrigger", "name": name, "queueName": queue_name, "connection": connection}
+
+
+def timer(schedule: str = "0 0 * * * *", **more: Any) -> dict[str, Any]:
+    return {"type": "timerTrigger", "name": "timer", "schedule": schedule, **more}
+
+
+def test_percent_names_are_app_settings() -> None:
+    """In the schedule, the queue's name and the connection, also within a longer text; a queue's name is lowered."""
+    environ = {**STORAGE, "EVERY": "0 */5 * * * *", "STAGE": "Dev", "WHERE": "Storage"}
+    functions = functions_of(
+        [indexed("tick", timer("%EVERY%")), indexed("work", queue("jobs-%stage%", "%WHERE%"))], environ
+    )
+    tick, work = (function.trigger for function in functions)
+    assert isinstance(tick, TimerTrigger)
+    assert tick.schedule.text == "0 */5 * * * *"
+    assert (tick.run_on_startup, tick.use_monitor) == (False, True)
+    assert isinstance(work, QueueTrigger)
+    assert work.queue == "jobs-dev"
+    assert work.connection.setting == "AzureWebJobsStorage"
+
+
+def test_all_errors_are_told_at_once() -> None:
+    """Each names the function, the property, the value and the remedy."""
+    with pytest.raises(HostError) as caught:
+        functions_of(
+            [
+                indexed("tick", timer("%NOT_SET%")),
+                indexed("tock", timer("0 0 0 * * 7")),
+                indexed("work", queue("Jobs_1")),
+                indexed("more", queue("%NOT_SET%-jobs")),
+                indexed("lost", queue(connection="Elsewhere")),
+                indexed("2nd", queue(name="my_msg")),
+                indexed("host", timer(name="timer")),
+            ],
+            STORAGE,
+        )
+    for told in (
+        "function 'tick': schedule '%NOT_SET%': %NOT_SET% does not resolve to a value. Set the app setting NOT_SET",
+        "function 'tock': schedule '0 0 0 * * 7' is not a valid NCRONTAB expression: day of week field '7'",
+        "function 'work': queue_name 'jobs_1' is not a valid queue name: 3 to 63 lower-case letters",
+        "function 'more': queue_name '%NOT_SET%-jobs': %NOT_SET% does not resolve to a value",
+        "function 'lost': connection 'Elsewhere' is not configured: set the app setting Elsewhere",
+        "function '2nd': not a valid function name",
+        "function '2nd': arg_name 'my_msg' is not a valid binding name; use letters and digits only",
+        "function 'host': not a valid function name",
+    ):
+        assert told in str(caught.value)
+
+
+def test_an_app_without_functions_is_an_error() -> None:
+    """On Azure it deploys, and then nothing ever happens."""
+    with pytest.raises(HostError, match="^0 functions found"):
+        functions_of([], STORAGE)
+
+
+def test_what_is_not_supported_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Other triggers, and queue or timer functions with further bindings."""
+    output = {"type": "queue", "name": "out", "direction": "OUT"}
+    functions = functions_of(
+        [
+            indexed("web", {"type": "httpTrigger", "name": "req"}),
+            indexed("both", timer(), output),
+            indexed("tick", timer()),
+        ],
+        STORAGE,
+    )
+    assert [function.name for function in functions] == ["tick"]
+    assert "Function 'web' (httpTrigger) is not supported by the local host: skipped" in caplog.text
+    assert "Function 'both' (timerTrigger, queue) is not supported by the local host: skipped" in caplog.text
+
+
+def test_a_retry_policy_is_not_applied_and_that_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Queue triggers have none on Azure either."""
+    functions_of([indexed("work", queue(), retried=True)], STORAGE)
+    assert "Function 'work': its retry policy is not applied" in caplog.text
+
+
+def test_a_function_can_be_disabled_by_an_app_setting() -> None:
+    """`AzureWebJobs.<name>.Disabled`, as on Azure."""
+    environ = {**STORAGE, "AzureWebJobs.tick.Disabled": "true", "AzureWebJobs.tock.Disabled": "false"}
+    tick, tock = functions_of([indexed("tick", timer()), indexed("tock", timer())], environ)
+    assert (tick.disabled, tock.disabled) == (True, False)
+
+
+def test_a_connection_is_first_tried_with_its_prefix() -> None:
+    """`Jobs` means AzureWebJobsJobs before it means Jobs, and nothing at all means AzureWebJobsStorage."""
+    assert resolve("Jobs", {"Jobs": "b", "AzureWebJobsJobs": "a"}).connection_string == "a"
+    assert resolve("Jobs", {"Jobs": "b"}).connection_string == "b"
+    assert resolve("", STORAGE).setting == "AzureWebJobsStorage"
+
+
+def test_a_connection_may_name_an_account_to_be_reached_by_identity() -> None:
+    """By the queue service's address or the account's name; `managedidentity` and a client id choose the identity."""
+    assert (
+        resolve("X", {"X__queueServiceUri": "https://a.queue.core.windows.net"}).url
+        == "https://a.queue.core.windows.net"
+    )
+    identity = resolve("X", {"X__accountName": "a", "X__credential": "managedidentity", "X__clientId": "me"})
+    assert identity.url == "https://a.queue.core.windows.net"
+    assert identity.managed_identity
+    assert identity.client_id == "me"
+
+
+def test_a_connection_string_does_not_show() -> None:
+    """It holds the account's key."""
+    assert "secret" not in repr(resolve("X", {"X": "AccountKey=secret"}))

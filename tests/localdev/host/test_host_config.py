@@ -1,0 +1,198 @@
+"""What host.json and local.settings.json may say, and what the host makes of it."""
+
+import json
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localdev.host.config import HostConfig, LocalSettings, setting, timespan
+from localdev.host.errors import HostError
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "file.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def host_config(folder: Path, content: Any = None, **environ: str) -> HostConfig:
+    return HostConfig.load(write(folder, {"version": "2.0", **(content or {})}), environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("00:00:30", timedelta(seconds=30)),
+        ("00:00:00.2", timedelta(milliseconds=200)),
+        ("0:5", timedelta(minutes=5)),
+        ("1.02:03:04.0050000", timedelta(days=1, hours=2, minutes=3, seconds=4, milliseconds=5)),
+        ("30", timedelta(days=30)),
+    ],
+)
+def test_a_time_span_is_read_as_dot_net_reads_it(text: str, meaning: timedelta) -> None:
+    """`hh:mm:ss`, with days before a dot and fractions after one; a bare number is days."""
+    assert timespan(text) == meaning
+
+
+@pytest.mark.parametrize(
+    "text", ["", "30s", "24:00:00", "00:60:00", "00:00:60", "-00:00:01", "1:2:3:4", "00:00:00.12345678"]
+)
+def test_what_is_no_time_span_is_refused(text: str) -> None:
+    """The message shows the form that is expected."""
+    with pytest.raises(ValueError, match="expected a time span"):
+        timespan(text)
+
+
+def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
+    """With nothing in host.json the queue trigger behaves as its documentation says."""
+    config = host_config(tmp_path)
+    assert config.queues.batch_size == 16
+    assert config.queues.new_batch_threshold == 8 * (os.cpu_count() or 1)
+    assert config.queues.max_dequeue_count == 5
+    assert config.queues.visibility_timeout == timedelta()
+    assert config.queues.max_polling_interval == timedelta(minutes=1)
+    assert config.queues.base64
+    assert config.function_timeout == timedelta(minutes=30)
+
+
+def test_host_json_is_honoured(tmp_path: Path) -> None:
+    """Every value the local host knows can be set, and an even smaller batch halves to a threshold of 0."""
+    queues = {
+        "batchSize": 1,
+        "maxDequeueCount": 2,
+        "visibilityTimeout": "00:01:00",
+        "maxPollingInterval": "00:00:05",
+        "messageEncoding": "None",
+    }
+    content = {
+        "functionTimeout": "-1",
+        "logging": {"logLevel": {"default": "Warning"}},
+        "extensions": {"queues": queues},
+    }
+    config = host_config(tmp_path, content)
+    assert (config.queues.batch_size, config.queues.new_batch_threshold) == (1, 0)
+    assert config.queues.max_dequeue_count == 2
+    assert config.queues.visibility_timeout == timedelta(minutes=1)
+    assert config.queues.max_polling_interval == timedelta(seconds=5)
+    assert not config.queues.base64
+    assert config.function_timeout is None
+    assert config.log_level == logging.WARNING
+
+
+def test_an_app_setting_overrides_host_json(tmp_path: Path) -> None:
+    """`AzureFunctionsJobHost__…` wins, whatever its case, as in .NET's configuration."""
+    content = {"extensions": {"queues": {"batchSize": 4, "newBatchThreshold": 1}}}
+    environ = {
+        "AzureFunctionsJobHost__extensions__queues__batchSize": "8",
+        "AZUREFUNCTIONSJOBHOST__EXTENSIONS__QUEUES__NEWBATCHTHRESHOLD": "3",
+    }
+    config = host_config(tmp_path, content, **environ)
+    assert (config.queues.batch_size, config.queues.new_batch_threshold) == (8, 3)
+
+
+def test_in_development_an_empty_queue_is_polled_every_2_seconds(tmp_path: Path) -> None:
+    """The queue extension sets this over whatever host.json says, so that nobody waits a minute while debugging."""
+    content = {"extensions": {"queues": {"maxPollingInterval": "00:00:30"}}}
+    config = host_config(tmp_path, content, AZURE_FUNCTIONS_ENVIRONMENT="Development")
+    assert config.queues.max_polling_interval == timedelta(seconds=2)
+
+
+def test_a_bare_number_means_days_and_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`"visibilityTimeout": 5` is five days, which is hardly ever meant."""
+    config = host_config(tmp_path, {"extensions": {"queues": {"visibilityTimeout": 5}}})
+    assert config.queues.visibility_timeout == timedelta(days=5)
+    assert "extensions.queues.visibilityTimeout is 5, which the host reads as DAYS" in caplog.text
+
+
+def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
+    """Each with its key (or the app setting it came from), the value, and what is allowed."""
+    content = {
+        "functionTimeout": "00:00:00",
+        "logging": {"logLevel": {"default": "Loud"}},
+        "extensions": {
+            "queues": {
+                "batchSize": 33,
+                "maxDequeueCount": 0,
+                "visibilityTimeout": "8.00:00:00",
+                "maxPollingInterval": "00:00:00.099",
+                "messageEncoding": "utf8",
+            }
+        },
+    }
+    environ = {"AzureFunctionsJobHost__extensions__queues__newBatchThreshold": "-1"}
+    with pytest.raises(HostError) as caught:
+        host_config(tmp_path, content, **environ)
+    for told in (
+        "extensions.queues.batchSize is 33: expected a whole number from 1 to 32",
+        "extensions.queues.maxDequeueCount is 0: expected a whole number from 1",
+        "extensions.queues.visibilityTimeout is '8.00:00:00': expected at most 7 days",
+        "extensions.queues.maxPollingInterval is '00:00:00.099': expected at least 100 ms",
+        "extensions.queues.messageEncoding is 'utf8': expected base64 or none",
+        "AzureFunctionsJobHost__extensions__queues__newBatchThreshold is '-1': expected a whole number from 0",
+        "functionTimeout is '00:00:00': expected a time span",
+        "logging.logLevel.default is 'Loud': expected Trace",
+    ):
+        assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("{", "not valid JSON"), ("[]", "must hold a JSON object"), ("{}", 'write "version": "2.0"')],
+)
+def test_a_host_json_that_is_none_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    """The message names the file."""
+    path = tmp_path / "host.json"
+    path.write_text(text)
+    with pytest.raises(HostError, match=rf"host\.json.*{told}"):
+        HostConfig.load(path, {})
+
+
+def test_a_folder_without_host_json_is_no_function_app(tmp_path: Path) -> None:
+    """The message says what --app is for."""
+    with pytest.raises(HostError, match=r"host\.json is missing: --app must name"):
+        HostConfig.load(tmp_path / "host.json", {})
+
+
+def test_local_settings_need_not_be_there(tmp_path: Path) -> None:
+    """Then the environment alone holds the settings."""
+    assert LocalSettings.load(tmp_path / "local.settings.json").values == {}
+
+
+def test_local_settings_do_not_replace_the_environment(tmp_path: Path) -> None:
+    """A variable that is already set wins; the environment's name becomes Development unless it has one."""
+    settings = LocalSettings.load(write(tmp_path, {"IsEncrypted": False, "Values": {"A": "file", "B": "file"}}))
+    environ = {"A": "outer"}
+    settings.apply(environ)
+    assert environ == {"A": "outer", "B": "file", "AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
+
+
+def test_the_port_may_stand_in_local_settings(tmp_path: Path) -> None:
+    """`Host.LocalHttpPort`, as for Core Tools."""
+    assert LocalSettings.load(write(tmp_path, {"IsEncrypted": False, "Host": {"LocalHttpPort": 7072}})).port == 7072
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"Values": {}}, '"IsEncrypted" is missing, which means true.*Write "IsEncrypted": false'),
+        ({"IsEncrypted": True}, '"IsEncrypted" is True.*Write "IsEncrypted": false'),
+        ({"IsEncrypted": False, "Values": []}, '"Values" must be an object'),
+        ({"IsEncrypted": False, "Values": {"A": 1, "B": "b", "C": {}}}, "values must be strings, in quotes: A, C$"),
+        ({"IsEncrypted": False, "Host": {"LocalHttpPort": "7072"}}, "\"LocalHttpPort\" is '7072'; expected a port"),
+    ],
+)
+def test_wrong_local_settings_are_refused(tmp_path: Path, content: Any, told: str) -> None:
+    """The message names the file and the remedy, and shows no values: they may be secrets."""
+    with pytest.raises(HostError, match=rf"file\.json: {told}"):
+        LocalSettings.load(write(tmp_path, content))
+
+
+def test_a_setting_is_found_whatever_its_case() -> None:
+    """As in .NET's configuration; an empty one counts as unset."""
+    environ = {"Schedule": "now", "empty": ""}
+    assert setting(environ, "SCHEDULE") == "now"
+    assert setting(environ, "empty") is None

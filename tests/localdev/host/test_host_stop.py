@@ -1,0 +1,93 @@
+"""How the host stops."""
+
+import signal
+
+import pytest
+
+from tests.localdev.host.running import App, Queues
+from tests.waiting import wait_until
+
+WAITING = """
+@app.queue_trigger(arg_name="msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
+async def work(msg: func.QueueMessage) -> None:
+    seen(started=msg.get_body().decode())
+    while not Path("go").exists():
+        await asyncio.sleep(0.05)
+    seen(finished=msg.get_body().decode())
+"""
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+async def test_what_runs_may_finish(app: App, queues: Queues, which: signal.Signals) -> None:
+    """At a signal no more is fetched; the running function finishes, its message is deleted, and the code is 0."""
+    app.write(WAITING, host={"extensions": {"queues": {"batchSize": 1}}})
+    await queues.put("one", "two")
+    async with app.running() as host:
+        await wait_until(app.seen, description="a function is running")
+        host.process.send_signal(which)
+        await wait_until(lambda: host.has_logged("Stopping: "), description="the host is stopping")
+        app.let_go()
+        assert await host.exit_code() == 0
+    assert app.seen() == [{"started": "one"}, {"finished": "one"}]
+    (left,) = await queues.jobs.peek_messages(32)
+    assert left.content == "dHdv"
+
+
+@pytest.mark.parametrize("how", ["await asyncio.sleep", "time.sleep"])
+async def test_what_does_not_finish_is_cancelled(app: App, queues: Queues, how: str) -> None:
+    """After --drain seconds, also where it blocks the event loop; its message stays hidden, as on Azure."""
+    app.write(WAITING.replace("await asyncio.sleep", how))
+    await queues.put("one")
+    async with app.running("--drain", "0.1") as host:
+        await wait_until(app.seen, description="the function is running")
+        assert await host.exit_code(signal.SIGTERM) == 0
+    assert app.seen() == [{"started": "one"}]
+    assert host.has_logged("Cancelled what was still running; its messages stay hidden for up to 10 minutes")
+    assert not await queues.empty()
+    assert await queues.jobs.peek_messages() == []
+
+
+async def test_a_second_signal_does_not_wait(app: App, queues: Queues) -> None:
+    """Ctrl-C twice ends a run that would have had an hour to finish."""
+    app.write(WAITING)
+    await queues.put("one")
+    async with app.running("--drain", "3600") as host:
+        await wait_until(app.seen, description="the function is running")
+        host.process.send_signal(signal.SIGINT)
+        await wait_until(lambda: host.has_logged("Stopping: "), description="the host is stopping")
+        assert await host.exit_code(signal.SIGINT) == 0
+
+
+async def test_it_does_not_outlive_its_parent(bare_app: App) -> None:
+    """With --stop-on-stdin-eof it stops when standard input ends, as it does when a parent is killed."""
+    bare_app.write("""
+@app.timer_trigger(arg_name="timer", schedule="0 0 0 1 1 *")
+def tick(timer: func.TimerRequest) -> None: ...
+""")
+    async with bare_app.running() as host:
+        assert host.process.stdin
+        host.process.stdin.close()
+        assert await host.exit_code() == 0
+
+
+async def test_an_app_may_hang_while_it_is_imported(bare_app: App) -> None:
+    """A signal ends the host then, too."""
+    bare_app.write("seen(importing=True)\ntime.sleep(3600)")
+    async with bare_app.starting() as process:
+        await wait_until(bare_app.seen, description="the app is being imported")
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+
+
+async def test_an_app_that_ends_its_event_loop_ends_the_host(app: App, queues: Queues) -> None:
+    """No function would ever run again: the host says so and exits with 1, rather than sit there."""
+    app.write("""
+@app.queue_trigger(arg_name="msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
+async def work(msg: func.QueueMessage) -> None:
+    asyncio.get_running_loop().call_soon(sys.exit, 3)
+    await asyncio.sleep(3600)
+""")
+    await queues.put("one")
+    async with app.running() as host:
+        assert await host.exit_code() == 1
+    assert host.logged[-1] == "the app ended its own event loop: SystemExit(3)"
