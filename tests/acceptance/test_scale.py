@@ -1,0 +1,29 @@
+"""A fleet, not a tenant."""
+
+import asyncio
+from collections import Counter
+
+from tests.acceptance.conftest import App, Start
+from tests.documents import document, entry
+from tests.waiting import wait_until
+from tests.world import World
+
+
+async def test_a_thousand_due_flows_each_succeed_exactly_once(world: World, app: App, start: Start) -> None:
+    """500 tenants with two due flows each: one tick, and every flow has one recorded success."""
+    app.add_flow_file(
+        "second.py", "from flows.registry import flow\n\n@flow('second')\nasync def second(tenant_id, kv): ...\n"
+    )
+    tenants = [document(f"tenant-{n}", entry("succeeds"), entry("second")) for n in range(500)]
+    for batch in range(0, 500, 50):
+        await asyncio.gather(*[world.put(tenant) for tenant in tenants[batch : batch + 50]])
+
+    async with start() as host:
+        await host.invoke("orchestrator")
+        await wait_until(lambda: app.said("TICK tenants=500 due=1000 enqueued=1000"), description="all is enqueued")
+        await wait_until(world.drained, description="the queue has drained", seconds=120)
+
+    records = await world.records()
+    assert Counter(record["outcome"] for record in records) == {"succeeded": 1000}
+    assert len({(record["tenantId"], record["flowName"]) for record in records}) == 1000
+    assert await world.poisoned() == []
