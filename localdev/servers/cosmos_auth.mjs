@@ -4,12 +4,21 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 
 // Gives undefined, or why not: {status, message}.
 export function authorize(req, key) {
-  const token = new URLSearchParams(decodeURIComponent(req.headers.authorization ?? "").replaceAll("+", "%2B"));
-  const signature = token.get("sig");
-  if (!signature) return { status: 401, message: "Required Header authorization is missing." };
-  if (token.get("type") === "aad") return manages(req) ? MANAGEMENT_REFUSED : undefined;
+  const { type, signature } = read(req.headers.authorization ?? "");
+  if (!signature) return { status: 401, message: "Required Header authorization is missing. Ensure a valid token is passed." };
+  if (type === "aad") return manages(req) ? MANAGEMENT_REFUSED : undefined;
   const expected = signatures(req, key);
   return expected.some((each) => equal(each, signature)) ? undefined : KEY_REFUSED;
+}
+
+// The header is `type=master&ver=1.0&sig=…`, escaped as a whole.
+function read(header) {
+  try {
+    const parts = new URLSearchParams(decodeURIComponent(header).replaceAll("+", "%2B"));
+    return { type: parts.get("type"), signature: parts.get("sig") };
+  } catch {
+    return {};
+  }
 }
 
 const KEY_REFUSED = {

@@ -3,7 +3,8 @@
 // * a query for one partition key sees that partition only (the library refuses it, or shows all of them), and a page
 //   has 100 items unless the caller says otherwise (the library: all of them);
 // * a patch's condition is read as it is written, for that one document (the library puts it in lower case, and asks it
-//   of every document with that id in any partition).
+//   of every document with that id in any partition);
+// * a patch below a field that is not there is refused (the library puts the value at the document's top).
 
 import { createRequire } from "node:module";
 import { parse } from "./cosmos_query.mjs";
@@ -60,10 +61,28 @@ export async function answerPatch(account, req, res, { dbId, collId, docId }) {
       return failure(res, 400, `Invalid condition in the patch request: ${error.message}`);
     }
   }
+  const orphan = document && findOrphan(document, operations);
+  if (orphan) return failure(res, 400, `A patch can only create a child of an existing node, not ${orphan}.`);
   const result = patchOperation(collection, { id: docId, partitionKey, ifMatch: req.headers["if-match"], operations });
   res.statusCode = result.statusCode;
   return result.body;
 }
+
+// Gives the path of the first operation whose parent is missing, where the operations before it do not create it.
+function findOrphan(document, operations) {
+  let state = document;
+  for (const operation of operations) {
+    const parents = String(operation.path).split("/").slice(1, -1);
+    if (parents.reduce((node, name) => node?.[unescape(name)], state) === undefined) return operation.path;
+    const single = { document: () => ({ read: () => state }), documents: { replace: (patched) => patched } };
+    const { statusCode, body } = patchOperation(single, { partitionKey: '[""]', operations: [operation] });
+    if (statusCode !== 200) return undefined; // wrong in another way, which the whole patch will tell
+    state = body;
+  }
+  return undefined;
+}
+
+const unescape = (name) => name.replaceAll("~1", "/").replaceAll("~0", "~");
 
 function failure(res, status, message, substatus) {
   res.statusCode = status;

@@ -1,0 +1,38 @@
+import os
+import uuid
+from collections.abc import AsyncGenerator
+
+import pytest
+import pytest_asyncio
+from azure.cosmos import PartitionKey
+from azure.cosmos.aio import ContainerProxy, CosmosClient
+
+from localdev.cosmos import Database
+from localdev.errors import NodeMissing
+from localdev.node import node_path
+
+
+@pytest.fixture(scope="session")
+def node() -> None:
+    """Skip, or fail in CI, where Node and its packages are missing."""
+    try:
+        node_path()
+    except NodeMissing as why:
+        if os.environ.get("CI"):
+            pytest.fail(str(why))
+        pytest.skip(str(why))
+
+
+@pytest_asyncio.fixture(scope="session")
+async def cosmos_client(database: Database) -> AsyncGenerator[CosmosClient]:
+    """Connect to the run's Cosmos DB account with its key."""
+    async with CosmosClient.from_connection_string(database.connection_string) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def items(cosmos_client: CosmosClient) -> AsyncGenerator[ContainerProxy]:
+    """Make a container, partitioned by tenant, that no other test sees."""
+    database = await cosmos_client.create_database(f"test-{uuid.uuid4().hex[:12]}")
+    yield await database.create_container("items", PartitionKey("/tenantId"), default_ttl=-1)
+    await cosmos_client.delete_database(database)

@@ -1,0 +1,174 @@
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+
+import pytest
+from azure.core.exceptions import HttpResponseError
+from azure.identity.aio import DefaultAzureCredential
+from azure.storage.queue import TextBase64DecodePolicy, TextBase64EncodePolicy
+from azure.storage.queue.aio import QueueClient, QueueServiceClient
+
+from localdev.azurite import KEY, Storage, azurite
+from localdev.errors import PortTaken
+from localdev.keyvault import KeyVault
+from localdev.tls import Certificates
+from tests.localdev.ports import answers, port_of
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("node")
+
+OTHER_KEY = KEY[::-1].replace("==", "") + "=="
+
+PROGRAM = """
+import asyncio, json
+from localdev.azurite import azurite
+
+async def main():
+    async with azurite() as storage:
+        print(json.dumps([storage.queue_endpoint, storage.blob_endpoint, storage.table_endpoint]), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def ports(storage: Storage) -> list[int]:
+    return [port_of(url) for url in (storage.queue_endpoint, storage.blob_endpoint, storage.table_endpoint)]
+
+
+async def all_closed(numbers: list[int]) -> bool:
+    return not any([await answers(number) for number in numbers])
+
+
+async def test_a_message_is_received_as_it_was_sent(storage: Storage) -> None:
+    """The connection string is all a queue client needs; text comes back as it went in."""
+    async with QueueClient.from_connection_string(
+        storage.connection_string,
+        "round-trip",
+        message_encode_policy=TextBase64EncodePolicy(),
+        message_decode_policy=TextBase64DecodePolicy(),
+    ) as queue:
+        await queue.create_queue()
+        await queue.send_message("home-depot→builder-prime")
+        received = await queue.receive_message()
+        assert received
+        assert received.content == "home-depot→builder-prime"
+        await queue.delete_message(received)
+        await queue.delete_queue()
+
+
+async def test_a_delayed_message_appears_when_its_delay_is_over(storage: Storage) -> None:
+    """A visibility delay hides a message, and the queue's length counts it all the same."""
+    async with QueueClient.from_connection_string(storage.connection_string, "delayed") as queue:
+        await queue.create_queue()
+        await queue.send_message("later", visibility_timeout=1)
+        assert await queue.peek_messages() == []
+        assert (await queue.get_queue_properties()).approximate_message_count == 1
+        await wait_until(queue.peek_messages, description="the message appears")
+        await queue.delete_queue()
+
+
+async def test_a_wrong_key_is_refused(storage: Storage) -> None:
+    """Storage checks who asks, as on Azure."""
+    wrong = storage.connection_string.replace(KEY, OTHER_KEY)
+    async with QueueServiceClient.from_connection_string(wrong) as service:
+        with pytest.raises(HttpResponseError) as caught:
+            await service.get_service_properties()
+    assert caught.value.status_code == 403
+
+
+async def test_the_identity_form_works_over_https(certificates: Certificates, vault: KeyVault) -> None:
+    """With certificates, the queue lets in the managed identity whose tokens come from the local endpoint."""
+    async with azurite(tls=certificates) as storage:
+        assert storage.queue_endpoint.startswith("https://")
+        async with (
+            DefaultAzureCredential() as identity,
+            QueueServiceClient(storage.queue_endpoint, credential=identity) as service,
+            QueueServiceClient.from_connection_string(storage.connection_string) as with_key,
+        ):
+            await service.create_queue("made-by-identity")
+            assert [queue.name async for queue in with_key.list_queues()] == ["made-by-identity"]
+
+
+async def test_accounts_of_another_azurite_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AZURITE_ACCOUNTS meant for another Azurite does not lock the connection string out."""
+    monkeypatch.setenv("AZURITE_ACCOUNTS", "someone:a2V5")
+    async with (
+        azurite() as storage,
+        QueueServiceClient.from_connection_string(storage.connection_string) as service,
+    ):
+        assert [queue async for queue in service.list_queues()] == []
+
+
+async def test_a_taken_port_is_named(storage: Storage) -> None:
+    """The error names the part and the port, and says what to do."""
+    taken = port_of(storage.queue_endpoint)
+    with pytest.raises(PortTaken, match=rf"Azurite cannot listen on port {taken}: .* choose another port"):
+        async with azurite(queue_port=taken):
+            pytest.fail("Azurite took a port that was taken")
+
+
+async def test_nothing_is_left_after_the_block() -> None:
+    """All three ports are closed once the block has ended."""
+    async with azurite() as storage:
+        assert all([await answers(port) for port in ports(storage)])
+    assert await all_closed(ports(storage))
+
+
+async def test_nothing_is_left_after_an_exception() -> None:
+    """An error inside the block passes through, and Azurite is gone."""
+    numbers: list[int] = []
+
+    async def run() -> None:
+        async with azurite() as storage:
+            numbers.extend(ports(storage))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run()
+    assert numbers
+    assert await all_closed(numbers)
+
+
+async def test_nothing_is_left_after_cancellation() -> None:
+    """A cancelled task takes its Azurite along."""
+    running: asyncio.Future[Storage] = asyncio.get_running_loop().create_future()
+
+    async def run() -> None:
+        async with azurite() as storage:
+            running.set_result(storage)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(run())
+    numbers = ports(await running)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await all_closed(numbers)
+
+
+async def test_cancelled_while_starting_it_never_comes_up() -> None:
+    """Whoever gives up waiting for the start leaves no half-started Azurite."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), azurite():
+            pytest.fail("Azurite started faster than anybody has seen it start")
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["KILL", pytest.param("INT", marks=pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to others"))],
+)
+async def test_nothing_is_left_when_the_parent_is_ended(end: str) -> None:
+    """A parent that is killed, or interrupted by Ctrl-C, takes its Azurite along."""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, stdout=PIPE, stderr=DEVNULL)
+    assert parent.stdout
+    numbers = [port_of(url) for url in json.loads(await parent.stdout.readline())]
+    assert all([await answers(number) for number in numbers])
+    if end == "KILL":
+        parent.kill()
+    else:
+        parent.send_signal(signal.SIGINT)
+    await parent.wait()
+    await wait_until(lambda: all_closed(numbers), description="Azurite's ports are closed")

@@ -1,0 +1,405 @@
+import asyncio
+import uuid
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import httpx
+import pytest
+from azure.core import MatchConditions
+from azure.core.async_paging import AsyncItemPaged, AsyncPageIterator
+from azure.cosmos import PartitionKey
+from azure.cosmos.aio import ContainerProxy, CosmosClient
+from azure.cosmos.exceptions import (
+    CosmosAccessConditionFailedError,
+    CosmosHttpResponseError,
+    CosmosResourceExistsError,
+    CosmosResourceNotFoundError,
+)
+from azure.identity.aio import DefaultAzureCredential
+
+from localdev.cosmos import KEY, Database, cosmos
+from localdev.errors import PortTaken
+from localdev.keyvault import KeyVault
+from localdev.tls import Certificates
+from tests.localdev.ports import answers, port_of
+from tests.waiting import wait_until
+
+NEXT_RUN = "2025-08-23T01:00:00Z"
+
+
+def tenant(item_id: str = "t1", *, tenant_id: str | None = None, **fields: Any) -> dict[str, Any]:
+    flow = {"name": "home-depot→builder-prime", "enabled": True, "nextRunUtc": None}
+    return {"id": item_id, "tenantId": tenant_id or item_id, "flows": [flow], **fields}
+
+
+def setting(path: str, value: Any) -> dict[str, Any]:
+    return {"op": "set", "path": path, "value": value}
+
+
+def query(items: ContainerProxy, text: str, **options: Any) -> AsyncItemPaged[Any]:
+    return cast("AsyncItemPaged[Any]", items.query_items(text, **options))  # annotated as dicts, whatever is selected
+
+
+async def found(items: ContainerProxy, text: str, **options: Any) -> list[Any]:
+    return [item async for item in query(items, text, **options)]
+
+
+async def where(items: ContainerProxy, condition: str) -> list[str]:
+    return sorted(await found(items, f"SELECT VALUE c.id FROM c WHERE {condition}"))  # noqa: S608 - tests only
+
+
+async def status_of(request: Awaitable[object]) -> tuple[int | None, int | None]:
+    with pytest.raises(CosmosHttpResponseError) as caught:
+        await request
+    return caught.value.status_code, caught.value.sub_status
+
+
+# Items
+
+
+async def test_an_item_is_read_as_it_was_created(items: ContainerProxy) -> None:
+    """Ids and values keep every character."""
+    item_id = "tenant 1|home-depot→builder-prime %20+&='"
+    await items.create_item(tenant(item_id, name="Dąbrowski & Söhne"))
+    read = await items.read_item(item_id, item_id)
+    assert read["name"] == "Dąbrowski & Söhne"
+
+
+async def test_missing_items_are_404(items: ContainerProxy) -> None:
+    """Whatever is asked of an item that is not there, the answer is 404 with no sub-status."""
+    assert await status_of(items.read_item("none", "none")) == (404, None)
+    assert await status_of(items.patch_item("none", "none", [setting("/x", 1)])) == (404, None)
+    assert await status_of(items.replace_item("none", tenant("none"))) == (404, None)
+    assert await status_of(items.delete_item("none", "none")) == (404, None)
+
+
+async def test_a_container_that_vanished_is_404_with_its_own_sub_status(cosmos_client: CosmosClient) -> None:
+    """A missing container can be told from a missing item: sub-status 1003."""
+    database = await cosmos_client.create_database(f"test-{uuid.uuid4().hex[:12]}")
+    container = await database.create_container("short-lived", PartitionKey("/tenantId"))
+    await container.create_item(tenant())
+    await database.delete_container(container)
+    assert await status_of(container.read_item("t1", "t1")) == (404, 1003)
+    await cosmos_client.delete_database(database)
+
+
+async def test_creating_twice_is_a_conflict(items: ContainerProxy) -> None:
+    """An id exists once in a partition, and as often as there are partitions."""
+    await items.create_item(tenant("same", tenant_id="one"))
+    await items.create_item(tenant("same", tenant_id="two", name="Two"))
+    with pytest.raises(CosmosResourceExistsError):
+        await items.create_item(tenant("same", tenant_id="one"))
+    assert (await items.read_item("same", "two"))["name"] == "Two"
+    assert await found(items, "SELECT VALUE c.tenantId FROM c", partition_key="one") == ["one"]
+
+
+async def test_upsert_creates_and_replaces(items: ContainerProxy) -> None:
+    """The second upsert of an id takes the place of the first."""
+    await items.upsert_item(tenant(version=1))
+    await items.upsert_item(tenant(version=2))
+    assert await found(items, "SELECT VALUE c.version FROM c") == [2]
+    await items.delete_item("t1", "t1")
+    with pytest.raises(CosmosResourceNotFoundError):
+        await items.read_item("t1", "t1")
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+async def test_an_item_of_more_than_two_megabytes_is_refused(items: ContainerProxy) -> None:
+    """The size limit is Azure's."""
+    assert await status_of(items.create_item(tenant(padding="x" * 2_200_000))) == (413, None)
+
+
+async def test_every_write_changes_the_etag(items: ContainerProxy) -> None:
+    """ETags are quoted, come back from each write, and hold until the next."""
+    created = await items.create_item(tenant())
+    patched = await items.patch_item("t1", "t1", [setting("/name", "Acme")])
+    replaced = await items.replace_item("t1", dict(patched))
+    etags = [item["_etag"] for item in (created, patched, replaced)]
+    assert len(set(etags)) == 3
+    assert all(etag.startswith('"') and etag.endswith('"') for etag in etags)
+    assert (await items.read_item("t1", "t1"))["_etag"] == etags[-1]
+    assert replaced.get_response_headers()["etag"] == etags[-1]
+
+
+async def test_a_stale_etag_is_refused(items: ContainerProxy) -> None:
+    """Of two writers who read the same version, the second gets 412, whatever it does."""
+    stale = await items.create_item(tenant())
+    await items.patch_item("t1", "t1", [setting("/name", "first")])
+    condition: dict[str, Any] = {"etag": stale["_etag"], "match_condition": MatchConditions.IfNotModified}
+    for write in (
+        items.patch_item("t1", "t1", [setting("/name", "second")], **condition),
+        items.replace_item("t1", dict(stale), **condition),
+        items.upsert_item(dict(stale), **condition),
+        items.delete_item("t1", "t1", **condition),
+    ):
+        with pytest.raises(CosmosAccessConditionFailedError):
+            await write
+    assert (await items.read_item("t1", "t1"))["name"] == "first"
+
+
+async def test_any_version_will_do_where_it_is_asked_for(items: ContainerProxy) -> None:
+    """`IfPresent` (If-Match: *) asks for no version in particular."""
+    await items.create_item(tenant())
+    await items.patch_item("t1", "t1", [setting("/name", "Acme")], match_condition=MatchConditions.IfPresent)
+
+
+async def test_one_of_many_concurrent_writers_wins(items: ContainerProxy) -> None:
+    """64 writers with the same ETag: one succeeds, and the others are told."""
+    created = await items.create_item(tenant())
+    answers = await asyncio.gather(
+        *(
+            items.patch_item(
+                "t1",
+                "t1",
+                [setting("/winner", number)],
+                etag=created["_etag"],
+                match_condition=MatchConditions.IfNotModified,
+            )
+            for number in range(64)
+        ),
+        return_exceptions=True,
+    )
+    losers = [answer for answer in answers if isinstance(answer, CosmosAccessConditionFailedError)]
+    assert len(losers) == 63
+
+
+# Patches
+
+
+async def test_a_patch_leaves_everything_else_alone(items: ContainerProxy) -> None:
+    """A path into a list changes that one value; fields nobody knows stay."""
+    await items.create_item(tenant(note="by hand"))
+    patched = await items.patch_item("t1", "t1", [setting("/flows/0/nextRunUtc", NEXT_RUN)])
+    assert patched["note"] == "by hand"
+    assert patched["flows"] == [{"name": "home-depot→builder-prime", "enabled": True, "nextRunUtc": NEXT_RUN}]
+
+
+async def test_a_patch_has_ten_operations_at_the_most(items: ContainerProxy) -> None:
+    """Ten are taken; eleven, or none, are refused, and nothing is changed."""
+    await items.create_item(tenant())
+    await items.patch_item("t1", "t1", [setting(f"/field{number}", 1) for number in range(10)])
+    assert await status_of(items.patch_item("t1", "t1", [setting(f"/field{number}", 2) for number in range(11)])) == (
+        400,
+        None,
+    )
+    assert await status_of(items.patch_item("t1", "t1", [])) == (400, None)
+    assert (await items.read_item("t1", "t1"))["field0"] == 1
+
+
+@pytest.mark.parametrize("path", ["/flows/7/nextRunUtc", "/nothing/there", "/id", "/tenantId", "/_etag"])
+async def test_a_patch_of_what_cannot_be_patched_is_refused(items: ContainerProxy, path: str) -> None:
+    """A path that leads nowhere, and a field that is not the caller's to change."""
+    await items.create_item(tenant())
+    assert (await status_of(items.patch_item("t1", "t1", [setting(path, "x")])))[0] == 400
+
+
+async def test_a_patch_condition_is_read_as_written_for_that_item_alone(items: ContainerProxy) -> None:
+    """Upper and lower case count, and an item of that id in another partition does not."""
+    await items.create_item(tenant("same", tenant_id="one", nextRunUtc=NEXT_RUN))
+    await items.create_item(tenant("same", tenant_id="two"))
+    condition = f"FROM c WHERE c.nextRunUtc = '{NEXT_RUN}'"
+    await items.patch_item("same", "one", [setting("/met", 1)], filter_predicate=condition)
+    refused = items.patch_item("same", "two", [setting("/met", 1)], filter_predicate=condition)
+    assert await status_of(refused) == (412, 1110)
+
+
+async def test_a_write_without_response_still_tells_the_etag(items: ContainerProxy) -> None:
+    """`no_response` leaves the body out, not the header."""
+    await items.create_item(tenant())
+    patched = await items.patch_item("t1", "t1", [setting("/name", "Acme")], no_response=True)
+    assert dict(patched) == {}
+    assert patched.get_response_headers()["etag"] == (await items.read_item("t1", "t1"))["_etag"]
+
+
+# Queries
+
+
+@pytest.mark.parametrize("flows", [None, {"name": "x"}, "x", 7, True, [None, 7, "x"]])
+async def test_flows_that_are_no_list_hide_nobody_else(items: ContainerProxy, flows: Any) -> None:
+    """A loop over what is no list finds nothing there, and goes on, in JOIN, EXISTS and FROM … IN alike."""
+    await items.create_item(tenant("good"))
+    await items.create_item(tenant("odd", flows=flows))
+    await items.create_item({"id": "bare", "tenantId": "bare"})
+    assert await found(items, "SELECT VALUE c.id FROM c JOIN f IN c.flows WHERE f.enabled") == ["good"]
+    assert await found(items, "SELECT VALUE f.name FROM f IN c.flows WHERE f.enabled") == ["home-depot→builder-prime"]
+    assert await where(items, "EXISTS (SELECT VALUE f FROM f IN c.flows WHERE f.enabled)") == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("IS_ARRAY(c.flows)", ["a", "b"]),
+        ("NOT IS_ARRAY(c.flows)", ["c"]),
+        ("IS_DEFINED(c.name)", ["a", "c"]),
+        ("IS_STRING(c.name)", ["a"]),
+        ("IS_BOOL(c.on)", ["a"]),
+        ("IS_NULL(c.name)", ["c"]),
+        ("LENGTH(c.name) = 4", ["a"]),
+        ("ENDSWITH(c.name, 'e')", ["a"]),
+        ("STARTSWITH(c.name, 'A')", ["a"]),
+        ("LOWER(c.name) = 'acme'", ["a"]),
+        ("SUBSTRING(c.name, 1, 2) = 'cm'", ["a"]),
+        ("CONTAINS(c.name, 'cm')", ["a"]),
+        ("ARRAY_LENGTH(c.flows) = 1", ["a"]),
+        ("ARRAY_LENGTH(c.flows) > 0 OR c.number < 0", ["a"]),
+        ("c.number >= 2 AND c.number <= 3", ["b", "c"]),
+        ("c.number > '1'", []),
+        ("c.on = true", ["a"]),
+        ("c.flows[0].name = 'home-depot→builder-prime'", ["a"]),
+        ("c.id IN ('a', 'c')", ["a", "c"]),
+        ("ARRAY_CONTAINS(c.flows, {enabled: true}, true)", ["a"]),
+    ],
+)
+async def test_conditions_mean_what_they_mean_on_azure(
+    items: ContainerProxy, condition: str, expected: list[str]
+) -> None:
+    """The functions a query of ours may use; comparing different types is never true."""
+    await items.create_item(tenant("a", name="Acme", on=True, number=1))
+    await items.create_item(tenant("b", flows=[], number=2))
+    await items.create_item(tenant("c", flows={}, name=None, on="true", number=3))
+    assert await where(items, condition) == expected
+
+
+async def test_parameters_order_and_counts(items: ContainerProxy) -> None:
+    """ORDER BY, TOP, COUNT and parameters, in one partition and across all."""
+    for number in range(6):
+        await items.create_item(tenant(f"i{number}", tenant_id=f"p{number % 2}", number=number))
+    numbers = "SELECT VALUE c.number FROM c"
+    assert await found(items, f"{numbers} ORDER BY c.number DESC") == [5, 4, 3, 2, 1, 0]
+    assert await found(items, "SELECT TOP 2 VALUE c.number FROM c ORDER BY c.number") == [0, 1]
+    assert await found(items, f"{numbers} WHERE c.number > 2 ORDER BY c.number", partition_key="p1") == [3, 5]
+    assert await found(items, "SELECT VALUE COUNT(1) FROM c") == [6]
+    above = [{"name": "@least", "value": 4}]
+    assert sorted(await found(items, f"{numbers} WHERE c.number >= @least", parameters=above)) == [4, 5]
+
+
+async def test_a_query_that_cannot_be_read_is_refused(items: ContainerProxy) -> None:
+    """A mistake in a query is the caller's: 400."""
+    assert await status_of(found(items, "SELECT FROM WHERE")) == (400, None)
+
+
+async def test_results_come_in_pages(items: ContainerProxy) -> None:
+    """A page has as many items as asked for, 100 by default; a continuation token takes up where a page ended."""
+    await asyncio.gather(*(items.create_item(tenant(f"i{number}")) for number in range(150)))
+
+    async def sizes(**options: Any) -> list[int]:
+        pages = query(items, "SELECT c.id FROM c", **options).by_page()
+        return [len([item async for item in page]) async for page in pages]
+
+    assert await sizes() == [100, 50]
+    assert await sizes(max_item_count=60) == [60, 60, 30]
+    in_order = query(items, "SELECT VALUE c.id FROM c ORDER BY c.id", max_item_count=149)
+    pages = cast("AsyncPageIterator[str]", in_order.by_page())
+    first = [item async for item in await anext(pages)]
+    rest = in_order.by_page(pages.continuation_token)
+    assert len(first) == 149
+    assert [item async for page in rest async for item in page] == ["i99"]
+
+
+async def test_changing_items_while_paging_loses_none(items: ContainerProxy) -> None:
+    """Items that are patched as they are read neither vanish from later pages nor come twice."""
+    await asyncio.gather(*(items.create_item(tenant(f"i{number}", due=True)) for number in range(30)))
+    seen: list[str] = []
+    async for page in query(items, "SELECT VALUE c.id FROM c WHERE c.due", max_item_count=7).by_page():
+        ids = [item async for item in page]
+        await asyncio.gather(*(items.patch_item(each, each, [setting("/due", value=False)]) for each in ids))
+        seen += ids
+    assert sorted(seen) == sorted(f"i{number}" for number in range(30))
+
+
+async def test_a_scan_can_be_split_by_feed_range(items: ContainerProxy) -> None:
+    """All feed ranges together hold every item once."""
+    for number in range(5):
+        await items.create_item(tenant(f"i{number}"))
+    ranges = [each async for each in items.read_feed_ranges()]
+    parts = [await found(items, "SELECT VALUE c.id FROM c", feed_range=each) for each in ranges]
+    assert sorted(item for part in parts for item in part) == ["i0", "i1", "i2", "i3", "i4"]
+
+
+async def test_two_thousand_documents_and_64_requests_at_once(items: ContainerProxy) -> None:
+    """A fleet of the size that tests use is written, queried and counted without a failure."""
+    numbers = iter(range(2000))
+
+    async def write() -> None:
+        for number in numbers:
+            await items.create_item(tenant(f"t{number}"))
+
+    await asyncio.gather(*(write() for _ in range(64)))
+    assert await found(items, "SELECT VALUE COUNT(1) FROM c JOIN f IN c.flows WHERE f.enabled") == [2000]
+    assert len({item["id"] for item in await found(items, "SELECT c.id FROM c")}) == 2000
+
+
+# Containers
+
+
+async def test_time_to_live(items: ContainerProxy) -> None:
+    """With a container's default of -1, an item lives as long as it says itself, or forever."""
+    await items.create_item(tenant("mayfly", ttl=1))
+    await items.create_item(tenant("tortoise"))
+
+    async def left() -> bool:
+        return await where(items, "true") == ["tortoise"]
+
+    await wait_until(left, description="the item with a ttl of one second is gone")
+
+
+async def test_replacing_a_container_keeps_its_items(cosmos_client: CosmosClient, items: ContainerProxy) -> None:
+    """A time to live can be changed under a container that is in use."""
+    await items.create_item(tenant())
+    (database,) = [
+        cosmos_client.get_database_client(each["id"])
+        async for each in cosmos_client.list_databases()
+        if f"/{each['id']}/" in f"/{items.container_link}/"
+    ]
+    await database.replace_container(items, PartitionKey("/tenantId"), default_ttl=3600)
+    assert (await items.read())["defaultTtl"] == 3600
+    assert (await items.read_item("t1", "t1"))["id"] == "t1"
+
+
+# The account
+
+
+async def test_a_wrong_key_is_refused(database: Database) -> None:
+    """The key counts, as on Azure: 401 for any other."""
+    client = CosmosClient(database.endpoint, KEY.replace("C2y6", "D3z7"))
+    with pytest.raises(CosmosHttpResponseError) as caught:
+        await client.__aenter__()
+    await client.close()  # which a failed __aenter__ leaves to its caller
+    assert caught.value.status_code == 401
+
+
+@pytest.mark.parametrize("authorization", [None, "nonsense", "type%3Dmaster%26sig%3D", "%"])
+async def test_whoever_has_no_key_is_refused(database: Database, authorization: str | None) -> None:
+    """A request with no authorization, or one that cannot be read, gets 401."""
+    async with httpx.AsyncClient(base_url=database.endpoint) as stranger:
+        answer = await stranger.get("/dbs", headers={"Authorization": authorization} if authorization else {})
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "Unauthorized"
+
+
+async def test_an_identity_reaches_items_over_https(certificates: Certificates, vault: KeyVault) -> None:
+    """With certificates, an Entra ID token opens items; creating databases takes the key, as with Azure's roles."""
+    async with (
+        cosmos(tls=certificates) as database,
+        DefaultAzureCredential() as identity,
+        CosmosClient(database.endpoint, identity) as client,
+        CosmosClient.from_connection_string(database.connection_string) as with_key,
+    ):
+        made = await with_key.create_database("d")
+        await made.create_container("c", PartitionKey("/tenantId"))
+        items = client.get_database_client("d").get_container_client("c")
+        await items.create_item(tenant())
+        assert await where(items, "true") == ["t1"]
+        assert (await status_of(client.create_database("e")))[0] == 403
+
+
+async def test_a_taken_port_is_named_and_nothing_is_left(database: Database) -> None:
+    """A fixed port that is taken is an error; a free one is free again after the block."""
+    taken = port_of(database.endpoint)
+    with pytest.raises(PortTaken, match=f"Cosmos DB cannot listen on port {taken}"):
+        async with cosmos(port=taken):
+            pytest.fail("Cosmos DB took a port that was taken")
+    async with cosmos() as other:
+        port = port_of(other.endpoint)
+        assert await answers(port)
+    assert not await answers(port)

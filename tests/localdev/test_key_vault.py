@@ -1,0 +1,145 @@
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncGenerator
+
+import httpx
+import pytest
+import pytest_asyncio
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.identity.aio import DefaultAzureCredential
+from azure.keyvault.secrets.aio import SecretClient
+
+from localdev.errors import PortTaken
+from localdev.keyvault import KeyVault, key_vault
+from localdev.tls import Certificates
+from tests.localdev.ports import answers, port_of
+
+NAME = "tenants--t1--homedepot--api-token"
+
+PROGRAM = """
+import asyncio, os
+from azure.identity.aio import DefaultAzureCredential
+from azure.keyvault.secrets.aio import SecretClient
+
+async def main():
+    async with (
+        DefaultAzureCredential() as identity,
+        SecretClient(os.environ["KEY_VAULT_URI"], identity, verify_challenge_resource=False) as client,
+    ):
+        print((await client.get_secret("shared--greeting")).value)
+
+asyncio.run(main())
+"""
+
+
+@pytest_asyncio.fixture
+async def own_vault(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[KeyVault]:
+    """Run a vault no other test sees, with one secret, to which this process is let in."""
+    async with key_vault({NAME: "first"}, tls=certificates) as running:
+        for name, value in running.environ.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+@pytest_asyncio.fixture
+async def client(own_vault: KeyVault) -> AsyncGenerator[SecretClient]:
+    """Make the client an app makes, with the identity an app has."""
+    async with (
+        DefaultAzureCredential() as identity,
+        SecretClient(own_vault.uri, identity, verify_challenge_resource=False) as connected,
+    ):
+        yield connected
+
+
+async def test_an_identity_reads_a_secret(own_vault: KeyVault, client: SecretClient) -> None:
+    """The real credential and the real client work unchanged; one token serves many reads, and all are counted."""
+    assert (await client.get_secret(NAME)).value == "first"
+    assert (await client.get_secret(NAME.upper())).value == "first"
+    assert own_vault.reads == {NAME: 2}
+    assert own_vault.identity.issued == 1
+
+
+async def test_secrets_change_while_the_vault_runs(own_vault: KeyVault, client: SecretClient) -> None:
+    """The newest version is read unless an older one is named; a deleted secret is gone."""
+    first = await client.get_secret(NAME)
+    own_vault.set_secret(NAME, "second")
+    assert (await client.get_secret(NAME)).value == "second"
+    assert (await client.get_secret(NAME, first.properties.version)).value == "first"
+    own_vault.delete_secret(NAME)
+    with pytest.raises(ResourceNotFoundError, match="SecretNotFound"):
+        await client.get_secret(NAME)
+
+
+async def test_a_client_sets_a_secret(client: SecretClient) -> None:
+    """Setting is there too, for those who fill a vault over the wire."""
+    await client.set_secret("shared--key", "grün")
+    assert (await client.get_secret("shared--key")).value == "grün"
+
+
+async def test_a_vault_that_refuses_says_so(own_vault: KeyVault, client: SecretClient) -> None:
+    """403 is not tried again."""
+    own_vault.fail_next(403)
+    with pytest.raises(HttpResponseError, match="Forbidden") as caught:
+        await client.get_secret(NAME)
+    assert caught.value.status_code == 403
+    assert own_vault.reads == {NAME: 1}
+
+
+async def test_a_busy_vault_is_asked_again(own_vault: KeyVault, client: SecretClient) -> None:
+    """429 with Retry-After is tried again by the client itself."""
+    own_vault.fail_next(429, times=2, retry_after=0.05)
+    assert (await client.get_secret(NAME)).value == "first"
+    assert own_vault.reads == {NAME: 3}
+
+
+@pytest.mark.parametrize("token", [None, "Bearer nonsense", "Bearer a.b.c"])
+async def test_without_a_token_the_vault_says_where_to_get_one(
+    own_vault: KeyVault, certificates: Certificates, token: str | None
+) -> None:
+    """401 carries the challenge that clients read the authority and the resource from."""
+    async with httpx.AsyncClient(verify=certificates.client_context()) as anyone:
+        headers = {"Authorization": token} if token else {}
+        answer = await anyone.get(f"{own_vault.uri}secrets/{NAME}", params={"api-version": "7.6"}, headers=headers)
+    assert answer.status_code == 401
+    assert 'resource="https://vault.azure.net"' in answer.headers["WWW-Authenticate"]
+    assert own_vault.reads == {}
+
+
+async def test_tokens_are_for_the_app_alone(own_vault: KeyVault) -> None:
+    """The token endpoint answers those who know the identity's header, as on App Service."""
+    endpoint = own_vault.environ["IDENTITY_ENDPOINT"]
+    async with httpx.AsyncClient() as anyone:
+        wrong = await anyone.get(endpoint, params={"resource": "https://vault.azure.net"})
+        right = {"X-IDENTITY-HEADER": own_vault.environ["IDENTITY_HEADER"]}
+        vague = await anyone.get(endpoint, headers=right)
+    assert (wrong.status_code, vague.status_code) == (401, 400)
+    assert own_vault.identity.issued == 0
+
+
+async def test_names_no_vault_accepts_are_refused(own_vault: KeyVault) -> None:
+    """A name is letters, digits and dashes."""
+    with pytest.raises(ValueError, match="'a_b' is no name for a secret"):
+        own_vault.set_secret("a_b", "x")
+
+
+async def test_the_settings_are_all_a_child_process_needs(own_vault: KeyVault) -> None:
+    """With `environ` in its environment, a program trusts the vault and is let in."""
+    own_vault.set_secret("shared--greeting", "hello")
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, env={**os.environ, **own_vault.environ}, stdout=PIPE, stderr=PIPE
+    )
+    said, complaints = await child.communicate()
+    assert said.decode().strip() == "hello", complaints.decode()
+
+
+async def test_nothing_is_left_and_a_taken_port_is_named(certificates: Certificates) -> None:
+    """Both servers end with the block; a taken port is an error that names the part."""
+    async with key_vault({}, tls=certificates) as first:
+        ports = [port_of(first.uri), port_of(first.environ["IDENTITY_ENDPOINT"])]
+        with pytest.raises(PortTaken, match=f"Key Vault cannot listen on port {ports[0]}"):
+            async with key_vault({}, tls=certificates, port=ports[0]):
+                pytest.fail("Key Vault took a port that was taken")
+        assert all([await answers(port) for port in ports])
+    assert not any([await answers(port) for port in ports])
