@@ -40,7 +40,9 @@ async def read_all(caller: httpx.AsyncClient, **params: Any) -> list[list[dict[s
     pages = []
     cursor: str | None = ""
     while cursor is not None:
-        query: dict[str, Any] = {**ALL, **params, **({"cursor": cursor} if cursor else {})}
+        query: dict[str, Any] = dict(ALL, **params)
+        if cursor:
+            query["cursor"] = cursor
         page = (await caller.get(ORDERS, params=query)).raise_for_status().json()
         pages.append(page["orders"])
         cursor = page["next_cursor"]
