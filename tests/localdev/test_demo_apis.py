@@ -11,7 +11,7 @@ from localdev.demo_orders import FUTURE, PAST, make_orders
 from tests.localdev.ports import answers, port_of
 
 NOW = datetime(2025, 8, 23, 1, tzinfo=UTC)
-ALL = {"updated_since": (NOW - PAST).isoformat(), "updated_before": (NOW + FUTURE).isoformat()}
+ALL: dict[str, Any] = {"updated_since": (NOW - PAST).isoformat(), "updated_before": (NOW + FUTURE).isoformat()}
 ORDERS = "/homedepot/v1/orders"
 UPSERT = "/builderprime/v1/leads:batchUpsert"
 LEADS = "/builderprime/v1/leads"
@@ -40,7 +40,7 @@ async def read_all(caller: httpx.AsyncClient, **params: Any) -> list[list[dict[s
     pages = []
     cursor: str | None = ""
     while cursor is not None:
-        query: dict[str, Any] = dict(ALL, **params)
+        query = {**ALL, **params}
         if cursor:
             query["cursor"] = cursor
         page = (await caller.get(ORDERS, params=query)).raise_for_status().json()
