@@ -1,0 +1,51 @@
+"""The shipped flows, run as the app runs them, against the demo's source and target."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+import flows
+from datasync.model import Job, Message, Run
+from datasync.run import run_job
+from datasync.services import Services
+from flows.registry import registry
+from localdev.demo_apis import NO_TROUBLE, DemoApis, demo_apis
+from localdev.keyvault import KeyVault
+from tests.documents import document, entry
+from tests.world import World
+
+NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
+TENANT = "acme-cabinets"
+SOURCE_TOKEN, TARGET_TOKEN = "hd-token-acme", "bp-token-acme"
+
+type RunFlow = Callable[..., Awaitable[Run]]
+
+
+@pytest_asyncio.fixture
+async def apis(vault: KeyVault) -> AsyncGenerator[DemoApis]:
+    """Run the demo APIs without trouble, and put the tenant's secrets for them in the vault."""
+    async with demo_apis(base_time=NOW, trouble=NO_TROUBLE) as running:
+        for name, value in {
+            "homedepot--api-base": f"{running.url}/homedepot/v1",
+            "homedepot--api-token": SOURCE_TOKEN,
+            "builderprime--api-base": f"{running.url}/builderprime/v1",
+            "builderprime--api-token": TARGET_TOKEN,
+        }.items():
+            vault.set_secret(f"tenants--{TENANT}--{name}", value)
+        yield running
+
+
+@pytest.fixture
+def run_flow(world: World, services: Services, apis: DemoApis) -> RunFlow:
+    """Run a flow for the tenant, scheduled for an instant, with some `settings` in its document."""
+    registry.load(flows)
+
+    async def run(name: str, settings: dict[str, Any] | None = None, at: datetime = NOW) -> Run:
+        await world.put(document(TENANT, entry(name, settings=settings or {})))
+        body = Job(tenant_id=TENANT, flow_name=name, scheduled_utc=at).encode().encode()
+        return await run_job(services, registry, Message(f"m-{at.isoformat()}", body, 1, at), at)
+
+    return run
