@@ -6,6 +6,7 @@ Ctrl-C or SIGTERM (again: at once) with exit code 0, and with 1 when it cannot s
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -42,7 +43,8 @@ async def _run(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
 
     def stop(*_: object) -> None:
-        loop.call_soon_threadsafe(host.stop)
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            loop.call_soon_threadsafe(host.stop)
 
     # Not loop.add_signal_handler, which Windows has not.
     signal.signal(signal.SIGINT, stop)
@@ -50,9 +52,11 @@ async def _run(arguments: argparse.Namespace) -> None:
     if arguments.stop_on_stdin_eof:
 
         def watch() -> None:
-            while os.read(0, 1024):
-                pass
-            stop()
+            try:
+                while os.read(0, 1024):
+                    pass
+            finally:
+                stop()
 
         threading.Thread(target=watch, name="stdin", daemon=True).start()
     await host.run()

@@ -68,7 +68,7 @@ class Function:
 def functions_of(indexed: Iterable[IndexedFunction], environ: Mapping[str, str]) -> list[Function]:
     """Check what the worker indexed, and resolve it against the app settings.
 
-    A function with a binding that is not supported here is left out with a warning.
+    A function with a trigger or other binding that is not supported here is left out with a warning.
 
     Raises:
         HostError: no functions at all, or any number of problems, a line each.

@@ -43,6 +43,8 @@ def resolve(name: str, environ: Mapping[str, str]) -> Connection:
     name = name or "Storage"
     for candidate in (f"AzureWebJobs{name}", name):
         if text := setting(environ, candidate):
+            if text.strip("; ").lower() == "usedevelopmentstorage=true":
+                text = "UseDevelopmentStorage=true"  # .NET takes it in any case, the SDK only so
             return Connection(setting=candidate, connection_string=text)
         url = setting(environ, f"{candidate}__queueServiceUri")
         if account := setting(environ, f"{candidate}__accountName"):

@@ -55,16 +55,9 @@ class Executor:
         except TimeoutError:
             error = f"Timeout value of {self._timeout} was exceeded by function 'Functions.{function.name}'"
         milliseconds = round((time.perf_counter() - started) * 1000)
-        outcome = "(%s, Id=%s, Duration=%dms)"
-        if error is None:
-            log.info(f"Executed 'Functions.%s' {outcome}", function.name, "Succeeded", invocation_id, milliseconds)  # noqa: G004
+        outcome = f"({'Failed' if error else 'Succeeded'}, Id={invocation_id}, Duration={milliseconds}ms)"
+        if error:
+            log.error("Executed 'Functions.%s' %s\n%s", function.name, outcome, error.rstrip())
         else:
-            log.error(
-                f"Executed 'Functions.%s' {outcome}\n%s",  # noqa: G004
-                function.name,
-                "Failed",
-                invocation_id,
-                milliseconds,
-                error.rstrip(),
-            )
-        return error is None
+            log.info("Executed 'Functions.%s' %s", function.name, outcome)
+        return not error

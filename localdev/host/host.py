@@ -115,7 +115,7 @@ class Host:
         self._stopping.set()
 
     def _worker_died(self, death: BaseException) -> None:
-        self._die(HostError(f"the app ended its own event loop: {death!r}"))
+        self._die(HostError(f"the event loop that functions run on has ended: {death!r}"))
         self._hurry.set()  # nothing that runs there will ever finish
 
     async def _drained(self) -> None:

@@ -138,7 +138,7 @@ class QueueListener:
             return f"cannot be reached: {error.message}"
         # The full message quotes what was signed.
         status = getattr(error, "status_code", None)
-        reason = f"{status} {getattr(error, 'error_code', '')}" if status else error.message
+        reason = f"{status} {getattr(error, 'error_code', '')}" if status else error.message.rstrip(".")
         if status and (status in _PASSING or status >= 500):  # noqa: PLR2004 - HTTP's server errors
             return f"cannot be read: {reason}"
         raise HostError(

@@ -2,7 +2,8 @@
 
 A tick that passed while the previous run was still going, or while the machine slept or was blocked, is made up for by
 one run with `past_due`; a run that fails is not repeated before the next tick. The real host keeps the schedule's
-status in a blob and so finds missed ticks after a restart too; here it is in memory and starts anew.
+status in a blob, finds missed ticks when it starts, and says `past_due` only then; here the status is in memory, so
+that what a restart missed is not made up for.
 Source: Azure/azure-webjobs-sdk-extensions, TimerListener.cs.
 """
 

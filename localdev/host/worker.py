@@ -10,6 +10,7 @@ on after its timeout.
 
 import asyncio
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -92,8 +93,8 @@ class Worker:
             self._loop.run_forever()
         except BaseException as death:  # noqa: BLE001 - SystemExit too: the host must hear of it
             self._on_death(death)
-        finally:
-            self._loop.close()
+        else:
+            self._on_death(RuntimeError("it was stopped"))
 
     def call[T](self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run a coroutine function on the user's loop; cancelling the future cancels it there."""
@@ -117,17 +118,26 @@ class Worker:
             HostError: there is none, or the library rejected it; with the whole traceback.
 
         """
-        if not (app / "function_app.py").exists():
-            raise HostError(f"{app} has no function_app.py: --app must name a Python v2 function app's directory")
+        script = os.environ.get("PYTHON_SCRIPT_FILE_NAME", "function_app.py")
+        if not (app / script).exists():
+            raise HostError(f"{app} has no {script}: --app must name a Python v2 function app's directory")
         # Appended, as on Azure: an app cannot replace the libraries it runs on.
         sys.path.append(str(app))
-        return await asyncio.wrap_future(self.call(lambda: _index(app)))
+        functions = await asyncio.wrap_future(self.call(lambda: _index(app)))
+        _check_origin(app / script)
+        return functions
 
     def invoke(
         self, invocation_id: str, function_id: str, argument: tuple[str, Datum], metadata: Mapping[str, Datum]
     ) -> "asyncio.Future[str | None]":
         """Run a function; the result is None when it succeeded, else its error with the traceback."""
         return asyncio.wrap_future(self.call(lambda: _invoke(invocation_id, function_id, argument, metadata)))
+
+
+def _check_origin(script: Path) -> None:
+    imported = Path(sys.modules[script.stem].__file__ or "")
+    if not imported.samefile(script):
+        raise HostError(f"the app was imported from {imported}, not from {script.parent}: take that off PYTHONPATH")
 
 
 async def _index(app: Path) -> list[IndexedFunction]:
@@ -138,13 +148,10 @@ async def _index(app: Path) -> list[IndexedFunction]:
     try:
         response = await _library.worker_init_request(request)
     except SystemExit:
-        raise HostError(f"{traceback.format_exc()}function_app.py ended the process while it was imported") from None
+        raise HostError(f"{traceback.format_exc()}the app ended the process while it was imported") from None
     if response.result.status != _StatusResult.Success:
         exception = response.result.exception
-        raise HostError(f"{exception.stack_trace}function_app.py was rejected: {exception.message}")
-    imported = sys.modules["function_app"].__file__
-    if imported != str(app / "function_app.py"):
-        raise HostError(f"function_app was imported from {imported}, not from {app}: take the former off PYTHONPATH")
+        raise HostError(f"{exception.stack_trace}the app was rejected: {exception.message}")
     metadata = await _library.functions_metadata_request(request)
     return [
         IndexedFunction(

@@ -107,7 +107,7 @@ def test_a_connection_is_first_tried_with_its_prefix() -> None:
     """`Jobs` means AzureWebJobsJobs before it means Jobs, and nothing at all means AzureWebJobsStorage."""
     assert resolve("Jobs", {"Jobs": "b", "AzureWebJobsJobs": "a"}).connection_string == "a"
     assert resolve("Jobs", {"Jobs": "b"}).connection_string == "b"
-    assert resolve("", STORAGE).setting == "AzureWebJobsStorage"
+    assert resolve("", {"AzureWebJobsStorage": "USEDEVELOPMENTSTORAGE=True;"}).setting == "AzureWebJobsStorage"
 
 
 def test_a_connection_may_name_an_account_to_be_reached_by_identity() -> None:

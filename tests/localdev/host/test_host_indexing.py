@@ -20,7 +20,7 @@ def tick(timer: func.TimerRequest) -> None: ...
         ("import nowhere", "import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
         (TIMER + TIMER, "", "Function tick does not have a unique function name"),
         (TIMER.replace("func.TimerRequest", "func.TimerRequest | None"), "", "invalid non-type annotation"),
-        ("sys.exit(3)", "sys.exit(3)", "function_app.py ended the process while it was imported"),
+        ("sys.exit(3)", "sys.exit(3)", "the app ended the process while it was imported"),
         ("", "", "0 functions found: function_app.py defines none"),
         (
             TIMER.replace("0 0 *", "0 0 25"),
@@ -53,7 +53,7 @@ async def test_a_module_of_the_same_name_elsewhere_is_not_taken_for_the_app(bare
     other.mkdir()
     (other / "function_app.py").write_text("import azure.functions as func\napp = func.FunctionApp()")
     bare_app.environ["PYTHONPATH"] = str(other)
-    assert f"function_app was imported from {other}" in (await bare_app.refused())[-1]
+    assert f"the app was imported from {other}" in (await bare_app.refused())[-1]
 
 
 async def test_a_taken_port_is_named(bare_app: App) -> None:

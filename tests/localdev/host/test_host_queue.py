@@ -4,8 +4,11 @@ from base64 import b64encode
 from datetime import timedelta
 from typing import Any
 
-from azure.storage.queue.aio import QueueServiceClient
+from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
+from localdev.azurite import azurite
+from localdev.keyvault import KeyVault
+from localdev.tls import Certificates
 from tests.localdev.host.running import App, Queues
 from tests.waiting import wait_until
 
@@ -47,6 +50,7 @@ async def test_a_message_is_run_once_and_deleted(app: App, queues: Queues) -> No
 {TRIGGER}
 async def work(msg: func.QueueMessage, context: func.Context) -> None:
     logging.info("working on %s", msg.get_json()["tenantId"])
+    print("printed")
     lifetime = msg.expiration_time - msg.insertion_time
     hidden = msg.time_next_visible - msg.insertion_time
     seen(body=msg.get_body().decode(), id=msg.id, receipt=msg.pop_receipt, attempt=msg.dequeue_count,
@@ -66,6 +70,7 @@ async def work(msg: func.QueueMessage, context: func.Context) -> None:
     executing, details, user, executed = host.logged[:4]
     assert f"Executing 'Functions.work' (Reason='New queue message detected on '{queues.name}'.', Id=" in executing
     assert f"Trigger Details: MessageId: {seen['id']}, DequeueCount: 1" in details
+    assert host.printed == ["printed"]
     assert user.startswith("[20")
     assert user.endswith("Z] working on tenant-1→")
     assert f"Executed 'Functions.work' (Succeeded, Id={seen['invocation']}, Duration=" in executed
@@ -299,3 +304,18 @@ async def test_storage_that_is_not_there_is_waited_for(app: App, queues: Queues)
         await wait_until(lambda: host.has_logged("cannot be reached"), description="the host has tried")
     assert sum("cannot be reached" in line for line in host.logged) == 1
     assert host.process.returncode == 0
+
+
+async def test_an_account_is_reached_by_identity(app: App, certificates: Certificates, shared_vault: KeyVault) -> None:
+    """`…__queueServiceUri` instead of a connection string: the host asks for a token, as on Azure."""
+    del app.environ["AzureWebJobsStorage"]
+    app.environ.update(shared_vault.environ)
+    app.write(NOTING)
+    async with azurite(tls=certificates) as secure:
+        app.environ["AzureWebJobsStorage__queueServiceUri"] = secure.queue_endpoint
+        async with QueueClient.from_connection_string(secure.connection_string, app.environ["QUEUE"]) as queue:
+            await queue.create_queue()
+            await queue.send_message(encoded(b"by identity"))
+        async with app.running():
+            await wait_until(app.seen, description="the message is run")
+    assert app.seen() == [{"body": "by identity"}]

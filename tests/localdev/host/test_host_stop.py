@@ -79,15 +79,19 @@ async def test_an_app_may_hang_while_it_is_imported(bare_app: App) -> None:
         assert await process.wait() == 0
 
 
-async def test_an_app_that_ends_its_event_loop_ends_the_host(app: App, queues: Queues) -> None:
+@pytest.mark.parametrize(
+    ("what", "told"), [("sys.exit, 3", "SystemExit(3)"), ("loop.stop", "RuntimeError('it was stopped')")]
+)
+async def test_an_app_that_ends_its_event_loop_ends_the_host(app: App, queues: Queues, what: str, told: str) -> None:
     """No function would ever run again: the host says so and exits with 1, rather than sit there."""
-    app.write("""
+    app.write(f"""
 @app.queue_trigger(arg_name="msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
 async def work(msg: func.QueueMessage) -> None:
-    asyncio.get_running_loop().call_soon(sys.exit, 3)
+    loop = asyncio.get_running_loop()
+    loop.call_soon({what})
     await asyncio.sleep(3600)
 """)
     await queues.put("one")
     async with app.running() as host:
         assert await host.exit_code() == 1
-    assert host.logged[-1] == "the app ended its own event loop: SystemExit(3)"
+    assert host.logged[-1] == f"the event loop that functions run on has ended: {told}"
