@@ -11,7 +11,7 @@ from localdev.demo_orders import FUTURE, PAST, make_orders
 from tests.localdev.ports import answers, port_of
 
 NOW = datetime(2025, 8, 23, 1, tzinfo=UTC)
-ALL: dict[str, Any] = {"updated_since": (NOW - PAST).isoformat(), "updated_before": (NOW + FUTURE).isoformat()}
+ALL = {"updated_since": (NOW - PAST).isoformat(), "updated_before": (NOW + FUTURE).isoformat()}
 ORDERS = "/homedepot/v1/orders"
 UPSERT = "/builderprime/v1/leads:batchUpsert"
 LEADS = "/builderprime/v1/leads"
@@ -40,9 +40,7 @@ async def read_all(caller: httpx.AsyncClient, **params: Any) -> list[list[dict[s
     pages = []
     cursor: str | None = ""
     while cursor is not None:
-        query = {**ALL, **params}
-        if cursor:
-            query["cursor"] = cursor
+        query = httpx.QueryParams(ALL).merge(params).merge({"cursor": cursor} if cursor else {})
         page = (await caller.get(ORDERS, params=query)).raise_for_status().json()
         pages.append(page["orders"])
         cursor = page["next_cursor"]
@@ -51,7 +49,7 @@ async def read_all(caller: httpx.AsyncClient, **params: Any) -> list[list[dict[s
 
 async def test_weather_has_the_public_form(caller: httpx.AsyncClient) -> None:
     """Whoever reads api.open-meteo.com can read this, without a token."""
-    place = {"latitude": 41.88, "longitude": -87.63, "current": "temperature_2m,wind_speed_10m"}
+    place = {"latitude": "41.88", "longitude": "-87.63", "current": "temperature_2m,wind_speed_10m"}
     weather = (await caller.get("/v1/forecast", params=place, headers={"Authorization": ""})).raise_for_status().json()
     assert isinstance(weather["current"]["temperature_2m"], float)
     assert weather["current_units"]["wind_speed_10m"] == "km/h"
