@@ -1,6 +1,7 @@
 """`python -m localdev demo | start | tick`: the app on this machine, without an account."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -71,6 +72,9 @@ async def _tick() -> None:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
+    # SIGTERM ends it as Ctrl-C does; and Ctrl-C does so in a shell's background too, where it would be ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         asyncio.run(work)
     except LocalPartError as error:
