@@ -28,6 +28,6 @@ async def orchestrator(timer: func.TimerRequest) -> None:  # noqa: ARG001 - the 
 @app.queue_trigger("msg", queue_name=settings.queue_name(os.environ), connection="AzureWebJobsStorage")
 async def run_flow(msg: func.QueueMessage) -> None:
     """Run the flow that one message asks for."""
-    now = datetime.now(UTC)
-    message = Message(str(msg.id), msg.get_body(), msg.dequeue_count or 1, msg.insertion_time or now)
-    await run_job(await services(), registry, message, now)
+    ready, now = await services(), datetime.now(UTC)
+    message = Message(msg.id or now.isoformat(), msg.get_body(), msg.dequeue_count or 1, msg.insertion_time or now)
+    await run_job(ready, registry, message, now)

@@ -312,6 +312,8 @@ class Outcome(StrEnum):
     """The flow raised RetryLater."""
     SKIPPED_DISABLED = "skipped_disabled"
     """The tenant's document has no such flow any more, or has it off."""
+    SKIPPED_RESCHEDULED = "skipped_rescheduled"
+    """It was planned ahead, and the flow's schedule was changed before its time came."""
 
 
 class Run(msgspec.Struct, frozen=True, rename="camel"):

@@ -10,7 +10,7 @@ from typing import Any
 from datasync import log
 from datasync.errors import TenantInvalid
 from datasync.model import Tenant
-from datasync.schedule import plan
+from datasync.schedule import Plan, plan
 from datasync.services import Services
 from datasync.stores.tenants import PATCH_LIMIT
 
@@ -35,7 +35,7 @@ class Tally:
 
 
 async def tick(services: Services, now: datetime) -> Tally:
-    """Enqueue what is due at `now` (aware), and schedule what comes next.
+    """Enqueue what is due at `now` (aware), and within the lookahead after it, and schedule what comes next.
 
     A tenant that cannot be dealt with is logged and counted, and the tick goes on. Killed at any point, it leaves
     nothing lost: jobs are enqueued before `nextRunUtc` moves, and what is enqueued twice has the same run id.
@@ -51,6 +51,7 @@ class _Tick:
     def __init__(self, services: Services, now: datetime) -> None:
         self._services = services
         self._now = now
+        self._horizon = now + services.settings.lookahead
         self._tally = Tally()
         self._limit = asyncio.Semaphore(services.settings.tenants_at_once)
         self._failure: Exception | None = None
@@ -59,7 +60,7 @@ class _Tick:
         clock = asyncio.get_running_loop()
         started = clock.time()
         try:
-            async for page in _read_ahead(self._services.tenants.due(self._now)):
+            async for page in _read_ahead(self._services.tenants.due(self._horizon)):
                 async with asyncio.TaskGroup() as tenants:
                     for document in page:
                         tenants.create_task(self._deal_with(document))
@@ -82,23 +83,26 @@ class _Tick:
                 self._fail(f"tenant {document.get('tenantId')!r} could not be scheduled", error)
 
     async def _schedule(self, tenant: Tenant) -> None:
-        decision = plan(tenant, self._now, self._now)
+        decision = self._plan(tenant)
         for problem in decision.problems:
             self._report(problem)
+        served: set[str] = set()
         # In groups that one patch can move: killed in between, the group is decided again from the same document
         # (same ETag, hence same run ids), and the groups before it are not decided again at all.
-        while group := decision.advances[:PATCH_LIMIT]:
-            planned = [job for advance in group for job in advance.jobs]
-            self._tally.due += len(planned)
-            async with asyncio.TaskGroup() as sending:
-                for each in planned:
-                    sending.create_task(self._services.jobs.send(each.job, each.delay))
-            self._tally.enqueued += len(planned)
+        while group := [each for each in decision.advances if each.flow.name not in served][:PATCH_LIMIT]:
+            jobs = [job for advance in group for job in advance.jobs]
+            self._tally.due += len(jobs)
+            await self._services.jobs.send_all(jobs)
+            self._tally.enqueued += len(jobs)
             advanced = await self._services.tenants.advance(tenant, group)
             self._tally.advanced += advanced.flows
             self._tally.conflicts += advanced.conflicts
+            served.update(advance.flow.name for advance in group)
             tenant = advanced.tenant
-            decision = plan(tenant, self._now, self._now)
+            decision = self._plan(tenant)
+
+    def _plan(self, tenant: Tenant) -> Plan:
+        return plan(tenant, self._now, self._horizon, self._services.settings.spread)
 
     def _report(self, problem: object) -> None:
         self._tally.invalid += 1

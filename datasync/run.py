@@ -15,8 +15,12 @@ from datasync.context import FlowRun, Window
 from datasync.errors import DataSyncError, FlowFailed, GiveUp, RetryLater, TenantInvalid
 from datasync.model import FlowConfig, Job, Message, Outcome, Run, Tenant
 from datasync.registry import Flow, FlowRegistry
+from datasync.schedule import rev
 from datasync.secrets import TenantSecretClient
 from datasync.services import Services
+from datasync.stores.jobs import LEAD
+
+_LONGEST_HEAD_START = 2 * LEAD + timedelta(seconds=1)  # the queue counts in whole seconds, by a clock of its own
 
 
 async def run_job(services: Services, registry: FlowRegistry, message: Message, now: datetime) -> Run:
@@ -74,6 +78,7 @@ class _Attempt:
     async def _perform(self) -> tuple[Outcome, str | None]:
         """Run the flow; return how that ended, and why if it was no success."""
         job, services = self._job, self._services
+        await self._wait_for_its_time()
         flow = self._registry.resolve(job.flow_name)
         self._flow_name = flow.name
         tenant = await services.tenants.get(job.tenant_id)
@@ -82,11 +87,22 @@ class _Attempt:
             return Outcome.SKIPPED_DISABLED, "the tenant's document has no such flow"
         if not entry.enabled:
             return Outcome.SKIPPED_DISABLED, "the flow is off: enabled is false in the tenant's document"
+        ahead = self._scheduled_utc > self._message.inserted
+        if ahead and job.rev and job.rev != rev(tenant, entry):
+            return Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned"
         state = await services.runs.state(tenant.id, flow.name)
         end = max(self._scheduled_utc, self._message.inserted)
         self._window = Window(start=state.window_end_utc, end=max(end, state.window_end_utc or end))
         self._log(logging.INFO, f"START {self._subject}")
         return await self._call(flow, tenant, entry, self._window)
+
+    async def _wait_for_its_time(self) -> None:
+        """Wait out the head start that a job which was planned ahead has."""
+        early = self._scheduled_utc - self._received_utc
+        if timedelta() < early <= _LONGEST_HEAD_START:
+            await asyncio.sleep(early.total_seconds())
+            self._received_utc += early
+            self._received = _seconds()
 
     async def _call(self, flow: Flow, tenant: Tenant, entry: FlowConfig, window: Window) -> tuple[Outcome, str | None]:
         """Call the flow's function. Whatever it raises leaves here without a secret in it."""

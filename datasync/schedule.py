@@ -1,6 +1,7 @@
 """What a tenant document means at an instant: which runs are due, and when each flow is next. Pure."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
+from hashlib import sha256
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -9,9 +10,12 @@ from datasync import cron
 from datasync.errors import CronInvalid
 from datasync.model import FlowConfig, Job, Problem, Tenant, revision, run_id
 
+MOST_AHEAD = 1000
+"""How many runs of one flow a tick plans at the most."""
+
 
 class PlannedJob(msgspec.Struct, frozen=True):
-    """A job, and how long the queue is to hide it."""
+    """A job, and how long it is to wait, counted from the instant of planning."""
 
     job: Job
     delay: timedelta
@@ -34,13 +38,15 @@ class Plan(msgspec.Struct, frozen=True):
     """What a person has to mend: entries that could not be read, and schedules that cannot be kept."""
 
 
-def plan(tenant: Tenant, now: datetime, horizon: datetime) -> Plan:
+def plan(tenant: Tenant, now: datetime, horizon: datetime, spread: timedelta = timedelta()) -> Plan:
     """Decide what to do about a tenant's flows at `now`, looking ahead to `horizon` (both aware, now <= horizon).
 
     * Only entries with `enabled: true` count.
     * `nextRunUtc` in the past: one job however many occurrences were missed.
-    * Every further occurrence up to and including `horizon`: a job each, hidden until its instant.
+    * Every further occurrence up to and including `horizon`: a job each, to wait until its instant; at most
+      MOST_AHEAD for a flow, and a problem that says so.
     * `nextRunUtc` missing: filled in with the next occurrence after `now`, without a job for the past.
+    * Each job waits for a part of `spread` on top, always the same one for a flow of a tenant.
     """
     advances: list[Advance] = []
     problems = [*tenant.problems]
@@ -48,14 +54,16 @@ def plan(tenant: Tenant, now: datetime, horizon: datetime) -> Plan:
         if not flow.enabled:
             continue
         try:
-            advance = _advance(tenant, flow, now, horizon)
+            advance = _advance(tenant, flow, now, horizon, spread)
         except _Unschedulable as why:
-            problems.append(
-                Problem(tenant_id=tenant.id, flow=flow.name, path=f"flows[{flow.index}].{why.field}", why=str(why))
-            )
-        else:
-            if advance:
-                advances.append(advance)
+            problems.append(_problem(tenant, flow, why.field, str(why)))
+            continue
+        if advance is None:
+            continue
+        advances.append(advance)
+        if advance.next_run <= horizon:
+            cut = f"more than {MOST_AHEAD} runs lie before {horizon:%H:%M:%S} UTC, and the rest becomes one run"
+            problems.append(_problem(tenant, flow, "cron", f"{cut}: run the flow less often, or the timer more often"))
     return Plan(advances=tuple(advances), problems=tuple(problems))
 
 
@@ -75,7 +83,11 @@ class _Unschedulable(Exception):
         self.field = field
 
 
-def _advance(tenant: Tenant, flow: FlowConfig, now: datetime, horizon: datetime) -> Advance | None:
+def _problem(tenant: Tenant, flow: FlowConfig, field: str, why: str) -> Problem:
+    return Problem(tenant_id=tenant.id, flow=flow.name, path=f"flows[{flow.index}].{field}", why=why)
+
+
+def _advance(tenant: Tenant, flow: FlowConfig, now: datetime, horizon: datetime, spread: timedelta) -> Advance | None:
     if flow.next_run and flow.next_run > horizon:
         return None
     try:
@@ -87,26 +99,35 @@ def _advance(tenant: Tenant, flow: FlowConfig, now: datetime, horizon: datetime)
     if after_now is None:
         raise _Unschedulable("cron", f"cron {flow.cron!r} never fires: no date matches all of its fields")
     served = flow.next_run
-    jobs = [_job(tenant, flow, served, now)] if served and served <= now else []
+    instants = [served] if served and served <= now else []
     upcoming: datetime | None = served if served and served > now else after_now
-    while upcoming and upcoming <= horizon:
-        jobs.append(_job(tenant, flow, upcoming, now))
+    while upcoming and upcoming <= horizon and len(instants) < MOST_AHEAD:
+        instants.append(upcoming)
         upcoming = schedule.next(upcoming, zone)
     if upcoming is None:
         return None  # the calendar ends with year 9999
+    smear = spread * _fraction(tenant.id, flow.name)
+    jobs = (_job(tenant, flow, at, now, max(at - now, timedelta()) + smear) for at in instants)
     return Advance(flow=flow, jobs=tuple(jobs), next_run=upcoming)
 
 
-def _job(tenant: Tenant, flow: FlowConfig, at: datetime, now: datetime) -> PlannedJob:
+def _job(tenant: Tenant, flow: FlowConfig, at: datetime, now: datetime, delay: timedelta) -> PlannedJob:
+    # The ETag tells two decisions about a time that is past apart: a person may set the same one again, to force a
+    # run. A time to come is decided once, whatever happens to the document meanwhile.
+    decided_on = tenant.etag if at <= now else rev(tenant, flow)
     job = Job(
         tenant_id=tenant.id,
         flow_name=flow.name,
         scheduled_utc=at,
-        # The ETag tells two decisions about one instant apart: a person may set it again to force a run.
-        run_id=run_id(tenant.id, flow.name, at.isoformat(), tenant.etag),
+        run_id=run_id(tenant.id, flow.name, at.isoformat(), decided_on),
         rev=rev(tenant, flow),
     )
-    return PlannedJob(job=job, delay=max(at - now, timedelta()))
+    return PlannedJob(job=job, delay=delay)
+
+
+def _fraction(*parts: str) -> float:
+    """Hash some texts to a number from 0 to 1, the same in every process."""
+    return int.from_bytes(sha256("\n".join(parts).encode()).digest()[:4]) / 2**32
 
 
 def _zone(name: str) -> tzinfo:

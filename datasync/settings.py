@@ -16,6 +16,8 @@ from datasync.errors import SettingsInvalid
 
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 
+_QUEUE_LIMIT = 6 * 86_400  # seconds: a queue hides a message for at most 7 days, and the spread comes on top
+
 _DEVELOPMENT_STORAGE = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
     # The key every storage emulator has, published by Microsoft:
@@ -61,6 +63,10 @@ class Settings:
     """How long run records are kept."""
     tenants_at_once: int
     """How many tenants a tick works on concurrently."""
+    lookahead: timedelta
+    """How far ahead of its own time a tick plans runs, each to appear at its instant; zero: only what is due."""
+    spread: timedelta
+    """Over how long runs that are due at once are spread."""
     max_attempts: int
     """After how many failed attempts the host moves a job to the poison queue (host.json)."""
 
@@ -99,6 +105,8 @@ class Settings:
             runs_container=environ.get("COSMOS_RUNS_CONTAINER") or "runs",
             run_retention=timedelta(days=read("RUN_RETENTION_DAYS", _whole(1, 3650), 30)),
             tenants_at_once=read("ORCHESTRATOR_CONCURRENCY", _whole(1, 1000), 32),
+            lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, _QUEUE_LIMIT), 0)),
+            spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, 86_400), 0)),
             max_attempts=read(
                 "AzureFunctionsJobHost__extensions__queues__maxDequeueCount",
                 _whole(1, 1_000_000),

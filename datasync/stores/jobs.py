@@ -1,5 +1,7 @@
 """The job queue: what the tick asks to be run."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
@@ -7,7 +9,12 @@ from azure.storage.queue.aio import QueueClient
 
 from datasync.errors import ServiceUnavailable
 from datasync.model import Job
+from datasync.schedule import PlannedJob
 
+LEAD = timedelta(seconds=2)
+"""How early a delayed job appears: as long as the host may take to look (maxPollingInterval in host.json)."""
+
+_SENDS_AT_ONCE = 64
 _NEVER = -1  # seconds to live: a job waits as long as it takes
 
 
@@ -16,9 +23,26 @@ class JobQueue:
 
     def __init__(self, queue: QueueClient) -> None:
         self._queue = queue
+        self._sends = asyncio.Semaphore(_SENDS_AT_ONCE)
+
+    async def send_all(self, planned: Sequence[PlannedJob]) -> None:
+        """Put planned jobs on the queue, to appear LEAD before their time.
+
+        Raises:
+            ExceptionGroup: of what `send` raises; some may have been sent.
+
+        """
+
+        async def send(each: PlannedJob) -> None:
+            async with self._sends:
+                await self.send(each.job, each.delay - LEAD)
+
+        async with asyncio.TaskGroup() as sending:
+            for each in planned:
+                sending.create_task(send(each))
 
     async def send(self, job: Job, delay: timedelta = timedelta()) -> None:
-        """Put a job on the queue, hidden for `delay` (whole seconds, rounded up; at most 7 days).
+        """Put a job on the queue, hidden for `delay` (whole seconds, rounded down; at most 7 days).
 
         Raises:
             ServiceUnavailable: the queue is missing, refused, or could not be reached.
@@ -26,7 +50,7 @@ class JobQueue:
         """
         try:
             await self._queue.send_message(
-                job.encode(), visibility_timeout=-(-delay // timedelta(seconds=1)) or None, time_to_live=_NEVER
+                job.encode(), visibility_timeout=max(delay // timedelta(seconds=1), 0) or None, time_to_live=_NEVER
             )
         except ResourceNotFoundError:
             raise ServiceUnavailable(

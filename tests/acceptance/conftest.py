@@ -63,7 +63,8 @@ def start(app: App, world: World) -> Start:
     async def started(**settings: str) -> AsyncGenerator[RunningHost]:
         environ = {
             **world.environ,
-            "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:00.1",
+            "AZURE_FUNCTIONS_ENVIRONMENT": "Production",  # in Development the host looks every 2 s at most
+            "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:00",
             "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
             **settings,
         }

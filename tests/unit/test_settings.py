@@ -65,7 +65,7 @@ def test_what_is_not_set_has_the_documented_default(tmp_path: Path) -> None:
     assert (read.cosmos_database, read.tenants_container, read.runs_container) == ("flowsync", "tenants", "runs")
     assert (read.queue_name, settings.orchestrator_schedule({})) == ("flow-jobs", "0 0 * * * *")
     assert read.run_retention == timedelta(days=30)
-    assert read.max_attempts == 5
+    assert (read.max_attempts, read.lookahead, read.spread) == (5, timedelta(), timedelta())
     assert Settings.from_environ({**KEYS, "QUEUE_NAME": "", "RUN_RETENTION_DAYS": ""}).queue_name == "flow-jobs"
 
 
@@ -97,6 +97,11 @@ def test_attempts_are_counted_as_the_host_does(tmp_path: Path) -> None:
         ({"KEY_VAULT_VERIFY_CHALLENGE": "maybe"}, "KEY_VAULT_VERIFY_CHALLENGE: expected true or false, got 'maybe'"),
         ({"RUN_RETENTION_DAYS": "0"}, "RUN_RETENTION_DAYS: expected a whole number from 1 to 3650, got '0'"),
         ({"RUN_RETENTION_DAYS": "a month"}, "RUN_RETENTION_DAYS: expected a whole number"),
+        (
+            {"ORCHESTRATOR_LOOKAHEAD": "1h"},
+            "ORCHESTRATOR_LOOKAHEAD: expected a whole number from 0 to 518400, got '1h'",
+        ),
+        ({"ORCHESTRATOR_SPREAD": "1.5"}, "ORCHESTRATOR_SPREAD: expected a whole number from 0 to 86400, got '1.5'"),
         ({"ORCHESTRATOR_CONCURRENCY": "-1"}, "ORCHESTRATOR_CONCURRENCY: expected a whole number from 1 to 1000"),
         (
             {"AzureFunctionsJobHost__extensions__queues__maxDequeueCount": "many"},

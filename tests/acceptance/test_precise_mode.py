@@ -1,0 +1,33 @@
+"""Schedules kept to the second by a timer that looks far less often."""
+
+from datetime import UTC, datetime, timedelta
+
+from tests.acceptance.conftest import App, Start
+from tests.documents import document, entry
+from tests.waiting import wait_until
+from tests.world import World
+
+
+async def test_every_occurrence_starts_at_its_second(world: World, app: App, start: Start) -> None:
+    """A flow every two seconds, and ticks whose lookaheads overlap: none is early, late, missing, or there twice."""
+    soon = datetime.fromtimestamp(datetime.now(UTC).timestamp() // 2 * 2 + 6, UTC)
+    await world.put(document("tenant-1", entry("succeeds", cron="*/2 * * * * *", nextRunUtc=soon.isoformat())))
+
+    async with start(ORCHESTRATOR_LOOKAHEAD="9", AZURE_FUNCTIONS_ENVIRONMENT="Development") as host:
+        await host.invoke("orchestrator")
+        await wait_until(lambda: app.said("TICK tenants=1"), description="the first tick has ended")
+        await wait_until(world.records, description="the first run is recorded")
+        await host.invoke("orchestrator")
+
+        async def enough() -> bool:
+            return len(await world.records()) >= 5
+
+        await wait_until(enough, description="five runs are recorded")
+
+    runs = [
+        (datetime.fromisoformat(record["scheduledUtc"]), datetime.fromisoformat(record["startedUtc"]))
+        for record in await world.records()
+    ]
+    assert [scheduled for scheduled, _ in runs] == [soon + timedelta(seconds=2 * n) for n in range(len(runs))]
+    assert [started - scheduled for scheduled, started in runs if started - scheduled >= timedelta(seconds=1)] == []
+    assert {record["outcome"] for record in await world.records()} == {"succeeded"}

@@ -1,0 +1,114 @@
+"""Jobs that are planned ahead, on the real queue."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from azure.keyvault.secrets.aio import SecretClient
+
+from datasync import FlowRegistry, FlowRun
+from datasync.model import Message, Run, Tenant
+from datasync.orchestrate import tick
+from datasync.run import run_job
+from datasync.schedule import plan
+from datasync.services import Services
+from datasync.settings import Settings
+from tests.documents import document, entry
+from tests.world import World
+
+NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
+AT = datetime(2025, 8, 23, 12, 30, tzinfo=UTC)
+FLOW = entry(cron="0 30 * * * *", nextRunUtc="2025-08-23T12:30:00Z")
+
+
+def planned(now: datetime = NOW) -> Message:
+    """Return the message of FLOW's next run, planned at `now`."""
+    (advance,) = plan(Tenant.from_document(document("tenant-1", FLOW)), now, AT).advances
+    return Message("m-1", advance.jobs[0].job.encode().encode(), 1, now)
+
+
+async def run(services: Services, message: Message, now: datetime = AT) -> Run:
+    registry = FlowRegistry()
+
+    @registry.flow("weather")
+    async def weather(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        run.count(ran=1)
+
+    return await run_job(services, registry, message, now)
+
+
+async def test_a_planned_job_is_hidden_until_its_time(world: World) -> None:
+    """What lies ahead is on the queue, and nobody sees it yet; `nextRunUtc` is past the horizon."""
+    services = await Services.connect(Settings.from_environ({**world.environ, "ORCHESTRATOR_LOOKAHEAD": "3600"}))
+    await world.put(document("tenant-1", entry(cron="0 */15 * * * *", nextRunUtc="2025-08-23T12:15:00Z")))
+
+    tally = await tick(services, NOW)
+    again = await tick(services, NOW + timedelta(minutes=1))
+    await services.close()
+
+    assert (tally.enqueued, tally.advanced, again.enqueued) == (4, 1, 0)
+    assert await world.messages() == []
+    assert (await world.jobs.get_queue_properties()).approximate_message_count == 4
+    assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] == "2025-08-23T13:15:00Z"
+
+
+async def test_a_flow_that_is_cut_is_served_once_per_tick(world: World) -> None:
+    """The bound on what one flow can plan holds for the whole tick, and what was cut is reported."""
+    services = await Services.connect(Settings.from_environ({**world.environ, "ORCHESTRATOR_LOOKAHEAD": "1200"}))
+    await world.put(document("tenant-1", entry(cron="* * * * * *", nextRunUtc="2025-08-23T12:00:04Z")))
+
+    tally = await tick(services, NOW)
+    await services.close()
+
+    assert (tally.enqueued, tally.advanced, tally.invalid) == (1000, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("edited", "outcome"),
+    [
+        ({}, "succeeded"),
+        ({"settings": {"new": True}}, "succeeded"),
+        ({"cron": "0 0 * * * *"}, "skipped_rescheduled"),
+        ({"timezone": "Europe/Berlin"}, "skipped_rescheduled"),
+        ({"enabled": False}, "skipped_disabled"),
+        ({"name": "another"}, "skipped_disabled"),
+    ],
+)
+async def test_a_planned_run_asks_whether_it_is_still_wanted(
+    world: World, services: Services, edited: dict[str, object], outcome: str
+) -> None:
+    """A run of a flow that was disabled, removed or rescheduled meanwhile is skipped, and recorded as such."""
+    await world.put(document("tenant-1", {**FLOW, **edited}))
+
+    ended = await run(services, planned())
+
+    assert ended.outcome == outcome
+    assert [record["outcome"] for record in await world.records()] == [outcome]
+
+
+async def test_a_run_that_was_due_stays_due_when_its_schedule_changes(world: World, services: Services) -> None:
+    """Only what was planned ahead is taken back by an edit of the cron."""
+    await world.put(document("tenant-1", {**FLOW, "cron": "0 0 * * * *"}))
+
+    assert (await run(services, planned(now=AT))).outcome == "succeeded"
+
+
+async def test_a_run_that_appears_early_starts_at_its_instant(world: World, services: Services) -> None:
+    """The queue shows a job a little early, since the host does not look all the time; the run waits the rest."""
+    await world.put(document("tenant-1", FLOW))
+    clock = asyncio.get_running_loop()
+    before = clock.time()
+
+    ended = await run(services, planned(), now=AT - timedelta(milliseconds=300))
+
+    assert clock.time() - before >= 0.3
+    assert ended.started_utc == AT
+
+
+async def test_a_far_future_in_a_message_does_not_hold_a_worker(world: World, services: Services) -> None:
+    """Only the head start is waited for: a message posted by hand with some later time runs now."""
+    await world.put(document("tenant-1", FLOW))
+
+    ended = await run(services, planned(), now=AT - timedelta(minutes=20))
+
+    assert (ended.outcome, ended.started_utc) == ("succeeded", AT - timedelta(minutes=20))

@@ -1,0 +1,85 @@
+"""Planning ahead: every occurrence up to the horizon, each to appear at its instant; and spreading the rush."""
+
+from datetime import UTC, datetime, timedelta
+
+from datasync.model import Tenant
+from datasync.schedule import MOST_AHEAD, Plan, plan
+from tests.documents import document, entry
+
+NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def ahead(*flows: dict[str, object], now: datetime = NOW, spread: timedelta = timedelta(), **fields: object) -> Plan:
+    return plan(Tenant.from_document(document("tenant-123", *flows, **fields)), now, now + HOUR, spread)
+
+
+def test_every_occurrence_up_to_the_horizon_is_planned_for_its_instant() -> None:
+    """An hourly tick with an hour's lookahead keeps a five-minute schedule, to the second."""
+    (advance,) = ahead(entry(cron="0 */5 * * * *", nextRunUtc="2025-08-23T12:05:00Z")).advances
+
+    instants = [planned.job.scheduled_utc for planned in advance.jobs]
+    assert instants == [datetime(2025, 8, 23, 12, 5 * n, tzinfo=UTC) for n in range(1, 12)] + [
+        datetime(2025, 8, 23, 13, tzinfo=UTC)
+    ]
+    assert [planned.delay for planned in advance.jobs] == [at - NOW for at in instants if at]
+    assert advance.next_run == datetime(2025, 8, 23, 13, 5, tzinfo=UTC)
+
+
+def test_what_was_missed_is_one_run_besides() -> None:
+    """An overdue flow gets one run at once, and its coming occurrences as well."""
+    (advance,) = ahead(entry(cron="0 */20 * * * *", nextRunUtc="2025-08-20T00:00:00Z")).advances
+
+    assert [(planned.job.scheduled_utc or NOW).strftime("%d. %H:%M") for planned in advance.jobs] == [
+        "20. 00:00",
+        "23. 12:20",
+        "23. 12:40",
+        "23. 13:00",
+    ]
+    assert advance.jobs[0].delay == timedelta()
+
+
+def test_a_new_flow_gets_what_is_still_to_come() -> None:
+    """Without `nextRunUtc` nothing of the past is run, and the occurrences ahead are planned."""
+    (advance,) = ahead(entry(cron="0 30 * * * *", nextRunUtc=None)).advances
+
+    assert [planned.job.scheduled_utc for planned in advance.jobs] == [datetime(2025, 8, 23, 12, 30, tzinfo=UTC)]
+
+
+def test_a_time_to_come_is_decided_once() -> None:
+    """Planned again from a document that was edited meanwhile, the same occurrence has the same run id."""
+    first = ahead(entry(cron="0 30 * * * *", nextRunUtc="2025-08-23T12:30:00Z"), _etag='"1"')
+    again = ahead(entry(cron="0 30 * * * *", nextRunUtc="2025-08-23T12:30:00Z", settings={"a": 1}), _etag='"2"')
+    rescheduled = ahead(entry(cron="0 */30 * * * *", nextRunUtc="2025-08-23T12:30:00Z"), _etag='"2"')
+
+    run_ids = [each.advances[0].jobs[0].job.run_id for each in (first, again, rescheduled)]
+    assert run_ids[0] == run_ids[1] != run_ids[2]
+
+
+def test_one_flow_cannot_flood_the_queue() -> None:
+    """A flow that would run every second for an hour is cut, and a problem says so."""
+    found = ahead(entry(cron="* * * * * *", nextRunUtc="2025-08-23T12:00:04Z"))
+
+    (advance,) = found.advances
+    assert len(advance.jobs) == MOST_AHEAD
+    assert advance.next_run == NOW + timedelta(seconds=MOST_AHEAD + 1)
+    (problem,) = found.problems
+    assert "more than 1000 runs lie before 13:00:03 UTC" in problem.why
+    assert "run the flow less often, or the timer more often" in problem.why
+
+
+def test_the_rush_of_the_full_hour_is_spread() -> None:
+    """Each flow of each tenant waits for its own, constant part of the spread."""
+    spread = timedelta(minutes=10)
+    flows = [entry(f"flow-{n}", nextRunUtc="2025-08-23T12:00:00Z") for n in range(200)]
+    first, again = (plan(Tenant.from_document(document("t", *flows)), NOW, NOW, spread) for _ in range(2))
+
+    delays = [advance.jobs[0].delay for advance in first.advances]
+    assert delays == [advance.jobs[0].delay for advance in again.advances]
+    assert len(set(delays)) == 200
+    assert all(timedelta() <= delay < spread for delay in delays)
+    halves = sum(delay < spread / 2 for delay in delays)
+    assert 60 < halves < 140, "about as many in one half as in the other"
+    assert {planned.job.scheduled_utc for advance in first.advances for planned in advance.jobs} == {
+        datetime(2025, 8, 23, 12, tzinfo=UTC)
+    }
