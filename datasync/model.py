@@ -17,6 +17,9 @@ from msgspec.structs import replace
 
 from datasync.errors import JobInvalid, TenantInvalid
 
+FORBIDDEN_IN_IDS = "/\\?#"
+"""What the id of a Cosmos DB document cannot hold."""
+
 # --------------------------------------------------------------------------------------------- tenants
 
 

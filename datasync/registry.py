@@ -12,6 +12,7 @@ from types import ModuleType
 
 from datasync import log
 from datasync.errors import FlowInvalid, FlowUnknown
+from datasync.model import FORBIDDEN_IN_IDS
 
 type FlowFunction = Callable[..., Awaitable[None]]
 
@@ -19,7 +20,6 @@ DEFAULT_TIMEOUT = timedelta(minutes=10)
 """For one attempt. Well below host.json's functionTimeout, at which the host restarts the whole worker."""
 
 _NAME_LIMIT = 200  # a FlowState's id holds the name, and Cosmos DB takes 255 characters
-_FORBIDDEN_IN_NAMES = "/\\?#"  # what a Cosmos DB id cannot hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _check_aliases(aliases: object, name: str, place: str) -> None:
 def _check_name(name: object, place: str) -> None:
     if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
         raise FlowInvalid(f"flow {name!r} in {place}: a name is a printable text without blanks around it")
-    if len(name) > _NAME_LIMIT or any(character in name for character in _FORBIDDEN_IN_NAMES):
+    if len(name) > _NAME_LIMIT or any(character in name for character in FORBIDDEN_IN_IDS):
         raise FlowInvalid(
             f"flow {name!r} in {place}: a name has at most {_NAME_LIMIT} characters and none of / \\ ? # "
             "(it becomes part of a Cosmos DB id)"

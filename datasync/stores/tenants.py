@@ -11,7 +11,7 @@ from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosReso
 from msgspec.structs import replace
 
 from datasync.errors import TenantUnknown
-from datasync.model import Tenant
+from datasync.model import FORBIDDEN_IN_IDS, Tenant
 from datasync.schedule import Advance
 from datasync.stores.cosmos import explained
 
@@ -73,16 +73,19 @@ class TenantStore:
             TenantInvalid: it cannot be used as it is.
 
         """
+        unknown = TenantUnknown(
+            f"there is no tenant {tenant_id!r} in container {self._container.id!r}: "
+            "create its document, or correct the tenantId"
+        )
+        if any(character in tenant_id for character in FORBIDDEN_IN_IDS):
+            raise unknown
         with explained(f"while reading tenant {tenant_id!r}"):
             try:
                 document = await self._container.read_item(tenant_id, partition_key=tenant_id)
             except CosmosResourceNotFoundError as error:
                 if error.sub_status == _CONTAINER_MISSING:
                     raise
-                raise TenantUnknown(
-                    f"there is no tenant {tenant_id!r} in container {self._container.id!r}: "
-                    "create its document, or correct the tenantId"
-                ) from None
+                raise unknown from None
         return Tenant.from_document(document)
 
     async def advance(self, tenant: Tenant, advances: Sequence[Advance]) -> Advanced:

@@ -1,0 +1,292 @@
+"""The run on the real wire: every way a flow can end, and a worker that is killed."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from azure.keyvault.secrets.aio import SecretClient
+
+from datasync import FlowRegistry, FlowRun, RetryLater
+from datasync.errors import FlowFailed, FlowUnknown, ServiceUnavailable, TenantInvalid, TenantUnknown
+from datasync.model import FlowState, Job, Message, Run
+from datasync.run import run_job
+from datasync.services import Services
+from datasync.stores.runs import RunStore
+from tests.documents import document, entry
+from tests.world import World
+
+NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
+
+
+def message(attempt: int = 1, **fields: Any) -> Message:
+    job = Job(**{"tenant_id": "t", "flow_name": "flow", "scheduled_utc": NOW, "run_id": "r-1", **fields})
+    return Message("m-1", job.encode().encode(), attempt, NOW)
+
+
+def registered(function: Callable[..., Awaitable[None]], **options: Any) -> FlowRegistry:
+    registry = FlowRegistry()
+    registry.flow("flow", **options)(function)
+    return registry
+
+
+async def succeed(tenant_id: str, kv: SecretClient) -> None:
+    """Do nothing."""
+
+
+async def test_an_attempt_that_takes_too_long_is_cancelled(world: World, services: Services) -> None:
+    """It counts as failed, and the message says what to do; the flow saw the cancellation."""
+    cancelled = asyncio.Event()
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    await world.put(document("t", entry("flow")))
+    with pytest.raises(FlowFailed, match="t/flow was cancelled after 0:00:00.050000: do less in one run, or register"):
+        await run_job(services, registered(flow, timeout=timedelta(milliseconds=50)), message(), NOW)
+
+    assert cancelled.is_set()
+    assert [record["outcome"] for record in await world.records()] == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (TimeoutError("the source took too long"), "TimeoutError: the source took too long"),
+        (SystemExit(3), "SystemExit: 3"),
+        (asyncio.CancelledError("its own"), "CancelledError: its own"),
+        (ExceptionGroup("several", [ValueError("one")]), "ExceptionGroup: several (1 sub-exception)"),
+        (KeyError("id"), "KeyError: 'id'"),
+    ],
+)
+async def test_whatever_a_flow_raises_is_a_failure(
+    world: World, services: Services, raised: BaseException, said: str
+) -> None:
+    """Nothing a flow raises ends the worker; it is recorded in one line, and the host hears of it."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        raise raised
+
+    await world.put(document("t", entry("flow")))
+    with pytest.raises(FlowFailed):
+        await run_job(services, registered(flow), message(), NOW)
+
+    assert [record["error"] for record in await world.records()] == [said]
+
+
+async def test_a_worker_that_is_stopped_leaves_the_message_alone(world: World, services: Services) -> None:
+    """A cancellation from outside is no failure of the flow: nothing is recorded, and the message comes back."""
+    started = asyncio.Event()
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    await world.put(document("t", entry("flow")))
+    attempt = asyncio.create_task(run_job(services, registered(flow), message(), NOW))
+    await started.wait()
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+
+    assert await world.records() == []
+
+
+async def test_an_entry_under_an_alias_runs_the_flow(world: World, services: Services) -> None:
+    """Documents with a flow's old name work; state and records are kept under the name it has now."""
+    await world.put(document("t", entry("old-name")))
+
+    run = await run_job(services, registered(succeed, aliases=("old-name",)), message(flow_name="old-name"), NOW)
+
+    assert (run.outcome, run.flow_name) == ("succeeded", "flow")
+    assert (await services.runs.state("t", "flow")).last_success_utc
+
+
+async def test_a_job_with_the_new_name_finds_the_entry_with_the_old_one(world: World, services: Services) -> None:
+    """A message posted by hand may use either name."""
+    await world.put(document("t", entry("old-name", settings={"a": 1})))
+    seen = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        seen.append(run.settings)
+
+    await run_job(services, registered(flow, aliases=("old-name",)), message(), NOW)
+
+    assert seen == [{"a": 1}]
+
+
+async def test_an_entry_with_60_kib_of_settings_runs(world: World, services: Services) -> None:
+    """Settings travel in the document, never in the message, so they may be larger than a message."""
+    settings = {"map": {f"category-{n}": "x" * 50 for n in range(1000)}}
+    await world.put(document("t", entry("flow", settings=settings)))
+    sizes = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        sizes.append(len(str(run.settings)))
+
+    await run_job(services, registered(flow), message(), NOW)
+
+    assert sizes[0] > 60 * 1024
+    assert len(message().body) < 200
+
+
+async def test_what_cannot_be_run_is_recorded_with_its_reason(world: World, services: Services) -> None:
+    """An unknown flow, an unknown tenant and a broken entry are failures of the job, with a remedy in the record."""
+    await world.put(document("t", entry("flow", enabled="yes")))
+    cases: list[tuple[type[Exception], dict[str, Any]]] = [
+        (FlowUnknown, {"flow_name": "fow", "run_id": "r-1"}),
+        (TenantUnknown, {"tenant_id": "nobody", "run_id": "r-2"}),
+        (TenantUnknown, {"tenant_id": "a/b", "run_id": "r-3"}),
+        (TenantInvalid, {"run_id": "r-4"}),
+    ]
+    for expected, fields in cases:
+        with pytest.raises(expected):
+            await run_job(services, registered(succeed), message(**fields), NOW)
+
+    errors = {record["runId"]: record["error"] for record in await world.records()}
+    assert "no flow is named 'fow'. Known flows: 'flow'" in errors["r-1"]
+    assert "there is no tenant 'nobody' in container 'tenants': create its document" in errors["r-2"]
+    assert "there is no tenant 'a/b'" in errors["r-3"]
+    assert "flows[0].enabled: expected true or false, without quotes" in errors["r-4"]
+
+
+async def test_consecutive_failures_are_counted_until_a_success(world: World, services: Services) -> None:
+    """The flow's state says how long it has been failing."""
+
+    async def fail(tenant_id: str, kv: SecretClient) -> None:
+        raise OSError("down")
+
+    await world.put(document("t", entry("flow")))
+    for attempt in (1, 2):
+        with pytest.raises(FlowFailed):
+            await run_job(services, registered(fail), message(attempt), NOW)
+    failing = await services.runs.state("t", "flow")
+    await run_job(services, registered(succeed), message(3), NOW)
+    recovered = await services.runs.state("t", "flow")
+
+    assert (failing.consecutive_failures, failing.last_outcome, failing.last_success_utc) == (2, "failed", None)
+    assert (recovered.consecutive_failures, recovered.last_outcome) == (0, "succeeded")
+
+
+async def test_a_failure_that_cannot_be_recorded_is_still_raised(
+    world: World, services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the host has to hear of is the flow's own failure; that the record is missing stands in the log."""
+
+    async def fail(tenant_id: str, kv: SecretClient) -> None:
+        raise OSError("down")
+
+    async def refused(self: RunStore, run: Run) -> None:
+        raise ServiceUnavailable("Cosmos DB answered 429")
+
+    await world.put(document("t", entry("flow")))
+    monkeypatch.setattr(RunStore, "record", refused)
+    with pytest.raises(FlowFailed, match="OSError: down"):
+        await run_job(services, registered(fail), message(), NOW)
+
+    assert "the failure of t/flow could not be recorded: Cosmos DB answered 429" in caplog.text
+
+
+async def test_runs_that_end_at_once_do_not_overwrite_each_others_state(world: World, services: Services) -> None:
+    """Each end is applied on top of the other, and the window never moves back."""
+    await world.put(document("t", entry("flow")))
+    times = [NOW + timedelta(hours=n) for n in range(8)]
+
+    await asyncio.gather(
+        *[
+            run_job(services, registered(succeed), message(run_id=f"r-{n}", scheduled_utc=at), NOW)
+            for n, at in enumerate(times)
+        ]
+    )
+
+    assert (await services.runs.state("t", "flow")).window_end_utc == times[-1]
+    assert len(await world.records()) == 8
+
+
+class Killed(BaseException):
+    """What a killed worker looks like from the inside: nothing after this point happens."""
+
+
+@pytest.mark.parametrize("method", ["state", "_save", "record"])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_run_killed_anywhere_is_made_again(
+    world: World, services: Services, monkeypatch: pytest.MonkeyPatch, method: str, when: str
+) -> None:
+    """The message comes back; in the end there is a recorded success, and the window has moved once."""
+    await world.put(document("t", entry("flow")))
+    original = getattr(RunStore, method)
+
+    async def killed(self: RunStore, *arguments: Any) -> Any:
+        if when == "after":
+            await original(self, *arguments)
+        raise Killed
+
+    monkeypatch.setattr(RunStore, method, killed)
+    with pytest.raises(Killed):
+        await run_job(services, registered(succeed), message(1), NOW)
+    monkeypatch.setattr(RunStore, method, original)
+    await run_job(services, registered(succeed), message(2), NOW)
+
+    records = await world.records()
+    assert records[-1]["outcome"] == "succeeded"
+    assert {record["runId"] for record in records} == {"r-1"}
+    assert (await services.runs.state("t", "flow")).window_end_utc == NOW
+
+
+async def test_a_deferral_killed_before_it_is_enqueued_is_not_lost(
+    world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message that asked to be put back comes back itself, and the flow decides again."""
+
+    async def later(tenant_id: str, kv: SecretClient) -> None:
+        raise RetryLater(timedelta(hours=1), "asked too often")
+
+    async def killed(*_: object) -> None:
+        raise Killed
+
+    await world.put(document("t", entry("flow")))
+    send = services.jobs.send
+    monkeypatch.setattr(services.jobs, "send", killed)
+    with pytest.raises(Killed):
+        await run_job(services, registered(later), message(1), NOW)
+    monkeypatch.setattr(services.jobs, "send", send)
+    await run_job(services, registered(later), message(2), NOW)
+
+    assert (await world.jobs.get_queue_properties()).approximate_message_count == 1
+    assert [record["outcome"] for record in await world.records()] == ["deferred", "deferred"]
+
+
+async def test_flow_state_never_expires_and_records_do(world: World, services: Services) -> None:
+    """A record goes after the retention; what the next window starts from stays."""
+    await world.put(document("t", entry("flow")))
+    await run_job(services, registered(succeed), message(), NOW)
+
+    items = {item["type"]: item async for item in world.runs.query_items("SELECT * FROM c")}
+    assert items["Run"]["ttl"] == 30 * 86400
+    assert "ttl" not in items["FlowState"]
+    assert FlowState.from_document(items["FlowState"]).window_end_utc == NOW
+
+
+async def test_the_log_of_a_failure_has_the_flows_own_traceback(
+    world: World, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One log entry: the line, and below it where in the flow it happened."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        raise LookupError("no such order")
+
+    caplog.set_level(logging.ERROR)
+    await world.put(document("t", entry("flow")))
+    with pytest.raises(FlowFailed):
+        await run_job(services, registered(flow), message(), NOW)
+
+    (failure,) = [record.getMessage() for record in caplog.records if "FAIL" in record.getMessage()]
+    first, *rest = failure.splitlines()
+    assert first.startswith("FAIL t/flow after ")
+    assert any("test_run.py" in line for line in rest)
+    assert rest[-1] == "LookupError: no such order"
