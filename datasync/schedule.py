@@ -107,20 +107,21 @@ def _advance(tenant: Tenant, flow: FlowConfig, now: datetime, horizon: datetime,
     if upcoming is None:
         return None  # the calendar ends with year 9999
     smear = spread * _fraction(tenant.id, flow.name)
-    jobs = (_job(tenant, flow, at, now, max(at - now, timedelta()) + smear) for at in instants)
+    jobs = (_job(tenant, flow, at, max(at - now, timedelta()) + smear) for at in instants)
     return Advance(flow=flow, jobs=tuple(jobs), next_run=upcoming)
 
 
-def _job(tenant: Tenant, flow: FlowConfig, at: datetime, now: datetime, delay: timedelta) -> PlannedJob:
-    # The ETag tells two decisions about a time that is past apart: a person may set the same one again, to force a
-    # run. A time to come is decided once, whatever happens to the document meanwhile.
-    decided_on = tenant.etag if at <= now else rev(tenant, flow)
+def _job(tenant: Tenant, flow: FlowConfig, at: datetime, delay: timedelta) -> PlannedJob:
+    revised = rev(tenant, flow)
+    # The stored instant is decided on once per version of the document: a person may set the same one again, to force
+    # a run. Those that follow are decided on by the schedule: an edit of the document does not plan them twice.
+    decided_on = tenant.etag if at == flow.next_run else revised
     job = Job(
         tenant_id=tenant.id,
         flow_name=flow.name,
         scheduled_utc=at,
         run_id=run_id(tenant.id, flow.name, at.isoformat(), decided_on),
-        rev=rev(tenant, flow),
+        rev=revised,
     )
     return PlannedJob(job=job, delay=delay)
 

@@ -46,14 +46,20 @@ def test_a_new_flow_gets_what_is_still_to_come() -> None:
     assert [planned.job.scheduled_utc for planned in advance.jobs] == [datetime(2025, 8, 23, 12, 30, tzinfo=UTC)]
 
 
-def test_a_time_to_come_is_decided_once() -> None:
-    """Planned again from a document that was edited meanwhile, the same occurrence has the same run id."""
-    first = ahead(entry(cron="0 30 * * * *", nextRunUtc="2025-08-23T12:30:00Z"), _etag='"1"')
-    again = ahead(entry(cron="0 30 * * * *", nextRunUtc="2025-08-23T12:30:00Z", settings={"a": 1}), _etag='"2"')
-    rescheduled = ahead(entry(cron="0 */30 * * * *", nextRunUtc="2025-08-23T12:30:00Z"), _etag='"2"')
+def test_an_edit_of_the_document_does_not_plan_what_follows_twice() -> None:
+    """The stored instant is decided on anew in each version of the document; what follows from the cron, once."""
+    flow = entry(cron="0 */30 * * * *", nextRunUtc="2025-08-23T12:30:00Z")
+    first = ahead(flow, _etag='"1"')
+    again = ahead(flow, _etag='"1"', now=NOW + timedelta(minutes=1))
+    edited = ahead({**flow, "settings": {"a": 1}}, _etag='"2"')
+    rescheduled = ahead({**flow, "timezone": "Europe/Berlin"}, _etag='"2"')
 
-    run_ids = [each.advances[0].jobs[0].job.run_id for each in (first, again, rescheduled)]
-    assert run_ids[0] == run_ids[1] != run_ids[2]
+    stored, following = zip(
+        *[[job.job.run_id for job in each.advances[0].jobs[:2]] for each in (first, again, edited, rescheduled)],
+        strict=True,
+    )
+    assert stored[0] == stored[1] != stored[2]
+    assert following[0] == following[1] == following[2] != following[3]
 
 
 def test_one_flow_cannot_flood_the_queue() -> None:
