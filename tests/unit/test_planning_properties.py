@@ -1,0 +1,236 @@
+"""What holds of planning whatever the schedule, the zone, and the instants at which ticks happen.
+
+The normal run tries a few examples of each property. `HYPOTHESIS_MAX_EXAMPLES=4000 python -m pytest
+tests/unit/test_planning_properties.py` tries 24,000 in all, which takes some minutes.
+"""
+
+import os
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from datasync.cron import parse
+from datasync.model import Tenant
+from datasync.schedule import Plan, PlannedJob, plan
+from tests.cron_strategies import expressions, moments, zones
+from tests.documents import document, entry
+
+MOST = 150  # occurrences on one timeline, and so in one plan
+NONE = timedelta()
+TINY = timedelta(microseconds=1)
+
+# What cuts an example short here is an expression that never fires.
+properties = settings(
+    max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "25")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A schedule, and the instants at which ticks look at it."""
+
+    cron: str
+    zone: str
+    lookahead: timedelta
+    ticks: list[datetime]
+    """In their order; at least one."""
+    occurrences: list[datetime]
+    """Every occurrence after the first tick, until after the last horizon."""
+
+    def document(self, next_run: str | None = None) -> dict[str, Any]:
+        """Return a document with this one flow; half of the zones are the tenant's own."""
+        own = len(self.zone) % 2 == 0
+        flow = entry(cron=self.cron, timezone="tenant" if own else self.zone, nextRunUtc=next_run)
+        return document("tenant-123", flow, timezone=self.zone if own else "Asia/Tokyo")
+
+    def between(self, after: datetime, until: datetime) -> list[datetime]:
+        """Return the occurrences later than one instant, up to and including another."""
+        return [each for each in self.occurrences if after < each <= until]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One tick of a simulation."""
+
+    now: datetime
+    horizon: datetime
+    before: datetime | None
+    """`nextRunUtc` as the tick found it."""
+    after: datetime
+    """`nextRunUtc` as the tick left it; as it was where nothing was to be done."""
+    jobs: tuple[PlannedJob, ...]
+
+    @property
+    def instants(self) -> list[datetime]:
+        return [at(job) for job in self.jobs]
+
+
+@st.composite
+def timelines(draw: DrawFn, *, gapless: bool = False) -> Timeline:
+    """Draw timelines, many of them over a change of clocks, with ticks on, and just beside, occurrences.
+
+    Gapless ones have a lookahead, and each tick comes before, or at, the horizon of the one before it.
+    """
+    cron, zone, start = draw(expressions()), draw(zones()), draw(moments())
+    schedule = parse(cron)
+    occurrences: list[datetime] = []
+    for _ in range(draw(st.integers(2, MOST))):
+        following = schedule.next(occurrences[-1] if occurrences else start, zone)
+        if following is None:
+            break
+        occurrences.append(following)
+    assume(len(occurrences) > 1)
+    end = occurrences[-1] - TINY
+    nudge = st.sampled_from((NONE, NONE, TINY, -TINY, timedelta(seconds=1)))
+    on_occurrences = st.tuples(st.sampled_from(occurrences[:-1]), nudge).map(sum_of)
+    instants = on_occurrences | st.floats(0, 1).map(lambda part: start + (end - start) * part)
+    exact = st.sampled_from(occurrences[: (len(occurrences) + 1) // 2])
+    lookahead = draw(exact.map(lambda at: at - start) | instants.map(lambda at: (at - start) / 2) | st.just(NONE))
+    assume(lookahead > NONE or not gapless)
+    horizons = [each - lookahead for each in occurrences]
+    ticks = [start]
+    for _ in range(draw(st.integers(0, 10))):
+        here = ticks[-1]
+        if gapless:
+            part_of = st.just(lookahead) | st.floats(0.001, 1).map(lambda part: lookahead * part)
+            striking = [each for each in (*occurrences, *horizons) if here < each <= here + lookahead]
+            ticks.append(draw(part_of.map(here.__add__) | st.sampled_from(striking or [here + lookahead])))
+        else:
+            ticks.append(draw(instants | st.sampled_from(horizons)))
+    ticks = sorted({tick for tick in ticks if start <= tick <= end - lookahead} or {start})
+    return Timeline(cron, zone.key, lookahead, ticks, occurrences)
+
+
+def sum_of(pair: tuple[datetime, timedelta]) -> datetime:
+    return pair[0] + pair[1]
+
+
+def stored_times(line: Timeline) -> SearchStrategy[str]:
+    """Give what `nextRunUtc` may hold when the first tick comes: overdue or ahead, an occurrence or not."""
+    start = line.ticks[0]
+    any_time = st.integers(-86_400, 86_400).map(lambda seconds: start + timedelta(seconds=seconds))
+    return (any_time | st.sampled_from(line.occurrences)).map(text)
+
+
+def text(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def at(planned: PlannedJob) -> datetime:
+    assert planned.job.scheduled_utc
+    return planned.job.scheduled_utc
+
+
+def looked_at(content: dict[str, Any], now: datetime, lookahead: timedelta) -> Plan:
+    return plan(Tenant.from_document(content), now, now + lookahead)
+
+
+def simulate(line: Timeline, next_run: str | None = None) -> list[Tick]:
+    """Let every tick plan the document as the one before it left it, written as the store writes it."""
+    content = line.document(next_run)
+    ticks = []
+    for number, now in enumerate(line.ticks, start=2):
+        (before,) = Tenant.from_document(content).flows
+        decision = looked_at(content, now, line.lookahead)
+        assert decision.problems == ()
+        for advance in decision.advances:
+            content["flows"][0]["nextRunUtc"] = text(advance.next_run)
+            content["_etag"] = f'"{number}"'
+        (after,) = Tenant.from_document(content).flows
+        assert after.next_run
+        jobs = tuple(job for advance in decision.advances for job in advance.jobs)
+        ticks.append(Tick(now, now + line.lookahead, before.next_run, after.next_run, jobs))
+    return ticks
+
+
+@properties
+@given(timelines(gapless=True))
+def test_ticks_that_look_ahead_to_the_next_plan_every_occurrence_once(line: Timeline) -> None:
+    """With no tick later than the horizon of the one before, nothing is missed, doubled, or added."""
+    planned = [instant for tick in simulate(line) for instant in tick.instants]
+
+    assert planned == line.between(line.ticks[0], line.ticks[-1] + line.lookahead)
+
+
+@properties
+@given(timelines())
+def test_what_was_missed_between_two_ticks_becomes_one_run(line: Timeline) -> None:
+    """A tick plans the first occurrence nobody planned, if that is past, and each one from now to its horizon."""
+    planned_until = line.ticks[0]
+    for tick in simulate(line):
+        missed = line.between(planned_until, tick.now)
+        ahead = line.between(max(planned_until, tick.now), tick.horizon)
+
+        assert tick.instants == missed[:1] + ahead
+        planned_until = max(planned_until, tick.horizon)
+
+
+@properties
+@given(st.data())
+def test_next_run_moves_forward_and_jobs_lie_before_it(data: st.DataObject) -> None:
+    """Whatever `nextRunUtc` held, it is served once; a tick plans nothing of the past but that, and nothing twice."""
+    line = data.draw(timelines())
+    first = data.draw(stored_times(line))
+    ticks = simulate(line, first)
+
+    for tick in ticks:
+        assert tick.before
+        assert tick.after >= tick.before
+        assert tick.after > tick.horizon
+        assert bool(tick.jobs) == (tick.before <= tick.horizon)
+        assert tick.instants[:1] == ([tick.before] if tick.jobs else [])
+        assert all(tick.now < each <= tick.horizon for each in tick.instants[1:])
+        assert [job.delay for job in tick.jobs] == [max(each - tick.now, NONE) for each in tick.instants]
+    instants = [each for tick in ticks for each in tick.instants]
+    assert all(one < other for one, other in pairwise(instants))
+    run_ids = {job.job.run_id for tick in ticks for job in tick.jobs}
+    assert len(run_ids) == len(instants)
+
+
+@properties
+@given(timelines())
+def test_a_flow_without_next_run_is_scheduled_and_not_run_for_the_past(line: Timeline) -> None:
+    """`nextRunUtc` is filled in with the first occurrence after the horizon; those before it, from now on, are jobs."""
+    now = line.ticks[-1]
+    (advance,) = looked_at(line.document(), now, line.lookahead).advances
+
+    assert [at(job) for job in advance.jobs] == line.between(now, now + line.lookahead)
+    assert advance.next_run == next(each for each in line.occurrences if each > now + line.lookahead)
+
+
+@properties
+@given(st.data())
+def test_an_occurrence_has_one_run_id_at_whichever_instant_it_is_planned(data: st.DataObject) -> None:
+    """A tick that was killed before it moved `nextRunUtc`, and the next one, give the same job the same run id."""
+    line = data.draw(timelines())
+    content = line.document(data.draw(stored_times(line)))
+    run_ids: dict[datetime, set[str | None]] = {}
+    for now in (*line.ticks, line.occurrences[-1]):
+        for advance in looked_at(content, now, line.lookahead).advances:
+            for job in advance.jobs:
+                run_ids.setdefault(at(job), set()).add(job.job.run_id)
+
+    assert all(len(ids) == 1 for ids in run_ids.values())
+    assert len(set.union(set(), *run_ids.values())) == len(run_ids)
+
+
+@properties
+@given(st.data())
+def test_planning_changes_nothing_and_repeats_itself(data: st.DataObject) -> None:
+    """The same document, instant and horizon give the same plan, and the document stays as it was."""
+    line = data.draw(timelines())
+    content = line.document(data.draw(st.none() | stored_times(line)))
+    tenant, original = Tenant.from_document(content), deepcopy(content)
+    now = line.ticks[-1]
+
+    assert plan(tenant, now, now + line.lookahead) == looked_at(deepcopy(content), now, line.lookahead)
+    assert content == original
+    assert tenant == Tenant.from_document(original)
