@@ -1,0 +1,59 @@
+"""The services of a process: made late, once, and closed."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+import pytest_asyncio
+
+from datasync import services as module
+from datasync.errors import SettingsInvalid
+from datasync.services import services
+from tests.world import World
+
+
+@pytest_asyncio.fixture
+async def unconnected() -> AsyncGenerator[None]:
+    """Start without services, as a new process does, and leave none behind."""
+    services.cache_clear()
+    yield
+    if services.cache_info().currsize:
+        await (await services()).close()
+    services.cache_clear()
+
+
+async def test_invocations_share_one_set_of_clients(
+    unconnected: None, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many invocations come first at once, they connect once."""
+    for name, value in world.environ.items():
+        monkeypatch.setenv(name, value)
+
+    first, *others = await asyncio.gather(*[services() for _ in range(20)])
+
+    assert all(other is first for other in others)
+    assert await services() is first
+
+
+async def test_a_failure_to_connect_is_not_kept(
+    unconnected: None, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the setting is mended, the next invocation connects."""
+    for name, value in world.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COSMOS_CONNECTION_STRING", "")
+    with pytest.raises(SettingsInvalid, match="COSMOS_CONNECTION_STRING: missing"):
+        await services()
+
+    monkeypatch.setenv("COSMOS_CONNECTION_STRING", world.environ["COSMOS_CONNECTION_STRING"])
+
+    assert isinstance(await services(), module.Services)
+
+
+async def test_closed_services_hold_nothing_open(world: World) -> None:
+    """After close(), the flows' HTTP client is closed, and closing again does no harm."""
+    connected = await module.Services.connect(world.settings)
+    await connected.close()
+    await connected.close()
+
+    assert connected.http.is_closed
