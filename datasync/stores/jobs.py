@@ -1,7 +1,8 @@
 """The job queue: what the tick asks to be run."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
@@ -48,20 +49,31 @@ class JobQueue:
             ServiceUnavailable: the queue is missing, refused, or could not be reached.
 
         """
-        try:
+        with self._explained():
             await self._queue.send_message(
                 job.encode(), visibility_timeout=max(delay // timedelta(seconds=1), 0) or None, time_to_live=_NEVER
             )
+
+    async def ping(self) -> None:
+        """Try the queue. Raises ServiceUnavailable as `send` does."""
+        with self._explained():
+            await self._queue.get_queue_properties()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the queue answers, when it does not do as it is asked, into a sentence."""
+        try:
+            yield
         except ResourceNotFoundError:
             raise ServiceUnavailable(
                 f"queue {self._queue.queue_name!r} does not exist in {self._queue.url.partition('?')[0]}: create it "
                 f"(az storage queue create --name {self._queue.queue_name}), or correct QUEUE_NAME"
             ) from None
         except HttpResponseError as error:
+            status, why = error.status_code or type(error).__name__, str(error.message).partition("\n")[0].rstrip(".")
             raise ServiceUnavailable(
-                f"queue {self._queue.queue_name!r} refused a job ({error.status_code}): "
-                f"{str(error.message).partition(chr(10))[0]}. Check the key in AzureWebJobsStorage, or give the app's "
-                "identity the role Storage Queue Data Contributor"
+                f"queue {self._queue.queue_name!r} refused the request ({status}): {why}. Check the key in "
+                "AzureWebJobsStorage, or give the app's identity the role Storage Queue Data Contributor"
             ) from None
         except AzureError as error:
             raise ServiceUnavailable(

@@ -10,8 +10,9 @@ from azure.cosmos.exceptions import (
     CosmosResourceNotFoundError,
 )
 
+from datasync.errors import ServiceUnavailable
 from datasync.model import FlowState, Run
-from datasync.stores.cosmos import explained
+from datasync.stores.cosmos import explained, properties
 
 
 class RunStore:
@@ -20,6 +21,14 @@ class RunStore:
     def __init__(self, container: ContainerProxy, retention: timedelta) -> None:
         self._container = container
         self._retention = retention
+
+    async def ping(self) -> None:
+        """Try the container. Raises ServiceUnavailable if it is not there, or not as it has to be."""
+        if "defaultTtl" not in await properties(self._container):
+            raise ServiceUnavailable(
+                f"container {self._container.id!r} keeps run records for ever: "
+                "turn its time to live on, with no default (--ttl -1)"
+            )
 
     async def state(self, tenant_id: str, flow_name: str) -> FlowState:
         """Return what is remembered of a flow of a tenant; an empty state where it never ran."""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from datasync.errors import TenantUnknown
 from datasync.model import FORBIDDEN_IN_IDS, Tenant
 from datasync.schedule import Advance
-from datasync.stores.cosmos import explained
+from datasync.stores.cosmos import explained, properties
 
 PATCH_LIMIT = 10
 """Operations in one patch: https://learn.microsoft.com/azure/cosmos-db/partial-document-update-faq"""
@@ -55,6 +55,10 @@ class TenantStore:
 
     def __init__(self, container: ContainerProxy) -> None:
         self._container = container
+
+    async def ping(self) -> None:
+        """Try the container. Raises ServiceUnavailable if it is not there, or not as it has to be."""
+        await properties(self._container)
 
     async def due(self, horizon: datetime) -> AsyncIterator[list[Mapping[str, Any]]]:
         """Yield the documents that have something to do up to an instant, page by page, as they are stored."""
