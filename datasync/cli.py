@@ -1,0 +1,163 @@
+"""The command line: arguments, output and exit codes. The only file that imports click, which is not deployed.
+
+The time comes as click's `obj`. Exit codes: 0 all is well, 1 something is wrong, 2 it was called wrongly.
+"""
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import click
+
+from datasync import cron
+from datasync.commands.local_settings import local_settings
+from datasync.commands.schedule import occurrences, table, utc_text
+from datasync.commands.validate import Report, load
+from datasync.commands.zones import find_zone
+from datasync.cron import CronSchedule
+from datasync.errors import CronInvalid, SettingsInvalid
+from datasync.registry import FlowRegistry
+from datasync.services import ping
+from datasync.settings import Settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Look at schedules, tenant documents and services, without running the app."""
+
+
+def _expression(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> CronSchedule:
+    if len(texts) > 1:
+        raise click.BadParameter(f'{len(texts)} arguments found where one is expected; put it in quotes: "0 0 * * * *"')
+    try:
+        return cron.parse(texts[0])
+    except CronInvalid as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _zone(_: click.Context, __: click.Parameter, name: str) -> ZoneInfo:
+    try:
+        return find_zone(name)
+    except ValueError as why:
+        raise click.BadParameter(str(why)) from None
+
+
+def _instant(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
+    """Read an ISO 8601 time; it stays naive where it has no offset."""
+    try:
+        read = datetime.fromisoformat(text) if text is not None else None
+        return read.astimezone(UTC) if read and read.tzinfo else read
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{text!r} is no ISO 8601 time; expected one such as 2025-08-23T01:00:00Z") from None
+
+
+def _flows(_: click.Context, __: click.Parameter, package: str) -> FlowRegistry:
+    try:
+        return load(package)
+    except ValueError as why:
+        raise click.BadParameter(str(why)) from None
+
+
+def _local_settings(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, str] | None:
+    try:
+        return local_settings(file) if file else None
+    except SettingsInvalid as why:
+        raise click.BadParameter(str(why)) from None
+
+
+@cli.command(short_help="Print when a cron expression occurs next.")
+@click.argument("schedule", metavar="CRON", nargs=-1, required=True, callback=_expression)
+@click.option(
+    "--tz", "zone", metavar="ZONE", default="UTC", callback=_zone, help="Whose wall clock it means.  [default: UTC]"
+)
+@click.option("--from", "start", metavar="ISO", callback=_instant, help="After which instant.  [default: now]")
+@click.option("--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many occurrences.")
+@click.pass_obj
+def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: datetime | None, count: int) -> None:
+    """Print when a cron expression occurs next. It has six fields, seconds first, and stands in quotes.
+
+    With --tz also the local time, and a note on each occurrence that a change of clocks affects.
+    """
+    after = (start or now).replace(tzinfo=UTC)
+    since = f"after {utc_text(after)}"
+    if start and start.tzinfo is None:
+        since += " (--from has no offset, and is read as UTC)"
+    found = [*islice(occurrences(schedule, after, zone), count)]
+    if not found:
+        click.echo(f"cron {schedule.expression!r} never fires {since}: no date matches all of its fields", err=True)
+        sys.exit(1)
+    click.echo(f"{schedule.expression} in {zone.key}, {since}\n")
+    for line in table(schedule, zone, found):
+        click.echo(line)
+    if len(found) < count:
+        click.echo("and never again: the calendar ends with year 9999")
+
+
+@cli.command(short_help="Check tenant documents, and the flow files.")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option(
+    "--flows",
+    "registry",
+    metavar="MODULE",
+    default="flows",
+    show_default=True,
+    callback=_flows,
+    help="The package with the flow files.",
+)
+@click.pass_obj
+def validate(now: datetime, files: tuple[str, ...], registry: FlowRegistry) -> None:
+    """Check tenant documents: one to a FILE, or a JSON list of them; - reads standard input.
+
+    Prints every problem. Entries that are off are checked as well, and so are the flow files.
+    """
+    report = Report(registry, now)
+    for line in report.flow_files():
+        click.echo(line)
+    for file in files:
+        try:
+            with click.open_file(file, "rb") as stream:
+                content = stream.read()
+        except OSError as error:
+            report.unread += 1
+            click.echo(f"{file}: cannot be read: {error.strerror or error}", err=True)
+            continue
+        for line in report.documents(file, content):
+            click.echo(line)
+    click.echo(report.summary())
+    sys.exit(2 if report.unread else 1 if report.problems else 0)
+
+
+@cli.command(short_help="Try Cosmos DB, the queues and Key Vault.")
+@click.option(
+    "--settings",
+    "local",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    callback=_local_settings,
+    help="Also take the Values of this local.settings.json, as func does: the environment wins.",
+)
+def check(local: dict[str, str] | None) -> None:
+    """Try every service the settings name, once: Cosmos DB, the queues, Key Vault."""
+    if local is not None:
+        # In a new process, which is what func starts: some libraries read the environment when they are imported.
+        again = [sys.executable, "-m", "datasync", "check"]
+        sys.exit(subprocess.run(again, env={**local, **os.environ}, check=False).returncode)  # noqa: S603 - ourselves
+    try:
+        settings = Settings.from_environ(os.environ)
+    except SettingsInvalid as error:
+        raise click.ClickException(str(error)) from None
+    logging.getLogger("azure").setLevel(logging.CRITICAL)  # what went wrong is told below, in one line
+    answers = asyncio.run(ping(settings))
+    wrong = any(answer != "ok" for answer in answers.values())
+    if settings.key_vault_url is None:
+        answers["Key Vault"] = "none is configured (KEY_VAULT_URI): only flows that read secrets need one"
+    width = max(map(len, answers))
+    for service, answer in answers.items():
+        click.echo(f"{service:<{width}}   {answer}")
+    sys.exit(1 if wrong else 0)

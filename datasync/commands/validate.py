@@ -1,0 +1,159 @@
+"""What a person has to mend in tenant documents and flow files, before the app finds it."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from importlib import import_module
+from typing import Any
+
+from azure.keyvault.secrets.aio import SecretClient
+from msgspec.structs import replace
+
+from datasync.commands.zones import find_zone
+from datasync.errors import FlowUnknown, SecretRefused, SettingsInvalid, TenantInvalid
+from datasync.model import Problem, Tenant, shorten
+from datasync.registry import FlowRegistry
+from datasync.schedule import plan
+from datasync.secrets import TenantSecretClient, Vault
+
+
+class Report:
+    """Finds problems, a line each, and counts them."""
+
+    def __init__(self, registry: FlowRegistry, now: datetime) -> None:
+        self._registry = registry
+        self._now = now
+        self._documents = 0
+        self._warnings = 0
+        self._places: dict[str, str] = {}
+        self.problems = 0
+        self.unread = 0
+        """Files that could not be read: whoever reads them counts them here."""
+
+    def flow_files(self) -> Iterator[str]:
+        """Yield a line for each flow file that could not be loaded."""
+        for module, traceback in self._registry.broken.items():
+            yield self._problem(module, f"could not be loaded, its flows are off: {traceback.strip().splitlines()[-1]}")
+
+    def documents(self, file: str, content: bytes) -> Iterator[str]:
+        """Yield a line for each problem of a file, which holds a tenant document or a list of them."""
+        try:
+            read = _parse(content)
+        except ValueError as why:
+            yield self._problem(file, why)
+            return
+        if not isinstance(read, list):
+            yield from self._document(file, file, read)
+            return
+        for index, document in enumerate(read):
+            yield from self._document(file, f"{file}[{index}]", document)
+
+    def summary(self) -> str:
+        """Say how much there was of everything."""
+        counts = [_count(self._documents, "document"), _count(self.problems, "problem")]
+        if self._warnings:
+            counts.append(_count(self._warnings, "warning"))
+        if self.unread:
+            counts.append(f"{_count(self.unread, 'file')} not read")
+        return ", ".join(counts)
+
+    def _document(self, file: str, place: str, document: object) -> Iterator[str]:
+        self._documents += 1
+        if not isinstance(document, dict):
+            got = shorten(json.dumps(document, ensure_ascii=False), 80)
+            yield self._problem(place, f"expected a tenant document, which is a JSON object, got {got}")
+            return
+        try:
+            tenant = Tenant.from_document(document)
+        except TenantInvalid as error:
+            yield self._problem(place, error)
+            return
+        first = self._places.setdefault(tenant.id, place)
+        if first != place:
+            yield self._problem(
+                file, f"{tenant.id} tenantId: {place} and {first} are documents of one tenant: merge them"
+            )
+        for problem in _problems(tenant, self._registry, self._now):
+            yield self._problem(file, problem)
+        if refused := asyncio.run(_refused_secret(tenant.id)):
+            self._warnings += 1
+            yield f"{file}: {tenant.id} tenantId: warning: its flows cannot have secrets of their own: {refused}"
+
+    def _problem(self, place: str, what: object) -> str:
+        self.problems += 1
+        return f"{place}: {what}"
+
+
+def load(package: str) -> FlowRegistry:
+    """Load the flow files of a package, given by its name: the framework itself knows none.
+
+    Raises:
+        ValueError: it holds no registry; the message says why, and what is expected.
+
+    """
+    try:
+        flows, registry = import_module(package), import_module(f"{package}.registry").registry
+        registry.load(flows)
+    except Exception as error:  # noqa: BLE001 - it runs a person's code
+        raise ValueError(
+            f"{package!r} cannot be loaded ({type(error).__name__}: {error}); expected a package of flow files "
+            "whose registry.py makes a FlowRegistry named registry, importable from here"
+        ) from None
+    loaded: FlowRegistry = registry
+    return loaded
+
+
+def _parse(content: bytes) -> Any:
+    """Read JSON in UTF-8, with or without a byte order mark. A ValueError says what is wrong, and where."""
+    try:
+        read = json.loads(content.decode("utf-8-sig"))
+        json.dumps(read, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}: save the file as UTF-8") from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start]).strip("'")
+        raise ValueError(f"not text: {half} is half of a character, which no database stores") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("not a tenant document: its JSON is nested too deeply to be read") from None
+    return read
+
+
+def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
+    """Find what a tick would report if every entry were on and due, and what a run would."""
+    try:
+        find_zone(tenant.timezone)
+    except ValueError as why:
+        yield Problem(tenant_id=tenant.id, path="timezone", why=str(why))
+        tenant = replace(tenant, timezone="UTC")  # not to be told again by every entry that uses it
+    every = [replace(flow, enabled=True, next_run=None) for flow in tenant.flows]
+    # A plan tells of one problem in an entry, a bad cron before a bad zone: with a good cron, that comes to light.
+    zones_only = [replace(flow, cron="@daily") for flow in every]
+    plans = [plan(replace(tenant, flows=tuple(entries)), now, now) for entries in (every, zones_only)]
+    yield from dict.fromkeys(problem for each in plans for problem in each.problems)
+    for flow in tenant.flows:
+        try:
+            registry.resolve(flow.name)
+        except FlowUnknown as error:
+            yield Problem(tenant_id=tenant.id, flow=flow.name, path=f"flows[{flow.index}].name", why=str(error))
+
+
+async def _refused_secret(tenant_id: str) -> SecretRefused | None:
+    """Ask for a secret as a flow of the tenant would, of a vault that is not there; return the refusal, if any."""
+    try:
+        await TenantSecretClient(tenant_id, Vault(_no_vault), lambda *_: None).secret("system", "key")
+    except SecretRefused as refused:
+        return refused
+    except SettingsInvalid:
+        pass  # as far as the vault: the name is good
+    return None
+
+
+def _no_vault() -> SecretClient:
+    raise SettingsInvalid("no vault is asked")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,194 @@
+"""`python -m datasync check`: each service the settings name, tried once on the real wire."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from azure.cosmos import PartitionKey
+from azure.cosmos.aio import CosmosClient
+
+from datasync.services import ping
+from datasync.settings import Settings
+from localdev.hosting import ROOT
+from localdev.keyvault import KeyVault
+from tests.world import World
+
+NOWHERE = "AccountEndpoint=http://127.0.0.1:9;AccountKey=YWJj;"
+
+
+async def check(*arguments: str, **environ: str) -> tuple[int, list[str]]:
+    """Run the command in a process with these settings alone; return its exit code and what it printed."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP", "SSL_CERT_FILE") if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "datasync", "check", *arguments),
+        cwd=ROOT,
+        env={**kept, **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode().splitlines()
+
+
+def services(world: World) -> list[str]:
+    database = world.settings.cosmos_database
+    queue = world.settings.queue_name
+    return [
+        f"Cosmos DB {database}/tenants",
+        f"Cosmos DB {database}/runs",
+        f"queue {queue}",
+        f"queue {queue}-poison",
+        f"Key Vault {world.settings.key_vault_url}",
+    ]
+
+
+async def test_all_is_well(world: World) -> None:
+    """A line for each service says `ok`, and the exit code is 0."""
+    code, lines = await check(**world.environ)
+
+    assert [line.split("   ")[0].rstrip() for line in lines] == services(world)
+    assert all(line.endswith("   ok") for line in lines)
+    assert code == 0
+
+
+async def test_settings_come_from_a_file_and_the_environment_wins(world: World, tmp_path: Path) -> None:
+    """`--settings` takes the Values of a local.settings.json, as func does."""
+    file = tmp_path / "local.settings.json"
+    file.write_text(json.dumps({"IsEncrypted": False, "Values": {**world.environ, "QUEUE_NAME": "from-the-file"}}))
+
+    _, lines = await check("--settings", str(file))
+    assert any(line.startswith("queue from-the-file ") and "does not exist" in line for line in lines)
+
+    code, lines = await check("--settings", str(file), QUEUE_NAME=world.settings.queue_name)
+    assert code == 0, lines
+
+
+async def test_what_is_missing_is_named_with_its_remedy_and_the_rest_is_tried(world: World) -> None:
+    """A container and a queue that were never made are told apart from those that are there."""
+    await world.poison.delete_queue()
+    try:
+        code, lines = await check(**world.environ, COSMOS_RUNS_CONTAINER="no-such")
+    finally:
+        await world.poison.create_queue()
+
+    wrong = {line.partition("   ")[0].rstrip(): line for line in lines if not line.endswith("   ok")}
+    runs, poison = f"Cosmos DB {world.settings.cosmos_database}/no-such", f"queue {world.settings.queue_name}-poison"
+    assert set(wrong) == {runs, poison}
+    assert "Create the database and its containers" in wrong[runs]
+    assert f"az storage queue create --name {world.settings.queue_name}-poison" in wrong[poison]
+    assert len(lines) == 5
+    assert code == 1
+
+
+async def test_services_fail_one_by_one(world: World, vault: KeyVault) -> None:
+    """With Cosmos DB out of reach and a vault that refuses, the queues are still tried."""
+    vault.fail_next(403)
+    settings = Settings.from_environ({**world.environ, "COSMOS_CONNECTION_STRING": NOWHERE})
+
+    answers = await ping(settings)
+
+    tenants, runs, queue, poison, key_vault = answers.values()
+    assert [*answers] == services(world)
+    assert tenants == runs
+    assert tenants.startswith("Cosmos DB could not be reached on connecting")
+    assert "Check COSMOS_CONNECTION_STRING or COSMOS_ENDPOINT, and the network" in tenants
+    assert (queue, poison) == ("ok", "ok")
+    assert "Give the app's identity the role Key Vault Secrets User" in key_vault
+    assert not any("\n" in answer for answer in answers.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        (
+            "COSMOS_CONNECTION_STRING",
+            "AccountEndpoint=https://<your-account>.documents.azure.com:443/;AccountKey=<key>;",
+        ),
+        ("AzureWebJobsStorage", "AccountName=acme"),
+    ],
+)
+async def test_a_setting_no_client_takes_is_an_answer_too(world: World, setting: str, value: str) -> None:
+    """The example's placeholders, or half a connection string, end in a sentence, not in a traceback."""
+    settings = Settings.from_environ({**world.environ, setting: value, "KEY_VAULT_URI": ""})
+
+    wrong = [answer for answer in (await ping(settings)).values() if answer != "ok"]
+
+    assert len(wrong) == 2
+    assert all(answer.startswith(f"{setting} cannot be used (") and "Copy it anew" in answer for answer in wrong)
+
+
+async def test_a_container_that_would_not_do_is_told(world: World) -> None:
+    """One that is partitioned otherwise, or would keep run records for ever, is there and is no good."""
+    connection = world.environ["COSMOS_CONNECTION_STRING"]
+    async with CosmosClient.from_connection_string(connection) as client:
+        database = client.get_database_client(world.settings.cosmos_database)
+        await database.create_container("by-id", PartitionKey(path="/id"))
+        await database.create_container("for-ever", PartitionKey(path="/tenantId"))
+    settings = Settings.from_environ(
+        {**world.environ, "COSMOS_TENANTS_CONTAINER": "by-id", "COSMOS_RUNS_CONTAINER": "for-ever", "KEY_VAULT_URI": ""}
+    )
+
+    tenants, runs, *others = (await ping(settings)).values()
+
+    assert "'by-id' is partitioned by /id" in tenants
+    assert "create it anew with the partition key /tenantId" in tenants
+    assert "'for-ever' keeps run records for ever: turn its time to live on" in runs
+    assert others == ["ok", "ok"]
+
+
+async def test_no_vault_is_no_trouble(world: World) -> None:
+    """Only flows that read secrets need one."""
+    code, lines = await check(**{**world.environ, "KEY_VAULT_URI": ""})
+
+    assert lines[-1].startswith("Key Vault")
+    assert "none is configured (KEY_VAULT_URI)" in lines[-1]
+    assert code == 0
+
+
+async def test_settings_that_are_wrong_are_all_named() -> None:
+    """With nothing set, each setting that is missing has its line."""
+    code, lines = await check()
+
+    text = "\n".join(lines)
+    assert "AzureWebJobsStorage: missing" in text
+    assert "COSMOS_CONNECTION_STRING: missing" in text
+    assert code == 1
+
+
+async def test_an_identity_that_gets_no_token_is_told_with_what_to_do(world: World) -> None:
+    """Nothing of what the SDK logs comes in between the lines."""
+    identity = {
+        "COSMOS_CONNECTION_STRING": "",
+        "COSMOS_ENDPOINT": "https://127.0.0.1:9/",
+        "KEY_VAULT_URI": "",
+        "AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential",  # the only one asked, and it has no variables to go by
+    }
+    code, lines = await check(**{**world.environ, **identity})
+
+    assert len(lines) == 5
+    for line in lines[:2]:
+        assert "the app's identity got no token" in line
+        assert line.endswith("Sign in (az login), or give the Function App a managed identity")
+    assert code == 1
+
+
+async def test_a_wrong_key_is_refused_by_the_queues(world: World) -> None:
+    """The setting that holds the key is named."""
+    key = re.search("AccountKey=([^;]+)", world.environ["AzureWebJobsStorage"])
+    assert key
+    wrong = world.environ["AzureWebJobsStorage"].replace(key[1], "YWJj")
+    settings = Settings.from_environ({**world.environ, "AzureWebJobsStorage": wrong, "KEY_VAULT_URI": ""})
+
+    tenants, runs, *queues = (await ping(settings)).values()
+
+    assert (tenants, runs) == ("ok", "ok")
+    assert len(queues) == 2
+    for answer in queues:
+        assert "refused the request (403)" in answer
+        assert "Check the key in AzureWebJobsStorage" in answer
+        assert "YWJj" not in answer

@@ -1,0 +1,597 @@
+"""`python -m datasync schedule` and `validate`: what they print, and their exit codes. `check` has real services."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from datasync.cli import cli
+from localdev.hosting import ROOT
+from tests.documents import document, entry
+
+NOW = datetime(2025, 8, 23, 12, 0, 3, 500_000, tzinfo=UTC)
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> Result:
+    result = CliRunner().invoke(cli, arguments, input=stdin, obj=NOW)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def schedule(*arguments: str) -> list[str]:
+    """Return the lines of the table, without its header."""
+    result = run("schedule", *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()[3:]
+
+
+def process(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, as a person does."""
+    return subprocess.run(  # noqa: S603 - our own interpreter and module
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+# --- schedule
+
+
+def test_occurrences_are_listed_in_utc_and_local_time() -> None:
+    """Without `--from` they are those after now; the columns line up."""
+    result = run("schedule", "0 0 */6 * * *", "--tz", "America/Chicago", "--count", "3")
+
+    assert result.stdout.splitlines() == [
+        "0 0 */6 * * * in America/Chicago, after 2025-08-23T12:00:03Z",
+        "",
+        "#   UTC                        America/Chicago",
+        "1   Sat 2025-08-23T17:00:00Z   Sat 2025-08-23 12:00:00-05:00",
+        "2   Sat 2025-08-23T23:00:00Z   Sat 2025-08-23 18:00:00-05:00",
+        "3   Sun 2025-08-24T05:00:00Z   Sun 2025-08-24 00:00:00-05:00",
+    ]
+    assert result.exit_code == 0
+
+
+def test_utc_needs_no_second_column() -> None:
+    """Without `--tz` the expression means UTC, as in a tenant document; five occurrences unless told otherwise."""
+    lines = schedule("@daily")
+
+    assert lines == [f"{n}   {day}T00:00:00Z" for n, day in enumerate(weekdays(), start=1)]
+
+
+def weekdays() -> list[str]:
+    return ["Sun 2025-08-24", "Mon 2025-08-25", "Tue 2025-08-26", "Wed 2025-08-27", "Thu 2025-08-28"]
+
+
+def test_occurrences_are_those_after_from() -> None:
+    """An occurrence at `--from` itself is not one of them, nor is any listed twice."""
+    lines = schedule("*/20 * * * * *", "--from", "2025-01-01T09:00:00+09:00", "--count", "4")
+
+    assert [line.split("T")[1] for line in lines] == ["00:00:20Z", "00:00:40Z", "00:01:00Z", "00:01:20Z"]
+
+
+def test_from_without_an_offset_is_utc_and_that_is_said() -> None:
+    """A time without an offset could mean anything."""
+    naive = run("schedule", "@hourly", "--from", "2025-01-01T09:00:00").stdout
+    aware = run("schedule", "@hourly", "--from", "2025-01-01T09:00:00Z").stdout
+
+    assert naive.splitlines()[0] == (
+        "@hourly in UTC, after 2025-01-01T09:00:00Z (--from has no offset, and is read as UTC)"
+    )
+    assert "read as UTC" not in aware
+    assert naive.splitlines()[1:] == aware.splitlines()[1:]
+
+
+SPRING = ("--tz", "America/Chicago", "--from", "2025-03-08T12:00:00Z")
+AUTUMN = ("--tz", "America/Chicago", "--from", "2025-11-02T00:00:00Z")
+FORWARD = "offset changes from -06:00 to -05:00"
+BACK = "offset changes from -05:00 to -06:00"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(
+            ("0 30 2 * * *", *SPRING),
+            [
+                ("2025-03-09T08:00:00Z", "Sun 2025-03-09 03:00:00-05:00",
+                 "clocks go forward: 02:30 does not exist, runs at 03:00"),
+                ("2025-03-10T07:30:00Z", "Mon 2025-03-10 02:30:00-05:00", ""),
+            ],
+            id="a fixed time in a spring gap",
+        ),
+        pytest.param(
+            ("0 0 1 * * *", *SPRING),
+            [
+                ("2025-03-09T07:00:00Z", "Sun 2025-03-09 01:00:00-06:00", ""),
+                ("2025-03-10T06:00:00Z", "Mon 2025-03-10 01:00:00-05:00", FORWARD),
+            ],
+            id="a change between two occurrences",
+        ),
+        pytest.param(
+            ("0 */30 * * * *", *SPRING[:3], "2025-03-09T07:00:00Z"),
+            [
+                ("2025-03-09T07:30:00Z", "Sun 2025-03-09 01:30:00-06:00", ""),
+                ("2025-03-09T08:00:00Z", "Sun 2025-03-09 03:00:00-05:00",
+                 f"clocks go forward: 02:00, 02:30 do not exist; {FORWARD}"),
+                ("2025-03-09T08:30:00Z", "Sun 2025-03-09 03:30:00-05:00", ""),
+            ],
+            id="an interval over a spring gap, at whose end it would run anyway",
+        ),
+        pytest.param(
+            ("30 5-59/10 * * * *", *SPRING[:3], "2025-03-09T07:50:00Z"),
+            [
+                ("2025-03-09T07:55:30Z", "Sun 2025-03-09 01:55:30-06:00", ""),
+                ("2025-03-09T08:00:00Z", "Sun 2025-03-09 03:00:00-05:00",
+                 "clocks go forward: 02:05:30, 02:15:30, 02:25:30, … do not exist, runs once, at 03:00; " + FORWARD),
+                ("2025-03-09T08:05:30Z", "Sun 2025-03-09 03:05:30-05:00", ""),
+            ],
+            id="an interval over a spring gap, at whose end it would not run",
+        ),
+        pytest.param(
+            ("0 0 3 * * *", *SPRING),
+            [("2025-03-09T08:00:00Z", "Sun 2025-03-09 03:00:00-05:00", "")],
+            id="a fixed time at the end of a gap, and nothing in it",
+        ),
+        pytest.param(
+            ("0 30 1 * * *", *AUTUMN),
+            [
+                ("2025-11-02T06:30:00Z", "Sun 2025-11-02 01:30:00-05:00",
+                 "clocks go back: 01:30 happens twice; runs the first time only"),
+                ("2025-11-03T07:30:00Z", "Mon 2025-11-03 01:30:00-06:00", BACK),
+            ],
+            id="a fixed time in an autumn overlap",
+        ),
+        pytest.param(
+            ("0 30 * * * *", *AUTUMN[:3], "2025-11-02T06:00:00Z"),
+            [
+                ("2025-11-02T06:30:00Z", "Sun 2025-11-02 01:30:00-05:00",
+                 "clocks go back: 01:30 happens twice, first pass"),
+                ("2025-11-02T07:30:00Z", "Sun 2025-11-02 01:30:00-06:00",
+                 f"clocks go back: 01:30 happens twice, second pass; {BACK}"),
+                ("2025-11-02T08:30:00Z", "Sun 2025-11-02 02:30:00-06:00", ""),
+            ],
+            id="an interval in an autumn overlap",
+        ),
+        pytest.param(
+            ("0 0 2 * * *", "--tz", "Europe/Berlin", "--from", "2025-03-29T12:00:00Z"),
+            [
+                ("2025-03-30T01:00:00Z", "Sun 2025-03-30 03:00:00+02:00",
+                 "clocks go forward: 02:00 does not exist, runs at 03:00"),
+                ("2025-03-31T00:00:00Z", "Mon 2025-03-31 02:00:00+02:00", ""),
+            ],
+            id="Berlin, spring",
+        ),
+        pytest.param(
+            ("0 59 2 * * *", "--tz", "Europe/Berlin", "--from", "2025-10-25T12:00:00Z"),
+            [
+                ("2025-10-26T00:59:00Z", "Sun 2025-10-26 02:59:00+02:00",
+                 "clocks go back: 02:59 happens twice; runs the first time only"),
+                ("2025-10-27T01:59:00Z", "Mon 2025-10-27 02:59:00+01:00", "offset changes from +02:00 to +01:00"),
+            ],
+            id="Berlin, autumn",
+        ),
+        pytest.param(
+            ("0 15 2 * * *", "--tz", "Australia/Lord_Howe", "--from", "2025-10-04T00:00:00Z"),
+            [
+                ("2025-10-04T15:30:00Z", "Sun 2025-10-05 02:30:00+11:00",
+                 "clocks go forward: 02:15 does not exist, runs at 02:30"),
+                ("2025-10-05T15:15:00Z", "Mon 2025-10-06 02:15:00+11:00", ""),
+            ],
+            id="Lord Howe, half an hour forward",
+        ),
+        pytest.param(
+            ("0 */15 * * * *", "--tz", "Australia/Lord_Howe", "--from", "2025-04-05T14:15:00Z"),
+            [
+                ("2025-04-05T14:30:00Z", "Sun 2025-04-06 01:30:00+11:00",
+                 "clocks go back: 01:30 happens twice, first pass"),
+                ("2025-04-05T14:45:00Z", "Sun 2025-04-06 01:45:00+11:00",
+                 "clocks go back: 01:45 happens twice, first pass"),
+                ("2025-04-05T15:00:00Z", "Sun 2025-04-06 01:30:00+10:30",
+                 "clocks go back: 01:30 happens twice, second pass; offset changes from +11:00 to +10:30"),
+                ("2025-04-05T15:15:00Z", "Sun 2025-04-06 01:45:00+10:30",
+                 "clocks go back: 01:45 happens twice, second pass"),
+                ("2025-04-05T15:30:00Z", "Sun 2025-04-06 02:00:00+10:30", ""),
+            ],
+            id="Lord Howe, half an hour back",
+        ),
+        pytest.param(
+            ("0 0 12 30 12 *", "--tz", "Pacific/Apia", "--from", "2010-12-31T12:00:00Z"),
+            [
+                ("2011-12-30T10:00:00Z", "Sat 2011-12-31 00:00:00+14:00",
+                 "clocks go forward: 2011-12-30 12:00 does not exist, runs at 2011-12-31 00:00"),
+            ],
+            id="Samoa, which skipped a day",
+        ),
+    ],
+)  # fmt: skip
+def test_a_change_of_clocks_is_noted(arguments: tuple[str, ...], expected: list[tuple[str, str, str]]) -> None:
+    """Each occurrence it affects says how, and the first one after it that the offset is another."""
+    lines = schedule(*arguments, "--count", str(len(expected)))
+
+    assert [tuple(f"{line}      ".split("   ")[1:4]) for line in lines] == [
+        (f"{datetime.fromisoformat(utc):%a} {utc}", local, notes) for utc, local, notes in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["0 * * * *"], ["CRON", "'0 * * * *'", "5 fields found, 6 needed", "perhaps '0 0 * * * *'"]),
+        (["0 0 25 * * *"], ["CRON", "hour '25'", "use 0-23"]),
+        ([""], ["CRON", "0 fields found"]),
+        (["0", "0", "12", "a.txt", "b.txt"], ["5 arguments", 'put it in quotes: "0 0 * * * *"']),
+        ([], ["Missing argument 'CRON'"]),
+        (["@daily", "--tz", "Mars/Base"], ["--tz", "'Mars/Base'", "expected an IANA name such as America/Chicago"]),
+        (["@daily", "--tz", "../UTC"], ["--tz", "'../UTC'", "expected an IANA name"]),
+        (["@daily", "--tz", ""], ["--tz", "''", "expected an IANA name"]),
+        (["@daily", "--from", "yesterday"], ["--from", "'yesterday'", "such as 2025-08-23T01:00:00Z"]),
+        (["@daily", "--from", "0001-01-01T00:00:00+14:00"], ["--from", "expected one such as"]),
+        (["@daily", "--count", "0"], ["--count", "0 is not in the range 1<=x<=1000"]),
+        (["@daily", "--count", "1001"], ["--count", "1001 is not in the range 1<=x<=1000"]),
+        (["@daily", "--count", "many"], ["--count", "'many'"]),
+    ],
+)
+def test_bad_input_is_named_with_its_remedy(arguments: list[str], parts: list[str]) -> None:
+    """The message, on standard error, names what it is about, the value, and what is expected; the exit code is 2."""
+    result = run("schedule", *arguments)
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_an_expression_that_never_fires_has_exit_code_1() -> None:
+    """It is no mistake in the expression's form, and no success."""
+    result = run("schedule", "0 0 0 30 2 *")
+
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("cron '0 0 0 30 2 *' never fires after 2025-08-23T12:00:03Z")
+
+
+def test_the_calendar_ends() -> None:
+    """Where there are fewer occurrences than were asked for, the table says why."""
+    lines = schedule("@yearly", "--from", "9998-06-01", "--count", "3")
+
+    assert lines == ["1   Fri 9999-01-01T00:00:00Z", "and never again: the calendar ends with year 9999"]
+
+
+def test_the_numbers_of_a_long_table_line_up() -> None:
+    """The most that can be asked for is 1000."""
+    lines = schedule("@hourly", "--count", "1000")
+
+    assert (lines[0][:7], lines[-1][:7]) == ("   1   ", "1000   ")
+    assert len(lines) == 1000
+    assert len(set(map(len, lines))) == 1
+
+
+# --- validate
+
+
+def write(path: Path, content: object) -> str:
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return str(path)
+
+
+def validate(*arguments: str, stdin: bytes | None = None) -> tuple[int, list[str]]:
+    result = run("validate", *arguments, stdin=stdin)
+    return result.exit_code, result.stdout.splitlines()
+
+
+def test_good_documents_are_counted_and_nothing_else_is_said(tmp_path: Path) -> None:
+    """A file holds one document, or a list of them."""
+    one = write(tmp_path / "one.json", document("tenant-1"))
+    more = write(tmp_path / "more.json", [document("tenant-2"), document("tenant-3", timezone=None)])
+
+    assert validate(one, more) == (0, ["3 documents, 0 problems"])
+    assert validate(write(tmp_path / "none.json", [])) == (0, ["0 documents, 0 problems"])
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["without BOM", "with BOM"])
+def test_standard_input_is_a_file_too(mark: bytes) -> None:
+    """`-` reads it; it may start with a byte order mark, as Windows writes."""
+    content = mark + json.dumps(document("tenant-1", entry(cron="0 0 24 * * *"))).encode()
+
+    code, (problem, summary) = validate("-", stdin=content)
+
+    assert problem.startswith("-: tenant-1/weather flows[0].cron: cron '0 0 24 * * *': hour '24' is not allowed")
+    assert (code, summary) == (1, "1 document, 1 problem")
+
+
+@pytest.mark.parametrize(
+    ("flow", "problem"),
+    [
+        ({"cron": "0 * * * *"}, "flows[1].cron: cron '0 * * * *': 5 fields found, 6 needed"),
+        ({"cron": "0 0 0 30 2 *"}, "flows[1].cron: cron '0 0 0 30 2 *' never fires"),
+        ({"timezone": "Mars/Base"}, "flows[1].timezone: 'Mars/Base' is no time zone"),
+        ({"enabled": "yes"}, 'flows[1].enabled: expected true or false, without quotes, got "yes"'),
+        ({"nextRunUtc": "tomorrow"}, "flows[1].nextRunUtc: expected an ISO 8601 time"),
+    ],
+)
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"enabled": False}, {"nextRunUtc": "2099-01-01T00:00:00Z"}, {"nextRunUtc": None}],
+    ids=["due", "off", "in the future", "new"],
+)
+def test_every_entry_is_checked_on_or_off_due_or_not(
+    tmp_path: Path, flow: dict[str, Any], problem: str, state: dict[str, Any]
+) -> None:
+    """What a tick would only find when the entry's time comes is found at once."""
+    bad = entry("home-depot→builder-prime", **{**state, **flow})
+    file = write(tmp_path / "a.json", document("tenant-1", entry(), bad))
+
+    code, (found, summary) = validate(file)
+
+    assert found.startswith(f"{file}: tenant-1/home-depot→builder-prime {problem}")
+    assert (code, summary) == (1, "1 document, 1 problem")
+
+
+def test_all_problems_of_a_document_are_told(tmp_path: Path) -> None:
+    """A bad cron does not hide a bad zone beside it, nor an unknown flow."""
+    bad = entry("wether", cron="soon", timezone="Nowhere")
+    code, lines = validate(write(tmp_path / "a.json", document("tenant-1", bad, entry(), entry())))
+
+    assert [line.split(": ")[1] for line in lines[:-1]] == [
+        "tenant-1/weather flows[2].name",
+        "tenant-1/wether flows[0].cron",
+        "tenant-1/wether flows[0].timezone",
+        "tenant-1/wether flows[0].name",
+    ]
+    assert "no flow is named 'wether'. Known flows: 'home-depot→builder-prime', 'weather'" in lines[3]
+    assert (code, lines[-1]) == (1, "1 document, 4 problems")
+
+
+def test_a_tenants_own_zone_is_checked_used_or_not(tmp_path: Path) -> None:
+    """It is told once, however many entries use it, and their crons are checked all the same."""
+    unused = write(tmp_path / "unused.json", document("tenant-1", timezone="Chicago"))
+    flows = [entry(timezone="tenant"), entry("home-depot→builder-prime", timezone="tenant", cron="soon")]
+    used = write(tmp_path / "used.json", document("tenant-2", *flows, timezone="Chicago"))
+
+    code, lines = validate(unused, used)
+
+    expected = "timezone: 'Chicago' is no time zone; expected an IANA name such as America/Chicago"
+    assert lines[0] == f"{unused}: tenant-1 {expected}"
+    assert lines[1] == f"{used}: tenant-2 {expected}"
+    assert lines[2].startswith(f"{used}: tenant-2/home-depot→builder-prime flows[1].cron: ")
+    assert (code, lines[3:]) == (1, ["2 documents, 3 problems"])
+
+
+def test_documents_that_cannot_be_used_at_all(tmp_path: Path) -> None:
+    """In a list, the place says which it is; those beside it are checked."""
+    other_id = document("tenant-1", tenantId="tenant-2")
+    file = write(tmp_path / "a.json", [{"id": "x"}, other_id, "tenant-3", document("tenant-4", entry(cron="soon"))])
+
+    code, lines = validate(file)
+
+    assert lines[0].startswith(f"{file}[0]: tenant document id='x': tenantId: missing")
+    assert lines[1].startswith(f"{file}[1]: tenant document id='tenant-1': tenantId: 'tenant-2' is not")
+    assert lines[2] == f'{file}[2]: expected a tenant document, which is a JSON object, got "tenant-3"'
+    assert lines[3].startswith(f"{file}: tenant-4/weather flows[0].cron: ")
+    assert (code, lines[4:]) == (1, ["4 documents, 4 problems"])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'{"id": "x",\n  "flows": [,]}', "not JSON at line 2, column 13: Expecting value"),
+        (b"", "not JSON at line 1, column 1: Expecting value"),
+        (b"\xff\xfe[\x00]\x00", "not UTF-8 at byte 0: save the file as UTF-8"),
+        (b"[" * 100_000, "not a tenant document: its JSON is nested too deeply to be read"),
+        (b'{"id": "\\ud800"}', "not text: \\ud800 is half of a character, which no database stores"),
+    ],
+    ids=["syntax", "empty", "UTF-16", "deep", "surrogate"],
+)
+def test_a_file_that_is_not_json_is_told_with_the_place(tmp_path: Path, content: bytes, problem: str) -> None:
+    """The other files are checked."""
+    broken = tmp_path / "broken.json"
+    broken.write_bytes(content)
+    good = write(tmp_path / "good.json", document())
+
+    assert validate(str(broken), good) == (1, [f"{broken}: {problem}", "1 document, 1 problem"])
+
+
+def test_a_file_that_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
+    """It is told on standard error; the other files are checked."""
+    result = run("validate", str(tmp_path / "none.json"), write(tmp_path / "a.json", document()), str(tmp_path))
+
+    assert result.stderr.splitlines() == [
+        f"{tmp_path / 'none.json'}: cannot be read: No such file or directory",
+        f"{tmp_path}: cannot be read: Is a directory",
+    ]
+    assert result.stdout == "1 document, 0 problems, 2 files not read\n"
+    assert result.exit_code == 2
+
+
+def test_one_tenant_has_one_document(tmp_path: Path) -> None:
+    """The same tenantId again, in this file or another, is a problem that names both places."""
+    first = write(tmp_path / "a.json", [document("tenant-1"), document("tenant-2"), document("tenant-1")])
+    second = write(tmp_path / "b.json", document("tenant-2"))
+
+    assert validate(first, second) == (
+        1,
+        [
+            f"{first}: tenant-1 tenantId: {first}[2] and {first}[0] are documents of one tenant: merge them",
+            f"{second}: tenant-2 tenantId: {second} and {first}[1] are documents of one tenant: merge them",
+            "4 documents, 2 problems",
+        ],
+    )
+
+
+@pytest.mark.parametrize("tenant_id", ["acme_1", "acme--1", "-acme", "Käse", "a" * 130])
+def test_a_tenant_that_can_have_no_secrets_is_a_warning(tmp_path: Path, tenant_id: str) -> None:
+    """Such an id works for flows that read none, so it does not fail the check."""
+    file = write(tmp_path / "a.json", document(tenant_id))
+
+    code, (warning, summary) = validate(file)
+
+    assert warning.startswith(f"{file}: {tenant_id} tenantId: warning: its flows cannot have secrets of their own: ")
+    assert (code, summary) == (0, "1 document, 0 problems, 1 warning")
+
+
+@pytest.fixture
+def flow_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Make a package of flow files, one of them broken; return its name."""
+    name = f"flows_{abs(hash(request.node.nodeid))}"
+    package = tmp_path / name
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "registry.py").write_text("from datasync import FlowRegistry\n\nregistry = FlowRegistry()\n")
+    (package / "good.py").write_text(
+        f"from {name}.registry import registry\n\n\n"
+        "@registry.flow('new', aliases=('old',))\nasync def good(tenant_id, kv): ...\n"
+    )
+    (package / "bad.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_flow_names_are_those_of_the_package_that_is_named(tmp_path: Path, flow_package: str) -> None:
+    """Aliases count. A flow file that does not load is a problem itself, and part of what an unknown name may mean."""
+    file = write(tmp_path / "a.json", document("tenant-1", entry("new"), entry("old"), entry("weather")))
+
+    code, lines = validate("--flows", flow_package, file)
+
+    cause = "could not be loaded, its flows are off: ModuleNotFoundError: No module named 'no_such_library'"
+    assert lines[0] == f"{flow_package}.bad: {cause}"
+    assert lines[1].startswith(
+        f"{file}: tenant-1/weather flows[2].name: no flow is named 'weather'. Known flows: 'new'"
+    )
+    assert "no_such_library" in lines[1]
+    assert (code, lines[2:]) == (1, ["1 document, 2 problems"])
+
+
+@pytest.mark.parametrize("package", ["no_such_flows", "json", "datasync.log", "."])
+def test_a_package_that_holds_no_flows_is_wrong_usage(tmp_path: Path, package: str) -> None:
+    """The message names it, why, and what is expected."""
+    result = run("validate", "--flows", package, write(tmp_path / "a.json", document()))
+
+    assert result.exit_code == 2
+    assert f"'--flows': {package!r} cannot be loaded (" in result.stderr
+    assert "expected a package of flow files" in result.stderr
+
+
+def test_validate_wants_a_file() -> None:
+    """With none there would be nothing to check, and no problem."""
+    result = run("validate")
+
+    assert result.exit_code == 2
+    assert "Missing argument 'FILE...'" in result.stderr
+
+
+# --- check, as far as no service is needed
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "is not JSON in UTF-8: "),
+        ("[]", 'has no object "Values"'),
+        ('{"Values": {}}', "only Core Tools can decrypt: func settings decrypt"),
+        ('{"IsEncrypted": true, "Values": {}}', "only Core Tools can decrypt: func settings decrypt"),
+        (
+            '{"IsEncrypted": false, "Values": {"A": "s3cret", "B": 5, "C": true}}',
+            "values must be texts, in quotes: B, C",
+        ),
+    ],
+)
+def test_a_settings_file_that_cannot_be_used_is_wrong_usage(tmp_path: Path, content: str, problem: str) -> None:
+    """What is wrong with it is told, without any of its values."""
+    file = tmp_path / "local.settings.json"
+    file.write_text(content)
+
+    result = run("check", "--settings", str(file))
+
+    assert result.exit_code == 2
+    assert f"'--settings': {file}" in result.stderr
+    assert problem in result.stderr
+    assert "s3cret" not in result.output
+
+
+def test_a_settings_file_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
+    """It is named."""
+    result = run("check", "--settings", str(tmp_path / "none.json"))
+
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'none.json'} cannot be read: No such file or directory" in result.stderr
+
+
+# --- as a process
+
+
+def test_the_command_line_runs_as_a_module() -> None:
+    """`python -m datasync` lists its commands, and `schedule` starts from the clock."""
+    listed = process("-m", "datasync", "--help")
+    ran = process("-m", "datasync", "schedule", "0 0 0 29 2 *", "--count", "1")
+
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.partition("Commands:\n")[2].splitlines()] == [
+        "check",
+        "schedule",
+        "validate",
+    ]
+    assert ran.returncode == 0, ran.stderr
+    since = datetime.fromisoformat(ran.stdout.splitlines()[0].rpartition(" ")[2])
+    assert since > NOW
+    assert datetime.fromisoformat(ran.stdout.split()[-1]) > since
+
+
+def test_exit_codes_reach_the_shell(tmp_path: Path) -> None:
+    """0, 1 and 2, as a script that calls it needs them."""
+    good = write(tmp_path / "good.json", document())
+    bad = write(tmp_path / "bad.json", document("t", entry(cron="soon")))
+
+    codes = [process("-m", "datasync", "validate", file).returncode for file in (good, bad, str(tmp_path))]
+
+    assert codes == [0, 1, 2]
+
+
+def test_a_terminal_without_arrows_gets_escapes(tmp_path: Path) -> None:
+    """A Windows code page does not have every character of a flow's name."""
+    file = write(tmp_path / "bad.json", document("t", entry("home-depot→builder-prime", cron="soon")))
+
+    ended = process("-m", "datasync", "validate", file, PYTHONIOENCODING="cp1252")
+
+    assert r"t/home-depot\u2192builder-prime flows[0].cron: " in ended.stdout
+    assert ended.returncode == 1
+
+
+@pytest.fixture
+def without_click(tmp_path: Path) -> str:
+    """Give a PYTHONPATH on which click is not installed."""
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError(\"No module named 'click'\", name='click')\n")
+    return str(tmp_path)
+
+
+def test_without_click_one_line_says_what_to_install(without_click: str) -> None:
+    """It is in requirements-dev.txt only."""
+    ended = process("-m", "datasync", "schedule", "@daily", PYTHONPATH=without_click)
+
+    assert ended.stderr.splitlines() == [
+        "The command line needs click, which the app itself does not: pip install -r requirements-dev.txt"
+    ]
+    assert ended.returncode == 1
+
+
+def test_the_app_does_without_the_command_line(without_click: str) -> None:
+    """What is deployed has no click, so function_app imports nothing that needs it."""
+    script = "import sys, function_app; print(sorted(name for name in sys.modules if name.startswith('datasync.')))"
+
+    ended = process("-c", script, PYTHONPATH=without_click)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "'datasync.services'" in ended.stdout
+    assert "commands" not in ended.stdout
+    assert "cli" not in ended.stdout
+    assert "__main__" not in ended.stdout
