@@ -19,10 +19,10 @@ from datasync import cron
 from datasync.commands.local_settings import local_settings
 from datasync.commands.schedule import occurrences, table, utc_text
 from datasync.commands.validate import Report, load
-from datasync.commands.zones import find_zone
 from datasync.cron import CronSchedule
 from datasync.errors import CronInvalid, SettingsInvalid
 from datasync.registry import FlowRegistry
+from datasync.schedule import find_zone
 from datasync.services import ping
 from datasync.settings import Settings
 

@@ -116,7 +116,8 @@ class Tenant(msgspec.Struct, frozen=True):
         )
 
 
-type _Text = Annotated[str, msgspec.Meta(min_length=1)]
+# Half of a surrogate pair, which JSON can carry, cannot be hashed or logged.
+type _Text = Annotated[str, msgspec.Meta(min_length=1, pattern="^[^\ud800-\udfff]*$")]
 
 
 class _TenantDocument(msgspec.Struct, rename="camel"):
@@ -191,6 +192,7 @@ def _explain(error: msgspec.ValidationError, value: object) -> tuple[str, str]:
 _EXPECTED = {
     "id": "expected a text that is not empty",
     "tenantId": "expected a text that is not empty, the same as id",
+    "name": "expected a text that is not empty",
     "type": 'expected "Tenant"',
     "flows": "expected a list of flow entries",
     "enabled": "expected true or false, without quotes",
@@ -210,6 +212,7 @@ def _label(document: Mapping[str, Any]) -> str:
 
 def shorten(text: str, limit: int = 200) -> str:
     """Cut a text that goes into a message or a record, saying how long it was."""
+    text = text.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be printed
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 

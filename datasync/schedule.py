@@ -1,6 +1,6 @@
 """What a tenant document means at an instant: which runs are due, and when each flow is next. Pure."""
 
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta
 from hashlib import sha256
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -56,15 +56,35 @@ def plan(tenant: Tenant, now: datetime, horizon: datetime, spread: timedelta = t
         try:
             advance = _advance(tenant, flow, now, horizon, spread)
         except _Unschedulable as why:
-            problems.append(_problem(tenant, flow, why.field, str(why)))
+            problems.append(_problem(tenant, flow, why.path, str(why)))
             continue
         if advance is None:
             continue
         advances.append(advance)
         if advance.next_run <= horizon:
             cut = f"more than {MOST_AHEAD} runs lie before {horizon:%H:%M:%S} UTC, and the rest becomes one run"
-            problems.append(_problem(tenant, flow, "cron", f"{cut}: run the flow less often, or the timer more often"))
+            problems.append(
+                _problem(
+                    tenant,
+                    flow,
+                    f"flows[{flow.index}].cron",
+                    f"{cut}: run the flow less often, or the timer more often",
+                )
+            )
     return Plan(advances=tuple(advances), problems=tuple(problems))
+
+
+def find_zone(name: str) -> ZoneInfo:
+    """Return the time zone of an IANA name.
+
+    Raises:
+        ValueError: there is none of that name; the message says what is expected.
+
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone; expected an IANA name such as America/Chicago") from None
 
 
 def zone_name(tenant: Tenant, flow: FlowConfig) -> str:
@@ -78,26 +98,36 @@ def rev(tenant: Tenant, flow: FlowConfig) -> str:
 
 
 class _Unschedulable(Exception):
-    def __init__(self, field: str, why: str) -> None:
+    def __init__(self, path: str, why: str) -> None:
         super().__init__(why)
-        self.field = field
+        self.path = path
 
 
-def _problem(tenant: Tenant, flow: FlowConfig, field: str, why: str) -> Problem:
-    return Problem(tenant_id=tenant.id, flow=flow.name, path=f"flows[{flow.index}].{field}", why=why)
+def _problem(tenant: Tenant, flow: FlowConfig, path: str, why: str) -> Problem:
+    return Problem(tenant_id=tenant.id, flow=flow.name, path=path, why=why)
+
+
+def _zone(tenant: Tenant, flow: FlowConfig) -> ZoneInfo:
+    try:
+        return find_zone(zone_name(tenant, flow))
+    except ValueError as why:
+        if flow.timezone == "tenant":
+            raise _Unschedulable("timezone", str(why)) from None
+        raise _Unschedulable(f"flows[{flow.index}].timezone", f"{why}, or 'tenant' for the tenant's own") from None
 
 
 def _advance(tenant: Tenant, flow: FlowConfig, now: datetime, horizon: datetime, spread: timedelta) -> Advance | None:
     if flow.next_run and flow.next_run > horizon:
         return None
+    cron_path = f"flows[{flow.index}].cron"
     try:
         schedule = cron.parse(flow.cron)
     except CronInvalid as error:
-        raise _Unschedulable("cron", str(error)) from None
-    zone = _zone(zone_name(tenant, flow))
+        raise _Unschedulable(cron_path, str(error)) from None
+    zone = _zone(tenant, flow)
     after_now = schedule.next(now, zone)
     if after_now is None:
-        raise _Unschedulable("cron", f"cron {flow.cron!r} never fires: no date matches all of its fields")
+        raise _Unschedulable(cron_path, f"cron {flow.cron!r} never fires: no date matches all of its fields")
     served = flow.next_run
     instants = [served] if served and served <= now else []
     upcoming: datetime | None = served if served and served > now else after_now
@@ -129,14 +159,3 @@ def _job(tenant: Tenant, flow: FlowConfig, at: datetime, delay: timedelta) -> Pl
 def _fraction(*parts: str) -> float:
     """Hash some texts to a number from 0 to 1, the same in every process."""
     return int.from_bytes(sha256("\n".join(parts).encode()).digest()[:4]) / 2**32
-
-
-def _zone(name: str) -> tzinfo:
-    if name == "UTC":
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise _Unschedulable(
-            "timezone", f"{name!r} is no time zone; expected an IANA name such as America/Chicago, or 'tenant'"
-        ) from None

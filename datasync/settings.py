@@ -5,6 +5,7 @@ reached with the app's identity. A connection string wins, as it does in the Fun
 """
 
 import json
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -125,11 +126,12 @@ def _storage(environ: Mapping[str, str]) -> Service:
     if text := environ.get("AzureWebJobsStorage"):
         if text.strip().rstrip(";").lower() == "usedevelopmentstorage=true":
             return Service(connection_string=_DEVELOPMENT_STORAGE)
-        if _missing(text, "AccountName") and _missing(text, "QueueEndpoint"):
+        if not (_part(text, "AccountName") or _part(text, "QueueEndpoint")):
             raise ValueError(
                 "AzureWebJobsStorage: not a storage connection string (no AccountName= in it). Copy it from the "
                 "storage account's Access keys, or write UseDevelopmentStorage=true for a local Azurite"
             )
+        _check_key("AzureWebJobsStorage", text)
         return Service(connection_string=text)
     if text := environ.get("AzureWebJobsStorage__queueServiceUri"):
         return Service(url=_named("AzureWebJobsStorage__queueServiceUri", text))
@@ -144,11 +146,12 @@ def _storage(environ: Mapping[str, str]) -> Service:
 def _cosmos(environ: Mapping[str, str]) -> Service:
     if text := environ.get("COSMOS_CONNECTION_STRING"):
         for part in ("AccountEndpoint", "AccountKey"):
-            if _missing(text, part):
+            if not _part(text, part):
                 raise ValueError(
                     f"COSMOS_CONNECTION_STRING: no {part}= in it. Expected "
                     "AccountEndpoint=https://<account>.documents.azure.com:443/;AccountKey=<key>;"
                 )
+        _check_key("COSMOS_CONNECTION_STRING", text)
         return Service(connection_string=text)
     if text := environ.get("COSMOS_ENDPOINT"):
         return Service(url=_named("COSMOS_ENDPOINT", text))
@@ -158,10 +161,17 @@ def _cosmos(environ: Mapping[str, str]) -> Service:
     )
 
 
-def _missing(connection_string: str, part: str) -> bool:
-    """Tell whether a `Name=value;…` string lacks a value for a part."""
+def _part(connection_string: str, name: str) -> str:
+    """Return the value of a part of a `Name=value;…` string; empty where there is none."""
     parts = (item.partition("=") for item in connection_string.split(";"))
-    return not any(name.strip().lower() == part.lower() and value for name, _, value in parts)
+    return next((value for found, _, value in parts if found.strip().lower() == name.lower()), "")
+
+
+def _check_key(setting: str, connection_string: str) -> None:
+    try:
+        b64decode(_part(connection_string, "AccountKey"), validate=True)
+    except ValueError:
+        raise ValueError(f"{setting}: its AccountKey is not a key, which is in base64. Copy it anew") from None
 
 
 def _named(name: str, text: str) -> str:

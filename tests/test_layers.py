@@ -86,7 +86,7 @@ def test_only_the_edge_reads_the_clock() -> None:
         for call in calls(path)
         if call.endswith(("datetime.now", "datetime.utcnow", "time.time", "date.today"))
     }
-    assert readers == {"function_app.py"}
+    assert readers == {"function_app.py", "__main__.py"}
 
 
 @pytest.mark.parametrize("path", PURE, ids=lambda path: path.name)

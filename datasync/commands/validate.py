@@ -10,11 +10,10 @@ from typing import Any
 from azure.keyvault.secrets.aio import SecretClient
 from msgspec.structs import replace
 
-from datasync.commands.zones import find_zone
 from datasync.errors import FlowUnknown, SecretRefused, SettingsInvalid, TenantInvalid
 from datasync.model import Problem, Tenant, shorten
 from datasync.registry import FlowRegistry
-from datasync.schedule import plan
+from datasync.schedule import find_zone, plan
 from datasync.secrets import TenantSecretClient, Vault
 
 

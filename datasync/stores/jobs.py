@@ -15,6 +15,7 @@ from datasync.schedule import PlannedJob
 LEAD = timedelta(seconds=2)
 """How early a delayed job appears: as long as the host may take to look (maxPollingInterval in host.json)."""
 
+_SECOND = timedelta(seconds=1)  # the queue knows no fractions
 _SENDS_AT_ONCE = 64
 _NEVER = -1  # seconds to live: a job waits as long as it takes
 
@@ -36,14 +37,15 @@ class JobQueue:
 
         async def send(each: PlannedJob) -> None:
             async with self._sends:
-                await self.send(each.job, each.delay - LEAD)
+                early = (each.delay - LEAD) // _SECOND * _SECOND
+                await self.send(each.job, max(early, timedelta()))
 
         async with asyncio.TaskGroup() as sending:
             for each in planned:
                 sending.create_task(send(each))
 
     async def send(self, job: Job, delay: timedelta = timedelta()) -> None:
-        """Put a job on the queue, hidden for `delay` (whole seconds, rounded down; at most 7 days).
+        """Put a job on the queue, hidden for `delay` (rounded up to whole seconds; at most 7 days).
 
         Raises:
             ServiceUnavailable: the queue is missing, refused, or could not be reached.
@@ -51,7 +53,7 @@ class JobQueue:
         """
         with self._explained():
             await self._queue.send_message(
-                job.encode(), visibility_timeout=max(delay // timedelta(seconds=1), 0) or None, time_to_live=_NEVER
+                job.encode(), visibility_timeout=-(-delay // _SECOND) or None, time_to_live=_NEVER
             )
 
     async def ping(self) -> None:

@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 
@@ -102,24 +101,16 @@ async def test_services_fail_one_by_one(world: World, vault: KeyVault) -> None:
     assert not any("\n" in answer for answer in answers.values())
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        (
-            "COSMOS_CONNECTION_STRING",
-            "AccountEndpoint=https://<your-account>.documents.azure.com:443/;AccountKey=<key>;",
-        ),
-        ("AzureWebJobsStorage", "AccountName=acme"),
-    ],
-)
-async def test_a_setting_no_client_takes_is_an_answer_too(world: World, setting: str, value: str) -> None:
-    """The example's placeholders, or half a connection string, end in a sentence, not in a traceback."""
-    settings = Settings.from_environ({**world.environ, setting: value, "KEY_VAULT_URI": ""})
+async def test_a_setting_no_client_takes_is_an_answer_too(world: World) -> None:
+    """Half a connection string ends in a sentence, not in a traceback."""
+    settings = Settings.from_environ({**world.environ, "AzureWebJobsStorage": "AccountName=acme", "KEY_VAULT_URI": ""})
 
     wrong = [answer for answer in (await ping(settings)).values() if answer != "ok"]
 
     assert len(wrong) == 2
-    assert all(answer.startswith(f"{setting} cannot be used (") and "Copy it anew" in answer for answer in wrong)
+    for answer in wrong:
+        assert answer.startswith("AzureWebJobsStorage cannot be used (")
+        assert "Copy it anew" in answer
 
 
 async def test_a_container_that_would_not_do_is_told(world: World) -> None:

@@ -91,6 +91,11 @@ def test_attempts_are_counted_as_the_host_does(tmp_path: Path) -> None:
         ({"COSMOS_CONNECTION_STRING": ""}, "COSMOS_CONNECTION_STRING: missing. .* or set COSMOS_ENDPOINT"),
         ({"COSMOS_CONNECTION_STRING": "AccountEndpoint=https://a/;"}, "COSMOS_CONNECTION_STRING: no AccountKey= in it"),
         ({"COSMOS_CONNECTION_STRING": "<cosmos-conn-string>"}, "COSMOS_CONNECTION_STRING: no AccountEndpoint= in it"),
+        (
+            {"COSMOS_CONNECTION_STRING": "AccountEndpoint=https://a/;AccountKey=<key>;"},
+            "COSMOS_CONNECTION_STRING: its AccountKey is not a key, which is in base64. Copy it anew",
+        ),
+        ({"AzureWebJobsStorage": "AccountName=a;AccountKey=<key>"}, "AzureWebJobsStorage: its AccountKey is not a key"),
         ({"COSMOS_CONNECTION_STRING": "", "COSMOS_ENDPOINT": "acme"}, "COSMOS_ENDPOINT: expected an https:// address"),
         ({"KEY_VAULT_URI": "acme"}, "KEY_VAULT_URI: expected an https:// address, got 'acme'"),
         ({"KEY_VAULT_URI": "http://acme"}, "KEY_VAULT_URI: expected an https:// address"),

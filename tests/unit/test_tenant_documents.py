@@ -25,10 +25,11 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
         (without(document("t"), "flows"), "id='t': flows: missing; expected a list of flow entries"),
         (document("t", tenantId=5), "tenantId: expected a text that is not empty, the same as id, got 5"),
         (document("t", tenantId=""), 'tenantId: .* got ""'),
+        (document("\ud800"), r"id='\\ud800': id: expected a text that is not empty, got .\\ud800"),
         (document("t", tenantId="T"), "tenantId: 'T' is not the document's id 't'"),
         (document("t", flows={"name": "weather"}), 'flows: expected a list .*, got {"name": "weather"}'),
         (document("t", flows=None), "flows: .* got null"),
-        (document("t", name=["Acme"]), r'name: expected str \| null, got \["Acme"\]'),
+        (document("t", name=["Acme"]), r'name: expected a text that is not empty, got \["Acme"\]'),
         (document("t", timezone=-6), r"timezone: expected str \| null, got -6"),
         (document("t", type="tenant"), 'type: expected "Tenant", got "tenant"'),
     ],
@@ -44,8 +45,9 @@ def test_a_document_that_cannot_be_used_is_refused(broken: dict[str, Any], why: 
     [
         ("weather", "flows[0]", 'expected object, got "weather"'),
         (None, "flows[0]", "expected object, got null"),
-        (without(entry(), "name"), "flows[0].name", "missing; it is required"),
-        (entry(name=""), "flows[0].name", 'expected str of length >= 1, got ""'),
+        (without(entry(), "name"), "flows[0].name", "missing; expected a text that is not empty"),
+        (entry(name=""), "flows[0].name", 'expected a text that is not empty, got ""'),
+        (entry(name="\ud800"), "flows[0].name", 'expected a text that is not empty, got "\\ud800"'),
         (without(entry(), "enabled"), "flows[0].enabled", "missing; expected true or false, without quotes"),
         (entry(enabled="true"), "flows[0].enabled", 'expected true or false, without quotes, got "true"'),
         (entry(enabled=1), "flows[0].enabled", "expected true or false, without quotes, got 1"),
@@ -103,7 +105,7 @@ def test_the_tenants_unknown_zone_stops_only_the_flows_that_use_it() -> None:
         NOW,
     )
 
-    assert [problem.flow for problem in found.problems] == ["local"]
+    assert [(problem.flow, problem.path) for problem in found.problems] == [("local", "timezone")]
     assert [advance.flow.name for advance in found.advances] == ["utc"]
 
 
