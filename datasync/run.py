@@ -53,7 +53,8 @@ class _Attempt:
         self._message = message
         self._job = job
         self._number = job.prior_attempts + message.dequeue_count
-        self._flow_name = job.flow_name
+        self._names: tuple[str, ...] = (job.flow_name,)
+        """Of the flow: its own first, then its aliases; as the job has it until the flow is found."""
         self._window: Window | None = None
         """None until the flow starts."""
         self._counts: Counter[str] = Counter()
@@ -80,7 +81,7 @@ class _Attempt:
         job, services = self._job, self._services
         await self._wait_for_its_time()
         flow = self._registry.resolve(job.flow_name)
-        self._flow_name = flow.name
+        self._names = flow.names
         tenant = await services.tenants.get(job.tenant_id)
         entry = _entry(tenant, flow, job.flow_name)
         if entry is None:
@@ -90,7 +91,7 @@ class _Attempt:
         ahead = self._scheduled_utc > self._message.inserted
         if ahead and job.rev and job.rev != rev(tenant, entry):
             return Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned"
-        state = await services.runs.state(tenant.id, flow.name)
+        state = await services.runs.state(tenant.id, flow.names)
         end = max(self._scheduled_utc, self._message.inserted)
         self._window = Window(start=state.window_end_utc, end=max(end, state.window_end_utc or end))
         self._log(logging.INFO, f"START {self._subject}")
@@ -151,7 +152,7 @@ class _Attempt:
         seconds = _seconds() - self._received
         run = Run(
             tenant_id=self._job.tenant_id,
-            flow_name=self._flow_name,
+            flow_name=self._names[0],
             run_id=self._run_id,
             attempt=self._number,
             outcome=outcome,
@@ -162,7 +163,7 @@ class _Attempt:
             counts=dict(self._counts),
         )
         if self._window:
-            await self._services.runs.finish(run, self._window.end)
+            await self._services.runs.finish(run, self._window.end, self._names)
         else:
             await self._services.runs.record(run)
         if outcome is Outcome.SUCCEEDED:
@@ -175,7 +176,7 @@ class _Attempt:
 
     @property
     def _subject(self) -> str:
-        return f"{self._job.tenant_id}/{self._flow_name}"
+        return f"{self._job.tenant_id}/{self._names[0]}"
 
     @property
     def _run_id(self) -> str:

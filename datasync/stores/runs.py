@@ -1,5 +1,6 @@
 """The runs container: what is remembered from run to run, and a record of every attempt."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from azure.core import MatchConditions
@@ -9,6 +10,7 @@ from azure.cosmos.exceptions import (
     CosmosResourceExistsError,
     CosmosResourceNotFoundError,
 )
+from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable
 from datasync.model import FlowState, Run
@@ -30,19 +32,25 @@ class RunStore:
                 "turn its time to live on, with no default (--ttl -1)"
             )
 
-    async def state(self, tenant_id: str, flow_name: str) -> FlowState:
-        """Return what is remembered of a flow of a tenant; an empty state where it never ran."""
-        empty = FlowState(tenant_id=tenant_id, flow_name=flow_name)
-        with explained(f"while reading the state of {tenant_id}/{flow_name}"):
-            try:
-                document = await self._container.read_item(empty.id, partition_key=tenant_id)
-            except CosmosResourceNotFoundError:
-                return empty
-        return FlowState.from_document(document)
+    async def state(self, tenant_id: str, names: Sequence[str]) -> FlowState:
+        """Return what is remembered of a flow of a tenant; an empty state where it never ran.
 
-    async def finish(self, run: Run, window_end: datetime) -> None:
-        """Bring the flow's state up to date with a run that ended, then record the run."""
-        while not await self._save((await self.state(run.tenant_id, run.flow_name)).after(run, window_end)):
+        The first of `names` is the flow's own; where nothing is kept under it, what an alias left is taken over.
+        """
+        for name in names:
+            empty = FlowState(tenant_id=tenant_id, flow_name=name)
+            with explained(f"while reading the state of {tenant_id}/{name}"):
+                try:
+                    document = await self._container.read_item(empty.id, partition_key=tenant_id)
+                except CosmosResourceNotFoundError:
+                    continue
+            state = FlowState.from_document(document)
+            return state if name == names[0] else replace(state, flow_name=names[0], etag=None)
+        return FlowState(tenant_id=tenant_id, flow_name=names[0])
+
+    async def finish(self, run: Run, window_end: datetime, names: Sequence[str]) -> None:
+        """Bring a flow's state up to date with a run that ended, then record the run. `names` are as for `state`."""
+        while not await self._save((await self.state(run.tenant_id, names)).after(run, window_end)):
             pass  # another run of the flow ended in between: apply this one on top
         await self.record(run)
 

@@ -104,7 +104,28 @@ async def test_an_entry_under_an_alias_runs_the_flow(world: World, services: Ser
     run = await run_job(services, registered(succeed, aliases=("old-name",)), message(flow_name="old-name"), NOW)
 
     assert (run.outcome, run.flow_name) == ("succeeded", "flow")
-    assert (await services.runs.state("t", "flow")).last_success_utc
+    assert (await services.runs.state("t", ["flow"])).last_success_utc
+
+
+async def test_a_renamed_flow_goes_on_where_it_was(world: World, services: Services) -> None:
+    """The first run under the new name starts its window where the last one under the old name ended, failed or not."""
+    windows = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        windows.append(run.window.start)
+        if len(windows) == 2:
+            raise OSError("down")
+
+    await world.put(document("t", entry("old-name")))
+    before = FlowRegistry()
+    before.flow("old-name")(flow)
+    await run_job(services, before, message(flow_name="old-name"), NOW)
+    renamed = registered(flow, aliases=("old-name",))
+    with pytest.raises(FlowFailed):
+        await run_job(services, renamed, message(flow_name="old-name", run_id="r-2"), NOW)
+    await run_job(services, renamed, message(flow_name="old-name", run_id="r-2"), NOW)
+
+    assert windows == [None, NOW, NOW]
 
 
 async def test_a_job_with_the_new_name_finds_the_entry_with_the_old_one(world: World, services: Services) -> None:
@@ -165,9 +186,9 @@ async def test_consecutive_failures_are_counted_until_a_success(world: World, se
     for attempt in (1, 2):
         with pytest.raises(FlowFailed):
             await run_job(services, registered(fail), message(attempt), NOW)
-    failing = await services.runs.state("t", "flow")
+    failing = await services.runs.state("t", ["flow"])
     await run_job(services, registered(succeed), message(3), NOW)
-    recovered = await services.runs.state("t", "flow")
+    recovered = await services.runs.state("t", ["flow"])
 
     assert (failing.consecutive_failures, failing.last_outcome, failing.last_success_utc) == (2, "failed", None)
     assert (recovered.consecutive_failures, recovered.last_outcome) == (0, "succeeded")
@@ -204,7 +225,7 @@ async def test_runs_that_end_at_once_do_not_overwrite_each_others_state(world: W
         ]
     )
 
-    assert (await services.runs.state("t", "flow")).window_end_utc == times[-1]
+    assert (await services.runs.state("t", ["flow"])).window_end_utc == times[-1]
     assert len(await world.records()) == 8
 
 
@@ -235,7 +256,7 @@ async def test_a_run_killed_anywhere_is_made_again(
     records = await world.records()
     assert records[-1]["outcome"] == "succeeded"
     assert {record["runId"] for record in records} == {"r-1"}
-    assert (await services.runs.state("t", "flow")).window_end_utc == NOW
+    assert (await services.runs.state("t", ["flow"])).window_end_utc == NOW
 
 
 async def test_a_deferral_killed_before_it_is_enqueued_is_not_lost(
