@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from datasync import log
 from datasync.context import FlowRun, Window
-from datasync.errors import DataSyncError, FlowFailed, GiveUp, RetryLater, TenantInvalid
+from datasync.errors import DataSyncError, FlowFailed, FlowSignal, GiveUp, RetryLater, TenantInvalid
 from datasync.model import FlowConfig, Job, Message, Outcome, Run, Tenant
 from datasync.registry import Flow, FlowRegistry
 from datasync.schedule import rev
@@ -65,6 +65,8 @@ class _Attempt:
     async def make(self) -> Run:
         try:
             outcome, why = await self._perform()
+        except GiveUp as signal:
+            run = await self._end(Outcome.GAVE_UP, str(signal))
         except RetryLater as signal:
             run = await self._end(Outcome.DEFERRED, str(signal))
             # Recorded first: killed in between, the message comes back, and the flow decides again.
@@ -124,13 +126,11 @@ class _Attempt:
         try:
             async with bound:
                 await (flow.function(tenant.id, kv, run) if flow.takes_run else flow.function(tenant.id, kv))
-        except RetryLater:
-            raise
-        except GiveUp as signal:
-            return Outcome.GAVE_UP, str(signal)
         except (Exception, asyncio.CancelledError, SystemExit) as error:
             if isinstance(error, asyncio.CancelledError) and _being_cancelled():
                 raise
+            if signal := _signal(error):
+                raise signal from None
             if bound.expired():
                 raise FlowFailed(
                     f"{self._subject} was cancelled after {flow.timeout}: do less in one run, or register the flow "
@@ -204,6 +204,16 @@ def _entry(tenant: Tenant, flow: Flow, name: str) -> FlowConfig | None:
         if problem.flow in flow.names:
             raise TenantInvalid(str(problem))
     return None
+
+
+def _signal(error: BaseException) -> FlowSignal | None:
+    """Return the signal that an error is; of a task group that ended with nothing but signals, the strongest."""
+    if not isinstance(error, ExceptionGroup):
+        return error if isinstance(error, FlowSignal) else None
+    signals = [signal for each in error.exceptions if (signal := _signal(each))]
+    if len(signals) < len(error.exceptions):
+        return None
+    return max(signals, key=lambda signal: signal.delay if isinstance(signal, RetryLater) else timedelta.max)
 
 
 def _being_cancelled() -> bool:

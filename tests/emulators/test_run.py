@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
 
-from datasync import FlowRegistry, FlowRun, RetryLater
+from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater
 from datasync.errors import FlowFailed, FlowUnknown, ServiceUnavailable, TenantInvalid, TenantUnknown
 from datasync.model import FlowState, Job, Message, Run
 from datasync.run import run_job
@@ -77,6 +77,39 @@ async def test_whatever_a_flow_raises_is_a_failure(
         await run_job(services, registered(flow), message(), NOW)
 
     assert [record["error"] for record in await world.records()] == [said]
+
+
+@pytest.mark.parametrize(
+    ("raised", "outcome"),
+    [
+        ([RetryLater(timedelta(0)), RetryLater(timedelta(hours=1))], "deferred"),
+        ([RetryLater(timedelta(0)), GiveUp("the account was closed")], "gave_up"),
+    ],
+)
+async def test_a_signal_from_a_task_group_is_a_signal(
+    world: World, services: Services, raised: list[Exception], outcome: str
+) -> None:
+    """A flow that works concurrently ends with a group; when all in it are signals, the strongest counts."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        raise ExceptionGroup("several", [ExceptionGroup("inner", raised)])
+
+    await world.put(document("t", entry("flow")))
+    run = await run_job(services, registered(flow), message(), NOW)
+
+    assert run.outcome == outcome
+    assert await world.messages() == [], "the longer delay counts"
+
+
+async def test_a_signal_among_errors_is_a_failure(world: World, services: Services) -> None:
+    """An error beside it is not hidden."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        raise ExceptionGroup("several", [RetryLater(timedelta(0)), ValueError("bad")])
+
+    await world.put(document("t", entry("flow")))
+    with pytest.raises(FlowFailed, match="several"):
+        await run_job(services, registered(flow), message(), NOW)
 
 
 async def test_a_worker_that_is_stopped_leaves_the_message_alone(world: World, services: Services) -> None:
