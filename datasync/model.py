@@ -387,7 +387,8 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel"):
 
     def document(self) -> dict[str, Any]:
         """Return the state as it is kept."""
-        fields: dict[str, Any] = msgspec.to_builtins(replace(self, etag=None))
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        del fields["etag"]
         return {"id": self.id, "type": "FlowState", **fields}
 
     @classmethod

@@ -78,8 +78,7 @@ class FlowRegistry:
                         f"flow {one!r} in {place} is already registered by {taken.source}: "
                         "give one of them another name"
                     )
-            if timeout <= timedelta(0):
-                raise FlowInvalid(f"flow {name!r} in {place}: timeout {timeout} must be positive")
+            _check_timeout(timeout, name, place)
             flow = Flow(name, function, tuple(aliases), timeout, _takes_run(name, function, place))
             self._flows.update(dict.fromkeys(flow.names, flow))
             return function
@@ -136,6 +135,11 @@ def _own_traceback(error: BaseException) -> str:
 def _check_aliases(aliases: object, name: str, place: str) -> None:
     if not isinstance(aliases, tuple):
         raise FlowInvalid(f"flow {name!r} in {place}: aliases={aliases!r} must be a tuple of names: ({aliases!r},)")
+
+
+def _check_timeout(timeout: object, name: str, place: str) -> None:
+    if not isinstance(timeout, timedelta) or timeout <= timedelta():
+        raise FlowInvalid(f"flow {name!r} in {place}: timeout={timeout!r} must be a timedelta above zero")
 
 
 def _check_name(name: object, place: str) -> None:

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import Any
 
 import aiohttp
@@ -71,6 +72,13 @@ async def _tick() -> None:
     click.echo("The timer runs; the host's log says what it found.")
 
 
+def _main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # flow names carry arrows, which not every code page has
+    cli()
+
+
 def _run(work: Coroutine[Any, Any, None]) -> None:
     # SIGTERM ends it as Ctrl-C does; and Ctrl-C does so in a shell's background too, where it would be ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,4 +92,4 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
 
 if __name__ == "__main__":
-    cli()
+    _main()

@@ -63,7 +63,7 @@ async def host(
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        env={**os.environ, **environ},
+        env={**os.environ, **environ, "PYTHONUTF8": "1"},  # flow names carry arrows, which not every code page has
     )
     if process.stdin is None or process.stdout is None or process.stderr is None:
         raise AssertionError("the pipes were asked for")

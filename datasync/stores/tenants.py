@@ -27,6 +27,7 @@ _DUE = """
 SELECT * FROM c
 WHERE c.type = 'Tenant' AND NOT IS_ARRAY(c.flows)
 OR NOT IS_DEFINED(c.type) AND IS_DEFINED(c.flows)
+OR c.type != 'Tenant' AND LOWER(c.type) = 'tenant'
 OR c.type = 'Tenant' AND EXISTS (
     SELECT VALUE f FROM f IN c.flows
     WHERE NOT IS_BOOL(f.enabled)

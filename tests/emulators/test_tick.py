@@ -209,6 +209,7 @@ async def test_every_broken_document_is_heard_of(world: World, services: Service
     """Whatever is wrong with a document, the tick selects it and says so, each time."""
     sound = document("sound", entry(nextRunUtc=DUE))
     broken = [
+        document("type-misspelt", entry(nextRunUtc=DUE), type="tenant"),
         document("flows-missing", flows=None),
         document("flows-an-object", flows={"name": "weather"}),
         document("flows-a-text", flows="weather"),
