@@ -37,11 +37,19 @@ class FlowRun:
     """1 at the first."""
     window: Window
     http: httpx.AsyncClient
-    """Shared and pooled; retries as datasync.http says. Do not close it."""
+    """A client of this run's own, on shared connections; retries as datasync.http says."""
     log: RunLog
     """A logger that names the run, and takes out the secrets it has read."""
     counts: Counter[str] = field(default_factory=Counter)
 
     def count(self, **numbers: int) -> None:
-        """Add to the numbers that stand in the run record: `run.count(orders=12, leads=3)`."""
+        """Add to the numbers that stand in the run record: `run.count(orders=12, leads=3)`.
+
+        Raises:
+            TypeError: one is not a whole number.
+
+        """
+        for name, number in numbers.items():
+            if not isinstance(number, int):
+                raise TypeError(f"run.count({name}={number!r}): expected a whole number")
         self.counts.update(numbers)

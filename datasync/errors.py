@@ -5,6 +5,7 @@ DataSyncError
 ├── ServiceUnavailable   Cosmos DB, the queue or Key Vault refused or could not be reached
 ├── TenantInvalid        a tenant document cannot be used as it is
 ├── TenantUnknown        no document for that tenant
+├── StateInvalid         what is remembered of a flow was edited, and cannot be read any more
 ├── CronInvalid          a cron expression cannot be read
 ├── JobInvalid           a queue message is not a job
 ├── FlowInvalid          a flow was refused at registration
@@ -44,6 +45,10 @@ class TenantInvalid(DataSyncError):
 
 class TenantUnknown(DataSyncError):
     """There is no document for a tenant."""
+
+
+class StateInvalid(DataSyncError):
+    """What is remembered of a flow of a tenant cannot be read."""
 
 
 class CronInvalid(DataSyncError):
@@ -93,6 +98,8 @@ class RetryLater(FlowSignal):
     LONGEST = timedelta(days=7)
 
     def __init__(self, delay: timedelta, reason: str = "") -> None:
+        if not isinstance(delay, timedelta):
+            raise TypeError(f"RetryLater({delay!r}): expected a timedelta, such as timedelta(minutes=5)")
         if not timedelta() <= delay <= self.LONGEST:
             raise ValueError(
                 f"RetryLater({delay!r}): expected a delay from 0 to 7 days, which is as long as a queue waits"
@@ -104,5 +111,5 @@ class RetryLater(FlowSignal):
 class GiveUp(FlowSignal):
     """End the job for good: it is recorded as given up, and not attempted again."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str = "the flow gave no reason") -> None:
         super().__init__(reason)

@@ -1,7 +1,6 @@
-"""The HTTP client flows share: pooled, with timeouts, and with retries that wait as long as the server asks."""
+"""The HTTP client of a flow: pooled, with timeouts, and with retries that wait as long as the server asks."""
 
 from datetime import timedelta
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, override
 
 import aiohttp
@@ -43,19 +42,30 @@ IDEMPOTENT: dict[str, Any] = {"retry": _RETRY.copy_with(allowed_methods=[*_RETRY
 """For a POST or PATCH that may be repeated: `await run.http.post(url, json=…, extensions=IDEMPOTENT)`."""
 
 
-def new_client() -> httpx.AsyncClient:
-    """Make the one client of a process.
+def new_transport() -> httpx.AsyncBaseTransport:
+    """Make the connection pool of a process, with the retries.
 
     A request with an idempotent method is sent up to five times on timeouts, network errors and answers
     429, 500, 502, 503 or 504, with jittered back-off or as `Retry-After` says; a server that asks for more than
     LONGEST_WAIT raises RetryLater, which puts the job back on the queue for that long.
-    Cookies are not kept, since tenants share the client.
     """
-    return httpx.AsyncClient(
-        transport=RetryTransport(AiohttpTransport(client=_new_session), _RETRY),
-        timeout=_TIMEOUT,
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-    )
+    return RetryTransport(AiohttpTransport(client=_new_session), _RETRY)
+
+
+def new_client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+    """Make the client of one run: headers, cookies and closing are its own, the connections are shared."""
+    return httpx.AsyncClient(transport=_Shared(transport), timeout=_TIMEOUT)
+
+
+class _Shared(httpx.AsyncBaseTransport):
+    """A transport that a client may close without taking it away from the others."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
 
 
 def _new_session() -> aiohttp.ClientSession:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 from msgspec.structs import replace
 
-from datasync.errors import JobInvalid, TenantInvalid
+from datasync.errors import JobInvalid, StateInvalid, TenantInvalid
 
 FORBIDDEN_IN_IDS = "/\\?#"
 """What the id of a Cosmos DB document cannot hold."""
@@ -166,12 +166,16 @@ def _flow_config(tenant_id: str, index: int, entry: object) -> FlowConfig | Prob
 def _instant(text: str) -> datetime:
     """Read `nextRunUtc`: ISO 8601 in any offset; without one it is UTC, as the field's name says."""
     try:
-        read = datetime.fromisoformat(text)
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+        return _in_utc(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         raise msgspec.ValidationError(
             "Expected an ISO 8601 time such as 2025-08-23T01:00:00Z - at `$.nextRunUtc`"
         ) from None
+
+
+def _in_utc(time: datetime) -> datetime:
+    """Return an instant in UTC; a time without an offset is UTC already, as the fields' names say."""
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _explain(error: msgspec.ValidationError, value: object) -> tuple[str, str]:
@@ -191,12 +195,17 @@ def _explain(error: msgspec.ValidationError, value: object) -> tuple[str, str]:
 
 _EXPECTED = {
     "id": "expected a text that is not empty",
-    "tenantId": "expected a text that is not empty, the same as id",
+    "tenantId": "expected a text that is not empty; in a document, the same as id",
     "name": "expected a text that is not empty",
     "type": 'expected "Tenant"',
     "flows": "expected a list of flow entries",
     "enabled": "expected true or false, without quotes",
     "cron": 'expected a text of six fields, seconds first, such as "0 0 * * * *"',
+    "nextRunUtc": "expected an ISO 8601 time such as 2025-08-23T01:00:00Z",
+    "priorAttempts": "expected a whole number",
+    "scheduledUtc": "expected an ISO 8601 time such as 2025-08-23T01:00:00Z",
+    "timezone": "expected an IANA name such as America/Chicago",
+    "runId": "expected up to 200 letters, digits, and any of _ . : -",
     "settings": "expected an object",
 }
 
@@ -237,7 +246,7 @@ class Job(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     flow_name: _Text
     scheduled_utc: datetime | None = None
     """The occurrence it stands for (aware, UTC); None in a message posted by hand."""
-    run_id: str | None = None
+    run_id: Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z_.:-]{1,200}$")] | None = None
     """The same for every message that stands for the same decision; None in a message posted by hand."""
     rev: str | None = None
     """`revision()` of the entry it was planned from."""
@@ -271,11 +280,11 @@ class Job(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
                     message, f"the Functions host keeps the keys {', '.join(reserved)} for itself; leave them out"
                 )
             )
-        return replace(
-            job,
-            run_id=job.run_id or run_id(message.id),
-            scheduled_utc=(job.scheduled_utc or message.inserted).astimezone(UTC),
-        )
+        try:
+            scheduled = _in_utc(job.scheduled_utc or message.inserted)
+        except OverflowError as error:
+            raise JobInvalid(_not_a_job(message, f"scheduledUtc: {error}")) from None
+        return replace(job, run_id=job.run_id or run_id(message.id), scheduled_utc=scheduled)
 
 
 RESERVED_KEYS = frozenset(
@@ -393,5 +402,18 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel"):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """Read a stored state."""
-        return msgspec.convert({**document, "etag": document.get("_etag")}, cls)
+        """Read a stored state.
+
+        Raises:
+            StateInvalid: somebody has edited it, and it cannot be read any more; the message names it and the field.
+
+        """
+        try:
+            state = msgspec.convert({**document, "etag": document.get("_etag")}, cls)
+        except msgspec.ValidationError as error:
+            path, why = _explain(error, document)
+            raise StateInvalid(
+                f"flow state id={document.get('id')!r} of tenant {document.get('tenantId')!r}: {path}: {why}. Correct "
+                "it, or delete the document: the flow then starts as if it had never run"
+            ) from None
+        return replace(state, window_end_utc=state.window_end_utc and _in_utc(state.window_end_utc))

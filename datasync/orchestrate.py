@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from datasync import log
-from datasync.errors import TenantInvalid
+from datasync.errors import TenantInvalid, TenantUnknown
 from datasync.model import Tenant
 from datasync.schedule import Plan, plan
 from datasync.services import Services
@@ -51,14 +51,13 @@ class _Tick:
     def __init__(self, services: Services, now: datetime) -> None:
         self._services = services
         self._now = now
+        self._started = asyncio.get_running_loop().time()
         self._horizon = now + services.settings.lookahead
         self._tally = Tally()
         self._limit = asyncio.Semaphore(services.settings.tenants_at_once)
         self._failure: Exception | None = None
 
     async def run(self) -> Tally:
-        clock = asyncio.get_running_loop()
-        started = clock.time()
         try:
             async for page in _read_ahead(self._services.tenants.due(self._horizon)):
                 async with asyncio.TaskGroup() as tenants:
@@ -67,7 +66,7 @@ class _Tick:
         except Exception as error:  # noqa: BLE001 - what was listed so far has been dealt with; the rest waits
             self._fail("TICK could not list all tenants", error)
         tally = self._tally
-        log.event(logging.INFO, "TICK", **asdict(tally), seconds=round(clock.time() - started, 2))
+        log.event(logging.INFO, "TICK", **asdict(tally), seconds=round(self._seconds(), 2))
         if self._failure and not (tally.enqueued or tally.advanced):
             raise self._failure
         return tally
@@ -92,7 +91,7 @@ class _Tick:
         while group := [each for each in decision.advances if each.flow.name not in served][:PATCH_LIMIT]:
             jobs = [job for advance in group for job in advance.jobs]
             self._tally.due += len(jobs)
-            await self._services.jobs.send_all(jobs)
+            await self._services.jobs.send_all(jobs, self._started)
             self._tally.enqueued += len(jobs)
             advanced = await self._services.tenants.advance(tenant, group)
             self._tally.advanced += advanced.flows
@@ -104,6 +103,9 @@ class _Tick:
     def _plan(self, tenant: Tenant) -> Plan:
         return plan(tenant, self._now, self._horizon, self._services.settings.spread)
 
+    def _seconds(self) -> float:
+        return asyncio.get_running_loop().time() - self._started
+
     def _report(self, problem: object) -> None:
         self._tally.invalid += 1
         log.event(logging.ERROR, f"INVALID {problem}")
@@ -111,7 +113,8 @@ class _Tick:
     def _fail(self, what: str, error: Exception) -> None:
         self._tally.failed += 1
         cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-        self._failure = self._failure or cause
+        if not isinstance(cause, TenantUnknown):  # deleted meanwhile: nothing is wrong with the rest
+            self._failure = self._failure or cause
         log.event(logging.ERROR, f"{what}: {cause}", error=type(cause).__name__)
 
 

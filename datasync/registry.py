@@ -67,6 +67,8 @@ class FlowRegistry:
             FlowInvalid: when decorating; the message names the flow, its file, and what is wrong.
 
         """
+        if not isinstance(name, str):
+            raise FlowInvalid(f'@flow needs a name: @flow("my-source→my-target"), not {name!r}')
 
         def register(function: F) -> F:
             place = inspect.getsourcefile(function) or "?"
@@ -107,11 +109,11 @@ class FlowRegistry:
     def load(self, package: ModuleType) -> None:
         """Import every module of a package. One that fails is kept in `broken`, and none of its flows registered."""
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            before = dict(self._flows)
             try:
                 importlib.import_module(module.name)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a flow file does, the others keep running
-                self._flows = before
+                # Flows of other files, which this one may have imported first, stay.
+                self._flows = {n: flow for n, flow in self._flows.items() if flow.function.__module__ != module.name}
                 self.broken[module.name] = _own_traceback(error)
                 log.event(
                     logging.ERROR,
@@ -123,13 +125,12 @@ class FlowRegistry:
 def _own_traceback(error: BaseException) -> str:
     """Return the traceback from the flow file on, without the import machinery before it."""
     at = error.__traceback__
-    while (
-        at
-        and at.tb_next
-        and (at.tb_frame.f_code.co_filename == __file__ or "importlib" in at.tb_frame.f_code.co_filename)
-    ):
+    while at and (at.tb_frame.f_code.co_filename == __file__ or "importlib" in at.tb_frame.f_code.co_filename):
         at = at.tb_next
-    return "".join(traceback.format_exception(type(error), error, at))
+    lines = traceback.format_exception(type(error), error, at)
+    if isinstance(error, SyntaxError):
+        lines[-1] = f"SyntaxError: {error}"  # which names the file and the line
+    return "".join(lines)
 
 
 def _check_aliases(aliases: object, name: str, place: str) -> None:

@@ -7,12 +7,14 @@ import asyncio
 import logging
 from collections import Counter
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from datasync import log
 from datasync.context import FlowRun, Window
 from datasync.errors import DataSyncError, FlowFailed, FlowSignal, GiveUp, RetryLater, TenantInvalid
+from datasync.http import new_client
 from datasync.model import FlowConfig, Job, Message, Outcome, Run, Tenant
 from datasync.registry import Flow, FlowRegistry
 from datasync.schedule import rev
@@ -44,6 +46,16 @@ async def run_job(services: Services, registry: FlowRegistry, message: Message, 
     return await _Attempt(services, registry, message, job, now).make()
 
 
+class _Ending(NamedTuple):
+    """How an attempt ended."""
+
+    outcome: Outcome
+    why: str | None = None
+    """Unless it succeeded."""
+    again: timedelta | None = None
+    """After what delay the job is to come back, where the flow asked for that."""
+
+
 class _Attempt:
     """One delivery of one job."""
 
@@ -64,22 +76,18 @@ class _Attempt:
 
     async def make(self) -> Run:
         try:
-            outcome, why = await self._perform()
-        except GiveUp as signal:
-            run = await self._end(Outcome.GAVE_UP, str(signal))
-        except RetryLater as signal:
-            run = await self._end(Outcome.DEFERRED, str(signal))
-            # Recorded first: killed in between, the message comes back, and the flow decides again.
-            await self._services.jobs.send(replace(self._job, prior_attempts=self._number), signal.delay)
+            ending = await self._perform()
+            run = await self._end(ending)
+            if ending.again is not None:
+                # Recorded first: killed in between, the message comes back, and the flow decides again.
+                await self._services.jobs.send(replace(self._job, prior_attempts=self._number), ending.again)
         except Exception as error:
             await self._fail(error)
             raise
-        else:
-            run = await self._end(outcome, why)
         return run
 
-    async def _perform(self) -> tuple[Outcome, str | None]:
-        """Run the flow; return how that ended, and why if it was no success."""
+    async def _perform(self) -> _Ending:
+        """Run the flow, if it is still wanted."""
         job, services = self._job, self._services
         await self._wait_for_its_time()
         flow = self._registry.resolve(job.flow_name)
@@ -87,14 +95,17 @@ class _Attempt:
         tenant = await services.tenants.get(job.tenant_id)
         entry = _entry(tenant, flow, job.flow_name)
         if entry is None:
-            return Outcome.SKIPPED_DISABLED, "the tenant's document has no such flow"
+            return _Ending(Outcome.SKIPPED_DISABLED, "the tenant's document has no such flow")
         if not entry.enabled:
-            return Outcome.SKIPPED_DISABLED, "the flow is off: enabled is false in the tenant's document"
+            return _Ending(Outcome.SKIPPED_DISABLED, "the flow is off: enabled is false in the tenant's document")
         ahead = self._scheduled_utc > self._message.inserted
         if ahead and job.rev and job.rev != rev(tenant, entry):
-            return Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned"
+            return _Ending(
+                Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned"
+            )
         state = await services.runs.state(tenant.id, flow.names)
-        end = max(self._scheduled_utc, self._message.inserted)
+        # Not the time of a message that was posted by hand for some later time: nothing up to then would be read.
+        end = max(self._message.inserted, min(self._scheduled_utc, self._received_utc))
         self._window = Window(start=state.window_end_utc, end=max(end, state.window_end_utc or end))
         self._log(logging.INFO, f"START {self._subject}")
         return await self._call(flow, tenant, entry, self._window)
@@ -107,7 +118,7 @@ class _Attempt:
             self._received_utc += early
             self._received = _seconds()
 
-    async def _call(self, flow: Flow, tenant: Tenant, entry: FlowConfig, window: Window) -> tuple[Outcome, str | None]:
+    async def _call(self, flow: Flow, tenant: Tenant, entry: FlowConfig, window: Window) -> _Ending:
         """Call the flow's function. Whatever it raises leaves here without a secret in it."""
         kv = TenantSecretClient(tenant.id, self._services.vault, self._redact.add)
         run = FlowRun(
@@ -118,7 +129,7 @@ class _Attempt:
             scheduled_utc=self._scheduled_utc,
             attempt=self._number,
             window=window,
-            http=self._services.http,
+            http=new_client(self._services.http_transport),
             log=log.RunLog(self._subject, self._fields, self._redact),
             counts=self._counts,
         )
@@ -126,30 +137,36 @@ class _Attempt:
         try:
             async with bound:
                 await (flow.function(tenant.id, kv, run) if flow.takes_run else flow.function(tenant.id, kv))
-        except (Exception, asyncio.CancelledError, SystemExit) as error:
-            if isinstance(error, asyncio.CancelledError) and _being_cancelled():
+        except BaseException as error:
+            outside = isinstance(error, asyncio.CancelledError) and _being_cancelled()
+            if outside or isinstance(error, KeyboardInterrupt):
                 raise
-            if signal := _signal(error):
-                raise signal from None
-            if bound.expired():
-                raise FlowFailed(
-                    f"{self._subject} was cancelled after {flow.timeout}: do less in one run, or register the flow "
-                    "with a longer timeout="
-                ) from None
-            raise FlowFailed(self._redact.one_line(error), self._redact.traceback(error)) from None
-        return Outcome.SUCCEEDED, None
+            match _signal(error):
+                case RetryLater() as signal:
+                    return _Ending(Outcome.DEFERRED, str(signal), signal.delay)
+                case GiveUp() as signal:
+                    return _Ending(Outcome.GAVE_UP, str(signal))
+            if not bound.expired():
+                raise FlowFailed(self._redact.one_line(error), self._redact.traceback(error)) from None
+        if bound.expired():  # also where the flow did not let itself be cancelled
+            raise FlowFailed(
+                f"{self._subject} was cancelled after {flow.timeout}: do less in one run, or register the flow "
+                "with a longer timeout="
+            )
+        return _Ending(Outcome.SUCCEEDED)
 
     async def _fail(self, error: Exception) -> None:
         last = self._message.dequeue_count >= self._services.settings.max_attempts
         why = str(error) if isinstance(error, FlowFailed) else self._redact.one_line(error)
         try:
-            await self._end(Outcome.DEAD if last else Outcome.FAILED, why, getattr(error, "traceback", ""))
-        except DataSyncError as trouble:  # what the host has to hear of is the failure itself
+            await self._end(_Ending(Outcome.DEAD if last else Outcome.FAILED, why), getattr(error, "traceback", ""))
+        except Exception as trouble:  # noqa: BLE001 - what the host has to hear of is the failure itself
+            self._log(logging.ERROR, f"FAIL {self._subject}: {why}", getattr(error, "traceback", ""))
             self._log(logging.ERROR, f"the failure of {self._subject} could not be recorded: {trouble}")
 
-    async def _end(self, outcome: Outcome, why: str | None, traceback: str = "") -> Run:
+    async def _end(self, ending: _Ending, traceback: str = "") -> Run:
         """Record how the attempt ended, and say it."""
-        seconds = _seconds() - self._received
+        outcome, seconds = ending.outcome, _seconds() - self._received
         run = Run(
             tenant_id=self._job.tenant_id,
             flow_name=self._names[0],
@@ -159,7 +176,7 @@ class _Attempt:
             scheduled_utc=self._scheduled_utc,
             started_utc=self._received_utc,
             finished_utc=self._received_utc + timedelta(seconds=seconds),
-            error=why and self._redact(why),
+            error=ending.why and self._redact.line(ending.why),
             counts=dict(self._counts),
         )
         if self._window:

@@ -137,15 +137,15 @@ def _advance(tenant: Tenant, flow: FlowConfig, now: datetime, horizon: datetime,
     if upcoming is None:
         return None  # the calendar ends with year 9999
     smear = spread * _fraction(tenant.id, flow.name)
-    jobs = (_job(tenant, flow, at, max(at - now, timedelta()) + smear) for at in instants)
+    jobs = (_job(tenant, flow, at, max(at - now, timedelta()) + smear, ahead=at > now) for at in instants)
     return Advance(flow=flow, jobs=tuple(jobs), next_run=upcoming)
 
 
-def _job(tenant: Tenant, flow: FlowConfig, at: datetime, delay: timedelta) -> PlannedJob:
+def _job(tenant: Tenant, flow: FlowConfig, at: datetime, delay: timedelta, *, ahead: bool) -> PlannedJob:
     revised = rev(tenant, flow)
-    # The stored instant is decided on once per version of the document: a person may set the same one again, to force
-    # a run. Those that follow are decided on by the schedule: an edit of the document does not plan them twice.
-    decided_on = tenant.etag if at == flow.next_run else revised
+    # An overdue instant is decided on once per version of the document: a person may set the same one again, to force
+    # a run. One to come is decided on by the schedule: no edit of the document plans it twice.
+    decided_on = revised if ahead else tenant.etag
     job = Job(
         tenant_id=tenant.id,
         flow_name=flow.name,

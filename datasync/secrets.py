@@ -54,7 +54,7 @@ class Vault:
             return await client.get_secret(name, version)
         except ResourceNotFoundError:
             raise SecretNotFound(
-                f"secret {name!r} is not in {client.vault_url} (or is disabled). Add it: az keyvault secret set "
+                f"secret {name!r} is not in {client.vault_url}. Add it: az keyvault secret set "
                 f"--vault-name <vault> --name {name} --value <value>"
             ) from None
         except HttpResponseError as error:
@@ -74,7 +74,7 @@ class Vault:
 
 def _refused(client: SecretClient, name: str, error: HttpResponseError) -> str:
     remedy = (
-        "Give the app's identity the role Key Vault Secrets User on the vault"
+        "Enable the secret if it is disabled; otherwise give the app's identity the role Key Vault Secrets User"
         if error.status_code in (401, 403, None)
         else "It will be tried again"
     )

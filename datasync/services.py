@@ -18,7 +18,7 @@ from datasync import http
 from datasync.errors import DataSyncError, SecretNotFound, SettingsInvalid
 from datasync.secrets import Vault
 from datasync.settings import Service, Settings
-from datasync.stores.cosmos import explained
+from datasync.stores.cosmos import explained, properties
 from datasync.stores.jobs import JobQueue
 from datasync.stores.runs import RunStore
 from datasync.stores.tenants import TenantStore
@@ -36,7 +36,7 @@ class Services:
         self.runs = RunStore(database.get_container_client(settings.runs_container), settings.run_retention)
         self.jobs = JobQueue(queue)
         self.vault = vault
-        self.http: httpx.AsyncClient = http.new_client()
+        self.http_transport: httpx.AsyncBaseTransport = http.new_transport()
         self._open = AsyncExitStack()
 
     @classmethod
@@ -44,18 +44,22 @@ class Services:
         """Connect to Cosmos DB, and prepare the other clients, which connect at their first use.
 
         Raises:
-            ServiceUnavailable: Cosmos DB refused or could not be reached.
+            ServiceUnavailable: Cosmos DB refused or could not be reached, or a container is missing.
 
         """
         async with AsyncExitStack() as stack:
             credential = Credential()
             stack.push_async_callback(credential.close)
             cosmos = await _connect_cosmos(settings.cosmos, credential, stack)
+            # No flow is to run, and no tenant to be called unknown, where it is the container that is missing.
+            database = cosmos.get_database_client(settings.cosmos_database)
+            names = (settings.tenants_container, settings.runs_container)
+            await asyncio.gather(*(properties(database.get_container_client(name)) for name in names))
             queue = await stack.enter_async_context(queue_client(settings.storage, settings.queue_name, credential))
             vault = Vault(lambda: _secret_client(settings, credential))
             stack.push_async_callback(vault.close)
             services = cls(settings, cosmos, queue, vault)
-            stack.push_async_callback(services.http.aclose)
+            stack.push_async_callback(services.http_transport.aclose)
             services._open = stack.pop_all()
             return services
 

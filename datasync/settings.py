@@ -168,6 +168,8 @@ def _part(connection_string: str, name: str) -> str:
 
 
 def _check_key(setting: str, connection_string: str) -> None:
+    if "<" in connection_string:
+        raise ValueError(f"{setting}: the example's <placeholders> are still there. Put in your own")
     try:
         b64decode(_part(connection_string, "AccountKey"), validate=True)
     except ValueError:
@@ -182,9 +184,12 @@ def _named(name: str, text: str) -> str:
 
 
 def _https(text: str) -> str:
+    if "<" in text:
+        raise ValueError("the example's <placeholders> are still there. Put in your own, or leave the setting out")
     parts = urlsplit(text.strip())
     if parts.scheme != "https" or not parts.hostname:
-        raise ValueError(f"expected an https:// address, got {text!r}")
+        got = "a text with '=' in it, such as a connection string" if "=" in text else repr(text)
+        raise ValueError(f"expected an https:// address, got {got}")
     return text.strip()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -12,13 +13,17 @@ import aiohttp
 import click
 from rich.console import Console
 
+from datasync.errors import DataSyncError
 from localdev.demo import QUICK_RETRIES, demo, seed
 from localdev.errors import LocalPartError
 from localdev.hosting import host, invoke
+from localdev.identity import issue_token
+from localdev.keyvault import AUDIENCE
 from localdev.stack import Ports, stack
 
 PORTS = Ports(queue=10001, blob=10000, table=10002, cosmos=8081, vault=8443, identity=8444, demo=8080)
 HOST_PORT = 7071
+_INTERRUPTED = 130  # as shells have it
 HOST_URL = f"http://127.0.0.1:{HOST_PORT}"
 
 
@@ -46,6 +51,14 @@ def tick() -> None:
     _run(_tick())
 
 
+@cli.command()
+@click.argument("name")
+@click.argument("value")
+def secret(name: str, value: str) -> None:
+    """Put a secret into the Key Vault that `start` runs."""
+    _run(_secret(name, value))
+
+
 async def _start() -> None:
     async with stack(PORTS, QUICK_RETRIES) as running:
         await seed(running, datetime.now(UTC))
@@ -56,12 +69,34 @@ async def _start() -> None:
             f"Storage        {running.storage.queue_endpoint}  queues {running.settings.queue_name} and "
             f"{running.settings.queue_name}-poison\n"
             f"Key Vault      {running.vault.uri}\n"
+            "               python -m localdev secret NAME VALUE adds a secret\n"
             f"Demo APIs      {running.demo.url}\n"
             "The demo's tenants are stored, and most of their flows are due: `make tick` runs them.\n"
             "Ctrl-C stops everything."
         )
         async with host(running.environ, port=HOST_PORT, on_line=click.echo) as app:
             await app.ended()
+
+
+async def _secret(name: str, value: str) -> None:
+    token = issue_token(AUDIENCE, expires=int(time.time()) + 60)
+    request = aiohttp.request(
+        "PUT",
+        f"https://127.0.0.1:{PORTS.vault}/secrets/{name}?api-version=7.5",
+        json={"value": value},
+        headers={"Authorization": f"Bearer {token}"},
+        ssl=False,  # this machine's own, whose certificate is thrown away with it
+    )
+    try:
+        async with request as response:
+            answer = await response.json()
+    except aiohttp.ClientError as error:
+        raise click.ClickException(
+            f"no Key Vault answers on port {PORTS.vault} ({error}): run `make start` first"
+        ) from None
+    if "error" in answer:
+        raise click.ClickException(f"secret {name!r}: {answer['error']['message']}")
+    click.echo(f"Stored. A flow that has read {name} within five minutes sees the new value after that.")
 
 
 async def _tick() -> None:
@@ -85,10 +120,13 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         asyncio.run(work)
-    except LocalPartError as error:
+    except (LocalPartError, DataSyncError) as error:
         raise click.ClickException(str(error)) from None
+    except TimeoutError:
+        raise click.ClickException("the queue did not drain in time; what was logged above may say why") from None
     except KeyboardInterrupt:
         click.echo("Stopped.")
+        sys.exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from localdev.stack import Stack, stack
 
 QUICK_RETRIES = {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01"}
 _PATIENCE = timedelta(minutes=2)
-_NOTABLE = re.compile(r"^\[[^]]*\] (?=(START|DONE|FAIL|TICK|INVALID|GAVE_UP|DEFERRED|SKIPPED)\b)")
+_NOTABLE = re.compile(r"^\[[^]]*\] (?=(START|DONE|FAIL|TICK|INVALID|GAVE_UP|DEFERRED|SKIPPED_\w+|flow file)\b)")
 _RUN_ID = re.compile(r" run=\w+")
 _COLOURS = {"succeeded": "green", "dead": "red", "failed": "red"}
 
@@ -34,6 +34,7 @@ async def demo(console: Console) -> None:
     """Run the demo. Raises NodeMissing or StartFailed, and TimeoutError if the queue does not drain."""
     started = time.perf_counter()
     ticked = asyncio.Event()
+    unloaded: list[str] = []
 
     def say(text: str) -> None:
         console.print(f"[dim]{time.perf_counter() - started:5.1f} s[/]  {escape(text)}", soft_wrap=True)
@@ -44,6 +45,10 @@ async def demo(console: Console) -> None:
             say(said)
             if said.startswith("TICK"):
                 ticked.set()
+            if said.startswith("flow file"):
+                unloaded.append(said)
+        elif "Executed 'Functions.orchestrator' (Failed" in line:
+            ticked.set()  # there is nothing to wait for, and the report shows that nothing ran
 
     say("starting Azurite, a Cosmos DB server, a Key Vault and the demo APIs")
     async with stack(settings=QUICK_RETRIES) as running, look(running) as world:
@@ -58,6 +63,8 @@ async def demo(console: Console) -> None:
                 await asyncio.sleep(0.2)
             report = await world.report(datetime.now(UTC))
     _show(console, report)
+    for said in unloaded:
+        console.print(f"[red]•[/] {escape(said)}", soft_wrap=True)
     console.print(f"\nAll of it is stopped again. It took {time.perf_counter() - started:.0f} s.")
 
 

@@ -21,7 +21,7 @@ class PortTaken(LocalPartError):
     def __init__(self, part: str, port: int) -> None:
         super().__init__(
             f"{part} cannot listen on port {port}: something else already does. "
-            "Stop that, or choose another port (0 takes any free one)."
+            "Stop that first; is it another `make start`?"
         )
         self.part = part
         self.port = port

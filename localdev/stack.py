@@ -1,5 +1,6 @@
 """The whole surroundings of the app on this machine."""
 
+import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Stack:
 
     @property
     def settings(self) -> Settings:
-        """The same, as the app reads them."""
-        return Settings.from_environ(self.environ)
+        """The same, as the app reads them. Raises SettingsInvalid: this process' environment may add to them."""
+        return Settings.from_environ({**os.environ, **self.environ})
 
 
 @asynccontextmanager

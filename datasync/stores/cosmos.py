@@ -11,6 +11,9 @@ from azure.cosmos.exceptions import CosmosHttpResponseError
 from datasync.errors import ServiceUnavailable
 from datasync.model import shorten
 
+RETRY_WRITE = 3
+"""How often the client may repeat a write whose answer got lost: each of ours is safe to repeat."""
+
 _REMEDIES = {
     401: "Check the key in COSMOS_CONNECTION_STRING",
     403: "Give the app's identity the role Cosmos DB Built-in Data Contributor, and allow the network",

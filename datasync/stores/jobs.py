@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from http import HTTPStatus
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
@@ -27,8 +28,8 @@ class JobQueue:
         self._queue = queue
         self._sends = asyncio.Semaphore(_SENDS_AT_ONCE)
 
-    async def send_all(self, planned: Sequence[PlannedJob]) -> None:
-        """Put planned jobs on the queue, to appear LEAD before their time.
+    async def send_all(self, planned: Sequence[PlannedJob], planned_at: float) -> None:
+        """Put jobs on the queue that were planned at a time of the event loop's clock, to appear LEAD before their own.
 
         Raises:
             ExceptionGroup: of what `send` raises; some may have been sent.
@@ -37,7 +38,8 @@ class JobQueue:
 
         async def send(each: PlannedJob) -> None:
             async with self._sends:
-                early = (each.delay - LEAD) // _SECOND * _SECOND
+                passed = timedelta(seconds=asyncio.get_running_loop().time() - planned_at)
+                early = (each.delay - passed - LEAD) // _SECOND * _SECOND
                 await self.send(each.job, max(early, timedelta()))
 
         async with asyncio.TaskGroup() as sending:
@@ -73,9 +75,16 @@ class JobQueue:
             ) from None
         except HttpResponseError as error:
             status, why = error.status_code or type(error).__name__, str(error.message).partition("\n")[0].rstrip(".")
+            remedy = (
+                "Check the key in AzureWebJobsStorage, or give the app's identity the role Storage Queue Data "
+                "Contributor"
+                if error.status_code in (401, 403, None)
+                else "Correct QUEUE_NAME"
+                if error.status_code == HTTPStatus.BAD_REQUEST
+                else "It will be tried again"
+            )
             raise ServiceUnavailable(
-                f"queue {self._queue.queue_name!r} refused the request ({status}): {why}. Check the key in "
-                "AzureWebJobsStorage, or give the app's identity the role Storage Queue Data Contributor"
+                f"queue {self._queue.queue_name!r} refused the request ({status}): {why}. {remedy}"
             ) from None
         except AzureError as error:
             raise ServiceUnavailable(

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable
 from datasync.model import FlowState, Run
-from datasync.stores.cosmos import explained, properties
+from datasync.stores.cosmos import RETRY_WRITE, explained, properties
 
 
 class RunStore:
@@ -57,14 +57,14 @@ class RunStore:
     async def record(self, run: Run) -> None:
         """Record a run. The same attempt, recorded twice, is one record."""
         with explained(f"while recording a run of {run.tenant_id}/{run.flow_name}"):
-            await self._container.upsert_item(run.document(self._retention), no_response=True)
+            await self._container.upsert_item(run.document(self._retention), no_response=True, retry_write=RETRY_WRITE)
 
     async def _save(self, state: FlowState) -> bool:
         """Write a state where nobody else has written since it was read; tell whether that was so."""
         with explained(f"while keeping the state of {state.tenant_id}/{state.flow_name}"):
             try:
                 if state.etag is None:
-                    await self._container.create_item(state.document(), no_response=True)
+                    await self._container.create_item(state.document(), no_response=True, retry_write=RETRY_WRITE)
                 else:
                     await self._container.replace_item(
                         state.id,
@@ -72,7 +72,12 @@ class RunStore:
                         etag=state.etag,
                         match_condition=MatchConditions.IfNotModified,
                         no_response=True,
+                        retry_write=RETRY_WRITE,
                     )
-            except (CosmosAccessConditionFailedError, CosmosResourceExistsError, CosmosResourceNotFoundError):
+            except (CosmosAccessConditionFailedError, CosmosResourceExistsError):
                 return False
+            except CosmosResourceNotFoundError:
+                if state.etag is None:
+                    raise
+                return False  # somebody deleted it
         return True

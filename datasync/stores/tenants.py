@@ -13,20 +13,19 @@ from msgspec.structs import replace
 from datasync.errors import TenantUnknown
 from datasync.model import FORBIDDEN_IN_IDS, Tenant
 from datasync.schedule import Advance
-from datasync.stores.cosmos import explained, properties
+from datasync.stores.cosmos import RETRY_WRITE, explained, properties
 
 PATCH_LIMIT = 10
 """Operations in one patch: https://learn.microsoft.com/azure/cosmos-db/partial-document-update-faq"""
 
 _PAGE = 100
-_CONTAINER_MISSING = 1003  # the sub-status of a 404 that is not about the document
 
 # It may select too much, never too little: schedule.plan decides. Times as the app writes them compare as text;
 # any other form, and whatever needs a person's attention, is selected every time.
 _DUE = """
 SELECT * FROM c
 WHERE c.type = 'Tenant' AND NOT IS_ARRAY(c.flows)
-OR NOT IS_DEFINED(c.type) AND IS_DEFINED(c.flows)
+OR NOT IS_STRING(c.type) AND IS_DEFINED(c.flows)
 OR c.type != 'Tenant' AND LOWER(c.type) = 'tenant'
 OR c.type = 'Tenant' AND EXISTS (
     SELECT VALUE f FROM f IN c.flows
@@ -34,7 +33,11 @@ OR c.type = 'Tenant' AND EXISTS (
     OR f.enabled AND f.nextRunUtc <= @horizon
     OR f.enabled AND NOT IS_STRING(f.nextRunUtc)
     OR f.enabled AND LENGTH(f.nextRunUtc) != 20
+    OR f.enabled AND SUBSTRING(f.nextRunUtc, 4, 1) != '-'
+    OR f.enabled AND SUBSTRING(f.nextRunUtc, 7, 1) != '-'
     OR f.enabled AND SUBSTRING(f.nextRunUtc, 10, 1) != 'T'
+    OR f.enabled AND SUBSTRING(f.nextRunUtc, 13, 1) != ':'
+    OR f.enabled AND SUBSTRING(f.nextRunUtc, 16, 1) != ':'
     OR f.enabled AND NOT ENDSWITH(f.nextRunUtc, 'Z')
 )
 """
@@ -87,9 +90,7 @@ class TenantStore:
         with explained(f"while reading tenant {tenant_id!r}"):
             try:
                 document = await self._container.read_item(tenant_id, partition_key=tenant_id)
-            except CosmosResourceNotFoundError as error:
-                if error.sub_status == _CONTAINER_MISSING:
-                    raise
+            except CosmosResourceNotFoundError:
                 raise unknown from None
         return Tenant.from_document(document)
 
@@ -120,6 +121,7 @@ class TenantStore:
                         ],
                         etag=tenant.etag,
                         match_condition=MatchConditions.IfNotModified,
+                        retry_write=RETRY_WRITE,
                     )
                 except CosmosAccessConditionFailedError:
                     conflicts += 1

@@ -10,10 +10,9 @@ from tests.world import World
 
 async def test_every_occurrence_starts_at_its_second(world: World, app: App, start: Start) -> None:
     """A flow every two seconds, and ticks whose lookaheads overlap: none is early, late, missing, or there twice."""
-    soon = datetime.fromtimestamp(datetime.now(UTC).timestamp() // 2 * 2 + 6, UTC)
-    await world.put(document("tenant-1", entry("succeeds", cron="*/2 * * * * *", nextRunUtc=soon.isoformat())))
-
     async with start(ORCHESTRATOR_LOOKAHEAD="9", AZURE_FUNCTIONS_ENVIRONMENT="Development") as host:
+        soon = datetime.fromtimestamp(datetime.now(UTC).timestamp() // 2 * 2 + 6, UTC)
+        await world.put(document("tenant-1", entry("succeeds", cron="*/2 * * * * *", nextRunUtc=soon.isoformat())))
         await host.invoke("orchestrator")
         await wait_until(lambda: app.said("TICK tenants=1"), description="the first tick has ended")
         await wait_until(world.records, description="the first run is recorded")

@@ -97,7 +97,7 @@ async def test_services_fail_one_by_one(world: World, vault: KeyVault) -> None:
     assert tenants.startswith("Cosmos DB could not be reached on connecting")
     assert "Check COSMOS_CONNECTION_STRING or COSMOS_ENDPOINT, and the network" in tenants
     assert (queue, poison) == ("ok", "ok")
-    assert "Give the app's identity the role Key Vault Secrets User" in key_vault
+    assert "give the app's identity the role Key Vault Secrets User" in key_vault
     assert not any("\n" in answer for answer in answers.values())
 
 

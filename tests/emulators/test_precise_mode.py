@@ -112,3 +112,4 @@ async def test_a_far_future_in_a_message_does_not_hold_a_worker(world: World, se
     ended = await run(services, planned(), now=AT - timedelta(minutes=20))
 
     assert (ended.outcome, ended.started_utc) == ("succeeded", AT - timedelta(minutes=20))
+    assert (await services.runs.state("tenant-1", ["weather"])).window_end_utc == AT - timedelta(minutes=20)

@@ -3,18 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
 
-from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater
-from datasync.errors import FlowFailed, FlowUnknown, ServiceUnavailable, TenantInvalid, TenantUnknown
+from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClient
+from datasync.errors import FlowFailed, FlowUnknown, ServiceUnavailable, StateInvalid, TenantInvalid, TenantUnknown
 from datasync.model import FlowState, Job, Message, Run
 from datasync.run import run_job
 from datasync.services import Services
 from datasync.stores.runs import RunStore
+from localdev.keyvault import KeyVault
 from tests.documents import document, entry
 from tests.world import World
 
@@ -60,7 +62,7 @@ async def test_an_attempt_that_takes_too_long_is_cancelled(world: World, service
         (TimeoutError("the source took too long"), "TimeoutError: the source took too long"),
         (SystemExit(3), "SystemExit: 3"),
         (asyncio.CancelledError("its own"), "CancelledError: its own"),
-        (ExceptionGroup("several", [ValueError("one")]), "ExceptionGroup: several (1 sub-exception)"),
+        (ExceptionGroup("several", [ValueError("one")]), "ExceptionGroup: several (1 sub-exception): ValueError: one"),
         (KeyError("id"), "KeyError: 'id'"),
     ],
 )
@@ -110,6 +112,83 @@ async def test_a_signal_among_errors_is_a_failure(world: World, services: Servic
     await world.put(document("t", entry("flow")))
     with pytest.raises(FlowFailed, match="several"):
         await run_job(services, registered(flow), message(), NOW)
+
+
+async def test_a_flow_that_will_not_be_cancelled_has_not_succeeded(world: World, services: Services) -> None:
+    """Whatever it does about the cancellation, an attempt that ran out of time moves no window."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    await world.put(document("t", entry("flow")))
+    with pytest.raises(FlowFailed, match="was cancelled after"):
+        await run_job(services, registered(flow, timeout=timedelta(milliseconds=50)), message(), NOW)
+
+    assert (await services.runs.state("t", ["flow"])).window_end_utc is None
+
+
+async def test_an_exception_of_any_kind_leaves_without_secrets(
+    world: World, services: Services, vault: KeyVault, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even a group of what is no Exception; and a secret of several lines is one in every form it takes."""
+    vault.set_secret("tenants--t--crm--key", "first-line-of-key\nsecond-line-of-key\n")
+
+    class Odd(BaseException):
+        pass
+
+    async def flow(tenant_id: str, kv: TenantSecretClient) -> None:
+        key = await kv.secret("crm", "key")
+        raise BaseExceptionGroup(f"with {key!r}", [Odd(key), Odd(key.strip()), Odd(" ".join(key.split()))])
+
+    await world.put(document("t", entry("flow")))
+    with pytest.raises(FlowFailed) as failure:
+        await run_job(services, registered(flow), message(), NOW)
+
+    (record,) = await world.records()
+    for text in (caplog.text, record["error"], str(failure.value)):
+        assert "<crm--key>" in text
+        assert "-line-of-key" not in text
+
+
+async def test_a_number_that_is_none_fails_in_the_flow(world: World, services: Services) -> None:
+    """What cannot be recorded is refused where the flow reports it, by name."""
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        run.count(items="many")  # type: ignore[arg-type]
+
+    await world.put(document("t", entry("flow")))
+    with pytest.raises(FlowFailed, match=r"run.count\(items='many'\): expected a whole number"):
+        await run_job(services, registered(flow), message(), NOW)
+
+
+async def test_a_success_that_cannot_be_recorded_is_told(
+    world: World, services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message comes back, and the log says FAIL and why."""
+
+    async def refused(self: RunStore, run: Run) -> None:
+        raise ServiceUnavailable("Cosmos DB answered 503")
+
+    await world.put(document("t", entry("flow")))
+    monkeypatch.setattr(RunStore, "record", refused)
+    with pytest.raises(ServiceUnavailable):
+        await run_job(services, registered(succeed), message(), NOW)
+
+    assert "FAIL t/flow: ServiceUnavailable: Cosmos DB answered 503" in caplog.text
+
+
+async def test_a_state_that_was_edited_badly_is_named(world: World, services: Services) -> None:
+    """People set windows back by hand; a mistake is told with the document, the field, and what is expected."""
+    await world.put(document("t", entry("flow")))
+    await run_job(services, registered(succeed), message(), NOW)
+    state = dict(await world.runs.read_item("state-flow", partition_key="t"))
+    await world.runs.upsert_item({**state, "windowEndUtc": "2025-08-01T00:00:00"})
+    assert (await services.runs.state("t", ["flow"])).window_end_utc == datetime(2025, 8, 1, tzinfo=UTC)
+
+    await world.runs.upsert_item({**state, "windowEndUtc": "last week"})
+    with pytest.raises(StateInvalid, match="flow state id='state-flow' of tenant 't': windowEndUtc: .*last week"):
+        await run_job(services, registered(succeed), message(), NOW)
 
 
 async def test_a_worker_that_is_stopped_leaves_the_message_alone(world: World, services: Services) -> None:
@@ -253,7 +332,7 @@ async def test_runs_that_end_at_once_do_not_overwrite_each_others_state(world: W
 
     await asyncio.gather(
         *[
-            run_job(services, registered(succeed), message(run_id=f"r-{n}", scheduled_utc=at), NOW)
+            run_job(services, registered(succeed), message(run_id=f"r-{n}", scheduled_utc=at), times[-1])
             for n, at in enumerate(times)
         ]
     )

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
+import httpx
 import pytest
 import pytest_asyncio
+from httpx_retries import Retry
 
 from datasync import services as module
 from datasync.errors import SettingsInvalid
+from datasync.http import new_client
 from datasync.services import services
 from tests.world import World
 
@@ -51,9 +54,13 @@ async def test_a_failure_to_connect_is_not_kept(
 
 
 async def test_closed_services_hold_nothing_open(world: World) -> None:
-    """After close(), the flows' HTTP client is closed, and closing again does no harm."""
+    """After close(), the flows' HTTP connections are closed, and closing again does no harm."""
     connected = await module.Services.connect(world.settings)
+    client, once = new_client(connected.http_transport), {"retry": Retry(total=0)}
+    with pytest.raises(httpx.TransportError):
+        await client.get("http://127.0.0.1:1/", extensions=once)
     await connected.close()
     await connected.close()
 
-    assert connected.http.is_closed
+    with pytest.raises(RuntimeError, match="Session is closed"):
+        await client.get("http://127.0.0.1:1/", extensions=once)

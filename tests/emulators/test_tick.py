@@ -188,6 +188,7 @@ async def test_more_tenants_than_a_page_are_all_served(world: World, services: S
         ("2025-08-23T12:00:00.0000000Z", 1),
         ("2025-08-23T12:00:00", 1),
         ("2025-08-23t12:00:00Z", 1),
+        ("2025-W34-5T12:00:00Z", 1),
         ("2025-08-23", 1),
         (None, 0),
         ("9999-12-31T23:59:59Z", 0),
@@ -210,6 +211,8 @@ async def test_every_broken_document_is_heard_of(world: World, services: Service
     sound = document("sound", entry(nextRunUtc=DUE))
     broken = [
         document("type-misspelt", entry(nextRunUtc=DUE), type="tenant"),
+        document("type-null", entry(nextRunUtc=DUE), type=None),
+        document("type-a-list", entry(nextRunUtc=DUE), type=["Tenant"]),
         document("flows-missing", flows=None),
         document("flows-an-object", flows={"name": "weather"}),
         document("flows-a-text", flows="weather"),
@@ -251,15 +254,11 @@ async def test_a_missing_queue_is_named_with_the_remedy(world: World, caplog: py
     assert "tenant 'tenant-1' could not be scheduled" in caplog.text
 
 
-async def test_a_missing_container_is_named_with_the_remedy(world: World) -> None:
-    """A database that was never provisioned is said to be missing, not to be empty."""
-    settings = Settings.from_environ({**world.environ, "COSMOS_TENANTS_CONTAINER": "tenant"})
-    services = await Services.connect(settings)
-    try:
-        with pytest.raises(ServiceUnavailable, match="Cosmos DB answered 404 while looking for due tenants.*Create"):
-            await tick(services, NOW)
-    finally:
-        await services.close()
+@pytest.mark.parametrize("setting", ["COSMOS_TENANTS_CONTAINER", "COSMOS_RUNS_CONTAINER"])
+async def test_a_missing_container_is_named_with_the_remedy(world: World, setting: str) -> None:
+    """Before any flow runs whose state could not be kept, and before any tenant is called unknown."""
+    with pytest.raises(ServiceUnavailable, match="answered 404 while looking at container 'misspelt'.*Create the"):
+        await Services.connect(Settings.from_environ({**world.environ, setting: "misspelt"}))
 
 
 async def test_a_wrong_cosmos_key_is_named(world: World) -> None:

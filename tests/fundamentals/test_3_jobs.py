@@ -58,6 +58,8 @@ def test_no_key_of_a_job_collides_with_the_hosts_metadata() -> None:
         ('{"tenantId": "", "flowName": "weather"}', "tenantId: expected a text that is not empty"),
         ('{"tenantId": 7, "flowName": "weather"}', "tenantId: .* got 7"),
         ('{"tenantId": "t", "flowName": "f", "scheduledUtc": "soon"}', 'scheduledUtc: .* got "soon"'),
+        ('{"tenantId": "t", "flowName": "f", "scheduledUtc": "0001-01-01T00:00:00+05:00"}', "scheduledUtc: "),
+        ('{"tenantId": "t", "flowName": "f", "runId": "a/b"}', 'runId: expected up to 200 .* got "a/b"'),
         ('{"tenantId": "t", "flowName": "f", "dequeueCount": 0}', "keeps the keys dequeuecount for itself"),
     ],
 )
@@ -74,3 +76,10 @@ def test_what_is_no_job_is_refused_with_what_was_received(body: str | bytes, why
 def test_keys_a_job_does_not_know_are_ignored() -> None:
     """A newer version, or a person's note, may add keys."""
     assert Job.decode(message('{"tenantId": "t", "flowName": "f", "note": "asked for by Ann"}')).flow_name == "f"
+
+
+def test_a_time_without_an_offset_is_utc() -> None:
+    """As in documents: the field's name says so, whatever the machine's own zone is."""
+    job = Job.decode(message('{"tenantId": "t", "flowName": "f", "scheduledUtc": "2026-01-01T00:00:00"}'))
+
+    assert job.scheduled_utc == datetime(2026, 1, 1, tzinfo=UTC)

@@ -105,7 +105,7 @@ async def test_accounts_of_another_azurite_are_left_out(monkeypatch: pytest.Monk
 async def test_a_taken_port_is_named(storage: Storage) -> None:
     """The error names the part and the port, and says what to do."""
     taken = port_of(storage.queue_endpoint)
-    with pytest.raises(PortTaken, match=rf"Azurite cannot listen on port {taken}: .* choose another port"):
+    with pytest.raises(PortTaken, match=rf"Azurite cannot listen on port {taken}: .* is it another `make start`"):
         async with azurite(queue_port=taken):
             pytest.fail("Azurite took a port that was taken")
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from datasync import IDEMPOTENT, RetryLater
-from datasync.http import new_client
+from datasync.http import new_client, new_transport
 from localdev.web import serving
 
 
@@ -37,9 +37,16 @@ async def server() -> AsyncGenerator[Server]:
 
 
 @pytest_asyncio.fixture
-async def client() -> AsyncGenerator[httpx.AsyncClient]:
-    async with new_client() as made:
-        yield made
+async def transport() -> AsyncGenerator[httpx.AsyncBaseTransport]:
+    """Give what all runs of a process share."""
+    async with new_transport() as shared:
+        yield shared
+
+
+@pytest.fixture
+def client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+    """Give the client of one run."""
+    return new_client(transport)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -114,14 +121,20 @@ async def test_nonsense_in_retry_after_is_ignored(server: Server, client: httpx.
     assert (await client.get(server.url)).status_code == 200
 
 
-async def test_no_cookie_goes_from_one_tenant_to_another(server: Server, client: httpx.AsyncClient) -> None:
-    """The client is shared, so what a server sets for one run is not sent by the next."""
+async def test_nothing_goes_from_one_tenants_run_to_anothers(
+    server: Server, transport: httpx.AsyncBaseTransport
+) -> None:
+    """Headers and cookies are a run's own, and closing its client closes nobody else's."""
     server.answers = [web.Response(headers={"Set-Cookie": "session=acme; Path=/"})]
+    async with new_client(transport) as first:
+        first.headers["Authorization"] = "Bearer acme"
+        await first.get(server.url)
+        await first.get(server.url)
 
-    await client.get(server.url)
-    await client.get(server.url)
+    await new_client(transport).get(server.url)
 
-    assert [request.headers.get("Cookie") for request in server.requests] == [None, None]
+    sent = [(request.headers.get("Authorization"), request.headers.get("Cookie")) for request in server.requests]
+    assert sent == [("Bearer acme", None), ("Bearer acme", "session=acme"), (None, None)]
 
 
 async def test_an_unreachable_server_raises_what_httpx_raises(client: httpx.AsyncClient) -> None:

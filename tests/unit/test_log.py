@@ -39,6 +39,49 @@ def test_secrets_are_taken_out(text: str, redacted: str) -> None:
     assert redact(text) == redacted
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "-----BEGIN KEY-----\nMIIEvQ1BADANBg\n-----END KEY-----\n",
+        "-----BEGIN KEY-----\nMIIEvQ1BADANBg\n-----END KEY-----",
+        "-----BEGIN KEY----- MIIEvQ1BADANBg -----END KEY-----",
+        "  | -----BEGIN KEY-----\n  | MIIEvQ1BADANBg\n  | -----END KEY-----",
+        repr("-----BEGIN KEY-----\nMIIEvQ1BADANBg\n-----END KEY-----\n"),
+        "-----BEGIN%20KEY-----%0AMIIEvQ1BADANBg%0A-----END%20KEY-----%0A",
+    ],
+)
+def test_a_secret_is_taken_out_in_every_form_it_takes(form: str) -> None:
+    """Stripped, in one line, quoted, in a traceback's frame, in a URL."""
+    redact = Redaction()
+    redact.add("crm--key", "-----BEGIN KEY-----\nMIIEvQ1BADANBg\n-----END KEY-----\n")
+
+    assert "MIIEvQ1BADANBg" not in redact(f"before {form} after")
+    assert "<crm--key>" in redact(form)
+
+
+def test_half_a_surrogate_pair_is_written_out() -> None:
+    """A truncated emoji from an API must not break the log or the record."""
+    redacted = Redaction()("broken \ud83d")
+
+    assert redacted == "broken \\ud83d"
+    redacted.encode()
+
+
+def test_a_format_that_does_not_fit_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    """As elsewhere in logging: the text and its arguments are logged as they are."""
+    run_log = RunLog("acme/weather", {}, Redaction())
+
+    caplog.set_level(logging.INFO, "datasync")
+    run_log.info("%d items", "three")
+    run_log.info("%(n)s items", {"n": 3})
+    run_log.error("failed", exc_info=ValueError("why"))
+
+    first, second, third = (record.getMessage() for record in caplog.records)
+    assert first == "acme/weather: %d items ('three',)"
+    assert second == "acme/weather: 3 items"
+    assert third == "acme/weather: failed\nValueError: why"
+
+
 def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
     """A vault may hold a `1` or nothing at all; blanking those out would blank out everything."""
     redact = Redaction()
