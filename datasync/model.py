@@ -138,6 +138,10 @@ class _FlowEntry(msgspec.Struct, rename="camel"):
     settings: dict[str, Any] | None = None
 
 
+DOCUMENT_FIELDS = _TenantDocument.__struct_encode_fields__
+ENTRY_FIELDS = _FlowEntry.__struct_encode_fields__
+
+
 def _flow_config(tenant_id: str, index: int, entry: object) -> FlowConfig | Problem:
     try:
         read = msgspec.convert(entry, _FlowEntry)

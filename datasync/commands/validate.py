@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from datetime import datetime
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +12,7 @@ from azure.keyvault.secrets.aio import SecretClient
 from msgspec.structs import replace
 
 from datasync.errors import FlowUnknown, SecretRefused, SettingsInvalid, TenantInvalid
-from datasync.model import Problem, Tenant, shorten
+from datasync.model import DOCUMENT_FIELDS, ENTRY_FIELDS, Problem, Tenant, shorten
 from datasync.registry import FlowRegistry
 from datasync.schedule import find_zone, plan
 from datasync.secrets import TenantSecretClient, Vault
@@ -75,6 +76,9 @@ class Report:
             )
         for problem in _problems(tenant, self._registry, self._now):
             yield self._problem(file, problem)
+        for path, meant in _misspelt(document):
+            self._warnings += 1
+            yield f"{file}: {tenant.id} {path}: warning: no such field, and so ignored; is {meant!r} meant?"
         if refused := asyncio.run(_refused_secret(tenant.id)):
             self._warnings += 1
             yield f"{file}: {tenant.id} tenantId: warning: its flows cannot have secrets of their own: {refused}"
@@ -137,6 +141,19 @@ def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> Iterator
             registry.resolve(flow.name)
         except FlowUnknown as error:
             yield Problem(tenant_id=tenant.id, flow=flow.name, path=f"flows[{flow.index}].name", why=str(error))
+
+
+def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Find fields that are nearly one the app reads: their paths, and the fields that may be meant."""
+    places: list[tuple[str, Any, tuple[str, ...]]] = [("", document, DOCUMENT_FIELDS)]
+    places += [(f"flows[{index}].", entry, ENTRY_FIELDS) for index, entry in enumerate(document["flows"])]
+    for path, fields, known in places:
+        if not isinstance(fields, dict):
+            continue
+        missing = {name.lower(): name for name in known if name not in fields}
+        for name in sorted(set(fields) - set(known)):
+            for close in get_close_matches(name.lower(), missing, n=1, cutoff=0.85):
+                yield f"{path}{name}", missing[close]
 
 
 async def _refused_secret(tenant_id: str) -> SecretRefused | None:

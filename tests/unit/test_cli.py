@@ -440,6 +440,23 @@ def test_a_tenant_that_can_have_no_secrets_is_a_warning(tmp_path: Path, tenant_i
     assert (code, summary) == (0, "1 document, 0 problems, 1 warning")
 
 
+def test_a_misspelt_field_is_a_warning(tmp_path: Path) -> None:
+    """The app ignores fields it does not know, so one that is nearly known is pointed out; a person's own is not."""
+    entry_fields = {"name": "weather", "enabled": True, "cron": "0 0 9 * * *", "nextRunUTC": None, "setings": {}}
+    written = {**document("t1"), "owner": "Ann", "flows": [{**entry_fields, "note": "x"}]}
+    written["timeZone"] = written.pop("timezone")
+    file = write(tmp_path / "a.json", written)
+
+    code, (*warnings, summary) = validate(file)
+
+    assert warnings == [
+        f"{file}: t1 timeZone: warning: no such field, and so ignored; is 'timezone' meant?",
+        f"{file}: t1 flows[0].nextRunUTC: warning: no such field, and so ignored; is 'nextRunUtc' meant?",
+        f"{file}: t1 flows[0].setings: warning: no such field, and so ignored; is 'settings' meant?",
+    ]
+    assert (code, summary) == (0, "1 document, 0 problems, 3 warnings")
+
+
 @pytest.fixture
 def flow_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     """Make a package of flow files, one of them broken; return its name."""

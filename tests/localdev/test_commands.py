@@ -1,0 +1,34 @@
+"""The commands of `python -m localdev` that talk to a running stack."""
+
+import asyncio
+
+import pytest
+from click.testing import CliRunner
+
+import localdev.__main__ as command
+from localdev.keyvault import key_vault
+from localdev.stack import Ports
+from localdev.tls import Certificates
+
+
+async def run(*arguments: str) -> tuple[int, str]:
+    """Run a command in a thread, as it has an event loop of its own."""
+    result = await asyncio.to_thread(CliRunner().invoke, command.cli, arguments)
+    return result.exit_code, result.output
+
+
+async def test_a_secret_can_be_put_into_the_local_vault(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without certificates or tokens to care about; a name that no vault takes is refused by name."""
+    async with key_vault({}, tls=certificates) as vault:
+        monkeypatch.setattr(command, "PORTS", Ports(vault=int(vault.uri.rstrip("/").rpartition(":")[2])))
+        monkeypatch.setattr("signal.signal", lambda *_: None)  # which only the main thread may call
+
+        stored = await run("secret", "tenants--t--crm--token", "s3cret")
+        refused = await run("secret", "tenants--t_1--crm", "s3cret")
+
+    assert stored[0] == 0
+    assert "Stored" in stored[1]
+    assert refused[0] == 1
+    assert "secret 'tenants--t_1--crm': " in refused[1]
