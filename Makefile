@@ -7,13 +7,15 @@ BIN := .venv/bin
 install: .venv/installed localdev/node_modules/installed
 
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@
+	@echo "Installing Python packages into .venv; about half a minute, once"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
 
 localdev/node_modules/installed: localdev/package.json localdev/package-lock.json .venv/installed
-	$(BIN)/npm ci --prefix localdev --omit=dev --omit=optional --loglevel=error
-	touch $@
+	@echo "Installing Azurite and the Cosmos DB server into localdev/node_modules; about 20 seconds, once"
+	@$(BIN)/npm ci --prefix localdev --omit=dev --omit=optional --loglevel=error
+	@touch $@
 
 demo: install
 	$(BIN)/python -m localdev demo
