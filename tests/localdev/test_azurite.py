@@ -22,8 +22,10 @@ pytestmark = pytest.mark.usefixtures("node")
 OTHER_KEY = KEY[::-1].replace("==", "") + "=="
 
 PROGRAM = """
-import asyncio, json
+import asyncio, json, signal
 from localdev.azurite import azurite
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in a shell's background
 
 async def main():
     async with azurite() as storage:
@@ -170,5 +172,6 @@ async def test_nothing_is_left_when_the_parent_is_ended(end: str) -> None:
         parent.kill()
     else:
         parent.send_signal(signal.SIGINT)
-    await parent.wait()
+    async with asyncio.timeout(30):
+        await parent.wait()
     await wait_until(lambda: all_closed(numbers), description="Azurite's ports are closed")
