@@ -1,9 +1,9 @@
-"""What a flow's author imports. The rest of the package is the framework's own."""
+"""The API of a flow's author. Everything else in the package belongs to the framework."""
 
-from datasync.context import FlowRun, Window
 from datasync.errors import GiveUp, RetryLater
-from datasync.http import IDEMPOTENT
-from datasync.registry import FlowRegistry
-from datasync.secrets import TenantSecretClient
+from datasync.flow.context import FlowRun, Window
+from datasync.flow.http import IDEMPOTENT
+from datasync.flow.registry import FlowRegistry
+from datasync.flow.secrets import TenantSecretClient
 
 __all__ = ["IDEMPOTENT", "FlowRegistry", "FlowRun", "GiveUp", "RetryLater", "TenantSecretClient", "Window"]

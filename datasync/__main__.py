@@ -5,7 +5,7 @@ import sys
 from datetime import UTC, datetime
 
 try:
-    from datasync.cli import cli
+    from datasync.cli.main import cli
 except ModuleNotFoundError as missing:
     if missing.name != "click":
         raise

@@ -1,25 +1,25 @@
-"""Every error DataSync raises. A message names the thing, the value, and what to do.
+"""Every error DataSync raises. A message names the thing, the value, and the remedy.
 
 DataSyncError
 ├── SettingsInvalid      an app setting is missing or malformed
 ├── ServiceUnavailable   Cosmos DB, the queue or Key Vault refused or could not be reached
-├── TenantInvalid        a tenant document cannot be used as it is
-├── TenantUnknown        no document for that tenant
-├── StateInvalid         what is remembered of a flow was edited, and cannot be read any more
+├── TenantInvalid        a tenant document cannot be used
+├── TenantUnknown        a tenant has no document
+├── StateInvalid         a stored state was edited and cannot be read
 ├── CronInvalid          a cron expression cannot be read
 ├── JobInvalid           a queue message is not a job
-├── FlowInvalid          a flow was refused at registration
-├── FlowUnknown          no flow of that name is registered
-├── FlowFailed           an attempt of a flow ended in an exception or ran out of time
+├── FlowInvalid          a flow cannot be registered
+├── FlowUnknown          no flow has that name
+├── FlowFailed           an attempt of a flow raised an exception or ran out of time
 └── SecretError
-    ├── SecretRefused    a flow asked for a name outside its tenant, or one no vault accepts
+    ├── SecretRefused    a flow asked for a name outside its tenant, or for a name that Key Vault does not accept
     └── SecretNotFound   the vault has no such secret
 
-Signals a flow raises to say how its run ends; they are not failures:
+Signals that a flow raises to end its run; they are not failures:
 
 FlowSignal
 ├── RetryLater           put the job back on the queue, to run again after a delay
-└── GiveUp               end the job for good; no more attempts
+└── GiveUp               end the run without further attempts
 """
 
 from datetime import timedelta
@@ -36,19 +36,27 @@ class SettingsInvalid(DataSyncError):
 
 
 class ServiceUnavailable(DataSyncError):
-    """A service DataSync depends on refused the request or could not be reached."""
+    """A service refused the request or could not be reached."""
 
 
 class TenantInvalid(DataSyncError):
-    """A tenant document cannot be used as it is."""
+    """A tenant document cannot be used."""
+
+    def __init__(self, tenant_id: str, path: str, why: str, flow: str | None = None) -> None:
+        super().__init__(f"{tenant_id}{(flow and f'/{flow}') or ''} {path}: {why}")
+        self.tenant_id = tenant_id
+        """The tenant's id, as far as the document has one."""
+        self.path = path
+        """The field, such as `flows[2].cron`."""
+        self.why = why
 
 
 class TenantUnknown(DataSyncError):
-    """There is no document for a tenant."""
+    """A tenant has no document."""
 
 
 class StateInvalid(DataSyncError):
-    """What is remembered of a flow of a tenant cannot be read."""
+    """A stored state was edited and cannot be read."""
 
 
 class CronInvalid(DataSyncError):
@@ -60,40 +68,40 @@ class JobInvalid(DataSyncError):
 
 
 class FlowInvalid(DataSyncError):
-    """A flow was refused at registration."""
+    """A flow cannot be registered."""
 
 
 class FlowUnknown(DataSyncError):
-    """No flow of that name is registered."""
+    """No flow has that name."""
 
 
 class FlowFailed(DataSyncError):
-    """An attempt of a flow ended in an exception or ran out of time. No secret the run read is in it."""
+    """An attempt of a flow raised an exception or ran out of time. The message holds no secret that the run read."""
 
     def __init__(self, reason: str, traceback: str = "") -> None:
         super().__init__(reason)
         self.traceback = traceback
-        """That of the flow's own exception, as text."""
+        """The traceback of the flow's own exception, as text."""
 
 
 class SecretError(DataSyncError):
-    """A secret could not be given to a flow."""
+    """A flow cannot have a secret."""
 
 
 class SecretRefused(SecretError):
-    """A flow asked for a secret outside its own tenant, or by a name no vault accepts."""
+    """A flow asked for a secret outside its tenant, or for a name that Key Vault does not accept."""
 
 
 class SecretNotFound(SecretError, ResourceNotFoundError):
-    """The vault has no such secret. Also an azure.core ResourceNotFoundError, as the SDK would raise."""
+    """The vault has no such secret. Also a ResourceNotFoundError of azure.core, as the SDK raises."""
 
 
 class FlowSignal(Exception):
-    """Base of what a flow raises to say how its run ends."""
+    """Base of the signals that a flow raises to end its run."""
 
 
 class RetryLater(FlowSignal):
-    """Put the job back on the queue, to run again after `delay`: at most 7 days, the queue's limit."""
+    """Put the job back on the queue, to run again after `delay`: at most 7 days, the limit of the queue."""
 
     LONGEST = timedelta(days=7)
 
@@ -101,15 +109,13 @@ class RetryLater(FlowSignal):
         if not isinstance(delay, timedelta):
             raise TypeError(f"RetryLater({delay!r}): expected a timedelta, such as timedelta(minutes=5)")
         if not timedelta() <= delay <= self.LONGEST:
-            raise ValueError(
-                f"RetryLater({delay!r}): expected a delay from 0 to 7 days, which is as long as a queue waits"
-            )
+            raise ValueError(f"RetryLater({delay!r}): expected a delay from 0 to 7 days, the limit of the queue")
         super().__init__(reason or f"asked to run again in {delay}")
         self.delay = delay
 
 
 class GiveUp(FlowSignal):
-    """End the job for good: it is recorded as given up, and not attempted again."""
+    """End the run: it is recorded as given up, and no further attempt is made."""
 
     def __init__(self, reason: str = "the flow gave no reason") -> None:
         super().__init__(reason)

@@ -1,193 +1,141 @@
-"""Every client of the process: made late, once, and shared. The only place that constructs one."""
+"""The lazy graph of the process: each part is made at its first use, and closed at the end."""
 
-import asyncio
 import os
-from collections.abc import Awaitable
-from contextlib import AsyncExitStack, suppress
-from typing import Any, Self
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from typing import Protocol
 
 import httpx
-from async_lru import alru_cache
-from azure.core.credentials_async import AsyncTokenCredential
-from azure.cosmos.aio import ContainerProxy, CosmosClient
-from azure.keyvault.secrets.aio import SecretClient
-from azure.storage.queue import TextBase64EncodePolicy
-from azure.storage.queue.aio import QueueClient
 
-from datasync import http
-from datasync.errors import DataSyncError, SecretNotFound, SettingsInvalid
-from datasync.secrets import Vault
-from datasync.settings import Service, Settings
-from datasync.stores.cosmos import explained, properties
+from datasync.clients import CosmosAccount, Credential, queue_client, secret_client
+from datasync.clock import Clock
+from datasync.flow import http
+from datasync.flow.secrets import Vault
+from datasync.settings import Settings
+from datasync.stores.cosmos import Container
+from datasync.stores.fleet import FleetStore
 from datasync.stores.jobs import JobQueue
 from datasync.stores.runs import RunStore
 from datasync.stores.tenants import TenantStore
 
-_PATIENCE = 60  # seconds for an answer: the clients' own retries end before
+
+class Pingable(Protocol):
+    """A client of a service outside the process."""
+
+    async def ping(self) -> None:
+        """Try the service once. Raises ServiceUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A service outside the process."""
+
+    name: str
+    setting: str
+    """The app setting that names it."""
+    client: Callable[[], Pingable]
+    """Makes the client, or returns the one that exists. Raises an error of the SDK where the setting is malformed."""
 
 
 class Services:
-    """What the two stages work with. `connect()` makes it, `close()` ends it."""
+    """Everything the stages work with. Nothing connects before its first use."""
 
-    def __init__(self, settings: Settings, cosmos: CosmosClient, queue: QueueClient, vault: Vault) -> None:
-        database = cosmos.get_database_client(settings.cosmos_database)
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.settings = settings
-        self.tenants = TenantStore(database.get_container_client(settings.tenants_container))
-        self.runs = RunStore(database.get_container_client(settings.runs_container), settings.run_retention)
-        self.jobs = JobQueue(queue)
-        self.vault = vault
-        self.http_transport: httpx.AsyncBaseTransport = http.new_transport()
+        self.clock = clock or Clock()
         self._open = AsyncExitStack()
 
-    @classmethod
-    async def connect(cls, settings: Settings) -> Self:
-        """Connect to Cosmos DB, and prepare the other clients, which connect at their first use.
+    @cached_property
+    def tenants(self) -> TenantStore:
+        """The tenants container."""
+        return TenantStore(self._container(self.settings.tenants_container))
 
-        Raises:
-            ServiceUnavailable: Cosmos DB refused or could not be reached, or a container is missing.
+    @cached_property
+    def runs(self) -> RunStore:
+        """The states and records in the runs container."""
+        return RunStore(self._runs_container, self.settings.run_retention, self.clock.sleep)
 
-        """
-        async with AsyncExitStack() as stack:
-            credential = Credential()
-            stack.push_async_callback(credential.close)
-            cosmos = await _connect_cosmos(settings.cosmos, credential, stack)
-            # No flow is to run, and no tenant to be called unknown, where it is the container that is missing.
-            database = cosmos.get_database_client(settings.cosmos_database)
-            names = (settings.tenants_container, settings.runs_container)
-            await asyncio.gather(*(properties(database.get_container_client(name)) for name in names))
-            queue = await stack.enter_async_context(queue_client(settings.storage, settings.queue_name, credential))
-            vault = Vault(lambda: _secret_client(settings, credential))
-            stack.push_async_callback(vault.close)
-            services = cls(settings, cosmos, queue, vault)
-            stack.push_async_callback(services.http_transport.aclose)
-            services._open = stack.pop_all()
-            return services
+    @cached_property
+    def fleet(self) -> FleetStore:
+        """The partition `@fleet` of the runs container."""
+        return FleetStore(self._runs_container)
 
-    async def close(self) -> None:
-        """Close every client."""
-        await self._open.aclose()
+    @cached_property
+    def jobs(self) -> JobQueue:
+        """The job queue."""
+        return self._queue(self.settings.queue_name)
 
+    @cached_property
+    def poison(self) -> JobQueue:
+        """The queue of the jobs that failed for the last time."""
+        return self._queue(f"{self.settings.queue_name}-poison")
 
-@alru_cache(maxsize=1)
-async def services() -> Services:
-    """Return the services of this process, connecting at the first call that succeeds.
+    @cached_property
+    def vault(self) -> Vault:
+        """The secrets."""
+        vault = Vault(partial(secret_client, self.settings, self._credential))
+        self._open.push_async_callback(vault.close)
+        return vault
 
-    Raises:
-        SettingsInvalid: an app setting is missing or malformed.
-        ServiceUnavailable: Cosmos DB refused or could not be reached.
+    @cached_property
+    def http_transport(self) -> httpx.AsyncBaseTransport:
+        """The connections of the flows."""
+        transport = http.new_transport()
+        self._open.push_async_callback(transport.aclose)
+        return transport
 
-    """
-    return await Services.connect(Settings.from_environ(os.environ))
-
-
-async def ping(settings: Settings) -> dict[str, str]:
-    """Try every service that the settings name once, each by itself.
-
-    Returns what it is, and `ok`, or in one line what is wrong and what to do about it.
-    """
-    async with AsyncExitStack() as stack:
-        credential = Credential()
-        stack.push_async_callback(credential.close)
-
-        async def container(name: str) -> ContainerProxy:
-            client = await _connect_cosmos(settings.cosmos, credential, stack)
-            return client.get_database_client(settings.cosmos_database).get_container_client(name)
-
-        async def tenants() -> None:
-            await TenantStore(await container(settings.tenants_container)).ping()
-
-        async def runs() -> None:
-            await RunStore(await container(settings.runs_container), settings.run_retention).ping()
-
-        async def queue(name: str) -> None:
-            await JobQueue(await stack.enter_async_context(queue_client(settings.storage, name, credential))).ping()
-
-        async def vault() -> None:
-            asked = Vault(lambda: _secret_client(settings, credential))
-            stack.push_async_callback(asked.close)
-            with suppress(SecretNotFound):
-                await asked.get("shared--datasync-check")
-
-        cosmos = "COSMOS_CONNECTION_STRING" if settings.cosmos.connection_string else "COSMOS_ENDPOINT"
-        probes = [
-            (f"Cosmos DB {settings.cosmos_database}/{settings.tenants_container}", cosmos, tenants()),
-            (f"Cosmos DB {settings.cosmos_database}/{settings.runs_container}", cosmos, runs()),
-            (f"queue {settings.queue_name}", "AzureWebJobsStorage", queue(settings.queue_name)),
-            (f"queue {settings.queue_name}-poison", "AzureWebJobsStorage", queue(f"{settings.queue_name}-poison")),
+    @property
+    def parts(self) -> list[Part]:
+        """The services outside the process. Key Vault is left out where none is configured."""
+        settings = self.settings
+        database, cosmos, storage = settings.cosmos_database, settings.cosmos.setting, settings.storage.setting
+        parts = [
+            Part(f"Cosmos DB {database}/{settings.tenants_container}", cosmos, lambda: self.tenants),
+            Part(f"Cosmos DB {database}/{settings.runs_container}", cosmos, lambda: self.runs),
+            Part(f"queue {settings.queue_name}", storage, lambda: self.jobs),
+            Part(f"queue {settings.queue_name}-poison", storage, lambda: self.poison),
         ]
         if settings.key_vault_url:
-            probes.append((f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", vault()))
-        answers = await asyncio.gather(*(_tried(setting, probe) for _, setting, probe in probes))
-        return {service: answer for (service, _, _), answer in zip(probes, answers, strict=True)}
-
-
-async def _tried(setting: str, probe: Awaitable[None]) -> str:
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            await probe
-    except TimeoutError:
-        return f"no answer in {_PATIENCE} seconds. Check {setting}, and the network"
-    except DataSyncError as error:
-        return " ".join(str(error).split())
-    except Exception as error:  # noqa: BLE001 - a key that is no base64, say: each client has errors of its own
-        return f"{setting} cannot be used ({type(error).__name__}: {error}). Copy it anew"
-    return "ok"
-
-
-class Credential:
-    """The app's identity, shared by all clients, and only imported where one needs it."""
-
-    def __init__(self) -> None:
-        self._identity: AsyncTokenCredential | None = None
-
-    def __call__(self) -> AsyncTokenCredential:
-        """Return the credential."""
-        if self._identity is None:
-            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - 200 ms that few local runs need
-
-            self._identity = DefaultAzureCredential()
-        return self._identity
+            parts.append(Part(f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", lambda: self.vault))
+        return parts
 
     async def close(self) -> None:
-        """Close it, if it was ever used."""
-        if self._identity is not None:
-            await self._identity.close()
+        """Close everything that was made."""
+        await self._open.aclose()
+
+    @cached_property
+    def _credential(self) -> Credential:
+        credential = Credential()
+        self._open.push_async_callback(credential.close)
+        return credential
+
+    @cached_property
+    def _cosmos(self) -> CosmosAccount:
+        account = CosmosAccount(self.settings.cosmos, self._credential)
+        self._open.push_async_callback(account.close)
+        return account
+
+    @cached_property
+    def _runs_container(self) -> Container:
+        return self._container(self.settings.runs_container)
+
+    def _container(self, name: str) -> Container:
+        return Container(name, partial(self._cosmos.container, self.settings.cosmos_database, name))
+
+    def _queue(self, name: str) -> JobQueue:
+        client = queue_client(self.settings.storage, name, self._credential)
+        self._open.push_async_callback(client.close)
+        return JobQueue(client, self.clock.now)
 
 
-async def _connect_cosmos(account: Service, credential: Credential, stack: AsyncExitStack) -> CosmosClient:
-    """Return a client that is connected, and closed when the stack ends."""
-    cosmos = cosmos_client(account, credential)
-    stack.push_async_callback(cosmos.close)
-    with explained("on connecting"):
-        await cosmos.__aenter__()
-    return cosmos
+@cache
+def services() -> Services:
+    """Return the services of this process.
 
+    Raises:
+        SettingsInvalid: an app setting is missing or malformed. The next call reads the settings again.
 
-def cosmos_client(account: Service, credential: Credential) -> CosmosClient:
-    """Return a client of the account, to be entered once and kept."""
-    if account.connection_string:
-        return CosmosClient.from_connection_string(account.connection_string)
-    return CosmosClient(account.url or "", credential())
-
-
-def queue_client(account: Service, name: str, credential: Credential) -> QueueClient:
-    """Return a client of one queue, whose messages are in base64."""
-    options: dict[str, Any] = {
-        "message_encode_policy": TextBase64EncodePolicy(),  # what the queue trigger expects
-        "initial_backoff": 1,  # seconds; left alone, the first retry waits for 15
-        "increment_base": 2,
-        "random_jitter_range": 1,
-    }
-    if account.connection_string:
-        return QueueClient.from_connection_string(account.connection_string, name, **options)
-    return QueueClient(account.url or "", name, credential=credential(), **options)
-
-
-def _secret_client(settings: Settings, credential: Credential) -> SecretClient:
-    if settings.key_vault_url is None:
-        raise SettingsInvalid(
-            "KEY_VAULT_URI: missing, and a flow reads a secret. Set it to https://<your-vault>.vault.azure.net/"
-        )
-    return SecretClient(
-        settings.key_vault_url, credential(), verify_challenge_resource=settings.key_vault_verify_challenge
-    )
+    """
+    return Services(Settings.from_environ(os.environ))

@@ -1,7 +1,7 @@
-"""App settings, read once from the environment (which is where Azure and `func` put them).
+"""App settings, read once from the environment, where Azure and `func` put them.
 
-Every service can be named in the two forms Azure offers: a connection string, or an endpoint that is
-reached with the app's identity. A connection string wins, as it does in the Functions host.
+Each account can be given in the two forms that Azure offers: a connection string, or an endpoint that the app reaches
+with its identity. A connection string wins, as it does in the Functions host.
 """
 
 import json
@@ -21,26 +21,33 @@ _QUEUE_LIMIT = 6 * 86_400  # seconds: a queue hides a message for at most 7 days
 
 _DEVELOPMENT_STORAGE = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
-    # The key every storage emulator has, published by Microsoft:
+    # The key of every storage emulator, published by Microsoft:
     # https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key
     "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
     "QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1;"
 )
 
 
-def orchestrator_schedule(environ: Mapping[str, str]) -> str:
-    """Return the timer's NCRONTAB schedule: ORCHESTRATOR_SCHEDULE, hourly unless set."""
-    return environ.get("ORCHESTRATOR_SCHEDULE") or "0 0 * * * *"
+DEFAULT_SCHEDULE = "0 0 * * * *"
+DEFAULT_QUEUE = "flow-jobs"
 
 
-def queue_name(environ: Mapping[str, str]) -> str:
-    """Return the name of the job queue: QUEUE_NAME, `flow-jobs` unless set."""
-    return environ.get("QUEUE_NAME") or "flow-jobs"
+def binding(environ: Mapping[str, str], setting: str, default: str) -> str:
+    """Return the value of a trigger's property that an app setting may change.
+
+    Where the setting is set, this is `%SETTING%`, which the host and the platform's scale controller resolve; a text
+    that the app puts there itself reaches the scale controller only while the app is awake. Where it is not set, the
+    host refuses `%SETTING%`, so this is the default.
+    """
+    return f"%{setting}%" if environ.get(setting) else default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """Where a service is, and how to be let in: a connection string, or a URL for the app's identity."""
+class Account:
+    """An account of a service: a connection string, or a URL that the app reaches with its identity."""
+
+    setting: str
+    """The app setting that names the account."""
 
     connection_string: str | None = None
     url: str | None = None
@@ -48,14 +55,14 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything the app is told from outside. docs/operating.md explains each setting."""
+    """The app settings. docs/settings.md explains each."""
 
-    storage: Service
-    cosmos: Service
+    storage: Account
+    cosmos: Account
     key_vault_url: str | None
     """None where no vault is configured: only flows that read secrets need one."""
     key_vault_verify_challenge: bool
-    """Off only for a vault that is not on Azure's domains, such as the local one."""
+    """False only for a vault outside Azure's domains, such as the local one."""
     queue_name: str
     cosmos_database: str
     tenants_container: str
@@ -65,18 +72,18 @@ class Settings:
     tenants_at_once: int
     """How many tenants a tick works on concurrently."""
     lookahead: timedelta
-    """How far ahead of its own time a tick plans runs, each to appear at its instant; zero: only what is due."""
+    """How far ahead a tick plans runs, each for its instant; zero plans only the runs that are due."""
     spread: timedelta
-    """Over how long runs that are due at once are spread."""
+    """The span over which runs that are due at the same time are spread."""
     max_attempts: int
-    """After how many failed attempts the host moves a job to the poison queue (host.json)."""
+    """The number of failed attempts after which the host moves a job to the poison queue (host.json)."""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], *, host_json: Path = HOST_JSON) -> Self:
         """Read all settings.
 
         Raises:
-            SettingsInvalid: with a line for every setting that is missing or malformed.
+            SettingsInvalid: has a line for each setting that is missing or malformed.
 
         """
         problems: list[str] = []
@@ -88,19 +95,19 @@ class Settings:
                 problems.append(f"{name}: {why}")
                 return default
 
-        def service(read_one: Callable[[Mapping[str, str]], Service]) -> Service:
+        def account(read_one: Callable[[Mapping[str, str]], Account]) -> Account:
             try:
                 return read_one(environ)
             except ValueError as why:
                 problems.append(str(why))
-                return Service()
+                return Account(setting="")
 
         settings = cls(
-            storage=service(_storage),
-            cosmos=service(_cosmos),
+            storage=account(_storage),
+            cosmos=account(_cosmos),
             key_vault_url=read("KEY_VAULT_URI", _https, None),
             key_vault_verify_challenge=read("KEY_VAULT_VERIFY_CHALLENGE", _boolean, default=True),
-            queue_name=queue_name(environ),
+            queue_name=environ.get("QUEUE_NAME") or DEFAULT_QUEUE,
             cosmos_database=environ.get("COSMOS_DATABASE") or "flowsync",
             tenants_container=environ.get("COSMOS_TENANTS_CONTAINER") or "tenants",
             runs_container=environ.get("COSMOS_RUNS_CONTAINER") or "runs",
@@ -116,34 +123,39 @@ class Settings:
         )
         if problems:
             raise SettingsInvalid(
-                "\n  ".join(["app settings need attention (local.settings.json, or the Function App):", *problems])
+                "\n  ".join(
+                    [
+                        "correct these app settings (in local.settings.json, or in the Function App):",
+                        *problems,
+                    ]
+                )
             )
         return settings
 
 
-def _storage(environ: Mapping[str, str]) -> Service:
-    """Read the storage account as the Functions host does, so that both always mean the same one."""
+def _storage(environ: Mapping[str, str]) -> Account:
+    """Read the storage account as the Functions host does, so that both use the same one."""
     if text := environ.get("AzureWebJobsStorage"):
         if text.strip().rstrip(";").lower() == "usedevelopmentstorage=true":
-            return Service(connection_string=_DEVELOPMENT_STORAGE)
+            return Account(setting="AzureWebJobsStorage", connection_string=_DEVELOPMENT_STORAGE)
         if not (_part(text, "AccountName") or _part(text, "QueueEndpoint")):
             raise ValueError(
                 "AzureWebJobsStorage: not a storage connection string (no AccountName= in it). Copy it from the "
                 "storage account's Access keys, or write UseDevelopmentStorage=true for a local Azurite"
             )
         _check_key("AzureWebJobsStorage", text)
-        return Service(connection_string=text)
-    if text := environ.get("AzureWebJobsStorage__queueServiceUri"):
-        return Service(url=_named("AzureWebJobsStorage__queueServiceUri", text))
-    if name := environ.get("AzureWebJobsStorage__accountName"):
-        return Service(url=f"https://{name}.queue.core.windows.net")
+        return Account(setting="AzureWebJobsStorage", connection_string=text)
+    if text := environ.get(name := "AzureWebJobsStorage__queueServiceUri"):
+        return Account(setting=name, url=_named(name, text))
+    if text := environ.get(name := "AzureWebJobsStorage__accountName"):
+        return Account(setting=name, url=f"https://{text}.queue.core.windows.net")
     raise ValueError(
         "AzureWebJobsStorage: missing. Set it to a storage connection string (UseDevelopmentStorage=true for a "
         "local Azurite), or set AzureWebJobsStorage__accountName to use the app's identity"
     )
 
 
-def _cosmos(environ: Mapping[str, str]) -> Service:
+def _cosmos(environ: Mapping[str, str]) -> Account:
     if text := environ.get("COSMOS_CONNECTION_STRING"):
         for part in ("AccountEndpoint", "AccountKey"):
             if not _part(text, part):
@@ -152,9 +164,9 @@ def _cosmos(environ: Mapping[str, str]) -> Service:
                     "AccountEndpoint=https://<account>.documents.azure.com:443/;AccountKey=<key>;"
                 )
         _check_key("COSMOS_CONNECTION_STRING", text)
-        return Service(connection_string=text)
-    if text := environ.get("COSMOS_ENDPOINT"):
-        return Service(url=_named("COSMOS_ENDPOINT", text))
+        return Account(setting="COSMOS_CONNECTION_STRING", connection_string=text)
+    if text := environ.get(name := "COSMOS_ENDPOINT"):
+        return Account(setting=name, url=_named(name, text))
     raise ValueError(
         "COSMOS_CONNECTION_STRING: missing. Set it to the account's connection string, or set COSMOS_ENDPOINT "
         "to https://<account>.documents.azure.com:443/ to use the app's identity"
@@ -162,7 +174,7 @@ def _cosmos(environ: Mapping[str, str]) -> Service:
 
 
 def _part(connection_string: str, name: str) -> str:
-    """Return the value of a part of a `Name=value;…` string; empty where there is none."""
+    """Return the value of a part of a `Name=value;…` string; empty where the part is missing."""
     parts = (item.partition("=") for item in connection_string.split(";"))
     return next((value for found, _, value in parts if found.strip().lower() == name.lower()), "")
 
@@ -173,7 +185,7 @@ def _check_key(setting: str, connection_string: str) -> None:
     try:
         b64decode(_part(connection_string, "AccountKey"), validate=True)
     except ValueError:
-        raise ValueError(f"{setting}: its AccountKey is not a key, which is in base64. Copy it anew") from None
+        raise ValueError(f"{setting}: its AccountKey is not in base64. Copy the connection string again") from None
 
 
 def _named(name: str, text: str) -> str:
@@ -210,7 +222,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _max_dequeue_count(host_json: Path) -> int:
-    """Read `extensions.queues.maxDequeueCount`: 5 unless host.json says otherwise, as in the host."""
+    """Read `extensions.queues.maxDequeueCount`; the default is 5, as in the host."""
     try:
         queues = json.loads(host_json.read_bytes())["extensions"]["queues"]
         return int(queues["maxDequeueCount"])

@@ -17,15 +17,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from datasync.errors import TenantInvalid
-from datasync.model import Tenant
-from datasync.schedule import plan
+from datasync.model.tenant import Tenant
+from datasync.tick.plan import plan
+from flows.registry import registry
 from localdev import seeds
 from localdev.hosting import host
 from localdev.stack import Stack, stack
 
 QUICK_RETRIES = {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01"}
 _PATIENCE = timedelta(minutes=2)
-_NOTABLE = re.compile(r"^\[[^]]*\] (?=(START|DONE|FAIL|TICK|INVALID|GAVE_UP|DEFERRED|SKIPPED_\w+|flow file)\b)")
+_WORDS = r"START|DONE|FAIL|TICK|INVALID|GAVE_UP|DEFERRED|SKIPPED_\w+|UNAVAILABLE|BROKEN"
+_NOTABLE = re.compile(rf"^\[[^]]*\] (?=({_WORDS})\b)")
 _RUN_ID = re.compile(r" run=\w+")
 _COLOURS = {"succeeded": "green", "dead": "red", "failed": "red"}
 
@@ -45,7 +47,7 @@ async def demo(console: Console) -> None:
             say(said)
             if said.startswith("TICK"):
                 ticked.set()
-            if said.startswith("flow file"):
+            if said.startswith("BROKEN"):
                 unloaded.append(said)
         elif "Executed 'Functions.orchestrator' (Failed" in line:
             ticked.set()  # there is nothing to wait for, and the report shows that nothing ran
@@ -149,7 +151,7 @@ async def look(running: Stack) -> AsyncGenerator[World]:
 
 def _problems(document: dict[str, Any], now: datetime) -> list[str]:
     try:
-        return [str(problem) for problem in plan(Tenant.from_document(document), now, now).problems]
+        return [str(problem) for problem in plan(Tenant.from_document(document), registry, now, now).problems]
     except TenantInvalid as problem:
         return [str(problem)]
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from azure.core.exceptions import ResourceExistsError
 from azure.cosmos import PartitionKey
 
-from datasync.services import Credential, cosmos_client, queue_client
+from datasync.clients import Credential, cosmos_client, queue_client
 from datasync.settings import Settings
 
 NO_DEFAULT_EXPIRY = -1  # documents expire only where they say so themselves: run records do, flow states do not

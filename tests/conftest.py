@@ -22,13 +22,17 @@ os.environ["SSL_CERT_FILE"] = str(_CERTIFICATES.bundle)
 
 from azure.cosmos.aio import CosmosClient  # noqa: E402
 
-from datasync.services import Credential, Services, queue_client  # noqa: E402
+from datasync import clients  # noqa: E402
+from datasync.clients import Credential, queue_client  # noqa: E402
+from datasync.services import Services  # noqa: E402
 from datasync.settings import Settings  # noqa: E402
 from localdev.azurite import Storage, azurite  # noqa: E402
 from localdev.cosmos import Database, cosmos  # noqa: E402
 from localdev.errors import NodeMissing  # noqa: E402
 from localdev.keyvault import KeyVault, key_vault  # noqa: E402
 from localdev.provision import provision  # noqa: E402
+from tests.faults import FaultyTransport, Wire  # noqa: E402
+from tests.stages import FakeClock  # noqa: E402
 from tests.world import World  # noqa: E402
 
 
@@ -116,9 +120,17 @@ async def world(storage: Storage, database: Database, shared_vault: KeyVault) ->
             await poison.delete_queue()
 
 
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    """Give the wire between the app's clients and their services, for faults."""
+    made = Wire()
+    monkeypatch.setattr(clients, "new_transport", lambda: FaultyTransport(made))
+    return made
+
+
 @pytest_asyncio.fixture
 async def services(world: World, vault: KeyVault) -> AsyncGenerator[Services]:
     """Connect the app's services to this test's world."""
-    connected = await Services.connect(world.settings)
+    connected = Services(world.settings, FakeClock())
     yield connected
     await connected.close()

@@ -1,1 +1,1 @@
-"""Where things are kept: one class per container or queue. Query text, ETags and base64 exist nowhere else."""
+"""One class per container or queue. Query text, ETags, partition keys and base64 exist nowhere else."""

@@ -1,33 +1,76 @@
-"""What the stores on Cosmos DB share."""
+"""The containers of Cosmos DB, and the sentences for its errors."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from async_lru import alru_cache
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosHttpResponseError
 
 from datasync.errors import ServiceUnavailable
-from datasync.model import shorten
+from datasync.model.decode import shorten
 
 RETRY_WRITE = 3
-"""How often the client may repeat a write whose answer got lost: each of ours is safe to repeat."""
+"""How often the client may repeat a write whose answer was lost. Every write of the app is safe to repeat."""
 
 _REMEDIES = {
     401: "Check the key in COSMOS_CONNECTION_STRING",
     403: "Give the app's identity the role Cosmos DB Built-in Data Contributor, and allow the network",
-    404: "Create the database and its containers: docs/operating.md, Provisioning",
+    404: "Create the database and its containers: docs/deploy.md, Provisioning",
     429: "The account is out of request units: raise them, or spread the schedules",
 }
 
 
+class Container:
+    """One container, opened and checked at its first use."""
+
+    def __init__(self, name: str, connect: Callable[[], Awaitable[ContainerProxy]]) -> None:
+        self.name = name
+        self._connect = connect
+        # Concurrent callers share one check; a failure is not kept.
+        self._open = alru_cache(maxsize=1)(self._opened)
+
+    async def open(self) -> ContainerProxy:
+        """Return the client of the container.
+
+        The check comes first, so that no flow runs, and no tenant is reported as unknown, where the container itself
+        is missing.
+
+        Raises:
+            ServiceUnavailable: the container is missing or has another partition key, or Cosmos DB refused the request
+                or could not be reached.
+
+        """
+        return await self._open()
+
+    async def properties(self) -> dict[str, Any]:
+        """Read the properties of the container; raises as `open` does."""
+        return await self._checked(await self._connect())
+
+    async def _opened(self) -> ContainerProxy:
+        container = await self._connect()
+        await self._checked(container)
+        return container
+
+    async def _checked(self, container: ContainerProxy) -> dict[str, Any]:
+        with explained(f"while reading the properties of container {self.name!r}"):
+            found = await container.read()
+        if (paths := found["partitionKey"]["paths"]) != ["/tenantId"]:
+            raise ServiceUnavailable(
+                f"container {self.name!r} is partitioned by {', '.join(paths)}, which cannot be changed: "
+                "delete it, and create it again with the partition key /tenantId"
+            )
+        return found
+
+
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turn what Cosmos DB answers, and the caller did not expect, into a sentence.
+    """Turn an unexpected answer of Cosmos DB into a sentence.
 
     Raises:
-        ServiceUnavailable: saying what was being done, why it failed, and the remedy.
+        ServiceUnavailable: states the action, the reason of the failure, and the remedy.
 
     """
     try:
@@ -39,7 +82,7 @@ def explained(doing: str) -> Iterator[None]:
         ) from None
     except ClientAuthenticationError as error:
         raise ServiceUnavailable(
-            f"Cosmos DB was not asked, because the app's identity got no token {doing}: "
+            f"the app's identity got no token for Cosmos DB {doing}: "
             f"{str(error).partition(chr(10))[0]} Sign in (az login), or give the Function App a managed identity"
         ) from None
     except AzureError as error:
@@ -47,20 +90,3 @@ def explained(doing: str) -> Iterator[None]:
             f"Cosmos DB could not be reached {doing}: {shorten(str(error))}. "
             "Check COSMOS_CONNECTION_STRING or COSMOS_ENDPOINT, and the network"
         ) from None
-
-
-async def properties(container: ContainerProxy) -> dict[str, Any]:
-    """Return the properties of a container, which has to be partitioned by tenant.
-
-    Raises:
-        ServiceUnavailable: it is missing or partitioned otherwise, or Cosmos DB refused or could not be reached.
-
-    """
-    with explained(f"while looking at container {container.id!r}"):
-        found = await container.read()
-    if (paths := found["partitionKey"]["paths"]) != ["/tenantId"]:
-        raise ServiceUnavailable(
-            f"container {container.id!r} is partitioned by {', '.join(paths)}, which cannot be changed: "
-            "create it anew with the partition key /tenantId"
-        )
-    return found

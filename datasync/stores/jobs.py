@@ -1,61 +1,57 @@
-"""The job queue: what the tick asks to be run."""
+"""The job queue."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
 from datasync.errors import ServiceUnavailable
-from datasync.model import Job
-from datasync.schedule import PlannedJob
+from datasync.model.job import PlannedJob
 
-LEAD = timedelta(seconds=2)
-"""How early a delayed job appears: as long as the host may take to look (maxPollingInterval in host.json)."""
-
-_SECOND = timedelta(seconds=1)  # the queue knows no fractions
+_SECOND = timedelta(seconds=1)  # the queue takes whole seconds
 _SENDS_AT_ONCE = 64
-_NEVER = -1  # seconds to live: a job waits as long as it takes
+_NEVER = -1  # a job does not expire
 
 
 class JobQueue:
     """The queue that triggers `run_flow`. Its client encodes in base64, as the trigger expects."""
 
-    def __init__(self, queue: QueueClient) -> None:
+    def __init__(self, queue: QueueClient, now: Callable[[], datetime]) -> None:
         self._queue = queue
+        self._now = now
         self._sends = asyncio.Semaphore(_SENDS_AT_ONCE)
 
-    async def send_all(self, planned: Sequence[PlannedJob], planned_at: float) -> None:
-        """Put jobs on the queue that were planned at a time of the event loop's clock, to appear LEAD before their own.
+    async def send_all(self, jobs: Iterable[PlannedJob]) -> None:
+        """Put jobs on the queue.
 
         Raises:
-            ExceptionGroup: of what `send` raises; some may have been sent.
+            ExceptionGroup: of the errors that `send` raises; some jobs may have been sent.
 
         """
 
-        async def send(each: PlannedJob) -> None:
+        async def send(job: PlannedJob) -> None:
             async with self._sends:
-                passed = timedelta(seconds=asyncio.get_running_loop().time() - planned_at)
-                early = (each.delay - passed - LEAD) // _SECOND * _SECOND
-                await self.send(each.job, max(early, timedelta()))
+                await self.send(job)
 
         async with asyncio.TaskGroup() as sending:
-            for each in planned:
-                sending.create_task(send(each))
+            for job in jobs:
+                sending.create_task(send(job))
 
-    async def send(self, job: Job, delay: timedelta = timedelta()) -> None:
-        """Put a job on the queue, hidden for `delay` (rounded up to whole seconds; at most 7 days).
+    async def send(self, job: PlannedJob) -> None:
+        """Put a job on the queue, hidden until its instant (rounded up to whole seconds; at most 7 days ahead).
 
         Raises:
-            ServiceUnavailable: the queue is missing, refused, or could not be reached.
+            ServiceUnavailable: the queue is missing, refused the request, or could not be reached.
 
         """
+        hidden = max(job.visible_at - self._now(), timedelta())
         with self._explained():
             await self._queue.send_message(
-                job.encode(), visibility_timeout=-(-delay // _SECOND) or None, time_to_live=_NEVER
+                job.message.encode(), visibility_timeout=-(-hidden // _SECOND) or None, time_to_live=_NEVER
             )
 
     async def ping(self) -> None:
@@ -65,28 +61,31 @@ class JobQueue:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what the queue answers, when it does not do as it is asked, into a sentence."""
+        """Turn an error of the queue into a sentence."""
+        name = self._queue.queue_name
         try:
             yield
         except ResourceNotFoundError:
             raise ServiceUnavailable(
-                f"queue {self._queue.queue_name!r} does not exist in {self._queue.url.partition('?')[0]}: create it "
-                f"(az storage queue create --name {self._queue.queue_name}), or correct QUEUE_NAME"
+                f"queue {name!r} does not exist in {self._queue.url.partition('?')[0]}: create it "
+                f"(az storage queue create --name {name}), or correct QUEUE_NAME"
             ) from None
         except HttpResponseError as error:
             status, why = error.status_code or type(error).__name__, str(error.message).partition("\n")[0].rstrip(".")
-            remedy = (
-                "Check the key in AzureWebJobsStorage, or give the app's identity the role Storage Queue Data "
-                "Contributor"
-                if error.status_code in (401, 403, None)
-                else "Correct QUEUE_NAME"
-                if error.status_code == HTTPStatus.BAD_REQUEST
-                else "It will be tried again"
-            )
             raise ServiceUnavailable(
-                f"queue {self._queue.queue_name!r} refused the request ({status}): {why}. {remedy}"
+                f"queue {name!r} refused the request ({status}): {why}. {_remedy(error.status_code)}"
             ) from None
         except AzureError as error:
             raise ServiceUnavailable(
-                f"queue {self._queue.queue_name!r} could not be reached: {error}. Check AzureWebJobsStorage"
+                f"queue {name!r} could not be reached: {error}. Check AzureWebJobsStorage"
             ) from None
+
+
+def _remedy(status: int | None) -> str:
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, None):
+        return (
+            "Check the key in AzureWebJobsStorage, or give the app's identity the role Storage Queue Data Contributor"
+        )
+    if status == HTTPStatus.BAD_REQUEST:
+        return "Correct QUEUE_NAME"
+    return "It will be tried again"

@@ -1,10 +1,10 @@
-"""The runs container: what is remembered from run to run, and a record of every attempt."""
+"""The runs container: the state of each flow of each tenant, and a record of each attempt."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from random import random
 
 from azure.core import MatchConditions
-from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
     CosmosResourceExistsError,
@@ -13,60 +13,85 @@ from azure.cosmos.exceptions import (
 from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable
-from datasync.model import FlowState, Run
-from datasync.stores.cosmos import RETRY_WRITE, explained, properties
+from datasync.model.run import RunRecord
+from datasync.model.state import FlowState
+from datasync.stores.cosmos import RETRY_WRITE, Container, explained
+
+_TRIES = 20
+_LONGEST_PAUSE = timedelta(milliseconds=200)
 
 
 class RunStore:
     """Flow states and run records, partitioned by `/tenantId`."""
 
-    def __init__(self, container: ContainerProxy, retention: timedelta) -> None:
+    def __init__(
+        self, container: Container, retention: timedelta, sleep: Callable[[timedelta], Awaitable[None]]
+    ) -> None:
         self._container = container
         self._retention = retention
+        self._sleep = sleep
 
     async def ping(self) -> None:
-        """Try the container. Raises ServiceUnavailable if it is not there, or not as it has to be."""
-        if "defaultTtl" not in await properties(self._container):
+        """Try the container. Raises ServiceUnavailable if it is missing, or is not set up as it must be."""
+        if "defaultTtl" not in await self._container.properties():
             raise ServiceUnavailable(
-                f"container {self._container.id!r} keeps run records for ever: "
-                "turn its time to live on, with no default (--ttl -1)"
+                f"container {self._container.name!r} keeps run records for ever: "
+                "turn its time to live on, without a default (--ttl -1)"
             )
 
     async def state(self, tenant_id: str, names: Sequence[str]) -> FlowState:
-        """Return what is remembered of a flow of a tenant; an empty state where it never ran.
+        """Return the state of a flow of a tenant; an empty state where the flow never ran.
 
-        The first of `names` is the flow's own; where nothing is kept under it, what an alias left is taken over.
+        The first of `names` is the flow's own. Where no state is stored under it, the state under an alias is used.
         """
+        container = await self._container.open()
         for name in names:
             empty = FlowState(tenant_id=tenant_id, flow_name=name)
             with explained(f"while reading the state of {tenant_id}/{name}"):
                 try:
-                    document = await self._container.read_item(empty.id, partition_key=tenant_id)
+                    document = await container.read_item(empty.id, partition_key=tenant_id)
                 except CosmosResourceNotFoundError:
                     continue
             state = FlowState.from_document(document)
             return state if name == names[0] else replace(state, flow_name=names[0], etag=None)
         return FlowState(tenant_id=tenant_id, flow_name=names[0])
 
-    async def finish(self, run: Run, window_end: datetime, names: Sequence[str]) -> None:
-        """Bring a flow's state up to date with a run that ended, then record the run. `names` are as for `state`."""
-        while not await self._save((await self.state(run.tenant_id, names)).after(run, window_end)):
-            pass  # another run of the flow ended in between: apply this one on top
-        await self.record(run)
+    async def apply(self, attempt: RunRecord, window_end: datetime | None, names: Sequence[str]) -> None:
+        """Bring a flow's state up to date with an attempt that ended. `names` are as for `state`.
 
-    async def record(self, run: Run) -> None:
-        """Record a run. The same attempt, recorded twice, is one record."""
-        with explained(f"while recording a run of {run.tenant_id}/{run.flow_name}"):
-            await self._container.upsert_item(run.document(self._retention), no_response=True, retry_write=RETRY_WRITE)
+        Applying an attempt twice changes nothing, so a write whose answer was lost is safe to repeat.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the state every time.
+
+        """
+        for _ in range(_TRIES):
+            state = await self.state(attempt.tenant_id, names)
+            changed = state.after(attempt, window_end)
+            if changed is state or await self._save(changed):
+                return
+            # Another attempt of the flow ended at the same time: apply this one on top.
+            await self._sleep(_LONGEST_PAUSE * random())  # noqa: S311 - spreads tries, protects nothing
+        raise ServiceUnavailable(
+            f"the state of {attempt.tenant_id}/{names[0]} was changed by others in each of {_TRIES} tries. "
+            "It will be tried again"
+        )
+
+    async def record(self, attempt: RunRecord) -> None:
+        """Record an attempt. The same attempt, recorded twice, is one record."""
+        container = await self._container.open()
+        with explained(f"while recording a run of {attempt.tenant_id}/{attempt.flow_name}"):
+            await container.upsert_item(attempt.document(self._retention), no_response=True, retry_write=RETRY_WRITE)
 
     async def _save(self, state: FlowState) -> bool:
-        """Write a state where nobody else has written since it was read; tell whether that was so."""
-        with explained(f"while keeping the state of {state.tenant_id}/{state.flow_name}"):
+        """Write a state unless somebody else has written since it was read; return whether it was written."""
+        container = await self._container.open()
+        with explained(f"while saving the state of {state.tenant_id}/{state.flow_name}"):
             try:
                 if state.etag is None:
-                    await self._container.create_item(state.document(), no_response=True, retry_write=RETRY_WRITE)
+                    await container.create_item(state.document(), no_response=True, retry_write=RETRY_WRITE)
                 else:
-                    await self._container.replace_item(
+                    await container.replace_item(
                         state.id,
                         state.document(),
                         etag=state.etag,
@@ -79,5 +104,5 @@ class RunStore:
             except CosmosResourceNotFoundError:
                 if state.etag is None:
                     raise
-                return False  # somebody deleted it
+                return False  # it was deleted meanwhile
         return True

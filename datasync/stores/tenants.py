@@ -1,146 +1,195 @@
-"""The tenants container: documents that people edit, of which the app only ever moves `nextRunUtc`."""
+"""The tenants container: documents that people edit. The app changes `nextRunUtc` and nothing else."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from azure.core import MatchConditions
-from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosResourceNotFoundError
-from msgspec.structs import replace
 
-from datasync.errors import TenantUnknown
-from datasync.model import FORBIDDEN_IN_IDS, Tenant
-from datasync.schedule import Advance
-from datasync.stores.cosmos import RETRY_WRITE, explained, properties
+from datasync.errors import ServiceUnavailable, TenantUnknown
+from datasync.model.decode import FORBIDDEN_IN_IDS
+from datasync.model.tenant import Tenant
+from datasync.model.times import utc_text
+from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
 PATCH_LIMIT = 10
 """Operations in one patch: https://learn.microsoft.com/azure/cosmos-db/partial-document-update-faq"""
 
 _PAGE = 100
+_TRIES = 20
 
-# It may select too much, never too little: schedule.plan decides. Times as the app writes them compare as text;
-# any other form, and whatever needs a person's attention, is selected every time.
+_ALL = "SELECT * FROM c"
+_CHANGED = "SELECT * FROM c WHERE c._ts >= @since"
+# Both comparisons are served by the tuple index /flows/[]/{enabled, nextRunUtc}/?. Times in the app's own form compare
+# as text; a tick rewrites any other form when it examines the edit that brought it.
 _DUE = """
 SELECT * FROM c
-WHERE c.type = 'Tenant' AND NOT IS_ARRAY(c.flows)
-OR NOT IS_STRING(c.type) AND IS_DEFINED(c.flows)
-OR c.type != 'Tenant' AND LOWER(c.type) = 'tenant'
-OR c.type = 'Tenant' AND EXISTS (
-    SELECT VALUE f FROM f IN c.flows
-    WHERE NOT IS_BOOL(f.enabled)
-    OR f.enabled AND f.nextRunUtc <= @horizon
-    OR f.enabled AND NOT IS_STRING(f.nextRunUtc)
-    OR f.enabled AND LENGTH(f.nextRunUtc) != 20
-    OR f.enabled AND SUBSTRING(f.nextRunUtc, 4, 1) != '-'
-    OR f.enabled AND SUBSTRING(f.nextRunUtc, 7, 1) != '-'
-    OR f.enabled AND SUBSTRING(f.nextRunUtc, 10, 1) != 'T'
-    OR f.enabled AND SUBSTRING(f.nextRunUtc, 13, 1) != ':'
-    OR f.enabled AND SUBSTRING(f.nextRunUtc, 16, 1) != ':'
-    OR f.enabled AND NOT ENDSWITH(f.nextRunUtc, 'Z')
-)
+WHERE EXISTS (SELECT VALUE f FROM f IN c.flows WHERE f.enabled = true AND f.nextRunUtc <= @horizon)
 """
 
 
-class Advanced(msgspec.Struct, frozen=True):
-    """What came of moving a tenant's flows forward."""
+class Move(msgspec.Struct, frozen=True):
+    """A new `nextRunUtc` for one entry."""
+
+    flow: str
+    """The entry's name."""
+    served: str | None
+    """`nextRunUtc` as it was when the move was decided."""
+    next_run: datetime
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """The result of moving a tenant's entries."""
 
     tenant: Tenant
-    """As it stands now."""
-    flows: int
-    """How many were moved; the others were edited meanwhile, and the edit stands."""
+    """The document as it is now."""
+    entries: int
+    """Entries moved; the others were edited meanwhile, and the edit stands."""
     conflicts: int
-    """How often somebody else had written in between."""
+    """Writes repeated because somebody else had written meanwhile."""
 
 
 class TenantStore:
     """Tenant documents, partitioned by `/tenantId`."""
 
-    def __init__(self, container: ContainerProxy) -> None:
+    def __init__(self, container: Container) -> None:
         self._container = container
+        self._written: dict[str, str] = {}
+        """ETags of documents as this process wrote them last, by tenant."""
 
     async def ping(self) -> None:
-        """Try the container. Raises ServiceUnavailable if it is not there, or not as it has to be."""
-        await properties(self._container)
+        """Try the container. Raises ServiceUnavailable if it is missing, or is not set up as it must be."""
+        await self._container.properties()
 
-    async def due(self, horizon: datetime) -> AsyncIterator[list[Mapping[str, Any]]]:
-        """Yield the documents that have something to do up to an instant, page by page, as they are stored."""
-        with explained("while looking for due tenants"):
-            pages = self._container.query_items(
-                _DUE, parameters=[{"name": "@horizon", "value": _utc_text(horizon)}], max_item_count=_PAGE
-            ).by_page()
-            async for page in pages:
-                yield [document async for document in page]
+    async def all(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield every document of the container, page by page."""
+        async for page in self._pages(_ALL):
+            yield page
+
+    async def changed_or_due(self, since: int, horizon: datetime) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield the documents changed since a time, and those with an enabled entry due by the horizon, page by page.
+
+        Documents as this process wrote them last are left out, unless an entry is due: nobody has edited them.
+
+        Args:
+            since: Seconds since 1970 by the clock of Cosmos DB, as in `_ts`.
+            horizon: The latest `nextRunUtc` that is due (aware).
+
+        """
+        text = utc_text(horizon)
+        seen: set[tuple[Any, Any]] = set()
+        async for page in self._pages(_CHANGED, since=since):
+            edited = [document for document in page if not self._wrote(document) or _is_due(document, text)]
+            seen.update(_version(document) for document in edited)
+            yield edited
+        # A separate query, since an OR of the two conditions is not sure to use both indexes.
+        async for page in self._pages(_DUE, horizon=text):
+            yield [document for document in page if _version(document) not in seen]
 
     async def get(self, tenant_id: str) -> Tenant:
         """Return a tenant.
 
         Raises:
-            TenantUnknown: there is no such document.
-            TenantInvalid: it cannot be used as it is.
+            TenantUnknown: it has no document.
+            TenantInvalid: its document cannot be used.
 
         """
-        unknown = TenantUnknown(
-            f"there is no tenant {tenant_id!r} in container {self._container.id!r}: "
-            "create its document, or correct the tenantId"
-        )
-        if any(character in tenant_id for character in FORBIDDEN_IN_IDS):
-            raise unknown
-        with explained(f"while reading tenant {tenant_id!r}"):
-            try:
-                document = await self._container.read_item(tenant_id, partition_key=tenant_id)
-            except CosmosResourceNotFoundError:
-                raise unknown from None
-        return Tenant.from_document(document)
+        return Tenant.from_document(await self._read(tenant_id))
 
-    async def advance(self, tenant: Tenant, advances: Sequence[Advance]) -> Advanced:
-        """Move `nextRunUtc` of up to PATCH_LIMIT flows, leaving everything else as it is.
+    async def has_entry(self, tenant_id: str, names: Collection[str]) -> bool:
+        """Return whether a tenant's document, readable as a whole or not, has an entry under one of these names."""
+        try:
+            flows = (await self._read(tenant_id)).get("flows")
+        except TenantUnknown:
+            return False
+        entries = flows if isinstance(flows, list) else []
+        return any(isinstance(entry, dict) and entry.get("name") in names for entry in entries)
 
-        A flow whose `nextRunUtc` is no longer the one that was served stays as the person who changed it wants it.
+    async def move(self, tenant: Tenant, moves: Sequence[Move]) -> Moved:
+        """Set `nextRunUtc` of up to PATCH_LIMIT entries, and leave everything else as it is.
+
+        An entry whose `nextRunUtc` was edited meanwhile stays as it was edited.
 
         Raises:
-            TenantUnknown, TenantInvalid: the document vanished, or was broken, meanwhile.
+            TenantUnknown, TenantInvalid: the document was deleted, or made unusable, meanwhile.
+            ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the document every time.
 
         """
-        left = [*advances]
-        conflicts = 0
-        while left:
+        container = await self._container.open()
+        for conflicts in range(_TRIES):
+            left = [*_as_served(tenant, moves)]
+            if not left:
+                return Moved(tenant=tenant, entries=0, conflicts=conflicts)
             with explained(f"while scheduling tenant {tenant.id!r}"):
                 try:
-                    document = await self._container.patch_item(
+                    document = await container.patch_item(
                         tenant.id,
                         partition_key=tenant.id,
                         patch_operations=[
-                            {
-                                "op": "set",
-                                "path": f"/flows/{advance.flow.index}/nextRunUtc",
-                                "value": _utc_text(advance.next_run),
-                            }
-                            for advance in left
+                            {"op": "set", "path": f"/flows/{index}/nextRunUtc", "value": utc_text(move.next_run)}
+                            for index, move in left
                         ],
                         etag=tenant.etag,
                         match_condition=MatchConditions.IfNotModified,
                         retry_write=RETRY_WRITE,
                     )
                 except CosmosAccessConditionFailedError:
-                    conflicts += 1
-                else:
-                    return Advanced(tenant=Tenant.from_document(document), flows=len(left), conflicts=conflicts)
-            tenant = await self.get(tenant.id)
-            left = [*_still_as_served(tenant, left)]
-        return Advanced(tenant=tenant, flows=0, conflicts=conflicts)
+                    tenant = await self.get(tenant.id)
+                    continue
+            moved = Tenant.from_document(document)
+            self._written[moved.id] = moved.etag
+            return Moved(tenant=moved, entries=len(left), conflicts=conflicts)
+        raise ServiceUnavailable(
+            f"tenant {tenant.id!r} was changed by others in each of {_TRIES} tries to schedule it. "
+            "It will be tried again"
+        )
+
+    async def _read(self, tenant_id: str) -> dict[str, Any]:
+        container = await self._container.open()
+        unknown = TenantUnknown(
+            f"there is no tenant {tenant_id!r} in container {self._container.name!r}: "
+            "create its document, or correct the tenantId"
+        )
+        if any(character in tenant_id for character in FORBIDDEN_IN_IDS):
+            raise unknown
+        with explained(f"while reading tenant {tenant_id!r}"):
+            try:
+                return dict(await container.read_item(tenant_id, partition_key=tenant_id))
+            except CosmosResourceNotFoundError:
+                raise unknown from None
+
+    async def _pages(self, query: str, **parameters: object) -> AsyncIterator[list[dict[str, Any]]]:
+        container = await self._container.open()
+        with explained("while looking for tenants"):
+            pages = container.query_items(
+                query,
+                parameters=[{"name": f"@{name}", "value": value} for name, value in parameters.items()],
+                max_item_count=_PAGE,
+            ).by_page()
+            async for page in pages:
+                yield [document async for document in page]
+
+    def _wrote(self, document: Mapping[str, Any]) -> bool:
+        written = self._written.get(str(document.get("id")))
+        return written is not None and written == document.get("_etag")
 
 
-def _still_as_served(tenant: Tenant, advances: Sequence[Advance]) -> Iterator[Advance]:
-    """Yield those advances whose flow nobody touched, with the flow as it stands now."""
-    now = {flow.name: flow for flow in tenant.flows}
-    for advance in advances:
-        flow = now.get(advance.flow.name)
-        if flow and flow.next_run_text == advance.flow.next_run_text:
-            yield replace(advance, flow=flow)
+def _version(document: Mapping[str, Any]) -> tuple[Any, Any]:
+    return document.get("_rid"), document.get("_etag")
 
 
-def _utc_text(instant: datetime) -> str:
-    """Write an instant as `nextRunUtc` holds it: whole seconds, with Z."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _is_due(document: Mapping[str, Any], horizon: str) -> bool:
+    """Return whether an enabled entry of a document that this process wrote is due."""
+    entries = (entry for entry in document["flows"] if isinstance(entry, dict) and entry.get("enabled") is True)
+    return any(str(entry.get("nextRunUtc") or "") <= horizon for entry in entries)
+
+
+def _as_served(tenant: Tenant, moves: Sequence[Move]) -> Iterator[tuple[int, Move]]:
+    """Yield the moves whose entry nobody has edited, each with the entry's present index."""
+    entries = {entry.name: entry for entry in tenant.flows}
+    for move in moves:
+        entry = entries.get(move.flow)
+        if entry and entry.next_run_text == move.served:
+            yield entry.index, move

@@ -10,7 +10,8 @@ from pathlib import Path
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 
-from datasync.services import ping
+from datasync.health import ping as ping_services
+from datasync.services import Services
 from datasync.settings import Settings
 from localdev.hosting import ROOT
 from localdev.keyvault import KeyVault
@@ -32,6 +33,15 @@ async def check(*arguments: str, **environ: str) -> tuple[int, list[str]]:
     output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode().splitlines()
+
+
+async def ping(settings: Settings) -> dict[str, str]:
+    """Ping the services of these settings."""
+    services = Services(settings)
+    try:
+        return await ping_services(services)
+    finally:
+        await services.close()
 
 
 def services(world: World) -> list[str]:
@@ -94,7 +104,7 @@ async def test_services_fail_one_by_one(world: World, vault: KeyVault) -> None:
     tenants, runs, queue, poison, key_vault = answers.values()
     assert [*answers] == services(world)
     assert tenants == runs
-    assert tenants.startswith("Cosmos DB could not be reached on connecting")
+    assert tenants.startswith("Cosmos DB could not be reached while connecting")
     assert "Check COSMOS_CONNECTION_STRING or COSMOS_ENDPOINT, and the network" in tenants
     assert (queue, poison) == ("ok", "ok")
     assert "give the app's identity the role Key Vault Secrets User" in key_vault
@@ -110,7 +120,7 @@ async def test_a_setting_no_client_takes_is_an_answer_too(world: World) -> None:
     assert len(wrong) == 2
     for answer in wrong:
         assert answer.startswith("AzureWebJobsStorage cannot be used (")
-        assert "Copy it anew" in answer
+        assert "Copy it again" in answer
 
 
 async def test_a_container_that_would_not_do_is_told(world: World) -> None:
@@ -127,7 +137,7 @@ async def test_a_container_that_would_not_do_is_told(world: World) -> None:
     tenants, runs, *others = (await ping(settings)).values()
 
     assert "'by-id' is partitioned by /id" in tenants
-    assert "create it anew with the partition key /tenantId" in tenants
+    assert "create it again with the partition key /tenantId" in tenants
     assert "'for-ever' keeps run records for ever: turn its time to live on" in runs
     assert others == ["ok", "ok"]
 

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 import pytest_asyncio
 
 from datasync import FlowRegistry
-from datasync.model import Message
-from datasync.orchestrate import tick
-from datasync.run import run_job
-from datasync.services import Credential, Services, cosmos_client, queue_client
-from datasync.settings import Service, Settings
+from datasync.clients import Credential, cosmos_client, queue_client
+from datasync.model.job import QueueMessage
+from datasync.services import Services
+from datasync.settings import Account, Settings
 from localdev.azurite import azurite
 from localdev.cosmos import cosmos
 from localdev.errors import NodeMissing
@@ -20,6 +19,7 @@ from localdev.provision import provision
 from localdev.tls import Certificates
 from tests.conftest import missing
 from tests.documents import document, entry
+from tests.stages import FakeClock, run_job, tick
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
 
@@ -59,11 +59,11 @@ async def test_the_whole_pipeline_runs_without_a_key(settings: Settings, vault: 
         tokens.append(await kv.secret("crm", "token"))
 
     assert (settings.storage, settings.cosmos) == (
-        Service(url=settings.storage.url),
-        Service(url=settings.cosmos.url),
+        Account(setting="AzureWebJobsStorage__queueServiceUri", url=settings.storage.url),
+        Account(setting="COSMOS_ENDPOINT", url=settings.cosmos.url),
     )
     credential = Credential()
-    services = await Services.connect(settings)
+    services = Services(settings, FakeClock())
     try:
         async with (
             cosmos_client(settings.cosmos, credential) as client,
@@ -71,10 +71,10 @@ async def test_the_whole_pipeline_runs_without_a_key(settings: Settings, vault: 
         ):
             tenants = client.get_database_client("flowsync").get_container_client("tenants")
             await tenants.upsert_item(document("tenant-1", entry("reads-a-secret")))
-            await tick(services, NOW)
+            await tick(services, NOW, registry)
             (message,) = [message async for message in queue.receive_messages()]
             body = json.dumps({"tenantId": "tenant-1", "flowName": "reads-a-secret"}).encode()
-            run = await run_job(services, registry, Message(message.id, body, 1, NOW), NOW)
+            run = await run_job(services, registry, QueueMessage(message.id, body, 1, NOW), NOW)
     finally:
         await services.close()
         await credential.close()

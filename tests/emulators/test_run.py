@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import pytest
@@ -12,20 +13,21 @@ from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClient
 from datasync.errors import FlowFailed, FlowUnknown, ServiceUnavailable, StateInvalid, TenantInvalid, TenantUnknown
-from datasync.model import FlowState, Job, Message, Run
-from datasync.run import run_job
+from datasync.model.job import JobMessage, QueueMessage
+from datasync.model.state import FlowState
 from datasync.services import Services
-from datasync.stores.runs import RunStore
 from localdev.keyvault import KeyVault
 from tests.documents import document, entry
+from tests.faults import Killed, Request, Wire, to
+from tests.stages import run_job
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
 
 
-def message(attempt: int = 1, **fields: Any) -> Message:
-    job = Job(**{"tenant_id": "t", "flow_name": "flow", "scheduled_utc": NOW, "run_id": "r-1", **fields})
-    return Message("m-1", job.encode().encode(), attempt, NOW)
+def message(attempt: int = 1, **fields: Any) -> QueueMessage:
+    job = JobMessage(**{"tenant_id": "t", "flow_name": "flow", "scheduled_utc": NOW, "run_id": "r-1", **fields})
+    return QueueMessage("m-1", job.encode().encode(), attempt, NOW)
 
 
 def registered(function: Callable[..., Awaitable[None]], **options: Any) -> FlowRegistry:
@@ -162,20 +164,21 @@ async def test_a_number_that_is_none_fails_in_the_flow(world: World, services: S
         await run_job(services, registered(flow), message(), NOW)
 
 
-async def test_a_success_that_cannot_be_recorded_is_told(
-    world: World, services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_success_that_cannot_be_recorded_is_logged(
+    world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The message comes back, and the log says FAIL and why."""
-
-    async def refused(self: RunStore, run: Run) -> None:
-        raise ServiceUnavailable("Cosmos DB answered 503")
-
+    """The message comes back, and the log has the ending and the reason."""
     await world.put(document("t", entry("flow")))
-    monkeypatch.setattr(RunStore, "record", refused)
-    with pytest.raises(ServiceUnavailable):
-        await run_job(services, registered(succeed), message(), NOW)
 
-    assert "FAIL t/flow: ServiceUnavailable: Cosmos DB answered 503" in caplog.text
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        wire.refuse = True
+
+    with pytest.raises(ServiceUnavailable):
+        await run_job(services, registered(flow), message(), NOW)
+
+    assert "UNAVAILABLE t/flow ended (succeeded), which could not be recorded: Cosmos DB could not be" in caplog.text
+    wire.refuse = False
+    assert await world.records() == []
 
 
 async def test_a_state_that_was_edited_badly_is_named(world: World, services: Services) -> None:
@@ -282,7 +285,7 @@ async def test_what_cannot_be_run_is_recorded_with_its_reason(world: World, serv
             await run_job(services, registered(succeed), message(**fields), NOW)
 
     errors = {record["runId"]: record["error"] for record in await world.records()}
-    assert "no flow is named 'fow'. Known flows: 'flow'" in errors["r-1"]
+    assert "no flow is named 'fow'; did you mean 'flow'? Known flows: 'flow'" in errors["r-1"]
     assert "there is no tenant 'nobody' in container 'tenants': create its document" in errors["r-2"]
     assert "there is no tenant 'a/b'" in errors["r-3"]
     assert "flows[0].enabled: expected true or false, without quotes" in errors["r-4"]
@@ -307,22 +310,20 @@ async def test_consecutive_failures_are_counted_until_a_success(world: World, se
 
 
 async def test_a_failure_that_cannot_be_recorded_is_still_raised(
-    world: World, services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the host has to hear of is the flow's own failure; that the record is missing stands in the log."""
+    """The host hears of the flow's own failure; the log has it too, with its traceback."""
 
-    async def fail(tenant_id: str, kv: SecretClient) -> None:
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        wire.refuse = True
         raise OSError("down")
 
-    async def refused(self: RunStore, run: Run) -> None:
-        raise ServiceUnavailable("Cosmos DB answered 429")
-
     await world.put(document("t", entry("flow")))
-    monkeypatch.setattr(RunStore, "record", refused)
     with pytest.raises(FlowFailed, match="OSError: down"):
-        await run_job(services, registered(fail), message(), NOW)
+        await run_job(services, registered(flow), message(), NOW)
 
-    assert "the failure of t/flow could not be recorded: Cosmos DB answered 429" in caplog.text
+    assert "UNAVAILABLE t/flow ended (failed: OSError: down), which could not be recorded: Cosmos DB" in caplog.text
+    assert "test_run.py" in caplog.text
 
 
 async def test_runs_that_end_at_once_do_not_overwrite_each_others_state(world: World, services: Services) -> None:
@@ -341,57 +342,157 @@ async def test_runs_that_end_at_once_do_not_overwrite_each_others_state(world: W
     assert len(await world.records()) == 8
 
 
-class Killed(BaseException):
-    """What a killed worker looks like from the inside: nothing after this point happens."""
+def writes_state(method: str) -> Callable[[Request], bool]:
+    return to(method, "/docs", "FlowState")
 
 
-@pytest.mark.parametrize("method", ["state", "_save", "record"])
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_run_killed_anywhere_is_made_again(
-    world: World, services: Services, monkeypatch: pytest.MonkeyPatch, method: str, when: str
+@pytest.mark.parametrize("outcome", ["failed", "succeeded"])
+async def test_an_attempt_is_applied_once_though_answers_are_lost(
+    world: World, wire: Wire, services: Services, outcome: str
 ) -> None:
-    """The message comes back; in the end there is a recorded success, and the window has moved once."""
+    """A state write that took effect, and whose answer was lost, is recognised when it is repeated."""
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        if outcome == "failed":
+            raise OSError("down")
+
     await world.put(document("t", entry("flow")))
-    original = getattr(RunStore, method)
+    states = []
+    for attempt, write in enumerate(("POST", "PUT"), start=1):
+        wire.lose_answer(writes_state(write))
+        with suppress(FlowFailed):
+            await run_job(services, registered(flow), message(attempt), NOW)
+        states.append(await services.runs.state("t", ["flow"]))
 
-    async def killed(self: RunStore, *arguments: Any) -> Any:
-        if when == "after":
-            await original(self, *arguments)
-        raise Killed
+    assert [state.consecutive_failures for state in states] == ([1, 2] if outcome == "failed" else [0, 0])
+    assert [record["outcome"] for record in await world.records()] == [outcome, outcome]
 
-    monkeypatch.setattr(RunStore, method, killed)
-    with pytest.raises(Killed):
-        await run_job(services, registered(succeed), message(1), NOW)
-    monkeypatch.setattr(RunStore, method, original)
-    await run_job(services, registered(succeed), message(2), NOW)
 
-    records = await world.records()
-    assert records[-1]["outcome"] == "succeeded"
-    assert {record["runId"] for record in records} == {"r-1"}
-    assert (await services.runs.state("t", ["flow"])).window_end_utc == NOW
+async def test_a_state_that_changes_all_the_time_is_given_up(world: World, wire: Wire, services: Services) -> None:
+    """The tries to write it are bounded, and the message comes back."""
+    await world.put(document("t", entry("flow")))
+    await run_job(services, registered(succeed), message(), NOW)
+
+    async def touch() -> None:
+        state = await world.runs.read_item("state-flow", partition_key="t")
+        await world.runs.upsert_item(dict(state))
+
+    wire.before_each(writes_state("PUT"), touch)
+    with pytest.raises(ServiceUnavailable, match="the state of t/flow was changed by others in each of 20 tries"):
+        await run_job(services, registered(succeed), message(run_id="r-2"), NOW)
+
+
+async def test_a_run_killed_at_any_request_is_made_again(world: World, wire: Wire, services: Services) -> None:
+    """The message comes back; in the end there is a recorded success, and the window has moved once."""
+    await services.runs.state("t", ["flow"])  # connects
+    killed = 0
+    for answered in (False, True):
+        for number in count(1):
+            tenant = f"t-{answered}-{number}"
+            await world.put(document(tenant, entry("flow")))
+            wire.kill_at(number, answered=answered)
+            try:
+                await run_job(services, registered(succeed), message(1, tenant_id=tenant), NOW)
+            except Killed:
+                killed += 1
+            else:
+                break
+            wire.heal()
+            await run_job(services, registered(succeed), message(2, tenant_id=tenant), NOW)
+
+            records = await world.records(tenant)
+            assert records[-1]["outcome"] == "succeeded"
+            assert {record["runId"] for record in records} == {"r-1"}
+            assert (await services.runs.state(tenant, ["flow"])).window_end_utc == NOW
+        wire.heal()
+    assert killed >= 8
 
 
 async def test_a_deferral_killed_before_it_is_enqueued_is_not_lost(
-    world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+    world: World, wire: Wire, services: Services
 ) -> None:
     """The message that asked to be put back comes back itself, and the flow decides again."""
 
     async def later(tenant_id: str, kv: SecretClient) -> None:
         raise RetryLater(timedelta(hours=1), "asked too often")
 
-    async def killed(*_: object) -> None:
-        raise Killed
-
     await world.put(document("t", entry("flow")))
-    send = services.jobs.send
-    monkeypatch.setattr(services.jobs, "send", killed)
+    wire.kill_before(to("POST", "/messages"))
     with pytest.raises(Killed):
         await run_job(services, registered(later), message(1), NOW)
-    monkeypatch.setattr(services.jobs, "send", send)
+    wire.heal()
     await run_job(services, registered(later), message(2), NOW)
 
     assert (await world.jobs.get_queue_properties()).approximate_message_count == 1
     assert [record["outcome"] for record in await world.records()] == ["deferred", "deferred"]
+
+
+async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(world: World, wire: Wire, services: Services) -> None:
+    """Its record says that the queue was unavailable, and the message comes back."""
+
+    async def later(tenant_id: str, kv: SecretClient) -> None:
+        raise RetryLater(timedelta(hours=1), "asked too often")
+
+    await world.put(document("t", entry("flow")))
+    await world.jobs.delete_queue()
+    try:
+        with pytest.raises(ServiceUnavailable, match="does not exist"):
+            await run_job(services, registered(later), message(1), NOW)
+    finally:
+        await world.jobs.create_queue()
+
+    (record,) = await world.records()
+    assert (record["outcome"], record["attempt"]) == ("failed", 1)
+    assert "does not exist" in record["error"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "job", "failures"),
+    [
+        ([entry("gone")], "gone", 1),
+        ([entry("flow", enabled="yes")], "flow", 1),
+        ("not a list", "flow", None),
+        ([entry("another")], "gone", None),
+    ],
+    ids=["an unknown flow", "an entry that cannot be read", "no entry at all", "an unknown flow without entry"],
+)
+async def test_a_failure_before_the_flow_starts_counts_where_the_tenant_has_the_entry(
+    world: World, services: Services, entries: Any, job: str, failures: int | None
+) -> None:
+    """A flow that cannot start is failing. A message for a flow that the tenant does not have leaves no state."""
+    await world.put({**document("t"), "flows": entries})
+
+    with pytest.raises((FlowUnknown, TenantInvalid)):
+        await run_job(services, registered(succeed), message(flow_name=job), NOW)
+
+    state = await services.runs.state("t", [job])
+    assert (state.consecutive_failures or None, state.last_outcome) == (failures, failures and "failed")
+
+
+async def test_an_invalid_tenant_counts_in_the_flow_that_could_not_start(world: World, services: Services) -> None:
+    """The document as a whole cannot be used, and its entry still names the flow."""
+    await world.put(document("t", entry("flow"), timezone=5))
+
+    with pytest.raises(TenantInvalid, match="timezone: expected an IANA name"):
+        await run_job(services, registered(succeed), message(), NOW)
+
+    assert (await services.runs.state("t", ["flow"])).consecutive_failures == 1
+
+
+async def test_an_unavailable_service_counts_in_no_state(
+    world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage says nothing about the flow: the log has an event, the record the reason, and the state stays."""
+    await world.put(document("t", entry("flow")))
+    await run_job(services, registered(succeed), message(), NOW)
+    wire.refuse_all(to("GET", "/docs/t/"))
+
+    with pytest.raises(ServiceUnavailable):
+        await run_job(services, registered(succeed), message(run_id="r-2"), NOW)
+
+    assert "UNAVAILABLE t/flow did not start: Cosmos DB could not be reached while reading tenant 't'" in caplog.text
+    state = await services.runs.state("t", ["flow"])
+    assert (state.consecutive_failures, state.last_outcome) == (0, "succeeded")
 
 
 async def test_flow_state_never_expires_and_records_do(world: World, services: Services) -> None:

@@ -13,10 +13,11 @@ from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import TenantSecretClient
 from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable, SettingsInvalid
-from datasync.secrets import Vault
+from datasync.flow.secrets import Vault
 from datasync.services import Services
 from datasync.settings import Settings
 from localdev.keyvault import KeyVault
+from tests.stages import FakeClock
 from tests.waiting import wait_until
 from tests.world import World
 
@@ -183,7 +184,7 @@ async def test_an_unreachable_vault_is_named_with_its_setting(vault: KeyVault) -
 
 async def test_without_a_vault_the_first_read_names_the_setting(world: World) -> None:
     """An app whose flows read no secret needs no vault; one that does is told which setting is missing."""
-    services = await Services.connect(Settings.from_environ({**world.environ, "KEY_VAULT_URI": ""}))
+    services = Services(Settings.from_environ({**world.environ, "KEY_VAULT_URI": ""}), FakeClock())
     kv = TenantSecretClient("acme", services.vault, lambda *_: None)
 
     with pytest.raises(SettingsInvalid, match="KEY_VAULT_URI: missing, and a flow reads a secret"):

@@ -1,62 +1,77 @@
-"""The services of a process: made late, once, and closed."""
+"""The services of a process: made at the first use, once, and closed."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
 
 import httpx
 import pytest
-import pytest_asyncio
 from httpx_retries import Retry
 
-from datasync import services as module
-from datasync.errors import SettingsInvalid
-from datasync.http import new_client
-from datasync.services import services
+from datasync.errors import ServiceUnavailable, SettingsInvalid
+from datasync.flow.http import HttpStory, new_client
+from datasync.model.state import FlowState
+from datasync.services import Services, services
+from tests.faults import Wire
 from tests.world import World
 
 
-@pytest_asyncio.fixture
-async def unconnected() -> AsyncGenerator[None]:
+@pytest.fixture
+def new_process() -> Iterator[None]:
     """Start without services, as a new process does, and leave none behind."""
     services.cache_clear()
     yield
-    if services.cache_info().currsize:
-        await (await services()).close()
     services.cache_clear()
 
 
-async def test_invocations_share_one_set_of_clients(
-    unconnected: None, world: World, monkeypatch: pytest.MonkeyPatch
+def test_invocations_share_one_set_of_services(
+    new_process: None, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many invocations come first at once, they connect once."""
+    """Every invocation of a process gets the same services."""
     for name, value in world.environ.items():
         monkeypatch.setenv(name, value)
 
-    first, *others = await asyncio.gather(*[services() for _ in range(20)])
-
-    assert all(other is first for other in others)
-    assert await services() is first
+    assert services() is services()
 
 
-async def test_a_failure_to_connect_is_not_kept(
-    unconnected: None, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once the setting is mended, the next invocation connects."""
+def test_wrong_settings_are_read_again(new_process: None, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the setting is corrected, the next invocation gets its services."""
     for name, value in world.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("COSMOS_CONNECTION_STRING", "")
     with pytest.raises(SettingsInvalid, match="COSMOS_CONNECTION_STRING: missing"):
-        await services()
+        services()
 
     monkeypatch.setenv("COSMOS_CONNECTION_STRING", world.environ["COSMOS_CONNECTION_STRING"])
 
-    assert isinstance(await services(), module.Services)
+    assert services().settings.cosmos.connection_string
+
+
+async def test_nothing_connects_before_its_first_use(world: World, wire: Wire, services: Services) -> None:
+    """Many invocations that come at the same time connect once, and check a container once."""
+    assert wire.requests == []
+
+    states = await asyncio.gather(*[services.runs.state(f"t-{n}", ["weather"]) for n in range(20)])
+
+    assert states == [FlowState(tenant_id=f"t-{n}", flow_name="weather") for n in range(20)]
+    checks = [url for method, url, _ in wire.requests if method == "GET" and url.endswith("/colls/runs/")]
+    assert len(checks) == 1
+
+
+async def test_a_failure_to_connect_is_not_kept(world: World, wire: Wire, services: Services) -> None:
+    """After an outage, the next use connects."""
+    wire.refuse = True
+    with pytest.raises(ServiceUnavailable, match="Cosmos DB could not be reached while connecting"):
+        await services.runs.state("t", ["weather"])
+
+    wire.refuse = False
+
+    assert await services.runs.state("t", ["weather"]) == FlowState(tenant_id="t", flow_name="weather")
 
 
 async def test_closed_services_hold_nothing_open(world: World) -> None:
-    """After close(), the flows' HTTP connections are closed, and closing again does no harm."""
-    connected = await module.Services.connect(world.settings)
-    client, once = new_client(connected.http_transport), {"retry": Retry(total=0)}
+    """After close(), the HTTP connections of the flows are closed, and closing again does no harm."""
+    connected = Services(world.settings)
+    client, once = new_client(connected.http_transport, HttpStory()), {"retry": Retry(total=0)}
     with pytest.raises(httpx.TransportError):
         await client.get("http://127.0.0.1:1/", extensions=once)
     await connected.close()

@@ -2,20 +2,19 @@
 
 import asyncio
 import json
-from collections import Counter
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import count
 
 import pytest
 
 from datasync.errors import ServiceUnavailable
-from datasync.model import Job
-from datasync.orchestrate import Tally, tick
 from datasync.services import Services
 from datasync.settings import Settings
-from datasync.stores.jobs import JobQueue
-from datasync.stores.tenants import TenantStore
+from datasync.tick.tick import Tally
 from tests.documents import document, entry
+from tests.faults import Killed, Wire, to
+from tests.stages import FakeClock, tick
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
@@ -27,32 +26,17 @@ async def run_ids(world: World) -> list[str]:
     return [json.loads(body)["runId"] for body in await world.take()]
 
 
+SENT = to("POST", "/messages")
+
+
 class TestConflicts:
-    """A person saves the document between the tick's read and its write."""
+    """Somebody saves the document between the tick's read and its write."""
 
-    @staticmethod
-    def edited_after_enqueueing(
-        world: World, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any] | None, flows: list[dict[str, Any]]
-    ) -> None:
-        """Save the document, with other flow entries, right after the first job was enqueued."""
-        send = JobQueue.send
-        edited = False
-
-        async def send_then_edit(self: JobQueue, job: Job, delay: timedelta = timedelta()) -> None:
-            nonlocal edited
-            await send(self, job, delay)
-            if not edited:
-                edited = True
-                await world.put({**document("tenant-1", *flows), **(change or {})})
-
-        monkeypatch.setattr(JobQueue, "send", send_then_edit)
-
-    async def test_another_field_is_edited(
-        self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_another_field_is_edited(self, world: World, wire: Wire, services: Services) -> None:
         """The edit stays, the flow is moved on, and nothing is enqueued twice."""
-        await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
-        self.edited_after_enqueueing(world, monkeypatch, {"name": "Renamed"}, [entry(nextRunUtc=DUE)])
+        before, edited = (document("tenant-1", entry(nextRunUtc=DUE), name=name) for name in ("Acme", "Renamed"))
+        await world.put(before)
+        wire.after(SENT, lambda: world.put(edited))
 
         tally = await tick(services, NOW)
 
@@ -61,25 +45,21 @@ class TestConflicts:
         assert (tally.enqueued, tally.advanced, tally.conflicts) == (1, 1, 1)
         assert len(await world.take()) == 1
 
-    async def test_next_run_itself_is_edited(
-        self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The person's `nextRunUtc` stands."""
+    async def test_next_run_itself_is_edited(self, world: World, wire: Wire, services: Services) -> None:
+        """The edited `nextRunUtc` stands."""
         await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
-        self.edited_after_enqueueing(world, monkeypatch, None, [entry(nextRunUtc="2030-01-01T00:00:00Z")])
+        wire.after(SENT, lambda: world.put(document("tenant-1", entry(nextRunUtc="2030-01-01T00:00:00Z"))))
 
         tally = await tick(services, NOW)
 
         assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] == "2030-01-01T00:00:00Z"
         assert (tally.enqueued, tally.advanced, tally.conflicts) == (1, 0, 1)
 
-    async def test_entries_are_reordered(
-        self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Each flow is found again by its name, and the one that was added is left alone."""
+    async def test_entries_are_reordered(self, world: World, wire: Wire, services: Services) -> None:
+        """Each entry is found again by its name, and an entry that was added is left alone."""
         first, second = entry("first", nextRunUtc=DUE), entry("second", nextRunUtc="2030-01-01T00:00:00Z")
         await world.put(document("tenant-1", first, second))
-        self.edited_after_enqueueing(world, monkeypatch, None, [second, first])
+        wire.after(SENT, lambda: world.put(document("tenant-1", second, first)))
 
         await tick(services, NOW)
 
@@ -88,74 +68,56 @@ class TestConflicts:
             ("first", "2025-08-23T13:00:00Z"),
         ]
 
-    async def test_the_tenant_is_deleted(
-        self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_the_tenant_is_deleted(self, world: World, wire: Wire, services: Services) -> None:
         """It is counted as failed, and the others are served."""
         await world.put(document("tenant-1", entry(nextRunUtc=DUE)), document("tenant-2", entry(nextRunUtc=DUE)))
-        advance = TenantStore.advance
-
-        async def vanished(self: TenantStore, tenant: Any, advances: Any) -> Any:
-            if tenant.id == "tenant-1":
-                await world.tenants.delete_item("tenant-1", partition_key="tenant-1")
-            return await advance(self, tenant, advances)
-
-        monkeypatch.setattr(TenantStore, "advance", vanished)
+        its_job = to("POST", "/messages", b64encode(b'{"tenantId":"tenant-1').decode())
+        wire.after(its_job, lambda: world.tenants.delete_item("tenant-1", partition_key="tenant-1"))
 
         tally = await tick(services, NOW)
 
         assert (tally.enqueued, tally.advanced, tally.failed) == (2, 1, 1)
 
+    async def test_a_document_that_changes_all_the_time_is_left_to_the_next_tick(
+        self, world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The tries are bounded, and the tick ends."""
+        await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
+        wire.before_each(to("PATCH", "/docs/tenant-1"), lambda: world.put(document("tenant-1", entry(nextRunUtc=DUE))))
 
-class Killed(BaseException):
-    """What a killed worker looks like from the inside: nothing after this point happens."""
+        tally = await tick(services, NOW)
+
+        assert (tally.enqueued, tally.advanced, tally.failed) == (1, 0, 1)
+        assert "'tenant-1' was changed by others in each of 20 tries" in caplog.text
 
 
-async def test_a_tick_killed_before_it_moves_next_run_repeats_the_same_decision(
-    world: World, services: Services, monkeypatch: pytest.MonkeyPatch
+async def test_a_tick_killed_at_any_request_is_repeated_with_the_same_run_ids(
+    world: World, wire: Wire, services: Services
 ) -> None:
-    """The message is there twice, under one run id; nothing is lost."""
-    await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
+    """Nothing is lost: each flow has one run id, on one message or more, and its next run is in the future."""
+    killed = 0
+    for answered in (False, True):
+        for number in count(1):
+            flows = [entry(f"flow-{n}", nextRunUtc=DUE) for n in range(12)]
+            await world.put(document("tenant-1", *flows))
+            wire.kill_at(number, answered=answered)
+            try:
+                await tick(services, NOW)
+            except (Killed, BaseExceptionGroup):
+                killed += 1
+            else:
+                break
+            wire.heal()
+            await tick(services, NOW + timedelta(minutes=5))
 
-    async def killed(*_: object) -> None:
-        raise Killed
-
-    advance = TenantStore.advance
-    monkeypatch.setattr(TenantStore, "advance", killed)
-    with pytest.raises(BaseExceptionGroup):
-        await tick(services, NOW)
-    monkeypatch.setattr(TenantStore, "advance", advance)
-    await tick(services, NOW + timedelta(minutes=5))
-
-    first, second = await run_ids(world)
-    assert first == second
-
-
-async def test_a_tick_killed_among_many_flows_repeats_one_group_at_most(
-    world: World, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """35 flows, killed in the third group of ten: every flow has exactly one run id, on one or two messages."""
-    await world.put(document("tenant-1", *[entry(f"flow-{n}", nextRunUtc=DUE) for n in range(35)]))
-    advance = TenantStore.advance
-    calls = 0
-
-    async def killed_in_the_third(self: TenantStore, tenant: Any, advances: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise Killed
-        return await advance(self, tenant, advances)
-
-    monkeypatch.setattr(TenantStore, "advance", killed_in_the_third)
-    with pytest.raises(BaseExceptionGroup):
-        await tick(services, NOW)
-    monkeypatch.setattr(TenantStore, "advance", advance)
-    await tick(services, NOW + timedelta(minutes=5))
-
-    jobs = [json.loads(body) for body in await world.take()]
-    assert len({job["flowName"] for job in jobs}) == len({job["runId"] for job in jobs}) == 35
-    assert len(jobs) == 45
-    assert set(Counter(job["runId"] for job in jobs).values()) == {1, 2}
+            jobs = [json.loads(body) for body in await world.take()]
+            run_ids = {job["runId"] for job in jobs}
+            assert len({job["flowName"] for job in jobs}) == len(run_ids) == 12
+            after = (await world.document("tenant-1"))["flows"]
+            assert {flow["nextRunUtc"] for flow in after} == {"2025-08-23T13:00:00Z"}
+        wire.heal()
+        await world.take()
+    assert killed > 30
 
 
 async def test_500_flows_of_one_tenant_are_served_in_one_tick(world: World, services: Services) -> None:
@@ -229,8 +191,8 @@ async def test_every_broken_document_is_heard_of(world: World, services: Service
     first = await tick(services, NOW)
     second = await tick(services, NOW)
 
-    assert (first.invalid, first.enqueued, first.failed) == (len(broken), 1, 0)
-    assert (second.invalid, second.tenants) == (len(broken), len(broken))
+    assert (first.problems, first.enqueued, first.failed) == (len(broken), 1, 0)
+    assert (second.problems, second.tenants) == (len(broken), len(broken))
 
 
 async def test_documents_of_other_types_are_left_alone(world: World, services: Services) -> None:
@@ -243,7 +205,7 @@ async def test_documents_of_other_types_are_left_alone(world: World, services: S
 async def test_a_missing_queue_is_named_with_the_remedy(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing can be done, so the tick fails; the document stays as it was, and the next tick tries again."""
     await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
-    services = await Services.connect(Settings.from_environ({**world.environ, "QUEUE_NAME": "not-there"}))
+    services = Services(Settings.from_environ({**world.environ, "QUEUE_NAME": "not-there"}), FakeClock())
     try:
         with pytest.raises(ServiceUnavailable, match="queue 'not-there' does not exist .*az storage queue create"):
             await tick(services, NOW)
@@ -254,24 +216,45 @@ async def test_a_missing_queue_is_named_with_the_remedy(world: World, caplog: py
     assert "tenant 'tenant-1' could not be scheduled" in caplog.text
 
 
+async def fails(world: World, **settings: str) -> str:
+    """Tick with changed settings, which has to fail; return the error."""
+    services = Services(Settings.from_environ({**world.environ, **settings}), FakeClock())
+    try:
+        with pytest.raises(ServiceUnavailable) as refused:
+            await tick(services, NOW)
+    finally:
+        await services.close()
+    return str(refused.value)
+
+
 @pytest.mark.parametrize("setting", ["COSMOS_TENANTS_CONTAINER", "COSMOS_RUNS_CONTAINER"])
 async def test_a_missing_container_is_named_with_the_remedy(world: World, setting: str) -> None:
-    """Before any flow runs whose state could not be kept, and before any tenant is called unknown."""
-    with pytest.raises(ServiceUnavailable, match="answered 404 while looking at container 'misspelt'.*Create the"):
-        await Services.connect(Settings.from_environ({**world.environ, setting: "misspelt"}))
+    """The tick enqueues nothing: no flow runs whose state could not be stored."""
+    await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
+
+    error = await fails(world, **{setting: "misspelt"})
+
+    assert "answered 404 while reading the properties of container 'misspelt'" in error
+    assert "Create the database and its containers" in error
+    assert await world.messages() == []
 
 
 async def test_a_wrong_cosmos_key_is_named(world: World) -> None:
     """The message names the setting, and shows no key."""
     wrong = world.environ["COSMOS_CONNECTION_STRING"].partition("AccountKey=")[0] + "AccountKey=d3Jvbmc=;"
-    with pytest.raises(ServiceUnavailable, match="401.*Check the key in COSMOS_CONNECTION_STRING") as refused:
-        await Services.connect(Settings.from_environ({**world.environ, "COSMOS_CONNECTION_STRING": wrong}))
 
-    assert "d3Jvbmc" not in str(refused.value)
+    error = await fails(world, COSMOS_CONNECTION_STRING=wrong)
+
+    assert "401" in error
+    assert "Check the key in COSMOS_CONNECTION_STRING" in error
+    assert "d3Jvbmc" not in error
 
 
 async def test_an_unreachable_account_is_named(world: World) -> None:
-    """The message says what could not be reached, and which settings say where it is."""
+    """The message names the account's settings."""
     nowhere = "AccountEndpoint=http://127.0.0.1:1/;AccountKey=d3Jvbmc=;"
-    with pytest.raises(ServiceUnavailable, match="Cosmos DB could not be reached.*Check COSMOS_CONNECTION_STRING"):
-        await Services.connect(Settings.from_environ({**world.environ, "COSMOS_CONNECTION_STRING": nowhere}))
+
+    error = await fails(world, COSMOS_CONNECTION_STRING=nowhere)
+
+    assert "Cosmos DB could not be reached" in error
+    assert "Check COSMOS_CONNECTION_STRING or COSMOS_ENDPOINT" in error

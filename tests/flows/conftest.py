@@ -1,27 +1,29 @@
 """The shipped flows, run as the app runs them, against the demo's source and target."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, override
 
 import pytest
 import pytest_asyncio
 
 import flows
-from datasync.model import Job, Message, Run
-from datasync.run import run_job
+from datasync.model.job import JobMessage, QueueMessage
+from datasync.model.run import RunRecord
 from datasync.services import Services
 from flows.registry import registry
 from localdev.demo_apis import NO_TROUBLE, DemoApis, demo_apis
 from localdev.keyvault import KeyVault
 from tests.documents import document, entry
+from tests.stages import FakeClock, run_job
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
 TENANT = "acme-cabinets"
 SOURCE_TOKEN, TARGET_TOKEN = "hd-token-acme", "bp-token-acme"
 
-type RunFlow = Callable[..., Awaitable[Run]]
+type RunFlow = Callable[..., Awaitable[RunRecord]]
 
 
 @pytest_asyncio.fixture
@@ -38,14 +40,31 @@ async def apis(vault: KeyVault) -> AsyncGenerator[DemoApis]:
         yield running
 
 
+class SleepingClock(FakeClock):
+    """A clock that really waits: the demo APIs limit requests by their own time."""
+
+    @override
+    async def sleep(self, duration: timedelta) -> None:
+        await super().sleep(duration)
+        await asyncio.sleep(duration.total_seconds())
+
+
+@pytest_asyncio.fixture
+async def services(world: World, vault: KeyVault) -> AsyncGenerator[Services]:
+    """Connect the app's services, with a clock that really waits."""
+    made = Services(world.settings, SleepingClock())
+    yield made
+    await made.close()
+
+
 @pytest.fixture
 def run_flow(world: World, services: Services, apis: DemoApis) -> RunFlow:
     """Run a flow for the tenant, scheduled for an instant, with some `settings` in its document."""
     registry.load(flows)
 
-    async def run(name: str, settings: dict[str, Any] | None = None, at: datetime = NOW) -> Run:
+    async def run(name: str, settings: dict[str, Any] | None = None, at: datetime = NOW) -> RunRecord:
         await world.put(document(TENANT, entry(name, settings=settings or {})))
-        body = Job(tenant_id=TENANT, flow_name=name, scheduled_utc=at).encode().encode()
-        return await run_job(services, registry, Message(f"m-{at.isoformat()}", body, 1, at), at)
+        body = JobMessage(tenant_id=TENANT, flow_name=name, scheduled_utc=at).encode().encode()
+        return await run_job(services, registry, QueueMessage(f"m-{at.isoformat()}", body, 1, at), at)
 
     return run

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from datasync.errors import TenantInvalid
-from datasync.model import Tenant
+from datasync.model.tenant import Tenant
 from tests.documents import document, entry
 
 
@@ -48,5 +48,5 @@ def test_one_bad_entry_never_hides_the_others() -> None:
 
 def test_a_document_that_cannot_be_used_says_why() -> None:
     """What is wrong with a document as a whole is said with the field, the value, and what is expected."""
-    with pytest.raises(TenantInvalid, match=r"tenant document id='tenant-123': flows: expected a list .*, got \"all\""):
+    with pytest.raises(TenantInvalid, match=r"tenant-123 flows: expected a list .*, got \"all\""):
         Tenant.from_document(document("tenant-123", flows="all"))

@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-from datasync.model import Tenant
-from datasync.schedule import Plan, plan
+from datasync.model.tenant import Tenant
+from datasync.tick.plan import Plan
 from tests.documents import document, entry
+from tests.stages import plan
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
 
@@ -18,9 +19,9 @@ def test_a_flow_whose_next_run_has_come_is_due() -> None:
     (advance,) = planned(entry(cron="0 0 */2 * * *", nextRunUtc="2025-08-23T12:00:00Z")).advances
 
     (due,) = advance.jobs
-    assert (due.job.tenant_id, due.job.flow_name) == ("tenant-123", "weather")
-    assert due.job.scheduled_utc == datetime(2025, 8, 23, 12, tzinfo=UTC)
-    assert due.delay == timedelta()
+    assert (due.message.tenant_id, due.message.flow_name) == ("tenant-123", "weather")
+    assert due.message.scheduled_utc == datetime(2025, 8, 23, 12, tzinfo=UTC)
+    assert due.visible_at <= NOW
     assert advance.next_run == datetime(2025, 8, 23, 14, tzinfo=UTC)
 
 
@@ -59,7 +60,7 @@ def test_cron_is_utc_unless_the_entry_has_a_time_zone() -> None:
         timezone="America/Chicago",
     )
 
-    assert {advance.flow.name: advance.next_run.strftime("%d. %H:%M") for advance in plans.advances} == {
+    assert {advance.entry.name: advance.next_run.strftime("%d. %H:%M") for advance in plans.advances} == {
         "in-utc": "23. 13:00",
         "in-chicago": "23. 18:00",
         "in-berlin": "24. 11:00",
@@ -70,7 +71,7 @@ def test_a_cron_that_cannot_be_kept_is_a_problem_of_that_flow_alone() -> None:
     """A bad cron is reported with its place, and the tenant's other flows are planned."""
     plans = planned(entry("five-fields", cron="0 * * * *"), entry("never", cron="0 0 0 30 2 *"), entry("weather"))
 
-    assert [advance.flow.name for advance in plans.advances] == ["weather"]
+    assert [advance.entry.name for advance in plans.advances] == ["weather"]
     assert [(problem.flow, problem.path) for problem in plans.problems] == [
         ("five-fields", "flows[0].cron"),
         ("never", "flows[1].cron"),
@@ -84,5 +85,5 @@ def test_the_same_decision_has_the_same_run_id() -> None:
     first, again = planned(entry()), planned(entry(), now=NOW + timedelta(hours=1))
     edited = planned(entry(), _etag='"2"')
 
-    run_ids = [p.advances[0].jobs[0].job.run_id for p in (first, again, edited)]
+    run_ids = [p.advances[0].jobs[0].message.run_id for p in (first, again, edited)]
     assert run_ids[0] == run_ids[1] != run_ids[2]

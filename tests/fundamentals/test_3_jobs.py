@@ -6,18 +6,19 @@ from datetime import UTC, datetime
 import pytest
 
 from datasync.errors import JobInvalid
-from datasync.model import RESERVED_KEYS, Job, Message
+from datasync.model.job import JobMessage, QueueMessage
+from datasync.run.receive import RESERVED_KEYS, receive
 
 POSTED = datetime(2025, 8, 23, 12, 30, tzinfo=UTC)
 
 
-def message(body: str | bytes, message_id: str = "m-1") -> Message:
-    return Message(message_id, body.encode() if isinstance(body, str) else body, 1, POSTED)
+def message(body: str | bytes, message_id: str = "m-1") -> QueueMessage:
+    return QueueMessage(message_id, body.encode() if isinstance(body, str) else body, 1, POSTED)
 
 
 def test_a_job_reads_back_as_it_was_written() -> None:
-    """What the tick puts on the queue is what the run takes off it."""
-    job = Job(
+    """The run takes off the queue the same job that the tick put there."""
+    sent = JobMessage(
         tenant_id="tenant-123",
         flow_name="home-depot→builder-prime",
         scheduled_utc=datetime(2025, 8, 23, 1, tzinfo=UTC),
@@ -25,23 +26,26 @@ def test_a_job_reads_back_as_it_was_written() -> None:
         rev="a1",
     )
 
-    assert Job.decode(message(job.encode())) == job
-    assert json.loads(job.encode())["scheduledUtc"] == "2025-08-23T01:00:00Z"
+    job = receive(message(sent.encode()))
+
+    assert (job.tenant_id, job.flow_name, job.run_id, job.rev) == ("tenant-123", "home-depot→builder-prime", "5f", "a1")
+    assert (job.scheduled_utc, job.enqueued_utc, job.attempt) == (sent.scheduled_utc, POSTED, 1)
+    assert json.loads(sent.encode())["scheduledUtc"] == "2025-08-23T01:00:00Z"
 
 
 def test_a_person_may_post_a_job_with_two_keys() -> None:
     """`{tenantId, flowName}` is complete: the run is scheduled for when it was posted, and named by its message."""
-    job = Job.decode(message('{"tenantId": "tenant-123", "flowName": "weather"}'))
+    job = receive(message('{"tenantId": "tenant-123", "flowName": "weather"}'))
 
     assert job.scheduled_utc == POSTED
     assert job.run_id
-    assert job == Job.decode(message('{"flowName": "weather", "tenantId": "tenant-123"}')), "delivered again: same run"
-    assert job.run_id != Job.decode(message('{"tenantId": "tenant-123", "flowName": "weather"}', "m-2")).run_id
+    assert job == receive(message('{"flowName": "weather", "tenantId": "tenant-123"}')), "delivered again: same run"
+    assert job.run_id != receive(message('{"tenantId": "tenant-123", "flowName": "weather"}', "m-2")).run_id
 
 
 def test_no_key_of_a_job_collides_with_the_hosts_metadata() -> None:
     """The Functions host overwrites a message's metadata with such keys, so a job has none."""
-    job = Job(tenant_id="t", flow_name="f", scheduled_utc=POSTED, run_id="r", rev="v", prior_attempts=1)
+    job = JobMessage(tenant_id="t", flow_name="f", scheduled_utc=POSTED, run_id="r", rev="v", prior_attempts=1)
 
     assert not {key.lower() for key in json.loads(job.encode())} & RESERVED_KEYS
 
@@ -52,21 +56,21 @@ def test_no_key_of_a_job_collides_with_the_hosts_metadata() -> None:
         ("run it please", "not JSON"),
         (b"\xff\xfe", "not JSON in UTF-8"),
         ("[" * 40_000, "not JSON"),
-        ("[]", "expected object"),
-        ('"weather"', "expected object"),
+        ("[]", "expected an object"),
+        ('"weather"', "expected an object"),
         ('{"tenantId": "t"}', "flowName: missing"),
         ('{"tenantId": "", "flowName": "weather"}', "tenantId: expected a text that is not empty"),
         ('{"tenantId": 7, "flowName": "weather"}', "tenantId: .* got 7"),
         ('{"tenantId": "t", "flowName": "f", "scheduledUtc": "soon"}', 'scheduledUtc: .* got "soon"'),
         ('{"tenantId": "t", "flowName": "f", "scheduledUtc": "0001-01-01T00:00:00+05:00"}', "scheduledUtc: "),
         ('{"tenantId": "t", "flowName": "f", "runId": "a/b"}', 'runId: expected up to 200 .* got "a/b"'),
-        ('{"tenantId": "t", "flowName": "f", "dequeueCount": 0}', "keeps the keys dequeuecount for itself"),
+        ('{"tenantId": "t", "flowName": "f", "dequeueCount": 0}', "reserves the keys dequeuecount; leave them out"),
     ],
 )
 def test_what_is_no_job_is_refused_with_what_was_received(body: str | bytes, why: str) -> None:
     """The error names the message, the field and the reason, shows the body, and how a job looks."""
     with pytest.raises(JobInvalid, match=why) as refused:
-        Job.decode(message(body))
+        receive(message(body))
 
     assert "message m-1 is not a job" in str(refused.value)
     assert '{"tenantId": "tenant-123", "flowName": "weather"}' in str(refused.value)
@@ -75,11 +79,11 @@ def test_what_is_no_job_is_refused_with_what_was_received(body: str | bytes, why
 
 def test_keys_a_job_does_not_know_are_ignored() -> None:
     """A newer version, or a person's note, may add keys."""
-    assert Job.decode(message('{"tenantId": "t", "flowName": "f", "note": "asked for by Ann"}')).flow_name == "f"
+    assert receive(message('{"tenantId": "t", "flowName": "f", "note": "asked for by Ann"}')).flow_name == "f"
 
 
 def test_a_time_without_an_offset_is_utc() -> None:
     """As in documents: the field's name says so, whatever the machine's own zone is."""
-    job = Job.decode(message('{"tenantId": "t", "flowName": "f", "scheduledUtc": "2026-01-01T00:00:00"}'))
+    job = receive(message('{"tenantId": "t", "flowName": "f", "scheduledUtc": "2026-01-01T00:00:00"}'))
 
     assert job.scheduled_utc == datetime(2026, 1, 1, tzinfo=UTC)

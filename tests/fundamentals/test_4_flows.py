@@ -64,7 +64,7 @@ def test_an_unknown_name_lists_those_there_are() -> None:
     registry = FlowRegistry()
     registry.flow("weather")(sync)
 
-    with pytest.raises(FlowUnknown, match=r"no flow is named 'wether'. Known flows: 'weather'"):
+    with pytest.raises(FlowUnknown, match=r"'wether'; did you mean 'weather'\? Known flows: 'weather'"):
         registry.resolve("wether")
 
 

@@ -3,9 +3,9 @@
 import json
 from datetime import UTC, datetime
 
-from datasync.orchestrate import tick
 from datasync.services import Services
 from tests.documents import document, entry
+from tests.stages import tick
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
@@ -65,4 +65,4 @@ async def test_one_bad_tenant_never_stops_the_others(world: World, services: Ser
 
     tally = await tick(services, NOW)
 
-    assert (tally.tenants, tally.invalid, tally.enqueued, tally.failed) == (3, 2, 1, 0)
+    assert (tally.tenants, tally.problems, tally.enqueued, tally.failed) == (3, 2, 1, 0)

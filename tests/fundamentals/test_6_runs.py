@@ -9,20 +9,20 @@ from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClient
 from datasync.errors import FlowFailed
-from datasync.model import Job, Message
-from datasync.run import run_job
+from datasync.model.job import JobMessage, QueueMessage
 from datasync.services import Services
 from localdev.keyvault import KeyVault
 from tests.documents import document, entry
+from tests.stages import run_job
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, 0, 5, tzinfo=UTC)
 NOON = datetime(2025, 8, 23, 12, tzinfo=UTC)
 
 
-def message(attempt: int = 1, scheduled: datetime = NOON, run_id: str = "r-1") -> Message:
-    job = Job(tenant_id="tenant-999", flow_name="my-source→my-target", scheduled_utc=scheduled, run_id=run_id)
-    return Message("m-1", job.encode().encode(), attempt, scheduled)
+def message(attempt: int = 1, scheduled: datetime = NOON, run_id: str = "r-1") -> QueueMessage:
+    job = JobMessage(tenant_id="tenant-999", flow_name="my-source→my-target", scheduled_utc=scheduled, run_id=run_id)
+    return QueueMessage("m-1", job.encode().encode(), attempt, scheduled)
 
 
 def registered(function: Callable[..., Awaitable[None]]) -> FlowRegistry:
@@ -159,8 +159,10 @@ async def test_a_forced_run_covers_all_up_to_when_it_was_asked_for(
         windows.append(run.window.end)
 
     await world.put(tenant)
-    job = Job(tenant_id="tenant-999", flow_name="my-source→my-target", scheduled_utc=datetime(2000, 1, 1, tzinfo=UTC))
-    await run_job(services, registered(flow), Message("m-1", job.encode().encode(), 1, NOW), NOW)
+    job = JobMessage(
+        tenant_id="tenant-999", flow_name="my-source→my-target", scheduled_utc=datetime(2000, 1, 1, tzinfo=UTC)
+    )
+    await run_job(services, registered(flow), QueueMessage("m-1", job.encode().encode(), 1, NOW), NOW)
 
     assert windows == [NOW]
 
@@ -180,7 +182,7 @@ async def test_a_disabled_flow_is_skipped(world: World, services: Services) -> N
         errors.append(record["error"])
 
     assert errors == [
-        "the flow is off: enabled is false in the tenant's document",
+        "the flow is disabled: enabled is false in the tenant's document",
         "the tenant's document has no such flow",
     ]
 
@@ -194,7 +196,7 @@ async def test_a_flow_may_put_its_job_back(world: World, services: Services, ten
     await world.put(tenant)
     run = await run_job(services, registered(flow), message(), NOW)
     (body,) = await world.messages()
-    again = await run_job(services, registered(flow), Message("m-2", body.encode(), 1, NOW), NOW)
+    again = await run_job(services, registered(flow), QueueMessage("m-2", body.encode(), 1, NOW), NOW)
 
     assert (run.outcome, run.attempt, run.error) == ("deferred", 1, "asked too often, attempt 1")
     assert (again.outcome, again.attempt, again.run_id) == ("deferred", 2, run.run_id)

@@ -9,8 +9,9 @@ import pytest_asyncio
 from aiohttp import web
 
 from datasync import IDEMPOTENT, RetryLater
-from datasync.http import new_client, new_transport
+from datasync.flow.http import HttpStory, new_client, new_transport
 from localdev.web import serving
+from tests.stages import FakeClock
 
 
 class Server:
@@ -44,9 +45,15 @@ async def transport() -> AsyncGenerator[httpx.AsyncBaseTransport]:
 
 
 @pytest.fixture
-def client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+def story() -> HttpStory:
+    """Give the story of one run, by a clock that never waits."""
+    return HttpStory(FakeClock())
+
+
+@pytest.fixture
+def client(transport: httpx.AsyncBaseTransport, story: HttpStory) -> httpx.AsyncClient:
     """Give the client of one run."""
-    return new_client(transport)
+    return new_client(transport, story)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -83,14 +90,15 @@ async def test_a_post_is_repeated_only_where_the_flow_says_it_may(server: Server
     assert len(server.requests) == 3
 
 
-async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClient) -> None:
+async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClient, story: HttpStory) -> None:
     """The next request does not come before the server asked for it."""
     server.answers = [web.Response(status=429, headers={"Retry-After": "1"})]
 
     response = await client.get(server.url)
 
     assert response.status_code == 200
-    assert response.extensions["retry"].elapsed_sleep == 1
+    assert story.waited == timedelta(seconds=1)
+    assert story.attributes() == {"http": 2, "retried": 1, "waited": "1.0s"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,7 @@ async def test_a_long_retry_after_puts_the_run_back_on_the_queue(
     """A run does not sit and wait for an hour: RetryLater brings the job back when the server wants it to."""
     server.answers = [web.Response(status=429, headers={"Retry-After": retry_after})]
 
-    with pytest.raises(RetryLater, match="HTTP 429 asks to be left alone") as later:
+    with pytest.raises(RetryLater, match="HTTP 429 asks to wait for") as later:
         await client.get(server.url)
 
     assert later.value.delay == delay
@@ -126,12 +134,12 @@ async def test_nothing_goes_from_one_tenants_run_to_anothers(
 ) -> None:
     """Headers and cookies are a run's own, and closing its client closes nobody else's."""
     server.answers = [web.Response(headers={"Set-Cookie": "session=acme; Path=/"})]
-    async with new_client(transport) as first:
+    async with new_client(transport, HttpStory()) as first:
         first.headers["Authorization"] = "Bearer acme"
         await first.get(server.url)
         await first.get(server.url)
 
-    await new_client(transport).get(server.url)
+    await new_client(transport, HttpStory()).get(server.url)
 
     sent = [(request.headers.get("Authorization"), request.headers.get("Cookie")) for request in server.requests]
     assert sent == [("Bearer acme", None), ("Bearer acme", "session=acme"), (None, None)]

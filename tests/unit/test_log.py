@@ -4,17 +4,20 @@ import logging
 
 import pytest
 
-from datasync import log
-from datasync.log import Redaction, RunLog
+from datasync.flow.log import RunLog
+from datasync.flow.redact import Redaction
+from datasync.telemetry.emit import configure, emit
+from datasync.telemetry.events import RunStarted
 
 
 def test_a_line_is_a_sentence_with_its_fields(caplog: pytest.LogCaptureFixture) -> None:
     """Fields stand behind the sentence, and ride along for handlers that keep structure."""
-    log.event(logging.ERROR, "FAIL acme/weather", run="5f", attempt=2, why=None)
+    caplog.set_level(logging.INFO)
+    emit(RunStarted(subject="acme/weather", run="5f", attempt=2))
 
     (record,) = caplog.records
-    assert record.getMessage() == "FAIL acme/weather run=5f attempt=2"
-    assert record.fields == {"run": "5f", "attempt": 2, "why": None}  # type: ignore[attr-defined]
+    assert record.getMessage() == "START acme/weather run=5f attempt=2"
+    assert record.fields == {"run": "5f", "attempt": 2}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_a_runs_logger_is_a_logger(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_libraries_do_not_log_their_requests() -> None:
     """A request's URL may carry a key, so the libraries that would log it are kept to warnings."""
-    log.configure()
+    configure()
 
     assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
     assert not logging.getLogger("azure.core.pipeline.policies.http_logging_policy").isEnabledFor(logging.INFO)

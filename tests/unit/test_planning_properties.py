@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from datasync.cron import parse
-from datasync.model import Tenant
-from datasync.schedule import Plan, PlannedJob, plan
+from datasync.model.job import HEAD_START, PlannedJob
+from datasync.model.tenant import Tenant
+from datasync.tick.plan import Plan
 from tests.cron_strategies import expressions, moments, zones
 from tests.documents import document, entry
+from tests.stages import plan
 
 MOST = 150  # occurrences on one timeline, and so in one plan
 NONE = timedelta()
@@ -125,8 +127,8 @@ def text(instant: datetime) -> str:
 
 
 def at(planned: PlannedJob) -> datetime:
-    assert planned.job.scheduled_utc
-    return planned.job.scheduled_utc
+    assert planned.message.scheduled_utc
+    return planned.message.scheduled_utc
 
 
 def looked_at(content: dict[str, Any], now: datetime, lookahead: timedelta) -> Plan:
@@ -188,10 +190,10 @@ def test_next_run_moves_forward_and_jobs_lie_before_it(data: st.DataObject) -> N
         assert bool(tick.jobs) == (tick.before <= tick.horizon)
         assert tick.instants[:1] == ([tick.before] if tick.jobs else [])
         assert all(tick.now < each <= tick.horizon for each in tick.instants[1:])
-        assert [job.delay for job in tick.jobs] == [max(each - tick.now, NONE) for each in tick.instants]
+        assert [job.visible_at for job in tick.jobs] == [max(each, tick.now) - HEAD_START for each in tick.instants]
     instants = [each for tick in ticks for each in tick.instants]
     assert all(one < other for one, other in pairwise(instants))
-    run_ids = {job.job.run_id for tick in ticks for job in tick.jobs}
+    run_ids = {job.message.run_id for tick in ticks for job in tick.jobs}
     assert len(run_ids) == len(instants)
 
 
@@ -219,7 +221,7 @@ def test_an_occurrence_has_one_run_id_at_whichever_instant_it_is_planned(data: s
     for now in (*line.ticks, line.occurrences[-1]):
         for advance in looked_at(content, now, line.lookahead).advances:
             for job in advance.jobs:
-                run_ids.setdefault((at(job), at(job) > now), set()).add(job.job.run_id)
+                run_ids.setdefault((at(job), at(job) > now), set()).add(job.message.run_id)
 
     assert all(len(ids) == 1 for ids in run_ids.values())
     assert len(set.union(set(), *run_ids.values())) == len(run_ids)

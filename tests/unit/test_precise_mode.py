@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
-from datasync.model import Tenant
-from datasync.schedule import MOST_AHEAD, Plan, plan
+from datasync.model.job import HEAD_START
+from datasync.model.tenant import Tenant
+from datasync.tick.plan import MOST_AHEAD, Plan
 from tests.documents import document, entry
+from tests.stages import plan
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -18,11 +20,11 @@ def test_every_occurrence_up_to_the_horizon_is_planned_for_its_instant() -> None
     """An hourly tick with an hour's lookahead keeps a five-minute schedule, to the second."""
     (advance,) = ahead(entry(cron="0 */5 * * * *", nextRunUtc="2025-08-23T12:05:00Z")).advances
 
-    instants = [planned.job.scheduled_utc for planned in advance.jobs]
+    instants = [planned.message.scheduled_utc for planned in advance.jobs]
     assert instants == [datetime(2025, 8, 23, 12, 5 * n, tzinfo=UTC) for n in range(1, 12)] + [
         datetime(2025, 8, 23, 13, tzinfo=UTC)
     ]
-    assert [planned.delay for planned in advance.jobs] == [at - NOW for at in instants if at]
+    assert [planned.visible_at for planned in advance.jobs] == [at - HEAD_START for at in instants if at]
     assert advance.next_run == datetime(2025, 8, 23, 13, 5, tzinfo=UTC)
 
 
@@ -30,20 +32,20 @@ def test_what_was_missed_is_one_run_besides() -> None:
     """An overdue flow gets one run at once, and its coming occurrences as well."""
     (advance,) = ahead(entry(cron="0 */20 * * * *", nextRunUtc="2025-08-20T00:00:00Z")).advances
 
-    assert [(planned.job.scheduled_utc or NOW).strftime("%d. %H:%M") for planned in advance.jobs] == [
+    assert [(planned.message.scheduled_utc or NOW).strftime("%d. %H:%M") for planned in advance.jobs] == [
         "20. 00:00",
         "23. 12:20",
         "23. 12:40",
         "23. 13:00",
     ]
-    assert advance.jobs[0].delay == timedelta()
+    assert advance.jobs[0].visible_at <= NOW
 
 
 def test_a_new_flow_gets_what_is_still_to_come() -> None:
     """Without `nextRunUtc` nothing of the past is run, and the occurrences ahead are planned."""
     (advance,) = ahead(entry(cron="0 30 * * * *", nextRunUtc=None)).advances
 
-    assert [planned.job.scheduled_utc for planned in advance.jobs] == [datetime(2025, 8, 23, 12, 30, tzinfo=UTC)]
+    assert [planned.message.scheduled_utc for planned in advance.jobs] == [datetime(2025, 8, 23, 12, 30, tzinfo=UTC)]
 
 
 def test_no_edit_of_the_document_plans_a_time_to_come_twice() -> None:
@@ -58,7 +60,7 @@ def test_no_edit_of_the_document_plans_a_time_to_come_twice() -> None:
     rescheduled = ahead({**flow, "timezone": "Europe/Berlin"}, _etag='"2"')
 
     def ids(found: Plan) -> list[str | None]:
-        return [planned.job.run_id for planned in found.advances[0].jobs[:2]]
+        return [planned.message.run_id for planned in found.advances[0].jobs[:2]]
 
     assert all(ids(each) == ids(same[0]) for each in same)
     assert not set(ids(rescheduled)) & set(ids(same[0]))
@@ -82,12 +84,12 @@ def test_the_rush_of_the_full_hour_is_spread() -> None:
     flows = [entry(f"flow-{n}", nextRunUtc="2025-08-23T12:00:00Z") for n in range(200)]
     first, again = (plan(Tenant.from_document(document("t", *flows)), NOW, NOW, spread) for _ in range(2))
 
-    delays = [advance.jobs[0].delay for advance in first.advances]
-    assert delays == [advance.jobs[0].delay for advance in again.advances]
+    delays = [advance.jobs[0].visible_at + HEAD_START - NOW for advance in first.advances]
+    assert delays == [advance.jobs[0].visible_at + HEAD_START - NOW for advance in again.advances]
     assert len(set(delays)) == 200
     assert all(timedelta() <= delay < spread for delay in delays)
     halves = sum(delay < spread / 2 for delay in delays)
     assert 60 < halves < 140, "about as many in one half as in the other"
-    assert {planned.job.scheduled_utc for advance in first.advances for planned in advance.jobs} == {
+    assert {planned.message.scheduled_utc for advance in first.advances for planned in advance.jobs} == {
         datetime(2025, 8, 23, 12, tzinfo=UTC)
     }

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datasync import settings
 from datasync.errors import SettingsInvalid
-from datasync.settings import Settings
+from datasync.settings import DEFAULT_SCHEDULE, Settings, binding
 
 KEYS = {
     "AzureWebJobsStorage": "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=c2VjcmV0",
@@ -63,7 +62,7 @@ def test_what_is_not_set_has_the_documented_default(tmp_path: Path) -> None:
     read = Settings.from_environ(KEYS, host_json=tmp_path / "none")
 
     assert (read.cosmos_database, read.tenants_container, read.runs_container) == ("flowsync", "tenants", "runs")
-    assert (read.queue_name, settings.orchestrator_schedule({})) == ("flow-jobs", "0 0 * * * *")
+    assert (read.queue_name, binding({}, "ORCHESTRATOR_SCHEDULE", DEFAULT_SCHEDULE)) == ("flow-jobs", "0 0 * * * *")
     assert read.run_retention == timedelta(days=30)
     assert (read.max_attempts, read.lookahead, read.spread) == (5, timedelta(), timedelta())
     assert Settings.from_environ({**KEYS, "QUEUE_NAME": "", "RUN_RETENTION_DAYS": ""}).queue_name == "flow-jobs"
@@ -93,9 +92,12 @@ def test_attempts_are_counted_as_the_host_does(tmp_path: Path) -> None:
         ({"COSMOS_CONNECTION_STRING": "the-account"}, "COSMOS_CONNECTION_STRING: no AccountEndpoint= in it"),
         (
             {"COSMOS_CONNECTION_STRING": "AccountEndpoint=https://a/;AccountKey=nokey;"},
-            "COSMOS_CONNECTION_STRING: its AccountKey is not a key, which is in base64. Copy it anew",
+            "COSMOS_CONNECTION_STRING: its AccountKey is not in base64. Copy the connection string again",
         ),
-        ({"AzureWebJobsStorage": "AccountName=a;AccountKey=nokey"}, "AzureWebJobsStorage: its AccountKey is not a key"),
+        (
+            {"AzureWebJobsStorage": "AccountName=a;AccountKey=nokey"},
+            "AzureWebJobsStorage: its AccountKey is not in",
+        ),
         ({"COSMOS_CONNECTION_STRING": "", "COSMOS_ENDPOINT": "acme"}, "COSMOS_ENDPOINT: expected an https:// address"),
         ({"KEY_VAULT_URI": "acme"}, "KEY_VAULT_URI: expected an https:// address, got 'acme'"),
         ({"KEY_VAULT_URI": "https://<your-vault>.vault.azure.net/"}, "KEY_VAULT_URI: the example's <placeholders> are"),

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from datasync.errors import TenantInvalid
-from datasync.model import Tenant
-from datasync.schedule import plan
+from datasync.model.tenant import Tenant
 from tests.documents import document, entry
+from tests.stages import plan
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -20,19 +20,19 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("broken", "why"),
     [
-        (without(document("t"), "tenantId"), "id='t': tenantId: missing; expected a text"),
-        (without(document("t"), "id"), "id=None: id: missing"),
-        (without(document("t"), "flows"), "id='t': flows: missing; expected a list of flow entries"),
+        (without(document("t"), "tenantId"), "t tenantId: missing; expected a text"),
+        (without(document("t"), "id"), "t id: missing"),
+        (without(document("t"), "flows"), "t flows: missing; expected a list of flow entries"),
         (
             document("t", tenantId=5),
-            "tenantId: expected a text .*; in a document, the same as id, got 5",
+            "tenantId: expected a text that is not empty, the same as id, got 5",
         ),
         (document("t", tenantId=""), 'tenantId: .* got ""'),
-        (document("\ud800"), r"id='\\ud800': id: expected a text that is not empty, got .\\ud800"),
+        (document("\ud800"), r"\\ud800 id: expected a text that is not empty, got .\\ud800"),
         (document("t", tenantId="T"), "tenantId: 'T' is not the document's id 't'"),
         (document("t", flows={"name": "weather"}), 'flows: expected a list .*, got {"name": "weather"}'),
         (document("t", flows=None), "flows: .* got null"),
-        (document("t", name=["Acme"]), r'name: expected a text that is not empty, got \["Acme"\]'),
+        (document("t", name=["Acme"]), r'name: expected a text, got \["Acme"\]'),
         (document("t", timezone=-6), "timezone: expected an IANA name such as America/Chicago, got -6"),
         (document("t", type="tenant"), 'type: expected "Tenant", got "tenant"'),
     ],
@@ -46,8 +46,8 @@ def test_a_document_that_cannot_be_used_is_refused(broken: dict[str, Any], why: 
 @pytest.mark.parametrize(
     ("broken", "path", "why"),
     [
-        ("weather", "flows[0]", 'expected object, got "weather"'),
-        (None, "flows[0]", "expected object, got null"),
+        ("weather", "flows[0]", 'expected an object, got "weather"'),
+        (None, "flows[0]", "expected an object, got null"),
         (without(entry(), "name"), "flows[0].name", "missing; expected a text that is not empty"),
         (entry(name=""), "flows[0].name", 'expected a text that is not empty, got ""'),
         (entry(name="\ud800"), "flows[0].name", 'expected a text that is not empty, got "\\ud800"'),
@@ -72,7 +72,7 @@ def test_an_entry_that_cannot_be_read_is_a_problem(broken: Any, path: str, why: 
     (problem,) = tenant.problems
     assert (problem.tenant_id, problem.path) == ("t", path)
     assert problem.why.startswith(why)
-    assert [advance.flow.name for advance in plan(tenant, NOW, NOW).advances] == ["sound"]
+    assert [advance.entry.name for advance in plan(tenant, NOW, NOW).advances] == ["sound"]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,13 @@ def test_an_entry_that_cannot_be_read_is_a_problem(broken: Any, path: str, why: 
         (entry(cron="0 * * * *"), "flows[0].cron", "5 fields"),
         (entry(cron="every hour"), "flows[0].cron", "every hour"),
         (entry(cron="0 0 25 * * *"), "flows[0].cron", "hour"),
-        (entry(timezone="Mars/Olympus"), "flows[0].timezone", "'Mars/Olympus' is no time zone; expected an IANA name"),
-        (entry(timezone="../etc/passwd"), "flows[0].timezone", "is no time zone"),
-        (entry(timezone="America"), "flows[0].timezone", "is no time zone"),
+        (
+            entry(timezone="Mars/Olympus"),
+            "flows[0].timezone",
+            "'Mars/Olympus' is not a time zone; expected an IANA",
+        ),
+        (entry(timezone="../etc/passwd"), "flows[0].timezone", "is not a time zone"),
+        (entry(timezone="America"), "flows[0].timezone", "is not a time zone"),
         (entry(timezone=""), None, None),
     ],
 )
@@ -97,7 +101,7 @@ def test_a_schedule_that_cannot_be_kept_is_a_problem(broken: Any, path: str | No
     (problem,) = found.problems
     assert problem.path == path
     assert why in problem.why
-    assert [advance.flow.name for advance in found.advances] == ["sound"]
+    assert [advance.entry.name for advance in found.advances] == ["sound"]
 
 
 def test_the_tenants_unknown_zone_stops_only_the_flows_that_use_it() -> None:
@@ -108,8 +112,8 @@ def test_the_tenants_unknown_zone_stops_only_the_flows_that_use_it() -> None:
         NOW,
     )
 
-    assert [(problem.flow, problem.path) for problem in found.problems] == [("local", "timezone")]
-    assert [advance.flow.name for advance in found.advances] == ["utc"]
+    assert [(problem.flow, problem.path) for problem in found.problems] == [(None, "timezone")]
+    assert [advance.entry.name for advance in found.advances] == ["utc"]
 
 
 def test_unknown_fields_are_no_trouble() -> None:
@@ -126,8 +130,7 @@ def test_of_two_entries_with_one_name_the_first_counts() -> None:
 
     assert [(flow.name, flow.enabled) for flow in tenant.flows] == [("weather", False), ("other", True)]
     assert [str(problem) for problem in tenant.problems] == [
-        "t/weather flows[2].name: 'weather' already stands at flows[0], which is the one used; "
-        "a flow has one entry in a tenant: merge the two"
+        "t/weather flows[2].name: 'weather' is already at flows[0], which is the one used: merge the two entries"
     ]
 
 

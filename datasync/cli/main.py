@@ -16,15 +16,17 @@ from zoneinfo import ZoneInfo
 import click
 
 from datasync import cron
-from datasync.commands.local_settings import local_settings
-from datasync.commands.schedule import occurrences, table, utc_text
-from datasync.commands.validate import Report, load
+from datasync.cli.local_settings import local_settings
+from datasync.cli.schedule import occurrences, table
+from datasync.cli.validate import Report, load
 from datasync.cron import CronSchedule
 from datasync.errors import CronInvalid, SettingsInvalid
-from datasync.registry import FlowRegistry
-from datasync.schedule import find_zone
-from datasync.services import ping
+from datasync.flow.registry import FlowRegistry
+from datasync.health import ping
+from datasync.model.times import utc_text
+from datasync.services import Services
 from datasync.settings import Settings
+from datasync.tick.check import find_zone
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -153,7 +155,7 @@ def check(local: dict[str, str] | None) -> None:
     except SettingsInvalid as error:
         raise click.ClickException(str(error)) from None
     logging.getLogger("azure").setLevel(logging.CRITICAL)  # what went wrong is told below, in one line
-    answers = asyncio.run(ping(settings))
+    answers = asyncio.run(_ping(settings))
     wrong = any(answer != "ok" for answer in answers.values())
     if settings.key_vault_url is None:
         answers["Key Vault"] = "none is configured (KEY_VAULT_URI): only flows that read secrets need one"
@@ -161,3 +163,11 @@ def check(local: dict[str, str] | None) -> None:
     for service, answer in answers.items():
         click.echo(f"{service:<{width}}   {answer}")
     sys.exit(1 if wrong else 0)
+
+
+async def _ping(settings: Settings) -> dict[str, str]:
+    services = Services(settings)
+    try:
+        return await ping(services)
+    finally:
+        await services.close()

@@ -1,6 +1,5 @@
 """What a person has to mend in tenant documents and flow files, before the app finds it."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from datetime import datetime
@@ -8,14 +7,12 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from azure.keyvault.secrets.aio import SecretClient
-from msgspec.structs import replace
-
-from datasync.errors import FlowUnknown, SecretRefused, SettingsInvalid, TenantInvalid
-from datasync.model import DOCUMENT_FIELDS, ENTRY_FIELDS, Problem, Tenant, shorten
-from datasync.registry import FlowRegistry
-from datasync.schedule import find_zone, plan
-from datasync.secrets import TenantSecretClient, Vault
+from datasync.errors import SecretRefused, TenantInvalid
+from datasync.flow.registry import FlowRegistry
+from datasync.flow.secrets import check_name, tenant_secret
+from datasync.model.decode import shorten
+from datasync.model.tenant import DOCUMENT_FIELDS, ENTRY_FIELDS, Problem, Tenant
+from datasync.tick.check import entry_problems, tenant_problems
 
 
 class Report:
@@ -79,7 +76,7 @@ class Report:
         for path, meant in _misspelt(document):
             self._warnings += 1
             yield f"{file}: {tenant.id} {path}: warning: no such field, and so ignored; is {meant!r} meant?"
-        if refused := asyncio.run(_refused_secret(tenant.id)):
+        if refused := _refused_secret(tenant.id):
             self._warnings += 1
             yield f"{file}: {tenant.id} tenantId: warning: its flows cannot have secrets of their own: {refused}"
 
@@ -125,22 +122,11 @@ def _parse(content: bytes) -> Any:
 
 
 def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
-    """Find what a tick would report if every entry were on and due, and what a run would."""
-    try:
-        find_zone(tenant.timezone)
-    except ValueError as why:
-        yield Problem(tenant_id=tenant.id, path="timezone", why=str(why))
-        tenant = replace(tenant, timezone="UTC")  # not to be told again by every entry that uses it
-    every = [replace(flow, enabled=True, next_run=None) for flow in tenant.flows]
-    # A plan tells of one problem in an entry, a bad cron before a bad zone: with a good cron, that comes to light.
-    zones_only = [replace(flow, cron="@daily") for flow in every]
-    plans = [plan(replace(tenant, flows=tuple(entries)), now, now) for entries in (every, zones_only)]
-    yield from dict.fromkeys(problem for each in plans for problem in each.problems)
-    for flow in tenant.flows:
-        try:
-            registry.resolve(flow.name)
-        except FlowUnknown as error:
-            yield Problem(tenant_id=tenant.id, flow=flow.name, path=f"flows[{flow.index}].name", why=str(error))
+    """Yield the problems of a document, each once. Disabled entries are checked as well."""
+    found = [*tenant_problems(tenant)]
+    for entry in tenant.flows:
+        found += entry_problems(tenant, entry, registry, now)
+    yield from dict.fromkeys(found)
 
 
 def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -156,19 +142,13 @@ def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"{path}{name}", missing[close]
 
 
-async def _refused_secret(tenant_id: str) -> SecretRefused | None:
-    """Ask for a secret as a flow of the tenant would, of a vault that is not there; return the refusal, if any."""
+def _refused_secret(tenant_id: str) -> SecretRefused | None:
+    """Return the reason why a tenant of this id cannot have secrets of its own, if there is one."""
     try:
-        await TenantSecretClient(tenant_id, Vault(_no_vault), lambda *_: None).secret("system", "key")
+        check_name(tenant_id, tenant_secret(tenant_id, "system", "key"))
     except SecretRefused as refused:
         return refused
-    except SettingsInvalid:
-        pass  # as far as the vault: the name is good
     return None
-
-
-def _no_vault() -> SecretClient:
-    raise SettingsInvalid("no vault is asked")
 
 
 def _count(number: int, what: str) -> str:

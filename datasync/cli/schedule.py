@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from datasync.cron import CronSchedule
+from datasync.model.times import utc_text
 
 _SECOND = timedelta(seconds=1)
 _LISTED = 3  # of the times that a change of clocks leaves out
@@ -75,8 +76,3 @@ def _offset(at: datetime, zone: ZoneInfo) -> timedelta:
 
 def _clock(wall: datetime, format_: str = "%H:%M") -> str:
     return wall.strftime(f"{format_}:%S" if wall.second else format_)
-
-
-def utc_text(at: datetime) -> str:
-    """Write an instant as `nextRunUtc` holds it."""
-    return at.isoformat(timespec="seconds").replace("+00:00", "Z")

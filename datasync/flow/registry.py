@@ -1,25 +1,28 @@
-"""Which flows there are: filled by the `@flow` decorator, loaded so that a broken file takes down only itself."""
+"""The registry of flows, which the `@flow` decorator fills. A broken flow file disables only its own flows."""
 
 import importlib
 import inspect
-import logging
 import pkgutil
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
+from hashlib import sha256
 from types import ModuleType
 
-from datasync import log
 from datasync.errors import FlowInvalid, FlowUnknown
-from datasync.model import FORBIDDEN_IN_IDS
+from datasync.model.decode import FORBIDDEN_IN_IDS
+from datasync.telemetry.emit import emit
+from datasync.telemetry.events import FlowFileBroken
+from datasync.version import VERSION
 
 type FlowFunction = Callable[..., Awaitable[None]]
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
-"""For one attempt. Well below host.json's functionTimeout, at which the host restarts the whole worker."""
+"""Bounds one attempt. Well below host.json's functionTimeout, at which the host restarts the whole worker."""
 
-_NAME_LIMIT = 200  # a FlowState's id holds the name, and Cosmos DB takes 255 characters
+_NAME_LIMIT = 200  # the id of a FlowState holds the name, and Cosmos DB takes 255 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,13 @@ class Flow:
 
     @property
     def source(self) -> str:
-        """Where it is written: `flows/weather.py:12`."""
+        """The place of its code: `flows/weather.py:12`."""
         code = inspect.unwrap(self.function).__code__
         return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 class FlowRegistry:
-    """The flows by name. `flows/registry.py` makes the one instance there is."""
+    """The flows by name. `flows/registry.py` makes the only instance."""
 
     def __init__(self) -> None:
         self._flows: dict[str, Flow] = {}
@@ -59,12 +62,12 @@ class FlowRegistry:
         r"""Register the decorated coroutine function under a public name; the function itself stays as it is.
 
         Args:
-            name: What tenant documents call the flow. Any text without `/ \ ? #`.
-            aliases: Names it had before, so that documents which hold one keep working.
-            timeout: After which an attempt is cancelled, and counts as failed.
+            name: The name of the flow in tenant documents. Any text without `/ \ ? #`.
+            aliases: Former names. Documents that hold one keep working.
+            timeout: The longest an attempt may take. It is cancelled then, and counts as failed.
 
         Raises:
-            FlowInvalid: when decorating; the message names the flow, its file, and what is wrong.
+            FlowInvalid: the name, an option or the signature is not valid; the message names the flow and its file.
 
         """
         if not isinstance(name, str):
@@ -91,45 +94,49 @@ class FlowRegistry:
         """Return the flow of that name or alias.
 
         Raises:
-            FlowUnknown: there is none; the message lists those there are, and every broken file with its cause.
+            FlowUnknown: no flow has that name; the message has a similar name where there is one, the known flows,
+                and every broken file with its cause.
 
         """
         if flow := self._flows.get(name):
             return flow
+        similar = "".join(f"; did you mean {each!r}?" for each in get_close_matches(name, self._flows, n=1))
         known = ", ".join(repr(flow.name) for flow in self) or "none"
         causes = "".join(
             f"; {module} could not be loaded: {text.strip().splitlines()[-1]}" for module, text in self.broken.items()
         )
-        raise FlowUnknown(f"no flow is named {name!r}. Known flows: {known}{causes}")
+        raise FlowUnknown(f"no flow is named {name!r}{similar or '.'} Known flows: {known}{causes}")
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the version, the flows and the broken files: a change may change the problems of documents."""
+        names = sorted(f"{name}={flow.name}" for name, flow in self._flows.items())
+        return sha256("\n".join([VERSION, *names, *sorted(self.broken)]).encode()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Flow]:
         """Iterate over the flows, each once, in the order of their names."""
         return iter(sorted(set(self._flows.values()), key=lambda flow: flow.name))
 
     def load(self, package: ModuleType) -> None:
-        """Import every module of a package. One that fails is kept in `broken`, and none of its flows registered."""
+        """Import every module of a package. A module that fails is kept in `broken`, without its flows."""
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             try:
                 importlib.import_module(module.name)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a flow file does, the others keep running
-                # Flows of other files, which this one may have imported first, stay.
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a flow file never stops the others
+                # Flows of other files, which this file may have imported first, stay.
                 self._flows = {n: flow for n, flow in self._flows.items() if flow.function.__module__ != module.name}
                 self.broken[module.name] = _own_traceback(error)
-                log.event(
-                    logging.ERROR,
-                    f"flow file {module.name} could not be loaded, its flows are off",
-                    traceback=self.broken[module.name],
-                )
+                emit(FlowFileBroken(module=module.name, traceback=self.broken[module.name]))
 
 
 def _own_traceback(error: BaseException) -> str:
-    """Return the traceback from the flow file on, without the import machinery before it."""
+    """Return the traceback, without the frames of the import before the flow file."""
     at = error.__traceback__
     while at and (at.tb_frame.f_code.co_filename == __file__ or "importlib" in at.tb_frame.f_code.co_filename):
         at = at.tb_next
     lines = traceback.format_exception(type(error), error, at)
     if isinstance(error, SyntaxError):
-        lines[-1] = f"SyntaxError: {error}"  # which names the file and the line
+        lines[-1] = f"SyntaxError: {error}"  # the text names the file and the line
     return "".join(lines)
 
 
@@ -154,7 +161,7 @@ def _check_name(name: object, place: str) -> None:
 
 
 def _takes_run(name: str, function: object, place: str) -> bool:
-    """Check the contract of a flow's function; tell whether it takes `run`."""
+    """Check the signature of a flow's function; return whether it takes `run`."""
     if not inspect.iscoroutinefunction(function):
         raise FlowInvalid(
             f"flow {name!r} in {place}: {getattr(function, '__name__', function)!s} must be `async def`; "

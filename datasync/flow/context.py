@@ -1,4 +1,4 @@
-"""What one run may touch: the third parameter of a flow."""
+"""The third parameter of a flow: one attempt, with its window, settings, HTTP client and log."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,18 +7,18 @@ from typing import Any
 
 import httpx
 
-from datasync.log import RunLog
-from datasync.model import Tenant
+from datasync.flow.log import RunLog
+from datasync.model.tenant import Tenant
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The span of source data a run is asked to cover."""
+    """The span of source data that a run covers."""
 
     start: datetime | None
-    """Where the last successful run's window ended (aware, UTC); None in a flow's first run for a tenant."""
+    """End of the last successful run's window (aware, UTC); None in a flow's first run for a tenant."""
     end: datetime
-    """The scheduled time, or when the job was put on the queue if that was later (aware, UTC)."""
+    """The scheduled time, or the time at which the job was enqueued if that is later (aware, UTC)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,27 +26,27 @@ class FlowRun:
     """One attempt to run one flow of one tenant."""
 
     run_id: str
-    """The same in every attempt: fit for an idempotency key."""
+    """The same in every attempt: usable as an idempotency key."""
     tenant: Tenant
     flow_name: str
     settings: dict[str, Any]
     """The flow entry's `settings` in the tenant document: free-form, per tenant."""
     scheduled_utc: datetime
-    """The occurrence this run stands for (aware, UTC)."""
+    """The occurrence (aware, UTC)."""
     attempt: int
     """1 at the first."""
     window: Window
     http: httpx.AsyncClient
-    """A client of this run's own, on shared connections; retries as datasync.http says."""
+    """A client for this run, on shared connections; it retries as described in datasync.flow.http."""
     log: RunLog
-    """A logger that names the run, and takes out the secrets it has read."""
+    """A logger that names the run and replaces the secrets it has read."""
     counts: Counter[str] = field(default_factory=Counter)
 
     def count(self, **numbers: int) -> None:
-        """Add to the numbers that stand in the run record: `run.count(orders=12, leads=3)`.
+        """Add to the numbers in the run record: `run.count(orders=12, leads=3)`.
 
         Raises:
-            TypeError: one is not a whole number.
+            TypeError: a number is not whole.
 
         """
         for name, number in numbers.items():

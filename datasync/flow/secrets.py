@@ -1,8 +1,9 @@
-"""The SecretClient a flow gets: its own tenant's secrets only, each read from the vault once in five minutes."""
+"""The SecretClient of a flow: the secrets of its own tenant, each read from the vault once in five minutes."""
 
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NoReturn, Self, override
 
@@ -14,24 +15,24 @@ from azure.keyvault.secrets.aio import SecretClient
 from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable
 
 TIME_TO_LIVE = timedelta(minutes=5)
-"""How long a value is served from memory: also how long a rotated secret takes to arrive."""
+"""How long a value is kept in memory, so also how long a rotated secret takes to arrive."""
 
 _CACHED = 20_000
-_NAME = re.compile(r"[0-9A-Za-z-]{1,127}")  # what Key Vault takes
+_NAME = re.compile(r"[0-9A-Za-z-]{1,127}")  # the names that Key Vault accepts
 
 
 class Vault:
-    """The secrets of one Key Vault, cached. One per process: a vault answers 4,000 reads in 10 seconds."""
+    """The secrets of one Key Vault, cached. One instance per process: a vault answers 4,000 reads in 10 seconds."""
 
     def __init__(self, connect: Callable[[], SecretClient], time_to_live: timedelta = TIME_TO_LIVE) -> None:
-        """Make it without connecting: `connect` is called when the first secret is read."""
+        """Make the vault without connecting: reading the first secret calls `connect`."""
         self._connect = connect
         self._connected: SecretClient | None = None
         # Concurrent readers of one name share one request; a failure is not kept.
         self._read_cached = alru_cache(maxsize=_CACHED, ttl=time_to_live.total_seconds())(self._read)
 
     async def get(self, name: str, version: str | None = None) -> KeyVaultSecret:
-        """Return a secret, from memory where it was read lately.
+        """Return a secret, from memory where it was read less than five minutes ago.
 
         Raises:
             SettingsInvalid: no vault is configured.
@@ -41,9 +42,14 @@ class Vault:
         """
         return await self._read_cached(name, version)
 
+    async def ping(self) -> None:
+        """Try the vault. Raises as `get` does; a vault that has no such secret is well."""
+        with suppress(SecretNotFound):
+            await self.get("shared--datasync-check")
+
     @property
     def client(self) -> SecretClient:
-        """The vault's client, unrestricted: made at its first use."""
+        """The client of the whole vault, made at its first use."""
         if self._connected is None:
             self._connected = self._connect()
         return self._connected
@@ -92,8 +98,8 @@ class TenantSecretClient(SecretClient):
     """
 
     def __init__(self, tenant_id: str, vault: Vault, on_read: Callable[[str, str | None], None]) -> None:
-        """Make the client of one run; `on_read` is told the name, within the tenant, and the value of each secret."""
-        # No super().__init__: it would build an HTTP pipeline for each run. The vault's is used.
+        """Make the client of one run. It calls `on_read` with the name (within the tenant) and value of each secret."""
+        # No super().__init__: it would build an HTTP pipeline for each run. The vault has one.
         self._tenant_id = tenant_id
         self._vault = vault
         self._on_read = on_read
@@ -108,40 +114,20 @@ class TenantSecretClient(SecretClient):
         """Return a secret of this tenant, or a shared one.
 
         Raises:
-            SecretRefused: the name is another tenant's, or none that Key Vault takes.
+            SecretRefused: the name belongs to another tenant, or Key Vault does not accept it.
             SecretNotFound: the vault has no such secret.
             SettingsInvalid: no vault is configured.
             ServiceUnavailable: the vault refused or could not be reached.
 
         """
-        self._check(name)
+        check_name(self._tenant_id, name)
         secret = await self._vault.get(name, version)
-        self._on_read(name.removeprefix(f"tenants--{self._tenant_id}--"), secret.value)
+        self._on_read(name.removeprefix(_prefix(self._tenant_id)), secret.value)
         return secret
 
     async def secret(self, system: str, key: str) -> str:
         """Return the value of `tenants--{tenantId}--{system}--{key}`; raises as `get_secret` does."""
-        return (await self.get_secret(f"tenants--{self._tenant_id}--{system}--{key}")).value or ""
-
-    def _check(self, name: str) -> None:
-        if not _NAME.fullmatch(name):
-            raise SecretRefused(
-                f"secret {name!r}: Key Vault takes names of 1 to 127 letters, digits and '-'. "
-                "Change the tenant's id, or the name the flow asks for"
-            )
-        if name.startswith("shared--"):
-            return
-        tenant = self._tenant_id
-        if "--" in tenant or tenant.startswith("-") or tenant.endswith("-"):
-            raise SecretRefused(
-                f"secret {name!r}: the tenant id {tenant!r} cannot be part of a secret's name, where '--' separates "
-                "the parts: use letters, digits and single '-' inside"
-            )
-        if not name.startswith(f"tenants--{tenant}--"):
-            raise SecretRefused(
-                f"secret {name!r}: a flow of tenant {tenant!r} reads names that start with 'tenants--{tenant}--' "
-                "or 'shared--'"
-            )
+        return (await self.get_secret(tenant_secret(self._tenant_id, system, key))).value or ""
 
     @override
     async def close(self) -> None:
@@ -156,17 +142,52 @@ class TenantSecretClient(SecretClient):
         """Do nothing: the vault's client is shared."""
 
 
+def check_name(tenant_id: str, name: str) -> None:
+    """Check that a flow of a tenant may read a secret of this name.
+
+    Raises:
+        SecretRefused: the name belongs to another tenant, or Key Vault does not accept it.
+
+    """
+    if not _NAME.fullmatch(name):
+        raise SecretRefused(
+            f"secret {name!r}: Key Vault takes names of 1 to 127 letters, digits and '-'. "
+            "Change the tenant's id, or the name that the flow asks for"
+        )
+    if name.startswith("shared--"):
+        return
+    if "--" in tenant_id or tenant_id.startswith("-") or tenant_id.endswith("-"):
+        raise SecretRefused(
+            f"secret {name!r}: the tenant id {tenant_id!r} cannot be part of a secret's name, where '--' separates "
+            "the parts: use letters, digits and single '-' inside"
+        )
+    if not name.startswith(_prefix(tenant_id)):
+        raise SecretRefused(
+            f"secret {name!r}: a flow of tenant {tenant_id!r} reads names that start with {_prefix(tenant_id)!r} "
+            "or 'shared--'"
+        )
+
+
+def tenant_secret(tenant_id: str, system: str, key: str) -> str:
+    """Return the name of a tenant's secret: `tenants--{tenantId}--{system}--{key}`."""
+    return f"{_prefix(tenant_id)}{system}--{key}"
+
+
+def _prefix(tenant_id: str) -> str:
+    return f"tenants--{tenant_id}--"
+
+
 def _refuse(operation: str) -> Callable[..., NoReturn]:
     def refused(self: TenantSecretClient, *_: object, **__: object) -> NoReturn:
         raise SecretRefused(
-            f"kv.{operation}: the client of a flow reads secrets (get_secret, secret) and does nothing else, "
+            f"kv.{operation}: the client of a flow only reads secrets (get_secret, secret), "
             f"here for tenant {self._tenant_id!r}"
         )
 
     return refused
 
 
-# Whatever else a SecretClient can do would reach beyond the tenant, in this version of the SDK and the next.
+# Every other operation of a SecretClient would reach beyond the tenant, in this version of the SDK and the next.
 for _operation, _ in inspect.getmembers(SecretClient, callable):
     if not _operation.startswith("_") and _operation not in vars(TenantSecretClient):
         setattr(TenantSecretClient, _operation, _refuse(_operation))

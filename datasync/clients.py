@@ -1,0 +1,119 @@
+"""The only place that constructs Azure clients."""
+
+from contextlib import AsyncExitStack
+from typing import Any
+from urllib.request import getproxies
+
+from async_lru import alru_cache
+from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.cosmos.aio import ContainerProxy, CosmosClient
+from azure.keyvault.secrets.aio import SecretClient
+from azure.storage.queue import TextBase64EncodePolicy
+from azure.storage.queue.aio import QueueClient
+
+from datasync.errors import SettingsInvalid
+from datasync.settings import Account, Settings
+from datasync.stores.cosmos import explained
+
+
+def new_transport() -> AioHttpTransport:
+    """Make the HTTP transport of one client.
+
+    With `use_env_settings`, aiohttp looks for a proxy and for `~/.netrc` in two executor jobs before every request,
+    which takes half of the CPU time of a run. It is on only where a proxy is configured.
+    """
+    return AioHttpTransport(use_env_settings=bool(getproxies().keys() - {"no"}))
+
+
+class Credential:
+    """The app's identity, shared by all clients, and imported at its first use."""
+
+    def __init__(self) -> None:
+        self._identity: AsyncTokenCredential | None = None
+
+    def __call__(self) -> AsyncTokenCredential:
+        """Return the credential."""
+        if self._identity is None:
+            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415 - 200 ms that few local runs need
+
+            self._identity = DefaultAzureCredential()
+        return self._identity
+
+    async def close(self) -> None:
+        """Close the credential, if it was used."""
+        if self._identity is not None:
+            await self._identity.close()
+
+
+class CosmosAccount:
+    """A Cosmos DB account, connected at its first use."""
+
+    def __init__(self, account: Account, credential: Credential) -> None:
+        self._account = account
+        self._credential = credential
+        self._open = AsyncExitStack()
+        # Concurrent callers share one attempt to connect; a failure is not kept.
+        self._client = alru_cache(maxsize=1)(self._connect)
+
+    async def container(self, database: str, name: str) -> ContainerProxy:
+        """Return a client of one container.
+
+        Raises:
+            ServiceUnavailable: the account refused or could not be reached.
+
+        """
+        client = await self._client()
+        return client.get_database_client(database).get_container_client(name)
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        await self._client.cache_close()
+        await self._open.aclose()
+
+    async def _connect(self) -> CosmosClient:
+        client = cosmos_client(self._account, self._credential)
+        self._open.push_async_callback(client.close)
+        with explained("while connecting"):
+            await client.__aenter__()
+        return client
+
+
+def cosmos_client(account: Account, credential: Credential) -> CosmosClient:
+    """Return a client of the account, to enter once and keep."""
+    if account.connection_string:
+        return CosmosClient.from_connection_string(account.connection_string, transport=new_transport())
+    return CosmosClient(account.url or "", credential(), transport=new_transport())
+
+
+def queue_client(account: Account, name: str, credential: Credential) -> QueueClient:
+    """Return a client of one queue, whose messages are in base64."""
+    options: dict[str, Any] = {
+        "message_encode_policy": TextBase64EncodePolicy(),  # the queue trigger expects base64
+        "initial_backoff": 1,  # seconds; by default the first retry waits for 15
+        "increment_base": 2,
+        "random_jitter_range": 1,
+        "transport": new_transport(),
+    }
+    if account.connection_string:
+        return QueueClient.from_connection_string(account.connection_string, name, **options)
+    return QueueClient(account.url or "", name, credential=credential(), **options)
+
+
+def secret_client(settings: Settings, credential: Credential) -> SecretClient:
+    """Return a client of the vault.
+
+    Raises:
+        SettingsInvalid: no vault is configured.
+
+    """
+    if settings.key_vault_url is None:
+        raise SettingsInvalid(
+            "KEY_VAULT_URI: missing, and a flow reads a secret. Set it to https://<your-vault>.vault.azure.net/"
+        )
+    return SecretClient(
+        settings.key_vault_url,
+        credential(),
+        verify_challenge_resource=settings.key_vault_verify_challenge,
+        transport=new_transport(),
+    )

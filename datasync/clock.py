@@ -1,0 +1,16 @@
+"""The clock of the process. Everything else is given the time, or asks this clock."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+
+class Clock:
+    """Tells the time, and waits."""
+
+    def now(self) -> datetime:
+        """Return the present instant (aware, UTC)."""
+        return datetime.now(UTC)
+
+    async def sleep(self, duration: timedelta) -> None:
+        """Wait; a duration of zero or less does not wait."""
+        await asyncio.sleep(max(duration.total_seconds(), 0))

@@ -1,0 +1,1 @@
+"""The surface of a flow's author: registration, the run, secrets, HTTP, logging."""

@@ -1,0 +1,81 @@
+"""Decodes JSON objects into structs, and explains the first field that does not fit.
+
+Documents are edited by hand and messages may be posted by hand. Decoding is strict about the fields it reads and
+ignores fields it does not know. What a field expects stands on the field, as the description of its `msgspec.Meta`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+import msgspec
+
+FORBIDDEN_IN_IDS = "/\\?#"
+"""Characters that the id of a Cosmos DB document cannot hold."""
+
+NO_SURROGATES = "^[^\ud800-\udfff]*$"
+"""Half of a surrogate pair, which JSON can carry, cannot be hashed, logged or stored."""
+
+type Text = Annotated[str, msgspec.Meta(min_length=1, pattern=NO_SURROGATES, description="a text that is not empty")]
+
+_MISSING = object()
+
+
+class FieldError(ValueError):
+    """A field is missing or holds a value that does not fit."""
+
+    def __init__(self, path: str, expected: str, got: object = _MISSING) -> None:
+        self.path = path
+        """The field within the document, such as `flows[2].cron`; empty for the document as a whole."""
+        self.expected = expected
+        self.got = got
+        super().__init__(f"{path}: {self.why}" if path else self.why)
+
+    @property
+    def why(self) -> str:
+        """The expectation and the value, without the path."""
+        if self.got is _MISSING:
+            return f"missing; expected {self.expected}"
+        return f"expected {self.expected}, got {shorten(json.dumps(self.got, ensure_ascii=False, default=str))}"
+
+
+def decode[T: msgspec.Struct](shape: type[T], document: object) -> T:
+    """Read a JSON object as a struct.
+
+    Raises:
+        FieldError: names the first field that does not fit.
+
+    """
+    try:
+        return msgspec.convert(document, shape)
+    except (msgspec.ValidationError, OverflowError):
+        raise _fault(shape, document) from None
+
+
+def _fault(shape: type[msgspec.Struct], document: object) -> FieldError:
+    if not isinstance(document, Mapping):
+        return FieldError("", "an object", document)
+    for field in msgspec.structs.fields(shape):
+        name, expected = field.encode_name, _expected(field.type)
+        if name not in document:
+            if field.required:
+                return FieldError(name, expected)
+            continue
+        try:
+            msgspec.convert(document[name], field.type)
+        except (msgspec.ValidationError, OverflowError):
+            return FieldError(name, expected, document[name])
+    return FieldError("", f"the fields of a {shape.__name__}", dict(document))
+
+
+def _expected(type_: Any) -> str:
+    """Return the description on a field's type."""
+    annotated = getattr(type_, "__value__", type_)
+    described = [each.description for each in get_args(annotated) if isinstance(each, msgspec.Meta)]
+    return next(filter(None, reversed(described)), "another value")
+
+
+def shorten(text: str, limit: int = 200) -> str:
+    """Cut a text for a message or a record, and state its length."""
+    text = text.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be printed
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

@@ -1,0 +1,214 @@
+"""Tenant documents: the entries people edit, and the problems in them."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from hashlib import sha256
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+from msgspec import Meta
+
+from datasync.errors import TenantInvalid
+from datasync.model import times
+from datasync.model.decode import NO_SURROGATES, FieldError, Text, decode, shorten
+from datasync.model.times import read_utc
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An entry, or a document, that somebody must correct."""
+
+    tenant_id: str
+    path: str
+    """The field within the document, such as `flows[2].cron`."""
+    why: str
+    """The value found, and the value expected."""
+    flow: str | None = None
+    """The flow's name, where the problem is in an entry that has one."""
+
+    def __str__(self) -> str:
+        """Render as `tenant-123/weather flows[2].cron: …`."""
+        subject = f"{self.tenant_id}/{self.flow}" if self.flow else self.tenant_id
+        return f"{subject} {self.path}: {self.why}"
+
+
+class FlowEntry(msgspec.Struct, frozen=True):
+    """One entry of a tenant document's `flows`: the flow, its schedule, and its switch."""
+
+    index: int
+    """Its position in the array, which path patches need."""
+    name: str
+    enabled: bool
+    cron: str
+    """Six fields, seconds first. Not checked here: see datasync.tick.check."""
+    timezone: str | None
+    """Time zone of the cron: an IANA name, `tenant` for the tenant's own, None for UTC."""
+    settings: dict[str, Any]
+    """Free-form: the flow gets it as `run.settings`."""
+    next_run: datetime | None
+    """`nextRunUtc` as an instant (aware, UTC); None where it is missing or null."""
+    next_run_text: str | None
+    """`nextRunUtc` as the document holds it, to notice an edit."""
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """One tenant document, as far as it can be read."""
+
+    id: str
+    name: str
+    timezone: str
+    """The tenant's IANA time zone; `UTC` where the document has none."""
+    flows: tuple[FlowEntry, ...]
+    problems: tuple[Problem, ...]
+    """Problems of entries that are not among `flows`."""
+    etag: str
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Decode a document of the tenants container; an entry that cannot be read becomes a problem.
+
+        Raises:
+            TenantInvalid: the document as a whole cannot be used; the message names the field.
+
+        """
+        try:
+            read = decode(_TenantDocument, document)
+        except FieldError as error:
+            raise TenantInvalid(tenant_label(document), error.path, error.why) from None
+        if read.id != read.tenant_id:
+            raise TenantInvalid(
+                read.id,
+                "tenantId",
+                f"{read.tenant_id!r} is not the document's id {read.id!r}; both must be the tenant's id",
+            )
+        if read.id.startswith("@"):
+            raise TenantInvalid(read.id, "id", "a tenant's id does not start with '@', which the app uses itself")
+        flows: dict[str, FlowEntry] = {}
+        problems: list[Problem] = []
+        for index, content in enumerate(read.flows):
+            try:
+                entry = _read_entry(index, content)
+            except FieldError as error:
+                problems.append(_unreadable(read.tenant_id, index, content, error))
+                continue
+            first = flows.setdefault(entry.name, entry)
+            if first is not entry:
+                problems.append(_duplicate(read.tenant_id, entry, first))
+        return cls(
+            id=read.tenant_id,
+            name=read.name or read.tenant_id,
+            timezone=read.timezone or "UTC",
+            flows=tuple(flows.values()),
+            problems=tuple(problems),
+            etag=str(document.get("_etag", "")),
+        )
+
+    def zone_of(self, entry: FlowEntry) -> str:
+        """Return the time zone of an entry's cron: its own, the tenant's where it says `tenant`, else UTC."""
+        return self.timezone if entry.timezone == "tenant" else entry.timezone or "UTC"
+
+    def revision_of(self, entry: FlowEntry) -> str:
+        """Hash the schedule of an entry, so that a delayed job notices a change of it."""
+        return sha256(f"{entry.cron}\n{self.zone_of(entry)}".encode()).hexdigest()[:16]
+
+    def entry(self, names: Collection[str]) -> FlowEntry | None:
+        """Return the entry under the first of these names that the document has.
+
+        Raises:
+            TenantInvalid: the only entry under these names cannot be read.
+
+        """
+        entries = {entry.name: entry for entry in self.flows}
+        for name in names:
+            if name in entries:
+                return entries[name]
+        for problem in self.problems:
+            if problem.flow in names:
+                raise TenantInvalid(self.id, problem.path, problem.why, problem.flow)
+        return None
+
+
+class _TenantDocument(msgspec.Struct, rename="camel"):
+    id: Text
+    tenant_id: Annotated[Text, Meta(description="a text that is not empty, the same as id")]
+    flows: Annotated[list[Any], Meta(description="a list of flow entries")]
+    type: Annotated[Literal["Tenant"], Meta(description='"Tenant"')] = "Tenant"
+    name: Annotated[str | None, Meta(description="a text")] = None
+    timezone: Annotated[str | None, Meta(description="an IANA name such as America/Chicago")] = None
+
+
+class _EntryDocument(msgspec.Struct, rename="camel"):
+    name: Text
+    enabled: Annotated[bool, Meta(description="true or false, without quotes")]
+    cron: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            pattern=NO_SURROGATES,
+            description='a text of six fields, seconds first, such as "0 0 * * * *"',
+        ),
+    ]
+    next_run_utc: Annotated[str | None, Meta(description=times.EXPECTED)] = None
+    timezone: Annotated[str | None, Meta(description="an IANA name such as America/Chicago")] = None
+    settings: Annotated[dict[str, Any] | None, Meta(description="an object")] = None
+
+
+DOCUMENT_FIELDS = _TenantDocument.__struct_encode_fields__
+ENTRY_FIELDS = _EntryDocument.__struct_encode_fields__
+
+
+def is_tenant_document(document: Mapping[str, Any]) -> bool:
+    """Return whether a document of the tenants container is, or is meant to be, a tenant's.
+
+    Documents of other types may be stored beside them. A misspelt or missing type does not hide a tenant.
+    """
+    kind = document.get("type")
+    return kind.lower() == "tenant" if isinstance(kind, str) else "flows" in document
+
+
+def document_key(document: Mapping[str, Any]) -> str:
+    """Identify a document of the tenants container: by its id, or by tenantId and id where they differ."""
+    own, tenant = document.get("id"), document.get("tenantId")
+    return str(own) if own == tenant else f"{tenant!r}/{own!r}"
+
+
+def tenant_label(document: Mapping[str, Any]) -> str:
+    """Name a document that may lack anything: by its id, else by its tenantId."""
+    names = (document.get("id"), document.get("tenantId"))
+    return shorten(next((name for name in names if isinstance(name, str) and name), repr(names[0])))
+
+
+def _read_entry(index: int, content: object) -> FlowEntry:
+    read = decode(_EntryDocument, content)
+    try:
+        next_run = None if read.next_run_utc is None else read_utc(read.next_run_utc)
+    except ValueError:
+        raise FieldError("nextRunUtc", times.EXPECTED, read.next_run_utc) from None
+    return FlowEntry(
+        index=index,
+        name=read.name,
+        enabled=read.enabled,
+        cron=read.cron,
+        timezone=read.timezone,
+        settings=read.settings or {},
+        next_run=next_run,
+        next_run_text=read.next_run_utc,
+    )
+
+
+def _unreadable(tenant_id: str, index: int, content: object, error: FieldError) -> Problem:
+    name = content.get("name") if isinstance(content, dict) else None
+    return Problem(
+        tenant_id=tenant_id,
+        flow=name if isinstance(name, str) else None,
+        path=f"flows[{index}]{error.path and '.'}{error.path}",
+        why=error.why,
+    )
+
+
+def _duplicate(tenant_id: str, entry: FlowEntry, first: FlowEntry) -> Problem:
+    return Problem(
+        tenant_id=tenant_id,
+        flow=entry.name,
+        path=f"flows[{entry.index}].name",
+        why=f"{entry.name!r} is already at flows[{first.index}], which is the one used: merge the two entries",
+    )

@@ -1,0 +1,74 @@
+"""admit: gates decide, in order, whether a job still has to run."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import msgspec
+
+from datasync.flow.registry import Flow
+from datasync.model.job import HEAD_START, Job
+from datasync.model.run import Outcome
+from datasync.model.state import FlowState
+from datasync.model.tenant import FlowEntry, Tenant
+from datasync.run.ending import Ending
+from datasync.services import Services
+
+_LONGEST_HEAD_START = 2 * HEAD_START + timedelta(seconds=1)  # the queue counts whole seconds, by a clock of its own
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """A job that may run, with everything that the gates and the call need."""
+
+    job: Job
+    flow: Flow
+    tenant: Tenant
+    entry: FlowEntry
+    state: FlowState
+
+
+type Gate = Callable[[Admitted], Ending | None]
+"""Returns None to let a job pass, or the ending of its attempt."""
+
+
+def is_enabled(candidate: Admitted) -> Ending | None:
+    """Skip a job whose entry was disabled."""
+    if candidate.entry.enabled:
+        return None
+    return Ending(Outcome.SKIPPED_DISABLED, "the flow is disabled: enabled is false in the tenant's document")
+
+
+def is_scheduled(candidate: Admitted) -> Ending | None:
+    """Skip a job that was planned ahead by a schedule that has changed since."""
+    job = candidate.job
+    if not job.planned_ahead or job.rev in (None, candidate.tenant.revision_of(candidate.entry)):
+        return None
+    return Ending(Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned")
+
+
+GATES: tuple[Gate, ...] = (is_enabled, is_scheduled)
+
+
+async def wait_for_its_time(services: Services, job: Job) -> None:
+    """Wait out the head start of a job that was planned ahead."""
+    early = job.scheduled_utc - services.clock.now()
+    if timedelta() < early <= _LONGEST_HEAD_START:
+        await services.clock.sleep(early)
+
+
+async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Ending:
+    """Read the tenant and the state side by side, and pass the gates.
+
+    Raises:
+        TenantUnknown, TenantInvalid, StateInvalid: the job cannot be run as things are.
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+    """
+    tenant, state = await asyncio.gather(
+        services.tenants.get(job.tenant_id), services.runs.state(job.tenant_id, flow.names)
+    )
+    entry = tenant.entry((job.flow_name, *flow.names))
+    if entry is None:
+        return Ending(Outcome.SKIPPED_DISABLED, "the tenant's document has no such flow")
+    candidate = Admitted(job=job, flow=flow, tenant=tenant, entry=entry, state=state)
+    return next((ending for gate in GATES if (ending := gate(candidate))), candidate)

@@ -1,0 +1,151 @@
+"""Partition `@fleet` of the runs container: facts about the whole fleet. No tenant id starts with `@`."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from hashlib import sha256
+from typing import Annotated, Any, Self
+
+import msgspec
+from azure.cosmos.exceptions import CosmosResourceNotFoundError
+from msgspec import Meta
+
+from datasync.errors import StateInvalid
+from datasync.model import times
+from datasync.model.decode import FieldError, decode
+from datasync.model.tenant import Problem
+from datasync.model.times import utc_text
+from datasync.stores.cosmos import RETRY_WRITE, Container, explained
+
+PARTITION = "@fleet"
+
+_WATERMARK = "watermark"
+_PROBLEMS = "SELECT * FROM c WHERE c.type = 'Problem'"
+
+type _Time = Annotated[Annotated[datetime, Meta(tz=True)] | None, Meta(description=times.EXPECTED)]
+
+
+class Watermark(msgspec.Struct, frozen=True, rename="camel"):
+    """How far the ticks have examined the tenants container."""
+
+    since_ts: Annotated[int | None, Meta(description="a whole number of seconds since 1970")] = None
+    """Start of the last complete tick, in seconds since 1970 by the clock of Cosmos DB."""
+    scanned_utc: _Time = None
+    """Start of the last complete scan."""
+    registry: Annotated[str | None, Meta(description="a text")] = None
+    """Fingerprint of the flows at the last complete scan."""
+
+
+class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
+    """A problem that is stored until it is corrected."""
+
+    document: str
+    """The tenant document: its id, or its tenantId and id where they differ."""
+    tenant: str
+    path: str
+    why: str
+    since_utc: str
+    """When it was found first."""
+    flow: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The id of the stored document: one for each field of a tenant document."""
+        return f"problem-{sha256(f'{self.document}\n{self.path}'.encode()).hexdigest()[:32]}"
+
+    @property
+    def problem(self) -> Problem:
+        """The problem as the checks report it."""
+        return Problem(tenant_id=self.tenant, path=self.path, why=self.why, flow=self.flow)
+
+    @classmethod
+    def found(cls, document: str, problem: Problem, now: datetime) -> Self:
+        """Return a problem found at an instant (aware)."""
+        return cls(
+            document=document,
+            tenant=problem.tenant_id,
+            path=problem.path,
+            why=problem.why,
+            since_utc=utc_text(now),
+            flow=problem.flow,
+        )
+
+
+class FleetStore:
+    """The watermark of the ticks, and the standing problems."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    async def begin_tick(self, now: datetime) -> tuple[Watermark, int]:
+        """Note that a tick starts at `now` (aware); return the watermark, and the time by the clock of Cosmos DB.
+
+        The document's new `_ts` is that time, in seconds: comparing it with the `_ts` of tenant documents needs no
+        agreement between the clocks of the app and the database.
+
+        Raises:
+            StateInvalid: the watermark was edited and cannot be read; the next `end_tick` replaces it.
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        document = await self._note({"startedUtc": utc_text(now)})
+        try:
+            return decode(Watermark, document), int(document["_ts"])
+        except FieldError as error:
+            raise StateInvalid(f"document {_WATERMARK!r} in partition {PARTITION}: {error}") from None
+
+    async def end_tick(self, watermark: Watermark) -> None:
+        """Move the watermark. Raises ServiceUnavailable."""
+        await self._note(msgspec.to_builtins(watermark))
+
+    async def problems(self) -> list[StandingProblem]:
+        """Return the standing problems; one that was edited and cannot be read is deleted.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        container = await self._container.open()
+        found: list[StandingProblem] = []
+        with explained("while reading the standing problems"):
+            async for document in container.query_items(_PROBLEMS, partition_key=PARTITION):
+                try:
+                    found.append(decode(StandingProblem, document))
+                except FieldError:  # the next complete scan finds it again
+                    await self._delete(str(document["id"]))
+        return found
+
+    async def save(self, problem: StandingProblem) -> None:
+        """Store a problem. Raises ServiceUnavailable."""
+        container = await self._container.open()
+        document = {"id": problem.id, "tenantId": PARTITION, "type": "Problem", **msgspec.to_builtins(problem)}
+        with explained(f"while saving a problem of {problem.tenant}"):
+            await container.upsert_item(document, no_response=True, retry_write=RETRY_WRITE)
+
+    async def delete(self, problem: StandingProblem) -> None:
+        """Delete a problem that is corrected. Raises ServiceUnavailable."""
+        with explained(f"while deleting a problem of {problem.tenant}"):
+            await self._delete(problem.id)
+
+    async def _delete(self, document_id: str) -> None:
+        container = await self._container.open()
+        with suppress(CosmosResourceNotFoundError):  # deleted by another tick, or by a first try whose answer was lost
+            await container.delete_item(document_id, partition_key=PARTITION, retry_write=RETRY_WRITE)
+
+    async def _note(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Set fields of the watermark document, which is created where it is missing; return it."""
+        container = await self._container.open()
+        operations = [{"op": "set", "path": f"/{name}", "value": value} for name, value in fields.items()]
+        with explained("while moving the watermark"):
+            try:
+                return dict(
+                    await container.patch_item(
+                        _WATERMARK,
+                        partition_key=PARTITION,
+                        patch_operations=operations,
+                        retry_write=RETRY_WRITE,
+                    )
+                )
+            except CosmosResourceNotFoundError:
+                document = {"id": _WATERMARK, "tenantId": PARTITION, "type": "Watermark", **fields}
+                return dict(await container.upsert_item(document, retry_write=RETRY_WRITE))

@@ -1,0 +1,1 @@
+"""Events: the facts that operators read, search and alert on."""

@@ -1,0 +1,33 @@
+"""Writes events to the log: a sentence for people, then `key=value`, on one line.
+
+On Azure a log line arrives as text, so the line holds every attribute that operators search for. The attributes are
+also on the log record, as `fields`, for local handlers that keep them.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from datasync.telemetry.events import Event
+
+logger = logging.getLogger("datasync")
+
+_CHATTY = ("azure", "httpx", "httpx_retries", "msal", "urllib3")
+
+
+def configure() -> None:
+    """Log the app's own events, and stop the libraries from logging every request with its URL."""
+    logger.setLevel(logging.INFO)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def emit(event: Event) -> None:
+    """Log an event."""
+    attributes = {key: value for key, value in event.attributes().items() if value is not None}
+    text = "\n".join(filter(None, [line(event.sentence(), attributes), event.details()]))
+    logger.log(event.level, "%s", text, extra={"fields": attributes})
+
+
+def line(sentence: str, attributes: Mapping[str, object]) -> str:
+    """Return a sentence with its attributes behind it: `DONE acme/weather in 1.2s run=5f… attempt=1`."""
+    return " ".join([sentence, *(f"{key}={value}" for key, value in attributes.items())])

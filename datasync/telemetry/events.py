@@ -1,0 +1,269 @@
+"""The events of the app, in the order of the data: tick, run, endings.
+
+| word          | level   | event |
+|---------------|---------|-------|
+| TICK          | info    | a tick ended |
+| INVALID       | error   | somebody must correct a document (each tick, while it lasts) |
+| BROKEN        | error   | a flow file could not be loaded (at the start and each tick, while it lasts) |
+| START         | info    | an attempt of a flow starts |
+| DONE          | info    | an attempt succeeded |
+| FAIL          | error   | an attempt failed, or a message is not a job |
+| DEFERRED, GAVE_UP, SKIPPED_… | warning | an attempt ended otherwise |
+| UNAVAILABLE   | error   | a service refused or could not be reached |
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
+
+from datasync.errors import JobInvalid, ServiceUnavailable, StateInvalid
+from datasync.model.run import Outcome, RunRecord
+from datasync.model.tenant import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of every event."""
+
+    level: ClassVar[int] = logging.INFO
+
+    def sentence(self) -> str:
+        """Return the event as a sentence, which starts with a word to search for."""
+        raise NotImplementedError
+
+    def attributes(self) -> dict[str, object]:
+        """Return the facts that stand behind the sentence; those that are None are left out."""
+        return {}
+
+    def details(self) -> str:
+        """Return the text that follows on further lines, such as a traceback."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickEnded(Event):
+    """A tick ended. The numbers are those of datasync.tick.tick.Tally."""
+
+    tenants: int
+    due: int
+    enqueued: int
+    advanced: int
+    conflicts: int
+    problems: int
+    broken: int
+    failed: int
+    seconds: float
+
+    def sentence(self) -> str:
+        """Return `TICK`."""
+        return "TICK"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the numbers."""
+        return {**asdict(self), "seconds": round(self.seconds, 2)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickFailed(Event):
+    """A tick could not examine all documents."""
+
+    level = logging.ERROR
+    error: Exception
+
+    def sentence(self) -> str:
+        """State the error."""
+        return f"TICK failed before all documents were examined: {self.error}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the class of the error."""
+        return {"error": type(self.error).__name__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantFailed(Event):
+    """A tick could not handle a tenant."""
+
+    level = logging.ERROR
+    tenant: str
+    error: Exception
+
+    def sentence(self) -> str:
+        """Name the tenant and the error."""
+        return f"tenant {self.tenant!r} could not be scheduled: {self.error}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the class of the error."""
+        return {"error": type(self.error).__name__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatermarkInvalid(Event):
+    """The watermark cannot be read; the tick scans all documents and replaces it."""
+
+    level = logging.WARNING
+    error: StateInvalid
+
+    def sentence(self) -> str:
+        """Name the document and the field."""
+        return f"{self.error}. All documents are examined, and the watermark is replaced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentInvalid(Event):
+    """Somebody must correct a tenant document."""
+
+    level = logging.ERROR
+    problem: Problem
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow, the field, and the expectation."""
+        return f"INVALID {self.problem}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemsOmitted(Event):
+    """There are more standing problems than a tick logs."""
+
+    level = logging.ERROR
+    count: int
+
+    def sentence(self) -> str:
+        """State the number, and where to find them."""
+        return f"INVALID {self.count} more problems: query partition @fleet of the runs container for type = 'Problem'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowFileBroken(Event):
+    """A flow file could not be loaded."""
+
+    level = logging.ERROR
+    module: str
+    traceback: str
+
+    def sentence(self) -> str:
+        """Name the file and the exception."""
+        cause = self.traceback.strip().splitlines()[-1]
+        return f"BROKEN flow file {self.module} could not be loaded, its flows are off: {cause}"
+
+    def details(self) -> str:
+        """Return the traceback."""
+        return self.traceback
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """An attempt of a flow starts."""
+
+    subject: str
+    """`tenant/flow`."""
+    run: str
+    attempt: int
+
+    def sentence(self) -> str:
+        """Name the tenant and the flow."""
+        return f"START {self.subject}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the run id and the attempt."""
+        return {"run": self.run, "attempt": self.attempt}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded(Event):
+    """An attempt ended, and its record says how."""
+
+    record: RunRecord
+    http: Mapping[str, object] = field(default_factory=dict)
+    """The HTTP requests of the attempt: see datasync.flow.http.HttpStory."""
+    traceback: str = ""
+
+    @property
+    def level(self) -> int:  # type: ignore[override]
+        """Error for a failure, warning for an ending that is neither failure nor success."""
+        if self.record.outcome.is_failure:
+            return logging.ERROR
+        return logging.INFO if self.record.outcome is Outcome.SUCCEEDED else logging.WARNING
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow, the outcome, the time it took, and the error."""
+        record = self.record
+        subject = f"{record.tenant_id}/{record.flow_name}"
+        took = f"{(record.finished_utc - record.started_utc).total_seconds():.1f}s"
+        if record.outcome is Outcome.SUCCEEDED:
+            return f"DONE {subject} in {took}"
+        if record.outcome.is_failure:
+            return f"FAIL {subject} after {took} ({record.outcome}): {record.error}"
+        return f"{record.outcome.upper()} {subject} after {took}: {record.error}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the counts, the HTTP requests, the run id and the attempt."""
+        return {**self.record.counts, **self.http, "run": self.record.run_id, "attempt": self.record.attempt}
+
+    def details(self) -> str:
+        """Return the traceback of a failure."""
+        return self.traceback
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndingNotRecorded(Event):
+    """An attempt ended, and its record could not be written."""
+
+    level = logging.ERROR
+    record: RunRecord
+    error: Exception
+    traceback: str = ""
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow, the outcome and the error."""
+        record = self.record
+        why = f": {record.error}" if record.error else ""
+        return (
+            f"UNAVAILABLE {record.tenant_id}/{record.flow_name} ended ({record.outcome}{why}), which could not be "
+            f"recorded: {self.error}"
+        )
+
+    def attributes(self) -> dict[str, object]:
+        """Return the run id and the attempt."""
+        return {"run": self.record.run_id, "attempt": self.record.attempt, "error": type(self.error).__name__}
+
+    def details(self) -> str:
+        """Return the traceback of a failure."""
+        return self.traceback
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceAway(Event):
+    """A service refused or could not be reached before a flow started."""
+
+    level = logging.ERROR
+    subject: str
+    """`tenant/flow`."""
+    run: str
+    attempt: int
+    error: ServiceUnavailable
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow and the error."""
+        return f"UNAVAILABLE {self.subject} did not start: {self.error}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the run id and the attempt."""
+        return {"run": self.run, "attempt": self.attempt}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRefused(Event):
+    """A message is not a job."""
+
+    level = logging.ERROR
+    error: JobInvalid
+    attempt: int
+
+    def sentence(self) -> str:
+        """Name the message, the field, and the expectation."""
+        return f"FAIL {self.error}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the delivery."""
+        return {"attempt": self.attempt}

@@ -1,0 +1,72 @@
+"""Problems of an entry that can be read: its cron, its time zone, its flow. Pure."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from datasync import cron
+from datasync.errors import CronInvalid, FlowUnknown
+from datasync.flow.registry import FlowRegistry
+from datasync.model.tenant import FlowEntry, Problem, Tenant
+
+
+def tenant_problems(tenant: Tenant) -> Iterator[Problem]:
+    """Yield the problems of a document outside the entries that can be read."""
+    yield from tenant.problems
+    if why := _zone_problem(tenant.timezone):
+        yield Problem(tenant_id=tenant.id, path="timezone", why=why)
+
+
+def entry_problems(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
+    """Yield the problems of an entry, enabled or not. An entry that has any cannot be scheduled."""
+    path = f"flows[{entry.index}]"
+    if why := _name_problem(entry.name, registry):
+        yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.name", why=why)
+    if why := _cron_problem(entry.cron, now):
+        yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.cron", why=why)
+    if why := _zone_problem(tenant.zone_of(entry)):
+        if entry.timezone == "tenant":  # the problem that tenant_problems yields
+            yield Problem(tenant_id=tenant.id, path="timezone", why=why)
+        else:
+            remedy = f"{why}, or 'tenant' for the tenant's own"
+            yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.timezone", why=remedy)
+
+
+def find_zone(name: str) -> ZoneInfo:
+    """Return the time zone of an IANA name.
+
+    Raises:
+        ValueError: there is no such zone; the message states the expected form.
+
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is not a time zone; expected an IANA name such as America/Chicago") from None
+
+
+def _name_problem(name: str, registry: FlowRegistry) -> str | None:
+    try:
+        registry.resolve(name)
+    except FlowUnknown as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=4096)  # a tick asks for one instant, and fleets have few expressions
+def _cron_problem(expression: str, now: datetime) -> str | None:
+    try:
+        if cron.parse(expression).next(now) is None:
+            return f"cron {expression!r} never fires: no date matches all of its fields"
+    except CronInvalid as error:
+        return str(error)
+    return None
+
+
+def _zone_problem(name: str) -> str | None:
+    try:
+        find_zone(name)
+    except ValueError as why:
+        return str(why)
+    return None

@@ -1,0 +1,54 @@
+"""The standing problems of the fleet: stored while they last, deleted when they are corrected."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from datasync.model.tenant import Problem
+from datasync.stores.fleet import FleetStore, StandingProblem
+
+
+class StandingProblems:
+    """The problems that are stored, kept in step with the documents that a tick examines."""
+
+    def __init__(self, fleet: FleetStore, stored: Iterable[StandingProblem], now: datetime) -> None:
+        self._fleet = fleet
+        self._now = now
+        self._by_document: defaultdict[str, dict[str, StandingProblem]] = defaultdict(dict)
+        for problem in stored:
+            self._by_document[problem.document][problem.id] = problem
+
+    async def examined(self, document: str, found: Iterable[Problem]) -> None:
+        """Store the problems found in a document, and delete those that are corrected.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        before = self._by_document[document]
+        present = [StandingProblem.found(document, problem, self._now) for problem in found]
+        after = {problem.id: problem for problem in present}
+        for problem in after.values():
+            known = before.get(problem.id, problem)
+            if known is problem or known.problem != problem.problem:
+                lasting = replace(problem, since_utc=known.since_utc)
+                await self._fleet.save(lasting)
+                before[problem.id] = lasting
+        for problem in [each for each in before.values() if each.id not in after]:
+            await self._fleet.delete(problem)
+            del before[problem.id]
+
+    async def keep_only(self, documents: Collection[str]) -> None:
+        """Delete the problems of documents that no longer exist. Raises ServiceUnavailable."""
+        gone = [document for document in self._by_document if document not in documents]
+        for document in gone:
+            await self.examined(document, ())
+
+    def all(self) -> list[Problem]:
+        """Return the standing problems, the newest first."""
+        every = [each for problems in self._by_document.values() for each in problems.values()]
+        every.sort(key=lambda each: (each.tenant, each.path))
+        every.sort(key=lambda each: each.since_utc, reverse=True)
+        return [each.problem for each in every]

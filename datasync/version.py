@@ -1,0 +1,3 @@
+"""The version of the app. pyproject.toml has the same one."""
+
+VERSION = "0.1.0"

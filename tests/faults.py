@@ -1,0 +1,98 @@
+"""Faults on the wire between the app and its services: a kill at the n-th request, or a lost answer."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, override
+
+from azure.core.exceptions import ServiceRequestError, ServiceResponseError
+from azure.core.pipeline.transport import AioHttpTransport
+
+
+class Killed(BaseException):
+    """The worker is killed: nothing after this point happens."""
+
+
+type Request = tuple[str, str, str]
+"""Method, URL and body."""
+
+
+class Wire:
+    """Every request of the app's clients passes here, and meets the faults that a test asks for."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.refuse = False
+        """Whether every connection is refused."""
+        self._kill_at: tuple[int, bool] | None = None
+        self._kill_before: Callable[[Request], bool] | None = None
+        self._refuse: Callable[[Request], bool] | None = None
+        self._lose: list[Callable[[Request], bool]] = []
+        self._before: list[tuple[Callable[[Request], bool], Callable[[], Awaitable[object]]]] = []
+        self._after: list[tuple[Callable[[Request], bool], Callable[[], Awaitable[object]]]] = []
+
+    def kill_at(self, number: int, *, answered: bool) -> None:
+        """Kill the worker at the n-th request from now: before it is sent, or when its answer arrives."""
+        self._kill_at = (len(self.requests) + number, answered)
+
+    def kill_before(self, wanted: Callable[[Request], bool]) -> None:
+        """Kill the worker before the next such request is sent."""
+        self._kill_before = wanted
+
+    def refuse_all(self, wanted: Callable[[Request], bool]) -> None:
+        """Refuse every such request."""
+        self._refuse = wanted
+
+    def heal(self) -> None:
+        """Let every request pass again."""
+        self._kill_at = self._kill_before = self._refuse = None
+
+    def lose_answer(self, wanted: Callable[[Request], bool]) -> None:
+        """Let the next such request reach the service, and lose its answer."""
+        self._lose.append(wanted)
+
+    def after(self, wanted: Callable[[Request], bool], act: Callable[[], Awaitable[object]]) -> None:
+        """Act once, right after the next such request was answered."""
+        self._after.append((wanted, act))
+
+    def before_each(self, wanted: Callable[[Request], bool], act: Callable[[], Awaitable[object]]) -> None:
+        """Act before each such request is sent."""
+        self._before.append((wanted, act))
+
+    async def pass_on(self, request: Request, send: Callable[[], Awaitable[Any]]) -> Any:
+        self.requests.append(request)
+        if self._kill_before and self._kill_before(request):
+            raise Killed
+        if self.refuse or (self._refuse and self._refuse(request)):
+            raise ServiceRequestError("connection refused")
+        killed, answered = self._kill_at or (0, False)
+        if killed == len(self.requests) and not answered:
+            raise Killed
+        for _, act in [each for each in self._before if each[0](request)]:
+            await act()
+        answer = await send()
+        if killed and killed <= len(self.requests) and answered:
+            raise Killed
+        for lost in [each for each in self._lose if each(request)][:1]:
+            self._lose.remove(lost)
+            raise ServiceResponseError("the connection broke before the answer came")
+        for wanted, act in [each for each in self._after if each[0](request)][:1]:
+            self._after.remove((wanted, act))
+            await act()
+        return answer
+
+
+def to(method: str, part: str, body: str = "") -> Callable[[Request], bool]:
+    """Return a predicate for requests by method, part of the URL, and part of the body."""
+    return lambda request: request[0] == method and part in request[1] and body in request[2]
+
+
+class FaultyTransport(AioHttpTransport):  # type: ignore[misc]
+    """The transport of one client, over a wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(use_env_settings=False)
+        self._wire = wire
+
+    @override
+    async def send(self, request: Any, **options: Any) -> Any:
+        about = (request.method, request.url, str(getattr(request, "body", "") or ""))
+        return await self._wire.pass_on(about, lambda: super(FaultyTransport, self).send(request, **options))

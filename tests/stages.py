@@ -1,0 +1,73 @@
+"""The two stages at a chosen instant, by a clock that never waits."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import override
+
+from azure.keyvault.secrets.aio import SecretClient
+
+from datasync import FlowRegistry
+from datasync.clock import Clock
+from datasync.model.job import QueueMessage
+from datasync.model.run import RunRecord
+from datasync.model.tenant import Tenant
+from datasync.run.pipeline import run_message
+from datasync.services import Services
+from datasync.tick.plan import Plan
+from datasync.tick.plan import plan as plan_tenant
+from datasync.tick.tick import Tally
+from datasync.tick.tick import tick as tick_now
+
+
+class FakeClock(Clock):
+    """A clock that stands still until somebody sleeps or sets it."""
+
+    def __init__(self, now: datetime = datetime(2025, 8, 23, 12, tzinfo=UTC)) -> None:
+        self.time = now
+
+    @override
+    def now(self) -> datetime:
+        return self.time
+
+    @override
+    async def sleep(self, duration: timedelta) -> None:
+        self.time += max(duration, timedelta())
+        await asyncio.sleep(0)
+
+
+async def does_nothing(tenant_id: str, kv: SecretClient) -> None:
+    """Do nothing."""
+
+
+def registry_of(*names: str) -> FlowRegistry:
+    """Return a registry with flows of these names that do nothing."""
+    registry = FlowRegistry()
+    for name in names:
+        registry.flow(name)(does_nothing)
+    return registry
+
+
+FLOWS = registry_of("weather", "first", "second", *(f"flow-{n}" for n in range(500)))
+"""The flows that the documents of the tests name."""
+
+
+def plan(tenant: Tenant, now: datetime, horizon: datetime, spread: timedelta = timedelta()) -> Plan:
+    """Plan a tenant, all of whose flows are known."""
+    return plan_tenant(tenant, registry_of(*(entry.name for entry in tenant.flows)), now, horizon, spread)
+
+
+async def tick(services: Services, now: datetime, registry: FlowRegistry = FLOWS) -> Tally:
+    """Run one tick at an instant."""
+    _clock(services).time = now
+    return await tick_now(services, registry)
+
+
+async def run_job(services: Services, registry: FlowRegistry, message: QueueMessage, now: datetime) -> RunRecord:
+    """Run the job in a message at an instant."""
+    _clock(services).time = now
+    return await run_message(services, registry, message)
+
+
+def _clock(services: Services) -> FakeClock:
+    assert isinstance(services.clock, FakeClock)
+    return services.clock
