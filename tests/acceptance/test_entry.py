@@ -67,6 +67,6 @@ def test_it_indexes_with_no_setting_at_all_and_without_the_network() -> None:
         ("QUEUE_NAME", "my-jobs", "run_flow", "queueName"),
     ],
 )
-def test_its_triggers_follow_the_settings(setting: str, value: str, function: str, property_: str) -> None:
-    """The schedule of the timer and the name of the queue are settings."""
-    assert indexed(**{setting: value})[function][property_] == value
+def test_its_triggers_name_the_settings_that_are_set(setting: str, value: str, function: str, property_: str) -> None:
+    """The host and the platform's scale controller resolve `%SETTING%`, whether the app is awake or not."""
+    assert indexed(**{setting: value})[function][property_] == f"%{setting}%"
