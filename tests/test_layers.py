@@ -1,4 +1,4 @@
-"""The arrows between the layers, held against the code's own imports."""
+"""Checks the allowed dependencies between layers against the imports of the code."""
 
 import ast
 from collections.abc import Iterator
@@ -36,22 +36,22 @@ PRODUCT = [ROOT / "function_app.py", *modules("datasync"), *modules("flows")]
 PURE = [ROOT / "datasync" / name for name in ("model.py", "cron.py", "schedule.py", "errors.py")]
 
 
-def test_there_is_something_to_check() -> None:
-    """The lists these tests go through are not empty."""
+def test_the_lists_of_files_are_not_empty() -> None:
+    """The file lists of these tests are not empty."""
     assert len(PRODUCT) > 15
     assert all(path.is_file() for path in PURE)
 
 
 @pytest.mark.parametrize("path", modules("datasync"), ids=lambda path: path.name)
-def test_the_framework_knows_no_flows(path: Path) -> None:
-    """`datasync` imports neither flows nor local tooling, tests, or the entry."""
+def test_the_framework_does_not_import_flows(path: Path) -> None:
+    """`datasync` does not import flows, local tooling, tests, or function_app."""
     forbidden = ("flows", "localdev", "tests", "benchmarks", "function_app")
     assert [name for name in imports(path) if any(in_package(name, package) for package in forbidden)] == []
 
 
 @pytest.mark.parametrize("path", modules("flows"), ids=lambda path: path.name)
-def test_flows_know_the_framework_only(path: Path) -> None:
-    """Flows import `datasync` and each other's registry; nothing local, nothing of the host."""
+def test_flows_import_only_the_framework(path: Path) -> None:
+    """Flows import `datasync` and their registry. They do not import local tooling or azure.functions."""
     forbidden = ("localdev", "tests", "benchmarks", "function_app", "azure.functions")
     assert [name for name in imports(path) if any(in_package(name, package) for package in forbidden)] == []
 
@@ -60,14 +60,14 @@ def test_flows_know_the_framework_only(path: Path) -> None:
     ("package", "only"),
     [("azure.functions", "function_app.py"), ("croniter", "cron.py")],
 )
-def test_a_library_is_known_in_one_place(package: str, only: str) -> None:
-    """What the host hands over is unpacked at the entry; croniter never sees what a person wrote."""
+def test_a_library_is_imported_in_one_file(package: str, only: str) -> None:
+    """Only function_app.py imports azure.functions, and only cron.py imports croniter."""
     users = {path.name for path in PRODUCT for name in imports(path) if in_package(name, package)}
     assert users == {only}
 
 
 def test_only_services_constructs_azure_clients() -> None:
-    """Everything else is handed its client, so each exists once per process."""
+    """All other modules receive their clients, so each client exists once per process."""
     constructors = {
         path.name
         for path in PRODUCT
@@ -78,8 +78,8 @@ def test_only_services_constructs_azure_clients() -> None:
     assert constructors == {"services.py"}
 
 
-def test_only_the_edge_reads_the_clock() -> None:
-    """Time is an argument everywhere else."""
+def test_only_the_entry_points_read_the_clock() -> None:
+    """All other modules receive the time as an argument."""
     readers = {
         path.name
         for path in PRODUCT
@@ -91,6 +91,6 @@ def test_only_the_edge_reads_the_clock() -> None:
 
 @pytest.mark.parametrize("path", PURE, ids=lambda path: path.name)
 def test_shapes_and_planning_do_no_io(path: Path) -> None:
-    """The pure modules import nothing that could wait."""
+    """The pure modules import no module that does I/O."""
     impure = ("asyncio", "os", "httpx", "aiohttp", "azure.cosmos", "azure.storage", "azure.identity", "logging")
     assert [name for name in imports(path) if any(in_package(name, package) for package in impure)] == []

@@ -1,4 +1,4 @@
-"""The services of a process: made late, once, and closed."""
+"""The services of a process: created once, when they are first needed, and closed."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -17,7 +17,7 @@ from tests.world import World
 
 @pytest_asyncio.fixture
 async def unconnected() -> AsyncGenerator[None]:
-    """Start without services, as a new process does, and leave none behind."""
+    """Start without services, as a new process does. Close them after the test."""
     services.cache_clear()
     yield
     if services.cache_info().currsize:
@@ -28,7 +28,7 @@ async def unconnected() -> AsyncGenerator[None]:
 async def test_invocations_share_one_set_of_clients(
     unconnected: None, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many invocations come first at once, they connect once."""
+    """Concurrent first invocations connect only once."""
     for name, value in world.environ.items():
         monkeypatch.setenv(name, value)
 
@@ -38,10 +38,10 @@ async def test_invocations_share_one_set_of_clients(
     assert await services() is first
 
 
-async def test_a_failure_to_connect_is_not_kept(
+async def test_a_failure_to_connect_is_not_cached(
     unconnected: None, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the setting is mended, the next invocation connects."""
+    """After the setting is corrected, the next invocation connects."""
     for name, value in world.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("COSMOS_CONNECTION_STRING", "")
@@ -53,8 +53,8 @@ async def test_a_failure_to_connect_is_not_kept(
     assert isinstance(await services(), module.Services)
 
 
-async def test_closed_services_hold_nothing_open(world: World) -> None:
-    """After close(), the flows' HTTP connections are closed, and closing again does no harm."""
+async def test_closed_services_keep_no_connection_open(world: World) -> None:
+    """After close(), the HTTP connections of flows are closed. A second close() has no effect."""
     connected = await module.Services.connect(world.settings)
     client, once = new_client(connected.http_transport), {"retry": Retry(total=0)}
     with pytest.raises(httpx.TransportError):

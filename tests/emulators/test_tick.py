@@ -1,4 +1,4 @@
-"""The tick on the real wire: conflicts, crashes, many flows, and services that refuse."""
+"""Ticks with real services: conflicts, crashes, many flows, and failing services."""
 
 import asyncio
 import json
@@ -23,18 +23,18 @@ DUE = "2025-08-23T12:00:00Z"
 
 
 async def run_ids(world: World) -> list[str]:
-    """Take every message off the queue; return their run ids."""
+    """Remove every message from the queue, and return their run ids."""
     return [json.loads(body)["runId"] for body in await world.take()]
 
 
 class TestConflicts:
-    """A person saves the document between the tick's read and its write."""
+    """The document is edited after the tick has read it and before the tick writes it."""
 
     @staticmethod
     def edited_after_enqueueing(
         world: World, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any] | None, flows: list[dict[str, Any]]
     ) -> None:
-        """Save the document, with other flow entries, right after the first job was enqueued."""
+        """Save the document with other flow entries directly after the first job is enqueued."""
         send = JobQueue.send
         edited = False
 
@@ -50,7 +50,7 @@ class TestConflicts:
     async def test_another_field_is_edited(
         self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The edit stays, the flow is moved on, and nothing is enqueued twice."""
+        """The edit is kept, the flow is advanced, and nothing is enqueued twice."""
         await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
         self.edited_after_enqueueing(world, monkeypatch, {"name": "Renamed"}, [entry(nextRunUtc=DUE)])
 
@@ -64,7 +64,7 @@ class TestConflicts:
     async def test_next_run_itself_is_edited(
         self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The person's `nextRunUtc` stands."""
+        """The edited `nextRunUtc` is kept."""
         await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
         self.edited_after_enqueueing(world, monkeypatch, None, [entry(nextRunUtc="2030-01-01T00:00:00Z")])
 
@@ -76,7 +76,7 @@ class TestConflicts:
     async def test_entries_are_reordered(
         self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Each flow is found again by its name, and the one that was added is left alone."""
+        """Each flow is found by its name in the edited document, and only the due flow is advanced."""
         first, second = entry("first", nextRunUtc=DUE), entry("second", nextRunUtc="2030-01-01T00:00:00Z")
         await world.put(document("tenant-1", first, second))
         self.edited_after_enqueueing(world, monkeypatch, None, [second, first])
@@ -91,7 +91,7 @@ class TestConflicts:
     async def test_the_tenant_is_deleted(
         self, world: World, services: Services, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is counted as failed, and the others are served."""
+        """The tenant is counted as failed. The flows of the other tenant are enqueued and advanced."""
         await world.put(document("tenant-1", entry(nextRunUtc=DUE)), document("tenant-2", entry(nextRunUtc=DUE)))
         advance = TenantStore.advance
 
@@ -108,13 +108,13 @@ class TestConflicts:
 
 
 class Killed(BaseException):
-    """What a killed worker looks like from the inside: nothing after this point happens."""
+    """Simulates a killed worker: no code runs after this point."""
 
 
-async def test_a_tick_killed_before_it_moves_next_run_repeats_the_same_decision(
+async def test_a_tick_killed_before_it_advances_repeats_the_same_decision(
     world: World, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message is there twice, under one run id; nothing is lost."""
+    """The next tick enqueues the same job again, with the same run id."""
     await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
 
     async def killed(*_: object) -> None:
@@ -131,10 +131,10 @@ async def test_a_tick_killed_before_it_moves_next_run_repeats_the_same_decision(
     assert first == second
 
 
-async def test_a_tick_killed_among_many_flows_repeats_one_group_at_most(
+async def test_a_killed_tick_repeats_at_most_one_group_of_flows(
     world: World, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """35 flows, killed in the third group of ten: every flow has exactly one run id, on one or two messages."""
+    """After a kill in the third group of ten, every flow has one run id, and only that group has two messages."""
     await world.put(document("tenant-1", *[entry(f"flow-{n}", nextRunUtc=DUE) for n in range(35)]))
     advance = TenantStore.advance
     calls = 0
@@ -158,8 +158,8 @@ async def test_a_tick_killed_among_many_flows_repeats_one_group_at_most(
     assert set(Counter(job["runId"] for job in jobs).values()) == {1, 2}
 
 
-async def test_500_flows_of_one_tenant_are_served_in_one_tick(world: World, services: Services) -> None:
-    """A patch takes ten operations; a tenant may have any number of flows."""
+async def test_500_flows_of_one_tenant_are_enqueued_in_one_tick(world: World, services: Services) -> None:
+    """A tenant can have any number of flows, although a patch has at most ten operations."""
     await world.put(document("tenant-1", *[entry(f"flow-{n}", nextRunUtc=DUE) for n in range(500)]))
 
     tally = await tick(services, NOW)
@@ -170,8 +170,8 @@ async def test_500_flows_of_one_tenant_are_served_in_one_tick(world: World, serv
     assert len({json.loads(body)["flowName"] for body in await world.take()}) == 500
 
 
-async def test_more_tenants_than_a_page_are_all_served(world: World, services: Services) -> None:
-    """The query is paged, and what the tick itself changes does not make it skip anybody."""
+async def test_all_tenants_of_several_pages_are_enqueued(world: World, services: Services) -> None:
+    """The query is paged, and changes by the tick itself do not cause it to skip a tenant."""
     await asyncio.gather(*[world.put(document(f"tenant-{n}", entry(nextRunUtc=DUE))) for n in range(250)])
 
     assert await tick(services, NOW) == Tally(tenants=250, due=250, enqueued=250, advanced=250)
@@ -197,7 +197,7 @@ async def test_more_tenants_than_a_page_are_all_served(world: World, services: S
 async def test_next_run_is_found_in_every_form(
     world: World, services: Services, next_run: str | None, jobs: int
 ) -> None:
-    """The query never overlooks a due flow because of how its instant is written."""
+    """The tick finds a due flow in any ISO 8601 form of `nextRunUtc`."""
     await world.put(document("tenant-1", entry(nextRunUtc=next_run)))
 
     tally = await tick(services, NOW)
@@ -206,8 +206,8 @@ async def test_next_run_is_found_in_every_form(
     assert (await tick(services, NOW)).enqueued == 0
 
 
-async def test_every_broken_document_is_heard_of(world: World, services: Services) -> None:
-    """Whatever is wrong with a document, the tick selects it and says so, each time."""
+async def test_every_invalid_document_is_reported(world: World, services: Services) -> None:
+    """Each tick counts every invalid document, even if its flows are not due."""
     sound = document("sound", entry(nextRunUtc=DUE))
     broken = [
         document("type-misspelt", entry(nextRunUtc=DUE), type="tenant"),
@@ -233,15 +233,15 @@ async def test_every_broken_document_is_heard_of(world: World, services: Service
     assert (second.invalid, second.tenants) == (len(broken), len(broken))
 
 
-async def test_documents_of_other_types_are_left_alone(world: World, services: Services) -> None:
-    """People may keep maps and notes beside their tenants."""
+async def test_documents_of_other_types_are_ignored(world: World, services: Services) -> None:
+    """The container may hold documents of other types, such as maps and notes."""
     await world.put(document("a-map", entry(nextRunUtc=DUE), type="Map"), {"id": "note", "tenantId": "note"})
 
     assert await tick(services, NOW) == Tally()
 
 
 async def test_a_missing_queue_is_named_with_the_remedy(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing can be done, so the tick fails; the document stays as it was, and the next tick tries again."""
+    """The tick fails and does not change the document, so the next tick tries again."""
     await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
     services = await Services.connect(Settings.from_environ({**world.environ, "QUEUE_NAME": "not-there"}))
     try:
@@ -256,13 +256,13 @@ async def test_a_missing_queue_is_named_with_the_remedy(world: World, caplog: py
 
 @pytest.mark.parametrize("setting", ["COSMOS_TENANTS_CONTAINER", "COSMOS_RUNS_CONTAINER"])
 async def test_a_missing_container_is_named_with_the_remedy(world: World, setting: str) -> None:
-    """Before any flow runs whose state could not be kept, and before any tenant is called unknown."""
+    """A missing container is reported on connecting, before any flow runs."""
     with pytest.raises(ServiceUnavailable, match="answered 404 while looking at container 'misspelt'.*Create the"):
         await Services.connect(Settings.from_environ({**world.environ, setting: "misspelt"}))
 
 
 async def test_a_wrong_cosmos_key_is_named(world: World) -> None:
-    """The message names the setting, and shows no key."""
+    """The error names the setting and contains no key."""
     wrong = world.environ["COSMOS_CONNECTION_STRING"].partition("AccountKey=")[0] + "AccountKey=d3Jvbmc=;"
     with pytest.raises(ServiceUnavailable, match="401.*Check the key in COSMOS_CONNECTION_STRING") as refused:
         await Services.connect(Settings.from_environ({**world.environ, "COSMOS_CONNECTION_STRING": wrong}))
@@ -271,7 +271,7 @@ async def test_a_wrong_cosmos_key_is_named(world: World) -> None:
 
 
 async def test_an_unreachable_account_is_named(world: World) -> None:
-    """The message says what could not be reached, and which settings say where it is."""
+    """The error names the service and the settings with its address."""
     nowhere = "AccountEndpoint=http://127.0.0.1:1/;AccountKey=d3Jvbmc=;"
     with pytest.raises(ServiceUnavailable, match="Cosmos DB could not be reached.*Check COSMOS_CONNECTION_STRING"):
         await Services.connect(Settings.from_environ({**world.environ, "COSMOS_CONNECTION_STRING": nowhere}))
