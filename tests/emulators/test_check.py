@@ -137,7 +137,7 @@ async def test_a_missing_vault_is_not_an_error(world: World) -> None:
     code, lines = await check(**{**world.environ, "KEY_VAULT_URI": ""})
 
     assert lines[-1].startswith("Key Vault")
-    assert "none is configured (KEY_VAULT_URI)" in lines[-1]
+    assert "not configured (KEY_VAULT_URI is not set)" in lines[-1]
     assert code == 0
 
 

@@ -230,13 +230,13 @@ def test_a_clock_change_has_a_note(arguments: tuple[str, ...], expected: list[tu
         (["0 * * * *"], ["CRON", "'0 * * * *'", "5 fields found, 6 needed", "perhaps '0 0 * * * *'"]),
         (["0 0 25 * * *"], ["CRON", "hour '25'", "use 0-23"]),
         ([""], ["CRON", "0 fields found"]),
-        (["0", "0", "12", "a.txt", "b.txt"], ["5 arguments", 'put it in quotes: "0 0 * * * *"']),
+        (["0", "0", "12", "a.txt", "b.txt"], ["5 arguments", 'quote the expression: "0 0 * * * *"']),
         ([], ["Missing argument 'CRON'"]),
         (["@daily", "--tz", "Mars/Base"], ["--tz", "'Mars/Base'", "expected an IANA name such as America/Chicago"]),
         (["@daily", "--tz", "../UTC"], ["--tz", "'../UTC'", "expected an IANA name"]),
         (["@daily", "--tz", ""], ["--tz", "''", "expected an IANA name"]),
         (["@daily", "--from", "yesterday"], ["--from", "'yesterday'", "such as 2025-08-23T01:00:00Z"]),
-        (["@daily", "--from", "0001-01-01T00:00:00+14:00"], ["--from", "expected one such as"]),
+        (["@daily", "--from", "0001-01-01T00:00:00+14:00"], ["--from", "expected an ISO 8601 time such as"]),
         (["@daily", "--count", "0"], ["--count", "0 is not in the range 1<=x<=1000"]),
         (["@daily", "--count", "1001"], ["--count", "1001 is not in the range 1<=x<=1000"]),
         (["@daily", "--count", "many"], ["--count", "'many'"]),
@@ -265,7 +265,7 @@ def test_the_table_ends_with_the_calendar() -> None:
     """If there are fewer occurrences than requested, the last line says why."""
     lines = schedule("@yearly", "--from", "9998-06-01", "--count", "3")
 
-    assert lines == ["1   Fri 9999-01-01T00:00:00Z", "and never again: the calendar ends with year 9999"]
+    assert lines == ["1   Fri 9999-01-01T00:00:00Z", "no more occurrences: the calendar ends with year 9999"]
 
 
 def test_the_lines_of_a_long_table_are_aligned() -> None:
@@ -388,8 +388,8 @@ def test_documents_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
         (b'{"id": "x",\n  "flows": [,]}', "not JSON at line 2, column 13: Expecting value"),
         (b"", "not JSON at line 1, column 1: Expecting value"),
         (b"\xff\xfe[\x00]\x00", "not UTF-8 at byte 0: save the file as UTF-8"),
-        (b"[" * 100_000, "not a tenant document: its JSON is nested too deeply to be read"),
-        (b'{"id": "\\ud800"}', "not text: \\ud800 is half of a character, which no database stores"),
+        (b"[" * 100_000, "not a tenant document: the JSON is nested too deeply"),
+        (b'{"id": "\\ud800"}', "not valid text: \\ud800 is half of a surrogate pair, which cannot be stored"),
     ],
     ids=["syntax", "empty", "UTF-16", "deep", "surrogate"],
 )
@@ -422,8 +422,8 @@ def test_one_tenant_has_one_document(tmp_path: Path) -> None:
     assert validate(first, second) == (
         1,
         [
-            f"{first}: tenant-1 tenantId: {first}[2] and {first}[0] are documents of one tenant: merge them",
-            f"{second}: tenant-2 tenantId: {second} and {first}[1] are documents of one tenant: merge them",
+            f"{first}: tenant-1 tenantId: {first}[2] and {first}[0] are documents of the same tenant: merge them",
+            f"{second}: tenant-2 tenantId: {second} and {first}[1] are documents of the same tenant: merge them",
             "4 documents, 2 problems",
         ],
     )
@@ -436,7 +436,7 @@ def test_a_tenant_that_cannot_have_secrets_is_a_warning(tmp_path: Path, tenant_i
 
     code, (warning, summary) = validate(file)
 
-    assert warning.startswith(f"{file}: {tenant_id} tenantId: warning: its flows cannot have secrets of their own: ")
+    assert warning.startswith(f"{file}: {tenant_id} tenantId: warning: its flows cannot read secrets of the tenant: ")
     assert (code, summary) == (0, "1 document, 0 problems, 1 warning")
 
 
@@ -450,9 +450,9 @@ def test_a_misspelt_field_is_a_warning(tmp_path: Path) -> None:
     code, (*warnings, summary) = validate(file)
 
     assert warnings == [
-        f"{file}: t1 timeZone: warning: no such field, and so ignored; is 'timezone' meant?",
-        f"{file}: t1 flows[0].nextRunUTC: warning: no such field, and so ignored; is 'nextRunUtc' meant?",
-        f"{file}: t1 flows[0].setings: warning: no such field, and so ignored; is 'settings' meant?",
+        f"{file}: t1 timeZone: warning: unknown field, ignored; did you mean 'timezone'?",
+        f"{file}: t1 flows[0].nextRunUTC: warning: unknown field, ignored; did you mean 'nextRunUtc'?",
+        f"{file}: t1 flows[0].setings: warning: unknown field, ignored; did you mean 'settings'?",
     ]
     assert (code, summary) == (0, "1 document, 0 problems, 3 warnings")
 
@@ -480,7 +480,7 @@ def test_flow_names_come_from_the_given_package(tmp_path: Path, flow_package: st
 
     code, lines = validate("--flows", flow_package, file)
 
-    cause = "could not be loaded, its flows are off: ModuleNotFoundError: No module named 'no_such_library'"
+    cause = "cannot be loaded; its flows cannot run: ModuleNotFoundError: No module named 'no_such_library'"
     assert lines[0] == f"{flow_package}.bad: {cause}"
     assert lines[1].startswith(
         f"{file}: tenant-1/weather flows[2].name: no flow is named 'weather'. Known flows: 'new'"
@@ -515,11 +515,11 @@ def test_validate_requires_a_file() -> None:
     [
         ("{", "is not JSON in UTF-8: "),
         ("[]", 'has no object "Values"'),
-        ('{"Values": {}}', "only Core Tools can decrypt: func settings decrypt"),
-        ('{"IsEncrypted": true, "Values": {}}', "only Core Tools can decrypt: func settings decrypt"),
+        ('{"Values": {}}', "Add it, or decrypt the file: func settings decrypt"),
+        ('{"IsEncrypted": true, "Values": {}}', "Add it, or decrypt the file: func settings decrypt"),
         (
             '{"IsEncrypted": false, "Values": {"A": "s3cret", "B": 5, "C": true}}',
-            "values must be texts, in quotes: B, C",
+            "values must be strings, in quotes: B, C",
         ),
     ],
 )
@@ -596,7 +596,7 @@ def test_without_click_a_message_names_the_requirements(without_click: str) -> N
     ended = process("-m", "datasync", "schedule", "@daily", PYTHONPATH=without_click)
 
     assert ended.stderr.splitlines() == [
-        "The command line needs click, which the app itself does not: pip install -r requirements-dev.txt"
+        "The command line needs the package click. Install it: pip install -r requirements-dev.txt"
     ]
     assert ended.returncode == 1
 
