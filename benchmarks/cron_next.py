@@ -1,7 +1,7 @@
-"""How long `next` takes, in microseconds: python -m benchmarks.cron_next [calls per expression].
+"""Measures the time of `CronSchedule.next` in microseconds: python -m benchmarks.cron_next [calls per expression].
 
-Each row asks one schedule from many starts, as the hourly tick does. "first" is the first question put to a schedule
-this process has not seen, reading included; median and worst are of all the later ones.
+Each row calls `next` of one schedule with many different starts, as the hourly tick does. "first" is the first call,
+which includes `parse` (cached for the second zone). "median" and "worst" are of all later calls.
 """
 
 import sys
@@ -40,7 +40,7 @@ NEVER = (
 
 
 def starts(tz: tzinfo) -> Iterator[datetime]:
-    """Moments through four years, at odd times and across every change of clocks."""
+    """Yield times within four years, seven hours apart, across every clock change."""
     start = datetime(2024, 1, 1, tzinfo=UTC)
     while True:
         for hours in range(0, 4 * 8766, 7):
@@ -48,7 +48,7 @@ def starts(tz: tzinfo) -> Iterator[datetime]:
 
 
 def measure(expression: str, tz: tzinfo, calls: int) -> list[float]:
-    """Microseconds of each call. The first one reads the expression, too."""
+    """Return the microseconds of each call. The first call includes parsing."""
     taken = []
     for start in islice(starts(tz), calls + 1):
         begin = perf_counter()

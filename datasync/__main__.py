@@ -1,4 +1,4 @@
-"""`python -m datasync schedule | validate | check`: questions about schedules, documents and services, answered."""
+"""The command line, `python -m datasync schedule | validate | check`."""
 
 import io
 import sys
@@ -9,9 +9,9 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name != "click":
         raise
-    sys.exit("The command line needs click, which the app itself does not: pip install -r requirements-dev.txt")
+    sys.exit("The command line needs the package click. Install it: pip install -r requirements-dev.txt")
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a Windows code page may lack the arrow of a flow's name
+        sys.stdout.reconfigure(errors="backslashreplace")  # Windows code pages may lack the arrow in flow names
     cli(prog_name="python -m datasync", obj=datetime.now(UTC))

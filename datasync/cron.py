@@ -1,14 +1,14 @@
-"""Cron expressions: six fields, seconds first, and the next moment at which they match. Pure, no clock.
+"""Parses cron expressions of six fields, seconds first, and finds their next occurrence. Pure; reads no clock.
 
 The language is that of the Cronos library (github.com/HangfireIO/Cronos): ranges that wrap, `L W # ?`, macros, and
-both day fields have to match. croniter speaks a dialect that differs, in part without a word, so it never sees what
-a person wrote:
+both day fields must match. croniter implements another dialect, and reads some expressions differently without an
+error. It therefore receives explicit values only:
 
     text ─ parse ─→ explicit values ─ per month ─→ date ─ croniter ─→ time of day ─ time zone ─→ UTC
 
-Where the clocks change, what falls into a spring gap happens once, when the gap ends. What falls into an autumn
-overlap happens in its first pass only, unless the expression is an interval: with `*`, `?`, a range or a step in
-second, minute or hour it happens in both.
+Clock changes: times inside a spring gap become one occurrence at the end of the gap. Times in an autumn overlap occur
+in its first pass only, unless the expression is an interval. An expression with `*`, `?`, a range or a step in second,
+minute or hour is an interval, and occurs in both passes.
 """
 
 from bisect import bisect_left
@@ -26,22 +26,22 @@ from croniter import croniter  # type: ignore[import-untyped]
 from datasync.errors import CronInvalid
 
 _SECOND = timedelta(seconds=1)
-_RAREST = 50  # years to look ahead: 29 February on a given weekday, the rarest date there is, takes 40 at most
-_MODEL = date(2000, 1, 1)  # the day croniter searches: any, but not near years 1 and 9999, where it overflows
-_LAST = -1  # counting from a month's end: its last day, its last such weekday
-_LONGEST = 1_000  # characters of an expression; with every value of every field spelled out it has some 530
-_SHOWN = 80  # characters of a person's text in a message
+_SEARCH_YEARS = 50  # the rarest date, 29 February on a given weekday, occurs at least every 40 years
+_ANY_DAY = date(2000, 1, 1)  # the day on which croniter searches; near years 1 and 9999 it would overflow
+_LAST = -1  # counted from the end of a month: its last day, or the last of a weekday
+_MAX_LENGTH = 1_000  # characters of an expression; one that lists every value of every field has about 530
+_MAX_QUOTED = 80  # characters of quoted text in a message
 
 
 class _Field(NamedTuple):
-    """What one of the six fields may hold."""
+    """The allowed values of one of the six fields."""
 
     name: str
     low: int
-    high: int  # also the longest step
-    wrap: int  # after which a range starts over: in a week after 6, as 7 is its Sunday again
-    names: tuple[str, ...] = ()  # of the values from `low` on
-    special: str = ""  # what it takes besides values, *, ranges, lists and steps
+    high: int  # also the largest step
+    wrap: int  # last value before a range wraps: 6 for weekdays, since 7 is Sunday again
+    names: tuple[str, ...] = ()  # names of the values, starting at `low`
+    special: str = ""  # allowed forms besides values, *, ranges, lists and steps
 
     @property
     def span(self) -> str:
@@ -74,19 +74,19 @@ _MACROS = {
 
 
 class _Values(NamedTuple):
-    """One field made explicit."""
+    """The values of one field, listed explicitly."""
 
-    numbers: frozenset[int]  # days of the month below 0 count from its end; weekdays count from 0, Sunday
-    nearest: bool = False  # W: not that day of the month but the weekday nearest to it
-    nth: int = 0  # which such weekday of the month: 1 to 5, _LAST, or 0 for each of them
+    numbers: frozenset[int]  # days of the month below 0 count from its end; weekdays start at 0, Sunday
+    nearest: bool = False  # W: the weekday (Monday to Friday) nearest to the day of the month
+    nth: int = 0  # which of these weekdays in the month: 1 to 5, _LAST, or 0 for all
 
 
 @dataclass(frozen=True, slots=True)
 class CronSchedule:
-    """A cron expression, understood. Made by `parse`; equal expressions are equal schedules."""
+    """A parsed cron expression. Created by `parse`. Schedules with equal expressions are equal."""
 
     expression: str
-    _times: str = field(repr=False, compare=False)  # seconds, minutes and hours, spelled out for croniter
+    _times: str = field(repr=False, compare=False)  # seconds, minutes and hours as explicit values, for croniter
     _first: time = field(repr=False, compare=False)  # the earliest of these times of day
     _days: _Values = field(repr=False, compare=False)
     _months: frozenset[int] = field(repr=False, compare=False)
@@ -94,14 +94,18 @@ class CronSchedule:
     _interval: bool = field(repr=False, compare=False)
 
     def next(self, after: datetime, tz: tzinfo = UTC, *, inclusive: bool = False) -> datetime | None:
-        """Find the first occurrence later than `after`. In UTC; None if there is none, ever or before year 10000.
+        """Return the first occurrence later than `after`, in UTC, or None if there is none before year 10000.
 
-        The fields mean the wall clock of `tz`, a zoneinfo zone. `after` is aware, in any zone; a naive one raises
-        ValueError. With `inclusive` a match at `after` itself counts, if that is a whole second and the wall clock
-        does show it: at the end of a gap, what fell into the gap does not count.
+        The fields refer to the wall clock of `tz`, a zoneinfo zone. `after` must be aware, in any zone. With
+        `inclusive`, a match at `after` itself counts if `after` is a whole second. At the end of a gap, times inside
+        the gap do not count as such a match.
+
+        Raises:
+            ValueError: `after` is naive.
+
         """
         if after.utcoffset() is None:
-            raise ValueError(f"next() takes an aware datetime, and {after!r} has no time zone")
+            raise ValueError(f"next() needs an aware datetime, but {after!r} has no time zone")
         try:
             return self._next(_local(after, tz), tz, inclusive=inclusive)
         except OverflowError:
@@ -111,8 +115,8 @@ class CronSchedule:
         wall = local.replace(tzinfo=None, fold=0, microsecond=0)
         start = wall if inclusive and not local.microsecond else wall + _SECOND
         first, second = _offsets(wall, tz)
-        if first > second:  # an overlap: the clock shows it twice, and local.fold says which pass this is
-            switch = _switch(wall, tz)
+        if first > second:  # an overlap: the clock shows this time twice, and local.fold is the pass
+            switch = _clock_change(wall, tz)
             passes = [(second, start)] if local.fold else [(first, start), (second, switch + second)]
             for offset, begin in passes:
                 found = self._search(begin) if offset == first or self._interval else None
@@ -123,10 +127,10 @@ class CronSchedule:
         if not found:
             return None
         first, second = _offsets(found, tz)
-        return (_switch(found, tz) if first < second else found - first).replace(tzinfo=UTC)
+        return (_clock_change(found, tz) if first < second else found - first).replace(tzinfo=UTC)
 
     def _search(self, start: datetime) -> datetime | None:
-        """Find the first match at or after wall-clock time `start`, as if clocks were never changed."""
+        """Return the first match at or after wall-clock time `start`. Clock changes are ignored."""
         today = start.date()
         for day in self._dates(today):
             moment = self._first if day > today else _time_from(start.time(), self._times)
@@ -135,9 +139,9 @@ class CronSchedule:
         return None
 
     def _dates(self, first: date) -> Iterator[date]:
-        """Go through the matching dates from `first` on, up to the horizon or the end of the calendar."""
+        """Yield the matching dates from `first` on, until the search limit or the end of the calendar."""
         months = first.year * 12 + first.month - 1
-        for number in range(months, min(months + _RAREST * 12, MAXYEAR * 12 + 12)):
+        for number in range(months, min(months + _SEARCH_YEARS * 12, MAXYEAR * 12 + 12)):
             year, month = number // 12, number % 12 + 1
             if month in self._months:
                 for day in _days_in(*monthrange(year, month), self._days, self._weekdays):
@@ -147,15 +151,15 @@ class CronSchedule:
 
 @lru_cache(maxsize=4096)
 def parse(expression: str) -> CronSchedule:
-    """Read an expression. Raises CronInvalid, which names the field, what is wrong with it and what is allowed."""
+    """Parse an expression. Raises CronInvalid, which names the field, its text and the allowed values."""
     try:
         texts = _split(expression)
-        second, minute, hour, day, month, weekday = map(_read, _FIELDS, texts)
+        second, minute, hour, day, month, weekday = map(_parse_field, _FIELDS, texts)
     except CronInvalid as error:
-        raise CronInvalid(f"cron {_shown(expression)}: {error}") from None
+        raise CronInvalid(f"cron {_quoted(expression)}: {error}") from None
     return CronSchedule(
         expression,
-        _times=" ".join(map(_spelled, _FIELDS, (second, minute, hour))),
+        _times=" ".join(map(_explicit, _FIELDS, (second, minute, hour))),
         _first=time(min(hour.numbers), min(minute.numbers), min(second.numbers)),
         _days=day,
         _months=month.numbers,
@@ -165,35 +169,35 @@ def parse(expression: str) -> CronSchedule:
 
 
 def _split(expression: str) -> list[str]:
-    """Take the six fields apart. Blanks and tabs separate them; any other white space is part of a field."""
-    if len(expression) > _LONGEST:
-        raise CronInvalid(f"{len(expression)} characters are too many: {_LONGEST} is the limit")
+    """Split the text into six fields. Only blanks and tabs are separators; other white space is part of a field."""
+    if len(expression) > _MAX_LENGTH:
+        raise CronInvalid(f"{len(expression)} characters found, at most {_MAX_LENGTH} allowed")
     text = expression.strip(" \t")
     if text.startswith("@"):
         if not text.isascii() or text.lower() not in _MACROS:
-            raise CronInvalid(f"{_shown(text)} is not a macro: use {', '.join(_MACROS)}")
+            raise CronInvalid(f"{_quoted(text)} is not a macro: use {', '.join(_MACROS)}")
         text = _MACROS[text.lower()]
     texts = [piece for piece in text.replace("\t", " ").split(" ") if piece]
     if len(texts) == len(_FIELDS):
         return texts
     advice = ", ".join(kind.name for kind in _FIELDS)
     if len(texts) == len(_FIELDS) - 1:
-        advice = f"seconds come first, perhaps {_shown('0 ' + text)}"
+        advice = f"seconds come first, perhaps {_quoted('0 ' + text)}"
     raise CronInvalid(f"{len(texts)} field{'' if len(texts) == 1 else 's'} found, 6 needed: {advice}")
 
 
-def _read(kind: _Field, text: str) -> _Values:
+def _parse_field(kind: _Field, text: str) -> _Values:
     try:
-        text.encode("ascii")  # a ValueError if it is not: isdigit, int and upper would take more than ASCII
+        text.encode("ascii")  # raises ValueError if not: isdigit, int and upper also accept characters outside ASCII
         if "," in text or not kind.special:
             return _Values(_numbers(kind, text))
-        return _read_day(text) if kind is _DAY else _read_weekday(text)
+        return _parse_day(text) if kind is _DAY else _parse_weekday(text)
     except ValueError:
         allowed = f"use {kind.span}, *, ranges, lists, steps{kind.special}"
-        raise CronInvalid(f"{kind.name} {_shown(text)} is not allowed: {allowed}") from None
+        raise CronInvalid(f"{kind.name} {_quoted(text)} is not allowed: {allowed}") from None
 
 
-def _read_day(text: str) -> _Values:
+def _parse_day(text: str) -> _Values:
     plain = text.upper().removesuffix("W")
     nearest = len(plain) < len(text)
     if plain.startswith("L"):
@@ -204,7 +208,7 @@ def _read_day(text: str) -> _Values:
     return _Values(_numbers(_DAY, text))
 
 
-def _read_weekday(text: str) -> _Values:
+def _parse_weekday(text: str) -> _Values:
     day, hash_sign, which = text.partition("#")
     if hash_sign:
         return _Values(frozenset({_value(_WEEKDAY, day) % 7}), nth=_number(which, 1, 5))
@@ -214,7 +218,7 @@ def _read_weekday(text: str) -> _Values:
 
 
 def _numbers(kind: _Field, text: str) -> frozenset[int]:
-    """Spell out `*`, `?`, a value, a range or a list of values and ranges. ValueError if it is none of them."""
+    """Return the values of `*`, `?`, a value, a range or a list. Raises ValueError for any other text."""
     numbers: set[int] = set()
     items = text.split(",")
     for item in items:
@@ -224,7 +228,7 @@ def _numbers(kind: _Field, text: str) -> frozenset[int]:
             if len(items) == 1:
                 raise
             allowed = f"use {kind.span}, ranges, steps"
-            raise CronInvalid(f"{kind.name} {_shown(item)} is not allowed in a list: {allowed}") from None
+            raise CronInvalid(f"{kind.name} {_quoted(item)} is not allowed in a list: {allowed}") from None
     return frozenset(number % (kind.wrap + 1) for number in numbers)
 
 
@@ -233,7 +237,7 @@ def _range(kind: _Field, text: str, *, star: bool) -> list[int]:
     try:
         step = _number(by, 1, kind.high) if slash else 1
     except ValueError:
-        raise CronInvalid(f"{kind.name} {_shown(text)} is not allowed: a step is 1-{kind.high}") from None
+        raise CronInvalid(f"{kind.name} {_quoted(text)} is not allowed: a step must be 1-{kind.high}") from None
     if star and body in {"*", "?"}:
         return list(range(kind.low, kind.high + 1, step))
     first, dash, last = body.partition("-")
@@ -241,8 +245,8 @@ def _range(kind: _Field, text: str, *, star: bool) -> list[int]:
     end = _value(kind, last) if dash else kind.high if slash else start
     if start <= end:
         return list(range(start, end + 1, step))
-    # Steps go on counting past the wrap. The remainder takes the sign of its left side, as in Cronos: a range from 7
-    # starts beyond the wrap, which makes `7-1/3` empty.
+    # The step continues across the wrap. The remainder has the sign of its left operand, as in Cronos: a range that
+    # starts with 7 starts after the wrap, so `7-1/3` is empty.
     resumed = kind.low + step - int(fmod(kind.wrap - start, step)) - 1
     return [*range(start, kind.wrap + 1, step), *range(resumed, end + 1, step)]
 
@@ -258,33 +262,34 @@ def _number(text: str, low: int, high: int) -> int:
     raise ValueError(text)
 
 
-def _shown(text: str) -> str:
-    """Quote a person's text: one line, short, and in ASCII, where what looks alike looks different."""
-    return f"{text!a}" if len(text) <= _SHOWN else f"{text[:_SHOWN]!a}…"
+def _quoted(text: str) -> str:
+    """Quote a text in one short line of ASCII, so that characters that look alike can be told apart."""
+    return f"{text!a}" if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]!a}…"
 
 
-def _spelled(kind: _Field, values: _Values) -> str:
+def _explicit(kind: _Field, values: _Values) -> str:
     full = len(values.numbers) > kind.high - kind.low
     return "*" if full else ",".join(map(str, sorted(values.numbers)))
 
 
 def _time_from(moment: time, times: str) -> time | None:
-    """Find the first of `times`, as croniter reads them, that is `moment` or later on the same day."""
-    cursor = copy(_croniter(times))  # it moves, and the cached one stays for everybody else
-    found: datetime = cursor.get_next(datetime, start_time=datetime.combine(_MODEL, moment) - _SECOND)
-    return found.time() if found.date() == _MODEL else None
+    """Return the first of `times` (cron fields for croniter) at or after `moment` on the same day."""
+    cursor = copy(_croniter(times))  # get_next moves it, and the cached object is shared
+    found: datetime = cursor.get_next(datetime, start_time=datetime.combine(_ANY_DAY, moment) - _SECOND)
+    return found.time() if found.date() == _ANY_DAY else None
 
 
 @lru_cache(maxsize=4096)
 def _croniter(times: str) -> croniter:
-    return croniter(f"{times} * * *", datetime.combine(_MODEL, time.min), second_at_beginning=True)
+    return croniter(f"{times} * * *", datetime.combine(_ANY_DAY, time.min), second_at_beginning=True)
 
 
 @lru_cache(maxsize=8192)
 def _days_in(eve: int, length: int, days: _Values, weekdays: _Values) -> tuple[int, ...]:
-    """List the days on which both day fields match, in a month of that length.
+    """Return the days of a month on which both day fields match.
 
-    `eve` is the weekday before the first, counted from Sunday: the number `monthrange` gives, counting from Monday.
+    `eve` is the weekday of the day before the first, counted from Sunday. It equals the weekday of the first, counted
+    from Monday, as `monthrange` returns it. `length` is the number of days.
     """
     numbers = (day if day > 0 else length + 1 + day for day in days.numbers)
     matching = (day for day in numbers if 1 <= day <= length)
@@ -298,7 +303,7 @@ def _days_in(eve: int, length: int, days: _Values, weekdays: _Values) -> tuple[i
 
 
 def _nearest_weekday(day: int, weekday: int, length: int) -> int:
-    """Move a Saturday to Friday and a Sunday to Monday, or to the other side to stay in a month of that length."""
+    """Move a Saturday to Friday and a Sunday to Monday, or in the other direction to stay in the month."""
     if _WEEKDAYS[weekday] == "SAT":
         return day - 1 if day > 1 else day + 2
     if _WEEKDAYS[weekday] == "SUN":
@@ -307,8 +312,8 @@ def _nearest_weekday(day: int, weekday: int, length: int) -> int:
 
 
 def _local(moment: datetime, tz: tzinfo) -> datetime:
-    """Read a moment on the clock of `tz`. Where that would be before year 1, the clock stands at its beginning."""
-    for clock in (UTC, tz):  # not at once: what is in tz already would stay as it is, be it in a gap
+    """Convert a moment to local time in `tz`. Before year 1 it becomes year 1; after 9999 it raises OverflowError."""
+    for clock in (UTC, tz):  # through UTC, since a moment in tz itself would stay unchanged, even inside a gap
         try:
             moment = moment.astimezone(clock)
         except OverflowError:
@@ -319,13 +324,13 @@ def _local(moment: datetime, tz: tzinfo) -> datetime:
 
 
 def _offsets(wall: datetime, tz: tzinfo) -> tuple[timedelta, timedelta]:
-    """Tell the UTC offsets a wall-clock time may have (PEP 495): equal, falling in an overlap, rising in a gap."""
+    """Return both UTC offsets of a wall-clock time (PEP 495): equal, or falling in an overlap, or rising in a gap."""
     first, second = (wall.replace(tzinfo=tz, fold=fold).utcoffset() or timedelta() for fold in (0, 1))
     return first, second
 
 
-def _switch(wall: datetime, tz: tzinfo) -> datetime:
-    """Find the moment, in naive UTC, of the change of clocks that puts a wall-clock time in a gap or an overlap."""
+def _clock_change(wall: datetime, tz: tzinfo) -> datetime:
+    """Return the time of the clock change, in naive UTC, that puts a wall-clock time in a gap or an overlap."""
     first, second = _offsets(wall, tz)
     early, late = sorted((wall - first, wall - second))
 

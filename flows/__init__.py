@@ -1,6 +1,6 @@
-"""The flows: one module for each.
+"""The flows, one module each.
 
-To add one, drop a file in this folder:
+To add a flow, create a file in this folder:
 
     from azure.keyvault.secrets.aio import SecretClient
     from datasync import FlowRun
@@ -10,5 +10,5 @@ To add one, drop a file in this folder:
     async def my_source_to_my_target(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         ...
 
-It is found by itself, and runs for the tenants whose documents name it. docs/writing-a-flow.md has the rest.
+The app finds the file, and runs the flow for the tenants whose documents name it. See docs/writing-a-flow.md.
 """

@@ -1,11 +1,11 @@
-"""Takes Home Depot orders that changed to Builder Prime, as leads. A flow to copy: paging, mapping, batches.
+"""Transfers changed Home Depot orders to Builder Prime as leads. A complete example: paging, mapping, batches.
 
-Secrets of a tenant (Key Vault):
+Secrets of the tenant (Key Vault):
 
     tenants--{tenantId}--homedepot--api-base       tenants--{tenantId}--builderprime--api-base
     tenants--{tenantId}--homedepot--api-token      tenants--{tenantId}--builderprime--api-token
 
-Mapping rules of a tenant (`settings` of the flow's entry in its document): see `Rules`.
+Mapping rules of the tenant (`settings` of the flow's entry in its document): see `Rules`.
 """
 
 from collections.abc import AsyncIterator
@@ -20,24 +20,24 @@ from flows.registry import flow
 
 FIRST_WINDOW = timedelta(days=7)
 PAGE = 100
-BATCH = 50  # leads that Builder Prime takes at once
+BATCH = 50  # maximum number of leads per request to Builder Prime
 
 
 class Rules(msgspec.Struct, rename="camel"):
-    """How this tenant wants its orders mapped."""
+    """The mapping rules of a tenant."""
 
     project_types: dict[str, str] = {}
-    """Order category → project type: `{"kitchen": "Kitchen Remodel"}`. A category that is not here stays as it is."""
+    """Order category → project type: `{"kitchen": "Kitchen Remodel"}`. Other categories are used unchanged."""
     skip_statuses: tuple[str, ...] = ("cancelled",)
-    """Orders in these statuses are left out."""
+    """Orders with these statuses are skipped."""
     lead_source: str = "Home Depot"
     min_total: float = 0
-    """Orders below this amount are left out."""
+    """Orders below this amount are skipped."""
 
 
 @flow("home-depot→builder-prime", timeout=timedelta(minutes=15))
 async def home_depot_to_builder_prime(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
-    """Upsert a lead for every order that changed in the window. Repeating a window changes nothing."""
+    """Upsert a lead for each order that changed in the window. A repeated window gives the same leads."""
     rules = msgspec.convert(run.settings, Rules)
     since = run.window.start or run.window.end - FIRST_WINDOW
     async for orders in changed_orders(kv, run, since, run.window.end):
@@ -50,7 +50,7 @@ async def home_depot_to_builder_prime(tenant_id: str, kv: TenantSecretClient, ru
 async def changed_orders(
     kv: TenantSecretClient, run: FlowRun, since: datetime, before: datetime
 ) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yield the orders updated in [since, before), a page at a time."""
+    """Yield the orders updated in [since, before), one page at a time."""
     base = await kv.secret("homedepot", "api-base")
     token = await kv.secret("homedepot", "api-token")
     cursor: str | None = ""
@@ -72,7 +72,7 @@ async def changed_orders(
 
 
 async def upsert(kv: TenantSecretClient, run: FlowRun, leads: tuple[dict[str, Any], ...]) -> None:
-    """Create or update leads by their `external_id`: safe to repeat, so a POST that is retried too."""
+    """Create or update leads by their `external_id`. This is safe to repeat, so the POST is retried."""
     base = await kv.secret("builderprime", "api-base")
     token = await kv.secret("builderprime", "api-token")
     response = await run.http.post(
@@ -87,7 +87,7 @@ async def upsert(kv: TenantSecretClient, run: FlowRun, leads: tuple[dict[str, An
 
 
 def wanted(order: dict[str, Any], rules: Rules) -> bool:
-    """Tell whether the tenant's rules let an order through."""
+    """Return whether the tenant's rules include an order."""
     return order["status"] not in rules.skip_statuses and order["total"] >= rules.min_total
 
 

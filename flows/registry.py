@@ -1,4 +1,4 @@
-"""The one registry of the app: `@flow("name")` in a module of this package puts a flow in it."""
+"""The flow registry of the app. `@flow("name")` in a module of this package registers a flow."""
 
 from datasync import FlowRegistry
 

@@ -1,4 +1,4 @@
-"""Reads the current weather of a tenant's place: the smallest flow there is, and one that needs no secret."""
+"""Reads the current weather at a tenant's location. An example of a minimal flow, without secrets."""
 
 from azure.keyvault.secrets.aio import SecretClient
 
@@ -10,7 +10,7 @@ PUBLIC_API = "https://api.open-meteo.com"
 
 @flow("weather")
 async def weather(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
-    """Fetch the temperature and the wind at `settings.latitude`, `settings.longitude` (degrees; Chicago unless set)."""
+    """Log temperature and wind at `settings.latitude` and `settings.longitude` (degrees; default: Chicago)."""
     response = await run.http.get(
         f"{run.settings.get('baseUrl', PUBLIC_API)}/v1/forecast",
         params={

@@ -1,6 +1,6 @@
-"""The real parts tests run against: started once for the whole run, with a database and queues for each test.
+"""Fixtures for real services. They start once per test run, and each test has its own database and queues.
 
-Where Node or its packages are missing these tests are skipped on a laptop and fail in CI.
+If Node or its packages are missing, tests that need them are skipped on a laptop and fail in CI.
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from localdev.tls import Certificates, create_certificates
 
-# Before anything imports aiohttp, which reads the trusted roots when it is imported.
+# Set before aiohttp is imported, since it reads the trusted roots on import.
 _FOLDER = TemporaryDirectory(prefix="datasync-tests-")
 _CERTIFICATES = create_certificates(Path(_FOLDER.name))
 os.environ["SSL_CERT_FILE"] = str(_CERTIFICATES.bundle)
@@ -38,7 +38,7 @@ from tests.world import World  # noqa: E402
 
 @pytest.fixture(scope="session")
 def certificates() -> Generator[Certificates]:
-    """Give the certificates every local https server of the run has, and this process trusts."""
+    """Return the certificates of the local https servers, which this process trusts."""
     yield _CERTIFICATES
     _FOLDER.cleanup()
 
@@ -72,14 +72,14 @@ async def database() -> AsyncGenerator[Database]:
 
 @pytest_asyncio.fixture(scope="session")
 async def shared_vault(certificates: Certificates) -> AsyncGenerator[KeyVault]:
-    """Run a Key Vault, and the endpoint that gives out the tokens it asks for."""
+    """Run a Key Vault and the endpoint that issues tokens for it."""
     async with key_vault({}, tls=certificates) as running:
         yield running
 
 
 @pytest.fixture
 def vault(shared_vault: KeyVault, monkeypatch: pytest.MonkeyPatch) -> KeyVault:
-    """Give the Key Vault, to which this process is let in as an app on Azure is."""
+    """Return the Key Vault. This process has access to it through a managed identity, as on Azure."""
     for name, value in shared_vault.environ.items():
         monkeypatch.setenv(name, value)
     return shared_vault
@@ -87,7 +87,7 @@ def vault(shared_vault: KeyVault, monkeypatch: pytest.MonkeyPatch) -> KeyVault:
 
 @pytest_asyncio.fixture
 async def world(storage: Storage, database: Database, shared_vault: KeyVault) -> AsyncGenerator[World]:
-    """Make a database and queues that no other test sees."""
+    """Create a database and queues for one test, and delete them after it."""
     name = uuid.uuid4().hex[:12]
     environ = {
         "AzureWebJobsStorage": storage.connection_string,
@@ -130,7 +130,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
 
 @pytest_asyncio.fixture
 async def services(world: World, vault: KeyVault) -> AsyncGenerator[Services]:
-    """Connect the app's services to this test's world."""
+    """Connect the services of the app to the database and queues of this test."""
     connected = Services(world.settings, FakeClock())
     yield connected
     await connected.close()

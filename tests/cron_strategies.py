@@ -1,6 +1,6 @@
-"""Hypothesis strategies for schedules: valid expressions, zones, and moments, many of them close to a change of clocks.
+"""Hypothesis strategies for schedules: valid expressions, zones, and moments, many of them close to a clock change.
 
-`from tests.cron_strategies import expressions` works from any test: pytest has the repository root on its path.
+`from tests.cron_strategies import expressions` works in any test, since pytest adds the repository root to the path.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ MACROS = (
     "@yearly",
     "@annually",
 )
-# Whole hours and halves, spring gaps at two in the morning and at midnight, zones that gave up changing, and two
-# that never did.
+# Offsets of whole and half hours, spring gaps at 02:00 and at midnight, zones that abolished clock changes, and two
+# zones without them.
 ZONES = (
     "America/New_York",
     "America/Chicago",
@@ -36,7 +36,7 @@ ZONES = (
     "Asia/Kolkata",
     "UTC",
 )
-# Starts of UTC days on which, or next to which, one of these zones changes its clocks.
+# Starts of UTC days on which one of these zones changes its clocks, or of the days next to them.
 _CHANGES = tuple(
     datetime.fromisoformat(f"{day}T00:00:00Z")
     for day in (
@@ -68,7 +68,7 @@ def zones() -> SearchStrategy[ZoneInfo]:
 
 @st.composite
 def moments(draw: DrawFn) -> datetime:
-    """Aware UTC datetimes in this century; half of them lie within two days of a change of clocks."""
+    """Draw aware UTC datetimes of this century. Half of them are within two days of a clock change."""
     if draw(st.booleans()):
         day = draw(st.sampled_from(_CHANGES))
         minutes = draw(st.integers(-12 * 4, 36 * 4)) * 15
@@ -78,9 +78,9 @@ def moments(draw: DrawFn) -> datetime:
     return moment.replace(microsecond=draw(st.sampled_from((0, 0, 1, 999_999))), tzinfo=UTC)
 
 
-@cache  # hypothesis takes milliseconds to make a strategy
+@cache  # Hypothesis needs milliseconds to create a strategy
 def expressions() -> SearchStrategy[str]:
-    """Give valid expressions of any kind; a few of them never fire, `0 0 0 30 2 *` for one."""
+    """Return valid expressions of all kinds. Some of them never fire, such as `0 0 0 30 2 *`."""
     fields = (
         _half(("0", "0", "59"), _field(0, 59)),
         _half(("0", "30", "*/30", "*"), _field(0, 59)),

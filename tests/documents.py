@@ -1,10 +1,10 @@
-"""Tenant documents for tests, as a person would write them."""
+"""Tenant documents for tests."""
 
 from typing import Any
 
 
 def entry(name: str = "weather", **fields: Any) -> dict[str, Any]:
-    """Return a flow entry: on, hourly, and due since 2025 unless said otherwise."""
+    """Return a flow entry. By default it is enabled, hourly, and due since 2025."""
     return {
         "name": name,
         "enabled": True,
@@ -15,7 +15,7 @@ def entry(name: str = "weather", **fields: Any) -> dict[str, Any]:
 
 
 def document(tenant_id: str = "tenant-123", *flows: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Return a tenant document with these flow entries (one hourly `weather` unless given)."""
+    """Return a tenant document with these flow entries; by default, one hourly `weather`."""
     return {
         "id": tenant_id,
         "type": "Tenant",

@@ -1,10 +1,10 @@
-"""What `datasync` gives a flow's author."""
+"""The public API of `datasync` for authors of flows."""
 
 import datasync
 
 
-def test_the_authors_api_is_this_and_nothing_else() -> None:
-    """A name added here is a promise; `__all__` is sorted, and everything public is in it."""
+def test_the_public_api_has_exactly_these_names() -> None:
+    """`__all__` is sorted and complete. A name added to it must be supported from then on."""
     assert datasync.__all__ == [
         "IDEMPOTENT",
         "FlowRegistry",

@@ -1,4 +1,4 @@
-"""Waiting for a condition, instead of sleeping."""
+"""Waits for a condition instead of a fixed time."""
 
 import asyncio
 import inspect
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 async def wait_until(
     predicate: Callable[[], object] | Callable[[], Awaitable[object]], *, description: str, seconds: float = 30
 ) -> None:
-    """Return as soon as the predicate, sync or async, holds. Raises TimeoutError, with the description, if not."""
+    """Wait until the predicate, sync or async, is true. Raises TimeoutError, with the description, after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -19,4 +19,4 @@ async def wait_until(
                     return
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise TimeoutError(f"waited {seconds} s, in vain, until {description}") from None
+        raise TimeoutError(f"not true after {seconds} s: {description}") from None

@@ -1,4 +1,4 @@
-"""What a test on the real parts looks at."""
+"""Access to the database and queues of a test with real services."""
 
 from base64 import b64decode
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from datasync.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One test's own database and queues, and the means to look at them."""
+    """The database and queues of one test."""
 
     environ: dict[str, str]
-    """The app's settings."""
+    """The settings of the app, as environment variables."""
     settings: Settings
     tenants: ContainerProxy
     runs: ContainerProxy
@@ -23,12 +23,12 @@ class World:
     poison: QueueClient
 
     async def put(self, *documents: dict[str, Any]) -> None:
-        """Store tenant documents, as a person would in the portal."""
+        """Store tenant documents, as a user does in the portal."""
         for document in documents:
             await self.tenants.upsert_item({key: value for key, value in document.items() if key != "_etag"})
 
     async def document(self, tenant_id: str) -> dict[str, Any]:
-        """Return a tenant's document as it stands."""
+        """Return the current document of a tenant."""
         return dict(await self.tenants.read_item(tenant_id, partition_key=tenant_id))
 
     async def records(self, tenant_id: str | None = None) -> list[dict[str, Any]]:
@@ -41,11 +41,11 @@ class World:
         return sorted(found, key=lambda run: (run["startedUtc"], run["attempt"]))
 
     async def messages(self) -> list[str]:
-        """Return the bodies of the visible messages, without taking them."""
+        """Return the bodies of the visible messages. The messages stay on the queue."""
         return [_decoded(message.content) for message in await self.jobs.peek_messages(max_messages=32)]
 
     async def take(self) -> list[str]:
-        """Take every visible message off the queue; return their bodies."""
+        """Remove every visible message from the queue, and return their bodies."""
         bodies = []
         async for message in self.jobs.receive_messages(messages_per_page=32):
             bodies.append(_decoded(message.content))
@@ -53,11 +53,11 @@ class World:
         return bodies
 
     async def poisoned(self) -> list[str]:
-        """Return the bodies of the poisoned messages, decoded where they are base64."""
+        """Return the bodies of the messages in the poison queue, decoded if they are base64."""
         return [_decoded(message.content) for message in await self.poison.peek_messages(max_messages=32)]
 
     async def drained(self) -> bool:
-        """Tell whether no message is left, visible or hidden."""
+        """Return whether the queue is empty, including hidden messages."""
         return not (await self.jobs.get_queue_properties()).approximate_message_count
 
 

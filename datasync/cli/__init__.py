@@ -1,1 +1,1 @@
-"""What the commands of `python -m datasync` do. They neither print nor know click: datasync/cli.py does."""
+"""The commands of `python -m datasync`, without click and output, which are in datasync/cli.py."""

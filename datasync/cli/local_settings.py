@@ -1,4 +1,4 @@
-"""The settings that func takes from local.settings.json."""
+"""Reads settings from local.settings.json, as func does."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ from datasync.errors import SettingsInvalid
 
 
 def local_settings(file: Path) -> dict[str, str]:
-    """Return the settings that a local.settings.json holds.
+    """Return the settings in a local.settings.json.
 
     Raises:
-        SettingsInvalid: it cannot be used; the message never holds a value, which may be a secret.
+        SettingsInvalid: The file cannot be used. The message contains no values, since they may be secrets.
 
     """
     try:
@@ -20,12 +20,12 @@ def local_settings(file: Path) -> dict[str, str]:
     except (ValueError, RecursionError) as error:
         raise SettingsInvalid(f"{file} is not JSON in UTF-8: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("Values"), dict):
-        raise SettingsInvalid(f'{file} has no object "Values"; local.settings.json.example shows one')
+        raise SettingsInvalid(f'{file} has no object "Values"; see local.settings.json.example')
     if content.get("IsEncrypted", True) is not False:
         raise SettingsInvalid(
-            f'{file} does not say "IsEncrypted": false, and only Core Tools can decrypt: func settings decrypt'
+            f'{file} does not contain "IsEncrypted": false. Add it, or decrypt the file: func settings decrypt'
         )
     values: dict[str, str] = content["Values"]
     if wrong := [name for name, value in content["Values"].items() if not isinstance(value, str)]:
-        raise SettingsInvalid(f"{file}: values must be texts, in quotes: {', '.join(wrong)}")
+        raise SettingsInvalid(f"{file}: values must be strings, in quotes: {', '.join(wrong)}")
     return values

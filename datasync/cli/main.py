@@ -1,6 +1,6 @@
-"""The command line: arguments, output and exit codes. The only file that imports click, which is not deployed.
+"""The command line: arguments, output and exit codes. Only this file imports click, which is not deployed.
 
-The time comes as click's `obj`. Exit codes: 0 all is well, 1 something is wrong, 2 it was called wrongly.
+Click passes the current time to the commands as `obj`. Exit codes: 0 success, 1 problems found, 2 usage error.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from datasync.tick.check import find_zone
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Look at schedules, tenant documents and services, without running the app."""
+    """Check schedules, tenant documents and services without running the app."""
 
 
 def _expression(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> CronSchedule:
     if len(texts) > 1:
-        raise click.BadParameter(f'{len(texts)} arguments found where one is expected; put it in quotes: "0 0 * * * *"')
+        raise click.BadParameter(f'{len(texts)} arguments found, 1 expected; quote the expression: "0 0 * * * *"')
     try:
         return cron.parse(texts[0])
     except CronInvalid as error:
@@ -51,12 +51,12 @@ def _zone(_: click.Context, __: click.Parameter, name: str) -> ZoneInfo:
 
 
 def _instant(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
-    """Read an ISO 8601 time; it stays naive where it has no offset."""
+    """Parse an ISO 8601 time. The result is naive if the text has no offset."""
     try:
         read = datetime.fromisoformat(text) if text is not None else None
         return read.astimezone(UTC) if read and read.tzinfo else read
     except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is no ISO 8601 time; expected one such as 2025-08-23T01:00:00Z") from None
+        raise click.BadParameter(f"expected an ISO 8601 time such as 2025-08-23T01:00:00Z, got {text!r}") from None
 
 
 def _flows(_: click.Context, __: click.Parameter, package: str) -> FlowRegistry:
@@ -73,18 +73,18 @@ def _local_settings(_: click.Context, __: click.Parameter, file: Path | None) ->
         raise click.BadParameter(str(why)) from None
 
 
-@cli.command(short_help="Print when a cron expression occurs next.")
+@cli.command(short_help="List the next occurrences of a cron expression.")
 @click.argument("schedule", metavar="CRON", nargs=-1, required=True, callback=_expression)
 @click.option(
-    "--tz", "zone", metavar="ZONE", default="UTC", callback=_zone, help="Whose wall clock it means.  [default: UTC]"
+    "--tz", "zone", metavar="ZONE", default="UTC", callback=_zone, help="Time zone of the expression.  [default: UTC]"
 )
-@click.option("--from", "start", metavar="ISO", callback=_instant, help="After which instant.  [default: now]")
-@click.option("--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many occurrences.")
+@click.option("--from", "start", metavar="ISO", callback=_instant, help="Time to start after.  [default: now]")
+@click.option("--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of occurrences.")
 @click.pass_obj
 def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: datetime | None, count: int) -> None:
-    """Print when a cron expression occurs next. It has six fields, seconds first, and stands in quotes.
+    """List the next occurrences of a cron expression. It has six fields, seconds first, and must be in quotes.
 
-    With --tz also the local time, and a note on each occurrence that a change of clocks affects.
+    With --tz, the local time is listed too. Occurrences affected by a clock change have a note.
     """
     after = (start or now).replace(tzinfo=UTC)
     since = f"after {utc_text(after)}"
@@ -98,10 +98,10 @@ def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: datet
     for line in table(schedule, zone, found):
         click.echo(line)
     if len(found) < count:
-        click.echo("and never again: the calendar ends with year 9999")
+        click.echo("no more occurrences: the calendar ends with year 9999")
 
 
-@cli.command(short_help="Check tenant documents, and the flow files.")
+@cli.command(short_help="Check tenant documents and flow files.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option(
     "--flows",
@@ -110,13 +110,13 @@ def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: datet
     default="flows",
     show_default=True,
     callback=_flows,
-    help="The package with the flow files.",
+    help="Package that contains the flow files.",
 )
 @click.pass_obj
 def validate(now: datetime, files: tuple[str, ...], registry: FlowRegistry) -> None:
-    """Check tenant documents: one to a FILE, or a JSON list of them; - reads standard input.
+    """Check tenant documents. A FILE holds one document or a JSON list of documents; - is standard input.
 
-    Prints every problem. Entries that are off are checked as well, and so are the flow files.
+    Prints every problem. Disabled entries and flow files are checked too.
     """
     report = Report(registry, now)
     for line in report.flow_files():
@@ -135,30 +135,30 @@ def validate(now: datetime, files: tuple[str, ...], registry: FlowRegistry) -> N
     sys.exit(2 if report.unread else 1 if report.problems else 0)
 
 
-@cli.command(short_help="Try Cosmos DB, the queues and Key Vault.")
+@cli.command(short_help="Check Cosmos DB, the queues and Key Vault.")
 @click.option(
     "--settings",
     "local",
     metavar="FILE",
     type=click.Path(path_type=Path),
     callback=_local_settings,
-    help="Also take the Values of this local.settings.json, as func does: the environment wins.",
+    help="Use the Values of this local.settings.json, as func does. Environment variables take precedence.",
 )
 def check(local: dict[str, str] | None) -> None:
-    """Try every service the settings name, once: Cosmos DB, the queues, Key Vault."""
+    """Send one request to each configured service: Cosmos DB, the queues, Key Vault."""
     if local is not None:
-        # In a new process, which is what func starts: some libraries read the environment when they are imported.
+        # A new process, as with func, since some libraries read the environment when they are imported.
         again = [sys.executable, "-m", "datasync", "check"]
-        sys.exit(subprocess.run(again, env={**local, **os.environ}, check=False).returncode)  # noqa: S603 - ourselves
+        sys.exit(subprocess.run(again, env={**local, **os.environ}, check=False).returncode)  # noqa: S603 - our own module
     try:
         settings = Settings.from_environ(os.environ)
     except SettingsInvalid as error:
         raise click.ClickException(str(error)) from None
-    logging.getLogger("azure").setLevel(logging.CRITICAL)  # what went wrong is told below, in one line
+    logging.getLogger("azure").setLevel(logging.CRITICAL)  # errors are printed below, one line each
     answers = asyncio.run(_ping(settings))
     wrong = any(answer != "ok" for answer in answers.values())
     if settings.key_vault_url is None:
-        answers["Key Vault"] = "none is configured (KEY_VAULT_URI): only flows that read secrets need one"
+        answers["Key Vault"] = "not configured (KEY_VAULT_URI is not set); only flows that read secrets need it"
     width = max(map(len, answers))
     for service, answer in answers.items():
         click.echo(f"{service:<{width}}   {answer}")

@@ -1,4 +1,4 @@
-"""When a cron expression occurs, and what a change of clocks does to it."""
+"""Lists the occurrences of a cron expression, with notes about clock changes."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -8,11 +8,11 @@ from datasync.cron import CronSchedule
 from datasync.model.times import utc_text
 
 _SECOND = timedelta(seconds=1)
-_LISTED = 3  # of the times that a change of clocks leaves out
+_LISTED = 3  # times skipped by a clock change that a note lists
 
 
 def occurrences(schedule: CronSchedule, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
-    """Yield the occurrences later than `after` (aware), in UTC, one after the other."""
+    """Yield the occurrences later than `after` (aware), in UTC, in ascending order."""
     found = schedule.next(after, zone)
     while found:
         yield found
@@ -20,7 +20,7 @@ def occurrences(schedule: CronSchedule, after: datetime, zone: ZoneInfo) -> Iter
 
 
 def table(schedule: CronSchedule, zone: ZoneInfo, found: Sequence[datetime]) -> Iterator[str]:
-    """Yield the lines of a table of occurrences, the first of which names the columns."""
+    """Yield the lines of a table of occurrences. The first line is the header."""
     rows = [("UTC", "" if zone.key == "UTC" else zone.key, "")]
     for previous, at in zip((None, *found), found, strict=False):
         local = at.astimezone(zone)
@@ -33,7 +33,7 @@ def table(schedule: CronSchedule, zone: ZoneInfo, found: Sequence[datetime]) -> 
 
 
 def _notes(schedule: CronSchedule, zone: ZoneInfo, at: datetime, previous: datetime | None) -> Iterator[str]:
-    """Tell what a change of clocks does to an occurrence, and that the offset is not that of the one before."""
+    """Yield notes on the effect of a clock change, and on an offset that differs from the previous occurrence."""
     offset, just_before = _offset(at, zone), _offset(at - _SECOND, zone)
     if just_before < offset:
         yield from _gap(schedule, at + just_before, at + offset)
@@ -46,7 +46,7 @@ def _notes(schedule: CronSchedule, zone: ZoneInfo, at: datetime, previous: datet
 
 
 def _gap(schedule: CronSchedule, start: datetime, end: datetime) -> Iterator[str]:
-    """Name what would have occurred between two readings of the wall clock, here taken as UTC, that it skips."""
+    """Yield a note on occurrences skipped by a gap. `start` and `end` are wall-clock times, written as UTC."""
     skipped: list[datetime] = []
     following = schedule.next(start, inclusive=True)
     while following and following < end and len(skipped) <= _LISTED:

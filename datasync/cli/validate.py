@@ -1,4 +1,4 @@
-"""What a person has to mend in tenant documents and flow files, before the app finds it."""
+"""Validates tenant documents and flow files."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from datasync.tick.check import entry_problems, tenant_problems
 
 
 class Report:
-    """Finds problems, a line each, and counts them."""
+    """Reports problems, one line each, and counts them."""
 
     def __init__(self, registry: FlowRegistry, now: datetime) -> None:
         self._registry = registry
@@ -26,15 +26,15 @@ class Report:
         self._places: dict[str, str] = {}
         self.problems = 0
         self.unread = 0
-        """Files that could not be read: whoever reads them counts them here."""
+        """Number of files that could not be read. The caller, which reads the files, counts them."""
 
     def flow_files(self) -> Iterator[str]:
         """Yield a line for each flow file that could not be loaded."""
         for module, traceback in self._registry.broken.items():
-            yield self._problem(module, f"could not be loaded, its flows are off: {traceback.strip().splitlines()[-1]}")
+            yield self._problem(module, f"cannot be loaded; its flows cannot run: {traceback.strip().splitlines()[-1]}")
 
     def documents(self, file: str, content: bytes) -> Iterator[str]:
-        """Yield a line for each problem of a file, which holds a tenant document or a list of them."""
+        """Yield a line for each problem in a file. The file holds a tenant document or a list of documents."""
         try:
             read = _parse(content)
         except ValueError as why:
@@ -47,7 +47,7 @@ class Report:
             yield from self._document(file, f"{file}[{index}]", document)
 
     def summary(self) -> str:
-        """Say how much there was of everything."""
+        """Return the numbers of documents, problems, warnings and unread files."""
         counts = [_count(self._documents, "document"), _count(self.problems, "problem")]
         if self._warnings:
             counts.append(_count(self._warnings, "warning"))
@@ -69,16 +69,16 @@ class Report:
         first = self._places.setdefault(tenant.id, place)
         if first != place:
             yield self._problem(
-                file, f"{tenant.id} tenantId: {place} and {first} are documents of one tenant: merge them"
+                file, f"{tenant.id} tenantId: {place} and {first} are documents of the same tenant: merge them"
             )
         for problem in _problems(tenant, self._registry, self._now):
             yield self._problem(file, problem)
         for path, meant in _misspelt(document):
             self._warnings += 1
-            yield f"{file}: {tenant.id} {path}: warning: no such field, and so ignored; is {meant!r} meant?"
+            yield f"{file}: {tenant.id} {path}: warning: unknown field, ignored; did you mean {meant!r}?"
         if refused := _refused_secret(tenant.id):
             self._warnings += 1
-            yield f"{file}: {tenant.id} tenantId: warning: its flows cannot have secrets of their own: {refused}"
+            yield f"{file}: {tenant.id} tenantId: warning: its flows cannot read secrets of the tenant: {refused}"
 
     def _problem(self, place: str, what: object) -> str:
         self.problems += 1
@@ -86,26 +86,26 @@ class Report:
 
 
 def load(package: str) -> FlowRegistry:
-    """Load the flow files of a package, given by its name: the framework itself knows none.
+    """Import a package of flow files by its name, load the files, and return its registry.
 
     Raises:
-        ValueError: it holds no registry; the message says why, and what is expected.
+        ValueError: The package cannot be imported or has no registry. The message contains the cause.
 
     """
     try:
         flows, registry = import_module(package), import_module(f"{package}.registry").registry
         registry.load(flows)
-    except Exception as error:  # noqa: BLE001 - it runs a person's code
+    except Exception as error:  # noqa: BLE001 - runs user code
         raise ValueError(
             f"{package!r} cannot be loaded ({type(error).__name__}: {error}); expected a package of flow files "
-            "whose registry.py makes a FlowRegistry named registry, importable from here"
+            "that can be imported from here and whose registry.py defines a FlowRegistry named registry"
         ) from None
     loaded: FlowRegistry = registry
     return loaded
 
 
 def _parse(content: bytes) -> Any:
-    """Read JSON in UTF-8, with or without a byte order mark. A ValueError says what is wrong, and where."""
+    """Parse JSON in UTF-8, with or without a byte order mark. Raises ValueError with the cause and the position."""
     try:
         read = json.loads(content.decode("utf-8-sig"))
         json.dumps(read, ensure_ascii=False).encode()
@@ -113,11 +113,11 @@ def _parse(content: bytes) -> Any:
         raise ValueError(f"not UTF-8 at byte {error.start}: save the file as UTF-8") from None
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start]).strip("'")
-        raise ValueError(f"not text: {half} is half of a character, which no database stores") from None
+        raise ValueError(f"not valid text: {half} is half of a surrogate pair, which cannot be stored") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
-        raise ValueError("not a tenant document: its JSON is nested too deeply to be read") from None
+        raise ValueError("not a tenant document: the JSON is nested too deeply") from None
     return read
 
 
@@ -130,7 +130,7 @@ def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> Iterator
 
 
 def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Find fields that are nearly one the app reads: their paths, and the fields that may be meant."""
+    """Yield the path of each unknown field with a name similar to a known field, and the known field."""
     places: list[tuple[str, Any, tuple[str, ...]]] = [("", document, DOCUMENT_FIELDS)]
     places += [(f"flows[{index}].", entry, ENTRY_FIELDS) for index, entry in enumerate(document["flows"])]
     for path, fields, known in places:
@@ -143,7 +143,7 @@ def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _refused_secret(tenant_id: str) -> SecretRefused | None:
-    """Return the reason why a tenant of this id cannot have secrets of its own, if there is one."""
+    """Request a secret as a flow of the tenant does, without a vault. Return the error for the name, if any."""
     try:
         check_name(tenant_id, tenant_secret(tenant_id, "system", "key"))
     except SecretRefused as refused:

@@ -1,4 +1,4 @@
-"""The app as a user runs it: a folder with flows, in the local Functions host, on the real parts."""
+"""Fixtures that run a copy of the app in the local Functions host, with real services."""
 
 import shutil
 from collections.abc import AsyncGenerator, Callable
@@ -27,11 +27,11 @@ async def fails(tenant_id, kv):
 
 @dataclass
 class App:
-    """A copy of the app, to which a test adds flow files."""
+    """A copy of the app, to which a test can add flow files."""
 
     folder: Path
     log: list[str] = field(default_factory=list)
-    """What the host and the app have logged."""
+    """Log lines of the host and the app."""
 
     def add_flow_file(self, name: str, source: str) -> None:
         (self.folder / "flows" / name).write_text(source)
@@ -42,7 +42,7 @@ class App:
 
 @pytest.fixture
 def app(tmp_path: Path) -> App:
-    """Give a copy of the app with a flow that succeeds and one that fails."""
+    """Return a copy of the app with a flow that succeeds and one that fails."""
     for name in ("datasync", "flows"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("function_app.py", "host.json"):
@@ -57,13 +57,13 @@ type Start = Callable[..., AbstractAsyncContextManager[RunningHost]]
 
 @pytest.fixture
 def start(app: App, world: World) -> Start:
-    """Start the app in the local host, with failed messages coming back quickly; further settings may be given."""
+    """Return a function that starts the app in the local host. Failed messages are delivered again at once."""
 
     @asynccontextmanager
     async def started(**settings: str) -> AsyncGenerator[RunningHost]:
         environ = {
             **world.environ,
-            "AZURE_FUNCTIONS_ENVIRONMENT": "Production",  # in Development the host looks every 2 s at most
+            "AZURE_FUNCTIONS_ENVIRONMENT": "Production",  # in Development the host polls at most every 2 s
             "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:00",
             "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
             **settings,

@@ -1,4 +1,4 @@
-"""function_app.py, as Microsoft's worker library sees it."""
+"""function_app.py, indexed by Microsoft's worker library."""
 
 import json
 import os
@@ -29,7 +29,7 @@ os._exit(0)
 
 
 def indexed(**settings: str) -> dict[str, dict[str, str]]:
-    """Index the app in a process that has these settings and no others; return each function's trigger."""
+    """Index the app in a process that has only these settings. Return the trigger of each function."""
     environ = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP") if name in os.environ}
     ended = subprocess.run(  # noqa: S603 - our own interpreter and script
         [sys.executable, "-c", INDEX],
@@ -44,8 +44,8 @@ def indexed(**settings: str) -> dict[str, dict[str, str]]:
     return {name: bindings[0] for name, bindings in found.items()}
 
 
-def test_it_indexes_with_no_setting_at_all_and_without_the_network() -> None:
-    """A Function App that is not configured yet still shows its two functions, hourly and on `flow-jobs`."""
+def test_it_is_indexed_without_settings_and_without_the_network() -> None:
+    """A Function App without settings has both functions, with an hourly timer and the queue `flow-jobs`."""
     functions = indexed()
 
     assert set(functions) == {"orchestrator", "run_flow"}
@@ -67,6 +67,6 @@ def test_it_indexes_with_no_setting_at_all_and_without_the_network() -> None:
         ("QUEUE_NAME", "my-jobs", "run_flow", "queueName"),
     ],
 )
-def test_its_triggers_name_the_settings_that_are_set(setting: str, value: str, function: str, property_: str) -> None:
-    """The host and the platform's scale controller resolve `%SETTING%`, whether the app is awake or not."""
+def test_its_triggers_use_the_settings(setting: str, value: str, function: str, property_: str) -> None:
+    """The schedule of the timer and the name of the queue come from settings."""
     assert indexed(**{setting: value})[function][property_] == f"%{setting}%"

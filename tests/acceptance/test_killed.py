@@ -1,4 +1,4 @@
-"""Killed with SIGKILL, as Azure does without a word: nothing is lost, and nothing is decided twice."""
+"""A host killed with SIGKILL, as Azure may do without notice, loses no run and adds none."""
 
 import asyncio
 from collections import defaultdict
@@ -14,8 +14,8 @@ from tests.world import World
 TENANTS = 120
 
 
-async def test_a_host_killed_in_a_tick_loses_no_run_and_invents_none(world: World, app: App, start: Start) -> None:
-    """Whatever the first tick got done, after the next one every flow has run, under one run id each."""
+async def test_a_host_killed_during_a_tick_loses_no_run_and_adds_none(world: World, app: App, start: Start) -> None:
+    """After the next tick, every flow has run under exactly one run id."""
     for batch in range(0, TENANTS, 40):
         await asyncio.gather(*[world.put(document(f"tenant-{n}", entry("succeeds"))) for n in range(batch, batch + 40)])
 
@@ -29,7 +29,7 @@ async def test_a_host_killed_in_a_tick_loses_no_run_and_invents_none(world: Worl
         host.process.kill()
         with pytest.raises(StartFailed):
             await host.ended()
-    assert not app.said("TICK"), "the tick was over before it was killed"
+    assert not app.said("TICK"), "the tick ended before the host was killed"
 
     async with start() as host:
         await host.invoke("orchestrator")

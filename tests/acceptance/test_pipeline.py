@@ -1,4 +1,4 @@
-"""From a tenant document to a run record, through the host, as a user sees it."""
+"""The complete path from a tenant document to a run record, in the local host."""
 
 import json
 from base64 import b64encode
@@ -12,12 +12,12 @@ from tests.world import World
 
 
 def posted_by_hand(world: World) -> QueueClient:
-    """Return a client that puts texts on the queue as they are, as the portal does without its base64 option."""
+    """Return a client that enqueues texts without encoding, as the portal does without its base64 option."""
     return QueueClient.from_connection_string(world.environ["AzureWebJobsStorage"], world.settings.queue_name)
 
 
-async def test_a_tenant_document_goes_in_and_a_run_record_comes_out(world: World, app: App, start: Start) -> None:
-    """The timer finds what is due, the queue carries it, the flow runs, and the record says so."""
+async def test_a_due_flow_of_a_tenant_runs_and_is_recorded(world: World, app: App, start: Start) -> None:
+    """The timer enqueues the due flow, the flow runs, and its success is recorded."""
     await world.put(document("tenant-1", entry("succeeds"), entry("succeeds-not", enabled=False)))
 
     async with start() as host:
@@ -34,7 +34,7 @@ async def test_a_tenant_document_goes_in_and_a_run_record_comes_out(world: World
 
 
 async def test_the_timer_runs_on_its_schedule(world: World, app: App, start: Start) -> None:
-    """ORCHESTRATOR_SCHEDULE says how often ticks happen; nobody has to ask for one."""
+    """ORCHESTRATOR_SCHEDULE sets the times of the ticks."""
     await world.put(document("tenant-1", entry("succeeds")))
 
     async with start(ORCHESTRATOR_SCHEDULE="* * * * * *"):
@@ -42,7 +42,7 @@ async def test_the_timer_runs_on_its_schedule(world: World, app: App, start: Sta
 
 
 async def test_a_failing_flow_ends_in_the_poison_queue(world: World, app: App, start: Start) -> None:
-    """After maxDequeueCount attempts, each of them recorded, the message is kept for people to look at."""
+    """After maxDequeueCount attempts, each with a record, the message is in the poison queue."""
     await world.put(document("tenant-1", entry("fails")))
 
     async with start() as host:
@@ -60,7 +60,7 @@ async def test_a_failing_flow_ends_in_the_poison_queue(world: World, app: App, s
 
 
 async def test_a_message_posted_by_hand_runs(world: World, app: App, start: Start) -> None:
-    """`{tenantId, flowName}` in base64 is all it takes, whatever the flow's schedule says."""
+    """A message with `{tenantId, flowName}` in base64 runs the flow, even if it is not due."""
     await world.put(document("tenant-1", entry("succeeds", nextRunUtc="2999-01-01T00:00:00Z")))
 
     async with start(), posted_by_hand(world) as queue:
@@ -69,7 +69,7 @@ async def test_a_message_posted_by_hand_runs(world: World, app: App, start: Star
 
 
 async def test_a_plain_text_message_is_poisoned_at_once(world: World, app: App, start: Start) -> None:
-    """What is not base64 goes to the poison queue as it is, and no function ever sees it."""
+    """The host moves a message that is not base64 to the poison queue, and does not call the function."""
     async with start(), posted_by_hand(world) as queue:
         await queue.send_message("please run the weather")
         await wait_until(world.poisoned, description="the message is poisoned")
@@ -79,10 +79,10 @@ async def test_a_plain_text_message_is_poisoned_at_once(world: World, app: App, 
     assert not app.said("is not a job")
 
 
-async def test_a_message_that_is_no_job_is_poisoned_with_its_reason_in_the_log(
+async def test_a_message_that_is_not_a_job_is_poisoned_and_the_log_says_why(
     world: World, app: App, start: Start
 ) -> None:
-    """The log names the message, the field that is missing, and how a job looks."""
+    """The log names the message and the missing field."""
     async with start(), posted_by_hand(world) as queue:
         await queue.send_message(b64encode(b'{"tenantId": "tenant-1"}').decode())
         await wait_until(world.poisoned, description="the message is poisoned")
@@ -91,7 +91,7 @@ async def test_a_message_that_is_no_job_is_poisoned_with_its_reason_in_the_log(
 
 
 async def test_an_unknown_flow_and_an_unknown_tenant_are_named(world: World, app: App, start: Start) -> None:
-    """A message posted by hand fails, and its record names the missing thing and the flows that exist."""
+    """The record names the unknown flow or tenant, and lists the known flows."""
     await world.put(document("tenant-1", entry("home-depot→salesforce", nextRunUtc="2999-01-01T00:00:00Z")))
 
     async with start(), posted_by_hand(world) as queue:
@@ -111,8 +111,8 @@ async def test_an_unknown_flow_and_an_unknown_tenant_are_named(world: World, app
     assert (unknown_flow["outcome"], unknown_tenant["outcome"]) == ("dead", "dead")
 
 
-async def test_a_broken_flow_file_leaves_the_others_running(world: World, app: App, start: Start) -> None:
-    """Each tick logs its cause; an entry that names its flow is a problem, stays due, and burns no job."""
+async def test_a_broken_flow_file_does_not_disable_the_others(world: World, app: App, start: Start) -> None:
+    """The log has the traceback. The record of a run of the missing flow has the cause."""
     app.add_flow_file("broken.py", "import a_package_that_is_not_installed\n")
     await world.put(document("tenant-1", entry("succeeds"), entry("was-in-the-broken-file")))
 
@@ -129,7 +129,7 @@ async def test_a_broken_flow_file_leaves_the_others_running(world: World, app: A
 
 
 async def test_a_missing_setting_is_named_in_the_log(world: World, app: App, start: Start) -> None:
-    """The app indexes without settings, and says which one is missing when a function first needs it."""
+    """The app starts without the setting. The first function that needs it logs its name."""
     async with start(COSMOS_CONNECTION_STRING="") as host:
         await host.invoke("orchestrator")
         await wait_until(lambda: app.said("COSMOS_CONNECTION_STRING: missing"), description="the setting is named")

@@ -1,4 +1,4 @@
-"""Schedules kept to the second by a timer that looks far less often."""
+"""Schedules that are exact to the second, with a timer that fires less often."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +9,7 @@ from tests.world import World
 
 
 async def test_every_occurrence_starts_at_its_second(world: World, app: App, start: Start) -> None:
-    """A flow every two seconds, and ticks whose lookaheads overlap: none is early, late, missing, or there twice."""
+    """A flow runs every two seconds with overlapping lookaheads. No run is early, late, missing or repeated."""
     async with start(ORCHESTRATOR_LOOKAHEAD="9", AZURE_FUNCTIONS_ENVIRONMENT="Development") as host:
         soon = datetime.fromtimestamp(datetime.now(UTC).timestamp() // 2 * 2 + 6, UTC)
         await world.put(document("tenant-1", entry("succeeds", cron="*/2 * * * * *", nextRunUtc=soon.isoformat())))

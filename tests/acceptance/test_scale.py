@@ -1,4 +1,4 @@
-"""A fleet, not a tenant."""
+"""Many tenants at once."""
 
 import asyncio
 from collections import Counter
@@ -10,7 +10,7 @@ from tests.world import World
 
 
 async def test_a_thousand_due_flows_each_succeed_exactly_once(world: World, app: App, start: Start) -> None:
-    """500 tenants with two due flows each: one tick, and every flow has one recorded success."""
+    """One tick enqueues two flows for each of 500 tenants, and every flow has one recorded success."""
     app.add_flow_file(
         "second.py", "from flows.registry import flow\n\n@flow('second')\nasync def second(tenant_id, kv): ...\n"
     )

@@ -1,4 +1,4 @@
-"""`python -m datasync check`: each service the settings name, tried once on the real wire."""
+"""`python -m datasync check`, with real services."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ NOWHERE = "AccountEndpoint=http://127.0.0.1:9;AccountKey=YWJj;"
 
 
 async def check(*arguments: str, **environ: str) -> tuple[int, list[str]]:
-    """Run the command in a process with these settings alone; return its exit code and what it printed."""
+    """Run the command in a process with only these settings. Return its exit code and output lines."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP", "SSL_CERT_FILE") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "datasync", "check", *arguments),
@@ -56,8 +56,8 @@ def services(world: World) -> list[str]:
     ]
 
 
-async def test_all_is_well(world: World) -> None:
-    """A line for each service says `ok`, and the exit code is 0."""
+async def test_a_working_configuration_gives_exit_code_0(world: World) -> None:
+    """Each service has a line that ends with `ok`, and the exit code is 0."""
     code, lines = await check(**world.environ)
 
     assert [line.split("   ")[0].rstrip() for line in lines] == services(world)
@@ -65,8 +65,8 @@ async def test_all_is_well(world: World) -> None:
     assert code == 0
 
 
-async def test_settings_come_from_a_file_and_the_environment_wins(world: World, tmp_path: Path) -> None:
-    """`--settings` takes the Values of a local.settings.json, as func does."""
+async def test_environment_variables_override_the_settings_file(world: World, tmp_path: Path) -> None:
+    """`--settings` reads the Values of a local.settings.json. Environment variables take precedence, as with func."""
     file = tmp_path / "local.settings.json"
     file.write_text(json.dumps({"IsEncrypted": False, "Values": {**world.environ, "QUEUE_NAME": "from-the-file"}}))
 
@@ -77,8 +77,8 @@ async def test_settings_come_from_a_file_and_the_environment_wins(world: World, 
     assert code == 0, lines
 
 
-async def test_what_is_missing_is_named_with_its_remedy_and_the_rest_is_tried(world: World) -> None:
-    """A container and a queue that were never made are told apart from those that are there."""
+async def test_missing_parts_are_reported_with_the_remedy(world: World) -> None:
+    """A missing container and a missing queue are reported. The other services are still checked."""
     await world.poison.delete_queue()
     try:
         code, lines = await check(**world.environ, COSMOS_RUNS_CONTAINER="no-such")
@@ -94,8 +94,8 @@ async def test_what_is_missing_is_named_with_its_remedy_and_the_rest_is_tried(wo
     assert code == 1
 
 
-async def test_services_fail_one_by_one(world: World, vault: KeyVault) -> None:
-    """With Cosmos DB out of reach and a vault that refuses, the queues are still tried."""
+async def test_each_service_is_checked_separately(world: World, vault: KeyVault) -> None:
+    """The queues are checked even if Cosmos DB cannot be reached and Key Vault refuses the request."""
     vault.fail_next(403)
     settings = Settings.from_environ({**world.environ, "COSMOS_CONNECTION_STRING": NOWHERE})
 
@@ -111,8 +111,8 @@ async def test_services_fail_one_by_one(world: World, vault: KeyVault) -> None:
     assert not any("\n" in answer for answer in answers.values())
 
 
-async def test_a_setting_no_client_takes_is_an_answer_too(world: World) -> None:
-    """Half a connection string ends in a sentence, not in a traceback."""
+async def test_a_setting_that_no_client_accepts_is_reported(world: World) -> None:
+    """An incomplete connection string gives a message, not a traceback."""
     settings = Settings.from_environ({**world.environ, "AzureWebJobsStorage": "AccountName=acme", "KEY_VAULT_URI": ""})
 
     wrong = [answer for answer in (await ping(settings)).values() if answer != "ok"]
@@ -123,8 +123,8 @@ async def test_a_setting_no_client_takes_is_an_answer_too(world: World) -> None:
         assert "Copy it again" in answer
 
 
-async def test_a_container_that_would_not_do_is_told(world: World) -> None:
-    """One that is partitioned otherwise, or would keep run records for ever, is there and is no good."""
+async def test_a_container_with_wrong_options_is_reported(world: World) -> None:
+    """A wrong partition key and a runs container without a time to live are reported with the remedy."""
     connection = world.environ["COSMOS_CONNECTION_STRING"]
     async with CosmosClient.from_connection_string(connection) as client:
         database = client.get_database_client(world.settings.cosmos_database)
@@ -142,17 +142,17 @@ async def test_a_container_that_would_not_do_is_told(world: World) -> None:
     assert others == ["ok", "ok"]
 
 
-async def test_no_vault_is_no_trouble(world: World) -> None:
-    """Only flows that read secrets need one."""
+async def test_a_missing_vault_is_not_an_error(world: World) -> None:
+    """Only flows that read secrets need a vault, so the exit code is 0."""
     code, lines = await check(**{**world.environ, "KEY_VAULT_URI": ""})
 
     assert lines[-1].startswith("Key Vault")
-    assert "none is configured (KEY_VAULT_URI)" in lines[-1]
+    assert "not configured (KEY_VAULT_URI is not set)" in lines[-1]
     assert code == 0
 
 
-async def test_settings_that_are_wrong_are_all_named() -> None:
-    """With nothing set, each setting that is missing has its line."""
+async def test_all_missing_settings_are_reported() -> None:
+    """Without settings, each missing setting has a line."""
     code, lines = await check()
 
     text = "\n".join(lines)
@@ -161,13 +161,13 @@ async def test_settings_that_are_wrong_are_all_named() -> None:
     assert code == 1
 
 
-async def test_an_identity_that_gets_no_token_is_told_with_what_to_do(world: World) -> None:
-    """Nothing of what the SDK logs comes in between the lines."""
+async def test_an_identity_without_a_token_is_reported_with_the_remedy(world: World) -> None:
+    """The output has only the lines of the command, and no log lines of the SDK."""
     identity = {
         "COSMOS_CONNECTION_STRING": "",
         "COSMOS_ENDPOINT": "https://127.0.0.1:9/",
         "KEY_VAULT_URI": "",
-        "AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential",  # the only one asked, and it has no variables to go by
+        "AZURE_TOKEN_CREDENTIALS": "EnvironmentCredential",  # the only credential, and its variables are not set
     }
     code, lines = await check(**{**world.environ, **identity})
 
@@ -178,8 +178,8 @@ async def test_an_identity_that_gets_no_token_is_told_with_what_to_do(world: Wor
     assert code == 1
 
 
-async def test_a_wrong_key_is_refused_by_the_queues(world: World) -> None:
-    """The setting that holds the key is named."""
+async def test_a_wrong_storage_key_is_reported(world: World) -> None:
+    """The message names the setting with the key."""
     key = re.search("AccountKey=([^;]+)", world.environ["AzureWebJobsStorage"])
     assert key
     wrong = world.environ["AzureWebJobsStorage"].replace(key[1], "YWJj")

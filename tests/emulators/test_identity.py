@@ -1,4 +1,4 @@
-"""The app's identity instead of keys: the same pipeline, with tokens, over https."""
+"""The complete pipeline over https, with the app's identity instead of keys."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -26,7 +26,7 @@ NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
 
 @pytest_asyncio.fixture
 async def settings(certificates: Certificates, vault: KeyVault) -> AsyncGenerator[Settings]:
-    """Run storage and Cosmos DB over https; give settings that hold no key."""
+    """Run storage and Cosmos DB over https. Return settings without keys."""
     try:
         async with azurite(tls=certificates) as storage, cosmos(tls=certificates) as database:
             await provision(
@@ -49,7 +49,7 @@ async def settings(certificates: Certificates, vault: KeyVault) -> AsyncGenerato
 
 
 async def test_the_whole_pipeline_runs_without_a_key(settings: Settings, vault: KeyVault) -> None:
-    """Cosmos DB, the queue and Key Vault are all reached with the one DefaultAzureCredential."""
+    """Cosmos DB, the queue and Key Vault accept tokens of one DefaultAzureCredential."""
     vault.set_secret("tenants--tenant-1--crm--token", "s3cret")
     registry = FlowRegistry()
     tokens = []

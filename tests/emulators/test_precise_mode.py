@@ -1,4 +1,4 @@
-"""Jobs that are planned ahead, on the real queue."""
+"""Jobs that are planned ahead, on a real queue."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -37,7 +37,7 @@ async def run(services: Services, message: QueueMessage, now: datetime = AT) -> 
 
 
 async def test_a_planned_job_is_hidden_until_its_time(world: World) -> None:
-    """What lies ahead is on the queue, and nobody sees it yet; `nextRunUtc` is past the horizon."""
+    """Jobs up to the horizon are on the queue, but not visible. `nextRunUtc` is after the horizon."""
     services = Services(Settings.from_environ({**world.environ, "ORCHESTRATOR_LOOKAHEAD": "3600"}), FakeClock())
     await world.put(document("tenant-1", entry(cron="0 */15 * * * *", nextRunUtc="2025-08-23T12:15:00Z")))
 
@@ -51,8 +51,8 @@ async def test_a_planned_job_is_hidden_until_its_time(world: World) -> None:
     assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] == "2025-08-23T13:15:00Z"
 
 
-async def test_a_flow_that_is_cut_is_served_once_per_tick(world: World) -> None:
-    """The bound on what one flow can plan holds for the whole tick, and what was cut is reported."""
+async def test_a_flow_that_exceeds_the_limit_is_planned_once_per_tick(world: World) -> None:
+    """The limit of jobs per flow applies to the whole tick, and a problem is reported."""
     services = Services(Settings.from_environ({**world.environ, "ORCHESTRATOR_LOOKAHEAD": "1200"}), FakeClock())
     await world.put(document("tenant-1", entry(cron="* * * * * *", nextRunUtc="2025-08-23T12:00:04Z")))
 
@@ -73,10 +73,10 @@ async def test_a_flow_that_is_cut_is_served_once_per_tick(world: World) -> None:
         ({"name": "another"}, "skipped_disabled"),
     ],
 )
-async def test_a_planned_run_asks_whether_it_is_still_wanted(
+async def test_a_planned_run_checks_its_entry_first(
     world: World, services: Services, edited: dict[str, object], outcome: str
 ) -> None:
-    """A run of a flow that was disabled, removed or rescheduled meanwhile is skipped, and recorded as such."""
+    """A planned run is recorded as skipped if its flow has since been disabled, removed or rescheduled."""
     await world.put(document("tenant-1", {**FLOW, **edited}))
 
     ended = await run(services, planned())
@@ -85,15 +85,15 @@ async def test_a_planned_run_asks_whether_it_is_still_wanted(
     assert [record["outcome"] for record in await world.records()] == [outcome]
 
 
-async def test_a_run_that_was_due_stays_due_when_its_schedule_changes(world: World, services: Services) -> None:
-    """Only what was planned ahead is taken back by an edit of the cron."""
+async def test_a_due_run_is_not_skipped_if_its_schedule_changes(world: World, services: Services) -> None:
+    """An edit of the cron cancels only runs that were planned ahead."""
     await world.put(document("tenant-1", {**FLOW, "cron": "0 0 * * * *"}))
 
     assert (await run(services, planned(now=AT))).outcome == "succeeded"
 
 
-async def test_a_run_that_appears_early_starts_at_its_instant(world: World, services: Services) -> None:
-    """The queue shows a job a little early, since the host does not look all the time; the run waits the rest."""
+async def test_a_run_that_arrives_early_starts_at_its_scheduled_time(world: World, services: Services) -> None:
+    """A job becomes visible shortly before its time, because the host polls. The run waits for the rest."""
     await world.put(document("tenant-1", FLOW))
     ended = await run(services, planned(), now=AT - timedelta(milliseconds=300))
 
@@ -101,8 +101,8 @@ async def test_a_run_that_appears_early_starts_at_its_instant(world: World, serv
     assert ended.started_utc == AT
 
 
-async def test_a_far_future_in_a_message_does_not_hold_a_worker(world: World, services: Services) -> None:
-    """Only the head start is waited for: a message posted by hand with some later time runs now."""
+async def test_a_message_far_ahead_of_its_time_does_not_block_a_worker(world: World, services: Services) -> None:
+    """The wait is limited. A message posted by hand with a later time runs at once."""
     await world.put(document("tenant-1", FLOW))
 
     ended = await run(services, planned(), now=AT - timedelta(minutes=20))

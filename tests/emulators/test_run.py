@@ -1,4 +1,4 @@
-"""The run on the real wire: every way a flow can end, and a worker that is killed."""
+"""Runs with real services: all outcomes of a flow, and a killed worker."""
 
 import asyncio
 import logging
@@ -40,8 +40,8 @@ async def succeed(tenant_id: str, kv: SecretClient) -> None:
     """Do nothing."""
 
 
-async def test_an_attempt_that_takes_too_long_is_cancelled(world: World, services: Services) -> None:
-    """It counts as failed, and the message says what to do; the flow saw the cancellation."""
+async def test_an_attempt_that_exceeds_its_timeout_is_cancelled(world: World, services: Services) -> None:
+    """The attempt fails with a message that contains the remedy. The flow receives the cancellation."""
     cancelled = asyncio.Event()
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
@@ -68,10 +68,10 @@ async def test_an_attempt_that_takes_too_long_is_cancelled(world: World, service
         (KeyError("id"), "KeyError: 'id'"),
     ],
 )
-async def test_whatever_a_flow_raises_is_a_failure(
+async def test_any_exception_of_a_flow_is_a_failure(
     world: World, services: Services, raised: BaseException, said: str
 ) -> None:
-    """Nothing a flow raises ends the worker; it is recorded in one line, and the host hears of it."""
+    """No exception of a flow ends the worker. It is recorded in one line, and FlowFailed is raised for the host."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         raise raised
@@ -93,7 +93,7 @@ async def test_whatever_a_flow_raises_is_a_failure(
 async def test_a_signal_from_a_task_group_is_a_signal(
     world: World, services: Services, raised: list[Exception], outcome: str
 ) -> None:
-    """A flow that works concurrently ends with a group; when all in it are signals, the strongest counts."""
+    """A group that contains only signals is a signal. GiveUp takes precedence, then the longest delay."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         raise ExceptionGroup("several", [ExceptionGroup("inner", raised)])
@@ -102,11 +102,11 @@ async def test_a_signal_from_a_task_group_is_a_signal(
     run = await run_job(services, registered(flow), message(), NOW)
 
     assert run.outcome == outcome
-    assert await world.messages() == [], "the longer delay counts"
+    assert await world.messages() == [], "the longer delay is used"
 
 
 async def test_a_signal_among_errors_is_a_failure(world: World, services: Services) -> None:
-    """An error beside it is not hidden."""
+    """A group of a signal and an error is a failure, so the error is not hidden."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         raise ExceptionGroup("several", [RetryLater(timedelta(0)), ValueError("bad")])
@@ -116,8 +116,8 @@ async def test_a_signal_among_errors_is_a_failure(world: World, services: Servic
         await run_job(services, registered(flow), message(), NOW)
 
 
-async def test_a_flow_that_will_not_be_cancelled_has_not_succeeded(world: World, services: Services) -> None:
-    """Whatever it does about the cancellation, an attempt that ran out of time moves no window."""
+async def test_a_flow_that_ignores_its_cancellation_has_failed(world: World, services: Services) -> None:
+    """An attempt that exceeds its timeout fails and does not advance the window, even if it ends normally."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         with suppress(asyncio.CancelledError):
@@ -130,10 +130,10 @@ async def test_a_flow_that_will_not_be_cancelled_has_not_succeeded(world: World,
     assert (await services.runs.state("t", ["flow"])).window_end_utc is None
 
 
-async def test_an_exception_of_any_kind_leaves_without_secrets(
+async def test_secrets_are_removed_from_any_exception(
     world: World, services: Services, vault: KeyVault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even a group of what is no Exception; and a secret of several lines is one in every form it takes."""
+    """Secrets are removed from a BaseExceptionGroup too, and secrets of several lines in each form."""
     vault.set_secret("tenants--t--crm--key", "first-line-of-key\nsecond-line-of-key\n")
 
     class Odd(BaseException):
@@ -153,8 +153,8 @@ async def test_an_exception_of_any_kind_leaves_without_secrets(
         assert "-line-of-key" not in text
 
 
-async def test_a_number_that_is_none_fails_in_the_flow(world: World, services: Services) -> None:
-    """What cannot be recorded is refused where the flow reports it, by name."""
+async def test_a_count_that_is_not_a_number_fails_in_the_flow(world: World, services: Services) -> None:
+    """A count that is not a whole number is rejected when the flow reports it. The error names the count."""
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         run.count(items="many")  # type: ignore[arg-type]
@@ -181,8 +181,8 @@ async def test_a_success_that_cannot_be_recorded_is_logged(
     assert await world.records() == []
 
 
-async def test_a_state_that_was_edited_badly_is_named(world: World, services: Services) -> None:
-    """People set windows back by hand; a mistake is told with the document, the field, and what is expected."""
+async def test_an_invalid_edit_of_a_state_is_named(world: World, services: Services) -> None:
+    """People may edit the window. The error for an invalid value names the document, the field and the value."""
     await world.put(document("t", entry("flow")))
     await run_job(services, registered(succeed), message(), NOW)
     state = dict(await world.runs.read_item("state-flow", partition_key="t"))
@@ -194,8 +194,8 @@ async def test_a_state_that_was_edited_badly_is_named(world: World, services: Se
         await run_job(services, registered(succeed), message(), NOW)
 
 
-async def test_a_worker_that_is_stopped_leaves_the_message_alone(world: World, services: Services) -> None:
-    """A cancellation from outside is no failure of the flow: nothing is recorded, and the message comes back."""
+async def test_a_stopped_worker_does_not_complete_the_message(world: World, services: Services) -> None:
+    """A cancellation from outside is not a failure. Nothing is recorded, and the host delivers the message again."""
     started = asyncio.Event()
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
@@ -213,7 +213,7 @@ async def test_a_worker_that_is_stopped_leaves_the_message_alone(world: World, s
 
 
 async def test_an_entry_under_an_alias_runs_the_flow(world: World, services: Services) -> None:
-    """Documents with a flow's old name work; state and records are kept under the name it has now."""
+    """A document with an old name of a flow works. State and records use the current name."""
     await world.put(document("t", entry("old-name")))
 
     run = await run_job(services, registered(succeed, aliases=("old-name",)), message(flow_name="old-name"), NOW)
@@ -222,8 +222,8 @@ async def test_an_entry_under_an_alias_runs_the_flow(world: World, services: Ser
     assert (await services.runs.state("t", ["flow"])).last_success_utc
 
 
-async def test_a_renamed_flow_goes_on_where_it_was(world: World, services: Services) -> None:
-    """The first run under the new name starts its window where the last one under the old name ended, failed or not."""
+async def test_a_renamed_flow_continues_its_window(world: World, services: Services) -> None:
+    """The window continues from the state of the old name, until a run under the new name has succeeded."""
     windows = []
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
@@ -244,7 +244,7 @@ async def test_a_renamed_flow_goes_on_where_it_was(world: World, services: Servi
 
 
 async def test_a_job_with_the_new_name_finds_the_entry_with_the_old_one(world: World, services: Services) -> None:
-    """A message posted by hand may use either name."""
+    """A message posted by hand may contain the old or the new name."""
     await world.put(document("t", entry("old-name", settings={"a": 1})))
     seen = []
 
@@ -257,7 +257,7 @@ async def test_a_job_with_the_new_name_finds_the_entry_with_the_old_one(world: W
 
 
 async def test_an_entry_with_60_kib_of_settings_runs(world: World, services: Services) -> None:
-    """Settings travel in the document, never in the message, so they may be larger than a message."""
+    """Settings are read from the document and not sent in the message, so the size of a message does not limit them."""
     settings = {"map": {f"category-{n}": "x" * 50 for n in range(1000)}}
     await world.put(document("t", entry("flow", settings=settings)))
     sizes = []
@@ -271,8 +271,8 @@ async def test_an_entry_with_60_kib_of_settings_runs(world: World, services: Ser
     assert len(message().body) < 200
 
 
-async def test_what_cannot_be_run_is_recorded_with_its_reason(world: World, services: Services) -> None:
-    """An unknown flow, an unknown tenant and a broken entry are failures of the job, with a remedy in the record."""
+async def test_a_job_that_cannot_run_is_recorded_with_its_reason(world: World, services: Services) -> None:
+    """An unknown flow, an unknown tenant and an invalid entry are recorded as failures, with the remedy."""
     await world.put(document("t", entry("flow", enabled="yes")))
     cases: list[tuple[type[Exception], dict[str, Any]]] = [
         (FlowUnknown, {"flow_name": "fow", "run_id": "r-1"}),
@@ -292,7 +292,7 @@ async def test_what_cannot_be_run_is_recorded_with_its_reason(world: World, serv
 
 
 async def test_consecutive_failures_are_counted_until_a_success(world: World, services: Services) -> None:
-    """The flow's state says how long it has been failing."""
+    """The state of the flow counts failures, and a success resets the count."""
 
     async def fail(tenant_id: str, kv: SecretClient) -> None:
         raise OSError("down")
@@ -312,7 +312,7 @@ async def test_consecutive_failures_are_counted_until_a_success(world: World, se
 async def test_a_failure_that_cannot_be_recorded_is_still_raised(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The host hears of the flow's own failure; the log has it too, with its traceback."""
+    """The exception is the failure of the flow. The log says that the record could not be written."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         wire.refuse = True
@@ -327,7 +327,7 @@ async def test_a_failure_that_cannot_be_recorded_is_still_raised(
 
 
 async def test_runs_that_end_at_once_do_not_overwrite_each_others_state(world: World, services: Services) -> None:
-    """Each end is applied on top of the other, and the window never moves back."""
+    """All results are applied to the state, and the window does not move back."""
     await world.put(document("t", entry("flow")))
     times = [NOW + timedelta(hours=n) for n in range(8)]
 
@@ -411,7 +411,7 @@ async def test_a_run_killed_at_any_request_is_made_again(world: World, wire: Wir
 async def test_a_deferral_killed_before_it_is_enqueued_is_not_lost(
     world: World, wire: Wire, services: Services
 ) -> None:
-    """The message that asked to be put back comes back itself, and the flow decides again."""
+    """The original message is delivered again, and the flow raises RetryLater again."""
 
     async def later(tenant_id: str, kv: SecretClient) -> None:
         raise RetryLater(timedelta(hours=1), "asked too often")
@@ -496,7 +496,7 @@ async def test_an_unavailable_service_counts_in_no_state(
 
 
 async def test_flow_state_never_expires_and_records_do(world: World, services: Services) -> None:
-    """A record goes after the retention; what the next window starts from stays."""
+    """A run record has a time to live. The state, with the start of the next window, has none."""
     await world.put(document("t", entry("flow")))
     await run_job(services, registered(succeed), message(), NOW)
 
@@ -506,10 +506,10 @@ async def test_flow_state_never_expires_and_records_do(world: World, services: S
     assert FlowState.from_document(items["FlowState"]).window_end_utc == NOW
 
 
-async def test_the_log_of_a_failure_has_the_flows_own_traceback(
+async def test_the_log_of_a_failure_has_the_traceback_of_the_flow(
     world: World, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One log entry: the line, and below it where in the flow it happened."""
+    """One log entry holds the FAIL line and the traceback of the flow."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         raise LookupError("no such order")

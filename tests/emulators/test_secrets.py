@@ -1,4 +1,4 @@
-"""The SecretClient of a flow, against a Key Vault over HTTPS with a managed identity."""
+"""The SecretClient of a flow, with a Key Vault over HTTPS and a managed identity."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -28,7 +28,7 @@ type MakeVault = Callable[..., Vault]
 
 @pytest_asyncio.fixture
 async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
-    """Make a Vault on the running Key Vault, with the real client and the real credential."""
+    """Return a function that makes a Vault for the running Key Vault, with a real client and credential."""
     vault.set_secret(TOKEN, "s3cret")
     vault.reads.clear()
     credential = DefaultAzureCredential()
@@ -49,12 +49,12 @@ async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
 
 @pytest.fixture
 def kv(make_vault: MakeVault) -> TenantSecretClient:
-    """Give the client of a run of tenant `acme`."""
+    """Return the client of a run of tenant `acme`."""
     return TenantSecretClient("acme", make_vault(), lambda *_: None)
 
 
 async def test_a_flow_reads_its_tenants_secrets(kv: TenantSecretClient, vault: KeyVault) -> None:
-    """It is a SecretClient; the short form returns the value alone."""
+    """The client is a SecretClient. Its short form `secret` returns only the value."""
     secret = await kv.get_secret(TOKEN)
 
     assert isinstance(kv, SecretClient)
@@ -64,7 +64,7 @@ async def test_a_flow_reads_its_tenants_secrets(kv: TenantSecretClient, vault: K
 
 
 async def test_a_flow_reads_shared_secrets(kv: TenantSecretClient, vault: KeyVault) -> None:
-    """`shared--…` is for what belongs to no tenant."""
+    """Any tenant can read secrets whose names start with `shared--`."""
     vault.set_secret("shared--geocoder--key", "g")
 
     assert (await kv.get_secret("shared--geocoder--key")).value == "g"
@@ -80,24 +80,24 @@ async def test_a_flow_reads_shared_secrets(kv: TenantSecretClient, vault: KeyVau
         "TENANTS--acme--homedepot--api-token",
     ],
 )
-async def test_a_flow_reads_nobody_elses_secrets(kv: TenantSecretClient, vault: KeyVault, name: str) -> None:
-    """The name and the two allowed beginnings are in the message, and the vault is never asked."""
+async def test_a_flow_cannot_read_other_secrets(kv: TenantSecretClient, vault: KeyVault, name: str) -> None:
+    """The error contains the name and the two allowed prefixes. No request is sent to the vault."""
     with pytest.raises(SecretRefused, match=f"secret '{name}': .* start with 'tenants--acme--' or 'shared--'"):
         await kv.get_secret(name)
 
     assert not vault.reads
 
 
-async def test_what_else_a_secret_client_can_do_is_refused(kv: TenantSecretClient) -> None:
-    """Writing and listing would reach beyond the tenant."""
+async def test_other_operations_are_rejected(kv: TenantSecretClient) -> None:
+    """Operations that write or list are rejected, since they would affect other tenants."""
     for operation in ("set_secret", "delete_secret", "list_properties_of_secrets", "send_request"):
         with pytest.raises(SecretRefused, match=rf"kv.{operation}: .* for tenant 'acme'"):
             getattr(kv, operation)("tenants--other--x")
 
 
 @pytest.mark.parametrize("tenant_id", ["acme--eu", "-acme", "acme-"])
-async def test_a_tenant_id_that_blurs_a_secrets_name_is_refused(make_vault: MakeVault, tenant_id: str) -> None:
-    """Tenant `a` must not reach the secrets of a tenant `a--b`, so no id contains `--`."""
+async def test_a_tenant_id_with_an_ambiguous_name_is_rejected(make_vault: MakeVault, tenant_id: str) -> None:
+    """An id with `--` is rejected: tenant `a` could otherwise read the secrets of tenant `a--b`."""
     kv = TenantSecretClient(tenant_id, make_vault(), lambda *_: None)
 
     with pytest.raises(SecretRefused, match=f"the tenant id '{tenant_id}' cannot be part of a secret's name"):
@@ -105,16 +105,16 @@ async def test_a_tenant_id_that_blurs_a_secrets_name_is_refused(make_vault: Make
 
 
 @pytest.mark.parametrize("tenant_id", ["acme_1", "acme 1", "acme.1", "Bäder", "x" * 120])
-async def test_a_tenant_id_that_key_vault_does_not_take_is_refused(make_vault: MakeVault, tenant_id: str) -> None:
-    """The message says what a name may consist of, instead of the vault's bare 400."""
+async def test_a_tenant_id_that_key_vault_does_not_accept_is_rejected(make_vault: MakeVault, tenant_id: str) -> None:
+    """The error describes the allowed names. Key Vault itself would answer only with status 400."""
     kv = TenantSecretClient(tenant_id, make_vault(), lambda *_: None)
 
     with pytest.raises(SecretRefused, match="Key Vault takes names of 1 to 127 letters, digits and '-'"):
         await kv.secret("homedepot", "api-token")
 
 
-async def test_a_secret_is_read_once_however_many_runs_ask(make_vault: MakeVault, vault: KeyVault) -> None:
-    """Concurrent runs share one request, and later runs are served from memory."""
+async def test_a_secret_is_read_once_for_many_runs(make_vault: MakeVault, vault: KeyVault) -> None:
+    """Concurrent runs share one request, and later runs use the cached value."""
     shared = make_vault()
     runs = [TenantSecretClient("acme", shared, lambda *_: None) for _ in range(50)]
 
@@ -125,8 +125,8 @@ async def test_a_secret_is_read_once_however_many_runs_ask(make_vault: MakeVault
     assert vault.reads[TOKEN] == 1
 
 
-async def test_a_cancelled_run_does_not_take_the_others_secret_away(make_vault: MakeVault) -> None:
-    """The request that several runs wait for goes on when one of them is cancelled."""
+async def test_a_cancelled_run_does_not_cancel_the_request_of_others(make_vault: MakeVault) -> None:
+    """If one of several waiting runs is cancelled, their shared request continues."""
     shared = make_vault()
     first, second = (
         asyncio.create_task(TenantSecretClient("acme", shared, lambda *_: None).secret("homedepot", "api-token"))
@@ -138,8 +138,8 @@ async def test_a_cancelled_run_does_not_take_the_others_secret_away(make_vault: 
     assert await second == "s3cret"
 
 
-async def test_a_rotated_secret_arrives_when_the_cached_one_expires(make_vault: MakeVault, vault: KeyVault) -> None:
-    """A value is served from memory for its time to live, then read again."""
+async def test_a_rotated_secret_is_read_when_the_cached_one_expires(make_vault: MakeVault, vault: KeyVault) -> None:
+    """A value is cached for its time to live, and then read again."""
     kv = TenantSecretClient("acme", make_vault(time_to_live=timedelta(milliseconds=50)), lambda *_: None)
     assert await kv.secret("homedepot", "api-token") == "s3cret"
     vault.set_secret(TOKEN, "rotated")
@@ -151,7 +151,7 @@ async def test_a_rotated_secret_arrives_when_the_cached_one_expires(make_vault: 
 
 
 async def test_a_secret_that_does_not_exist_is_named_with_the_remedy(kv: TenantSecretClient, vault: KeyVault) -> None:
-    """The error is the SDK's ResourceNotFoundError too, and is not remembered: once added, the secret is found."""
+    """The error is also a ResourceNotFoundError of the SDK. It is not cached, so a secret added later is found."""
     name = "tenants--acme--crm--api-token"
     with pytest.raises(SecretNotFound, match=f"secret '{name}' is not in https://.*az keyvault secret set") as missing:
         await kv.secret("crm", "api-token")
@@ -162,8 +162,8 @@ async def test_a_secret_that_does_not_exist_is_named_with_the_remedy(kv: TenantS
     vault.delete_secret(name)
 
 
-async def test_a_vault_that_refuses_is_named_with_the_remedy(kv: TenantSecretClient, vault: KeyVault) -> None:
-    """A missing role is what a 403 means."""
+async def test_a_refused_request_is_named_with_the_remedy(kv: TenantSecretClient, vault: KeyVault) -> None:
+    """The error for status 403 names the role that is missing."""
     vault.fail_next(403)
 
     with pytest.raises(ServiceUnavailable, match=f"Key Vault .* refused to give '{TOKEN}'.*Key Vault Secrets User"):
@@ -171,7 +171,7 @@ async def test_a_vault_that_refuses_is_named_with_the_remedy(kv: TenantSecretCli
 
 
 async def test_an_unreachable_vault_is_named_with_its_setting(vault: KeyVault) -> None:
-    """The message says what could not be reached, and which setting says where it is."""
+    """The error names the address of the vault and the setting that holds it."""
     credential = DefaultAzureCredential()
     unreachable = Vault(lambda: SecretClient("https://127.0.0.1:1/", credential, retry_total=0))
     kv = TenantSecretClient("acme", unreachable, lambda *_: None)
@@ -183,7 +183,7 @@ async def test_an_unreachable_vault_is_named_with_its_setting(vault: KeyVault) -
 
 
 async def test_without_a_vault_the_first_read_names_the_setting(world: World) -> None:
-    """An app whose flows read no secret needs no vault; one that does is told which setting is missing."""
+    """An app without a vault works until a flow reads a secret. The error names the missing setting."""
     services = Services(Settings.from_environ({**world.environ, "KEY_VAULT_URI": ""}), FakeClock())
     kv = TenantSecretClient("acme", services.vault, lambda *_: None)
 

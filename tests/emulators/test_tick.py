@@ -1,4 +1,4 @@
-"""The tick on the real wire: conflicts, crashes, many flows, and services that refuse."""
+"""Ticks with real services: conflicts, crashes, many flows, and failing services."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ DUE = "2025-08-23T12:00:00Z"
 
 
 async def run_ids(world: World) -> list[str]:
-    """Take every message off the queue; return their run ids."""
+    """Remove every message from the queue, and return their run ids."""
     return [json.loads(body)["runId"] for body in await world.take()]
 
 
@@ -120,8 +120,8 @@ async def test_a_tick_killed_at_any_request_is_repeated_with_the_same_run_ids(
     assert killed > 30
 
 
-async def test_500_flows_of_one_tenant_are_served_in_one_tick(world: World, services: Services) -> None:
-    """A patch takes ten operations; a tenant may have any number of flows."""
+async def test_500_flows_of_one_tenant_are_enqueued_in_one_tick(world: World, services: Services) -> None:
+    """A tenant can have any number of flows, although a patch has at most ten operations."""
     await world.put(document("tenant-1", *[entry(f"flow-{n}", nextRunUtc=DUE) for n in range(500)]))
 
     tally = await tick(services, NOW)
@@ -132,8 +132,8 @@ async def test_500_flows_of_one_tenant_are_served_in_one_tick(world: World, serv
     assert len({json.loads(body)["flowName"] for body in await world.take()}) == 500
 
 
-async def test_more_tenants_than_a_page_are_all_served(world: World, services: Services) -> None:
-    """The query is paged, and what the tick itself changes does not make it skip anybody."""
+async def test_all_tenants_of_several_pages_are_enqueued(world: World, services: Services) -> None:
+    """The query is paged, and changes by the tick itself do not cause it to skip a tenant."""
     await asyncio.gather(*[world.put(document(f"tenant-{n}", entry(nextRunUtc=DUE))) for n in range(250)])
 
     assert await tick(services, NOW) == Tally(tenants=250, due=250, enqueued=250, advanced=250)
@@ -159,7 +159,7 @@ async def test_more_tenants_than_a_page_are_all_served(world: World, services: S
 async def test_next_run_is_found_in_every_form(
     world: World, services: Services, next_run: str | None, jobs: int
 ) -> None:
-    """The query never overlooks a due flow because of how its instant is written."""
+    """The tick finds a due flow in any ISO 8601 form of `nextRunUtc`."""
     await world.put(document("tenant-1", entry(nextRunUtc=next_run)))
 
     tally = await tick(services, NOW)
@@ -168,8 +168,8 @@ async def test_next_run_is_found_in_every_form(
     assert (await tick(services, NOW)).enqueued == 0
 
 
-async def test_every_broken_document_is_heard_of(world: World, services: Services) -> None:
-    """Whatever is wrong with a document, the tick selects it and says so, each time."""
+async def test_every_invalid_document_is_reported(world: World, services: Services) -> None:
+    """Each tick counts every invalid document, even if its flows are not due."""
     sound = document("sound", entry(nextRunUtc=DUE))
     broken = [
         document("type-misspelt", entry(nextRunUtc=DUE), type="tenant"),
@@ -195,15 +195,15 @@ async def test_every_broken_document_is_heard_of(world: World, services: Service
     assert (second.problems, second.tenants) == (len(broken), len(broken))
 
 
-async def test_documents_of_other_types_are_left_alone(world: World, services: Services) -> None:
-    """People may keep maps and notes beside their tenants."""
+async def test_documents_of_other_types_are_ignored(world: World, services: Services) -> None:
+    """The container may hold documents of other types, such as maps and notes."""
     await world.put(document("a-map", entry(nextRunUtc=DUE), type="Map"), {"id": "note", "tenantId": "note"})
 
     assert await tick(services, NOW) == Tally()
 
 
 async def test_a_missing_queue_is_named_with_the_remedy(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing can be done, so the tick fails; the document stays as it was, and the next tick tries again."""
+    """The tick fails and does not change the document, so the next tick tries again."""
     await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
     services = Services(Settings.from_environ({**world.environ, "QUEUE_NAME": "not-there"}), FakeClock())
     try:
@@ -240,7 +240,7 @@ async def test_a_missing_container_is_named_with_the_remedy(world: World, settin
 
 
 async def test_a_wrong_cosmos_key_is_named(world: World) -> None:
-    """The message names the setting, and shows no key."""
+    """The error names the setting and contains no key."""
     wrong = world.environ["COSMOS_CONNECTION_STRING"].partition("AccountKey=")[0] + "AccountKey=d3Jvbmc=;"
 
     error = await fails(world, COSMOS_CONNECTION_STRING=wrong)
@@ -251,7 +251,7 @@ async def test_a_wrong_cosmos_key_is_named(world: World) -> None:
 
 
 async def test_an_unreachable_account_is_named(world: World) -> None:
-    """The message names the account's settings."""
+    """The error names the service and the settings with its address."""
     nowhere = "AccountEndpoint=http://127.0.0.1:1/;AccountKey=d3Jvbmc=;"
 
     error = await fails(world, COSMOS_CONNECTION_STRING=nowhere)

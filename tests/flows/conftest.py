@@ -1,4 +1,4 @@
-"""The shipped flows, run as the app runs them, against the demo's source and target."""
+"""Fixtures that run the included flows as the app does, with the demo APIs as source and target."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -28,7 +28,7 @@ type RunFlow = Callable[..., Awaitable[RunRecord]]
 
 @pytest_asyncio.fixture
 async def apis(vault: KeyVault) -> AsyncGenerator[DemoApis]:
-    """Run the demo APIs without trouble, and put the tenant's secrets for them in the vault."""
+    """Run the demo APIs without simulated errors, and store the tenant's secrets for them in the vault."""
     async with demo_apis(base_time=NOW, trouble=NO_TROUBLE) as running:
         for name, value in {
             "homedepot--api-base": f"{running.url}/homedepot/v1",
@@ -59,7 +59,7 @@ async def services(world: World, vault: KeyVault) -> AsyncGenerator[Services]:
 
 @pytest.fixture
 def run_flow(world: World, services: Services, apis: DemoApis) -> RunFlow:
-    """Run a flow for the tenant, scheduled for an instant, with some `settings` in its document."""
+    """Return a function that runs a flow for the tenant, with given `settings` and a given scheduled time."""
     registry.load(flows)
 
     async def run(name: str, settings: dict[str, Any] | None = None, at: datetime = NOW) -> RunRecord:

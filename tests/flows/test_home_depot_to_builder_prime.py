@@ -1,4 +1,4 @@
-"""flows/home_depot_to_builder_prime.py: the flow to copy."""
+"""flows/home_depot_to_builder_prime.py, the example of a complete flow."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ NAME = "home-depot→builder-prime"
 
 
 def changed(apis: DemoApis, since_days: float, before_days: float = 0) -> set[str]:
-    """Return the external ids of the orders changed between two times, in days before NOW, that are not cancelled."""
+    """Return the external ids of the orders changed between two times (days before NOW), without cancelled ones."""
     since, before = NOW - timedelta(days=since_days), NOW - timedelta(days=before_days)
     return {
         f"homedepot-{order.id}"
@@ -24,8 +24,8 @@ def changed(apis: DemoApis, since_days: float, before_days: float = 0) -> set[st
     }
 
 
-async def test_the_first_run_takes_over_the_last_week(run_flow: RunFlow, apis: DemoApis) -> None:
-    """Without a previous success the window starts a week back; every changed order becomes one lead."""
+async def test_the_first_run_transfers_the_last_week(run_flow: RunFlow, apis: DemoApis) -> None:
+    """Without a previous success, the window starts a week ago. Every changed order becomes one lead."""
     run = await run_flow(NAME)
 
     expected = changed(apis, FIRST_WINDOW.days)
@@ -34,7 +34,7 @@ async def test_the_first_run_takes_over_the_last_week(run_flow: RunFlow, apis: D
     assert run.counts["leads"] == run.counts["created"] == len(expected)
 
 
-async def test_the_next_run_takes_over_what_changed_since(run_flow: RunFlow, apis: DemoApis) -> None:
+async def test_the_next_run_transfers_later_changes(run_flow: RunFlow, apis: DemoApis) -> None:
     """The window starts where the last successful one ended."""
     await run_flow(NAME, at=NOW - timedelta(days=1))
     apis.leads.clear()
@@ -45,7 +45,7 @@ async def test_the_next_run_takes_over_what_changed_since(run_flow: RunFlow, api
 
 
 async def test_repeating_a_window_changes_nothing(run_flow: RunFlow, apis: DemoApis, world: World) -> None:
-    """A run that was killed before its success was kept is made again: what it had written is updated, not doubled."""
+    """If a run is killed before its success is stored, the next run updates the same leads and creates none."""
     first = await run_flow(NAME)
     leads = dict(apis.leads[TARGET_TOKEN])
     await world.runs.delete_item(f"state-{NAME}", partition_key=TENANT)
@@ -57,8 +57,8 @@ async def test_repeating_a_window_changes_nothing(run_flow: RunFlow, apis: DemoA
     assert (again.counts["created"], again.counts["updated"]) == (0, len(leads))
 
 
-async def test_the_tenants_rules_map_its_orders(run_flow: RunFlow, apis: DemoApis) -> None:
-    """Project types, skipped statuses, the lead source and the least amount come from the tenant's settings."""
+async def test_orders_are_mapped_by_the_tenants_rules(run_flow: RunFlow, apis: DemoApis) -> None:
+    """Project types, skipped statuses, the lead source and the minimum amount come from the tenant's settings."""
     await run_flow(
         NAME,
         {
@@ -77,8 +77,8 @@ async def test_the_tenants_rules_map_its_orders(run_flow: RunFlow, apis: DemoApi
     assert min(lead["estimated_value"] for lead in leads) >= 500
 
 
-async def test_limits_and_hiccups_of_the_apis_are_ridden_out(run_flow: RunFlow, apis: DemoApis) -> None:
-    """429 and 500 answers are retried as the APIs ask, in one attempt, and nothing is missing at the end."""
+async def test_rate_limits_and_errors_of_the_apis_are_handled(run_flow: RunFlow, apis: DemoApis) -> None:
+    """Requests answered with 429 or 500 are repeated within the attempt, and all leads are written."""
     apis.trouble = Trouble(requests_per_second=2, burst=2, retry_after=1, fail_every=5)
 
     run = await run_flow(NAME)
@@ -88,14 +88,14 @@ async def test_limits_and_hiccups_of_the_apis_are_ridden_out(run_flow: RunFlow, 
     assert set(apis.leads[TARGET_TOKEN]) == changed(apis, FIRST_WINDOW.days)
 
 
-async def test_a_bad_rule_is_named(run_flow: RunFlow) -> None:
-    """A mistake in the tenant's settings fails the run with the rule, and what is expected."""
+async def test_an_invalid_rule_is_named(run_flow: RunFlow) -> None:
+    """A mistake in the tenant's settings fails the run. The error names the rule and the expected type."""
     with pytest.raises(FlowFailed, match=r"Expected `object`, got `array` - at `\$.projectTypes`"):
         await run_flow(NAME, {"projectTypes": ["kitchen"]})
 
 
 async def test_a_missing_secret_is_named(run_flow: RunFlow, apis: DemoApis, vault: KeyVault) -> None:
-    """The failure says which secret to add, and nothing was written."""
+    """The error names the secret to add, and no lead is written."""
     vault.delete_secret(f"tenants--{TENANT}--homedepot--api-token")
 
     with pytest.raises(FlowFailed, match=f"secret 'tenants--{TENANT}--homedepot--api-token' is not in"):

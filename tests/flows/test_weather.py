@@ -1,4 +1,4 @@
-"""flows/weather.py: the smallest flow."""
+"""flows/weather.py, the example of a minimal flow."""
 
 import logging
 
@@ -9,10 +9,10 @@ from localdev.demo_apis import DemoApis
 from tests.flows.conftest import RunFlow
 
 
-async def test_it_reads_the_weather_of_the_tenants_place(
+async def test_it_reads_the_weather_at_the_tenants_location(
     run_flow: RunFlow, apis: DemoApis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The place and the API come from the tenant's settings; the reading is logged and counted."""
+    """The location and the API come from the tenant's settings. The reading is logged and counted."""
     caplog.set_level(logging.INFO)
 
     run = await run_flow("weather", {"baseUrl": apis.url, "latitude": 41.88, "longitude": -87.63})
@@ -22,7 +22,7 @@ async def test_it_reads_the_weather_of_the_tenants_place(
     assert "°C, wind" in caplog.text
 
 
-async def test_an_answer_that_is_an_error_fails_the_run(run_flow: RunFlow, apis: DemoApis) -> None:
-    """The failure says what the API answered."""
+async def test_an_error_of_the_api_fails_the_run(run_flow: RunFlow, apis: DemoApis) -> None:
+    """The error contains the answer of the API."""
     with pytest.raises(FlowFailed, match="HTTPStatusError: Client error '400 Bad Request' for url"):
         await run_flow("weather", {"baseUrl": apis.url, "latitude": "north"})

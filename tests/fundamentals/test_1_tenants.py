@@ -9,7 +9,7 @@ from datasync.model.tenant import Tenant
 from tests.documents import document, entry
 
 
-def test_a_document_says_which_flows_a_tenant_has() -> None:
+def test_a_document_lists_the_flows_of_a_tenant() -> None:
     """A tenant has an id, a name, a time zone, and an entry for each of its flows."""
     tenant = Tenant.from_document(
         document("tenant-123", entry("home-depot→builder-prime", cron="0 0 */2 * * *"), entry("weather"))
@@ -21,23 +21,23 @@ def test_a_document_says_which_flows_a_tenant_has() -> None:
     assert tenant.problems == ()
 
 
-def test_a_flow_entry_carries_the_tenants_own_settings() -> None:
-    """`settings` is free-form, and the flow gets it as it stands: per-tenant mapping rules live there."""
+def test_a_flow_entry_holds_settings_of_the_tenant() -> None:
+    """`settings` holds any JSON object, such as mapping rules. The flow receives it unchanged."""
     tenant = Tenant.from_document(document("t", entry(settings={"projectTypes": {"kitchen": "Remodel"}})))
 
     assert tenant.flows[0].settings == {"projectTypes": {"kitchen": "Remodel"}}
 
 
 def test_next_run_is_an_instant_in_any_offset() -> None:
-    """`nextRunUtc` may be written in any ISO 8601 offset; all of these are the same instant."""
+    """`nextRunUtc` may be written with any ISO 8601 offset. All of these values are the same instant."""
     written = ["2025-08-23T01:00:00Z", "2025-08-22T20:00:00-05:00", "2025-08-23T01:00:00", "2025-08-23T01:00:00.000Z"]
     tenants = [Tenant.from_document(document("t", entry(nextRunUtc=text))) for text in written]
 
     assert {tenant.flows[0].next_run for tenant in tenants} == {datetime(2025, 8, 23, 1, tzinfo=UTC)}
 
 
-def test_one_bad_entry_never_hides_the_others() -> None:
-    """An entry that cannot be read becomes a problem that names it; the rest of the tenant works on."""
+def test_a_bad_entry_does_not_hide_the_others() -> None:
+    """An invalid entry becomes a problem that names it. The other entries are used."""
     tenant = Tenant.from_document(document("tenant-123", entry("broken", enabled="true"), entry("weather")))
 
     assert [flow.name for flow in tenant.flows] == ["weather"]
@@ -46,7 +46,7 @@ def test_one_bad_entry_never_hides_the_others() -> None:
     ]
 
 
-def test_a_document_that_cannot_be_used_says_why() -> None:
-    """What is wrong with a document as a whole is said with the field, the value, and what is expected."""
+def test_a_document_that_cannot_be_used_raises_an_error() -> None:
+    """The error names the document, the field, its value, and the expected value."""
     with pytest.raises(TenantInvalid, match=r"tenant-123 flows: expected a list .*, got \"all\""):
         Tenant.from_document(document("tenant-123", flows="all"))

@@ -1,4 +1,4 @@
-"""A schedule is data: a cron in the tenant's document, and the instant at which it is next due."""
+"""A schedule is data: a cron expression in the tenant's document, and the time of the next run."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,8 +14,8 @@ def planned(*flows: dict[str, object], now: datetime = NOW, **fields: object) ->
     return plan(Tenant.from_document(document("tenant-123", *flows, **fields)), now, now)
 
 
-def test_a_flow_whose_next_run_has_come_is_due() -> None:
-    """A due flow gets one job, and its next run is the cron's next occurrence."""
+def test_a_flow_is_due_when_its_next_run_has_come() -> None:
+    """A due flow gets one job. Its next run becomes the next occurrence of the cron."""
     (advance,) = planned(entry(cron="0 0 */2 * * *", nextRunUtc="2025-08-23T12:00:00Z")).advances
 
     (due,) = advance.jobs
@@ -25,13 +25,13 @@ def test_a_flow_whose_next_run_has_come_is_due() -> None:
     assert advance.next_run == datetime(2025, 8, 23, 14, tzinfo=UTC)
 
 
-def test_a_flow_whose_next_run_has_not_come_is_left_alone() -> None:
-    """Nothing is done about a flow before its time."""
+def test_a_flow_is_not_due_before_its_next_run() -> None:
+    """A flow that is not due gets no job, and its next run is not changed."""
     assert planned(entry(nextRunUtc="2025-08-23T12:00:04Z")) == Plan(advances=(), problems=())
 
 
 def test_missed_occurrences_become_one_run() -> None:
-    """However long nothing ran, the flow runs once, and its next run lies in the future."""
+    """The flow runs once for all missed occurrences. Its next run is in the future."""
     (advance,) = planned(entry(cron="0 * * * * *", nextRunUtc="2025-08-01T00:00:00Z")).advances
 
     assert len(advance.jobs) == 1
@@ -39,7 +39,7 @@ def test_missed_occurrences_become_one_run() -> None:
 
 
 def test_a_flow_without_next_run_is_scheduled_but_not_run() -> None:
-    """A new entry needs no `nextRunUtc`: it is filled in from the cron."""
+    """A new entry does not need `nextRunUtc`. The tick computes it from the cron."""
     (advance,) = planned(entry(nextRunUtc=None)).advances
 
     assert advance.jobs == ()
@@ -47,12 +47,12 @@ def test_a_flow_without_next_run_is_scheduled_but_not_run() -> None:
 
 
 def test_only_enabled_flows_run() -> None:
-    """`enabled: false` takes a flow out, due or not."""
+    """A flow with `enabled: false` gets no job, even if it is due."""
     assert planned(entry(enabled=False)) == Plan(advances=(), problems=())
 
 
 def test_cron_is_utc_unless_the_entry_has_a_time_zone() -> None:
-    """The tenant's own zone counts only where an entry asks for it with `"timezone": "tenant"`."""
+    """The tenant's zone is used only by entries with `"timezone": "tenant"`."""
     plans = planned(
         entry("in-utc", cron="0 0 13 * * *"),
         entry("in-chicago", cron="0 0 13 * * *", timezone="tenant"),
@@ -67,8 +67,8 @@ def test_cron_is_utc_unless_the_entry_has_a_time_zone() -> None:
     }
 
 
-def test_a_cron_that_cannot_be_kept_is_a_problem_of_that_flow_alone() -> None:
-    """A bad cron is reported with its place, and the tenant's other flows are planned."""
+def test_a_bad_cron_is_a_problem_of_that_flow_only() -> None:
+    """A bad cron is reported with its path. The other flows of the tenant are planned."""
     plans = planned(entry("five-fields", cron="0 * * * *"), entry("never", cron="0 0 0 30 2 *"), entry("weather"))
 
     assert [advance.entry.name for advance in plans.advances] == ["weather"]
@@ -81,7 +81,7 @@ def test_a_cron_that_cannot_be_kept_is_a_problem_of_that_flow_alone() -> None:
 
 
 def test_the_same_decision_has_the_same_run_id() -> None:
-    """Planning an unchanged document again gives the same run id; a changed document gives another."""
+    """An unchanged document gives the same run id again. A changed document gives another one."""
     first, again = planned(entry()), planned(entry(), now=NOW + timedelta(hours=1))
     edited = planned(entry(), _etag='"2"')
 

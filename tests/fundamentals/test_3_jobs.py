@@ -16,8 +16,8 @@ def message(body: str | bytes, message_id: str = "m-1") -> QueueMessage:
     return QueueMessage(message_id, body.encode() if isinstance(body, str) else body, 1, POSTED)
 
 
-def test_a_job_reads_back_as_it_was_written() -> None:
-    """The run takes off the queue the same job that the tick put there."""
+def test_a_job_is_decoded_as_it_was_encoded() -> None:
+    """The run decodes the same job that the tick encoded."""
     sent = JobMessage(
         tenant_id="tenant-123",
         flow_name="home-depot→builder-prime",
@@ -33,8 +33,8 @@ def test_a_job_reads_back_as_it_was_written() -> None:
     assert json.loads(sent.encode())["scheduledUtc"] == "2025-08-23T01:00:00Z"
 
 
-def test_a_person_may_post_a_job_with_two_keys() -> None:
-    """`{tenantId, flowName}` is complete: the run is scheduled for when it was posted, and named by its message."""
+def test_a_job_with_two_keys_is_complete() -> None:
+    """The scheduled time is then the time of posting, and the run id is derived from the message id."""
     job = receive(message('{"tenantId": "tenant-123", "flowName": "weather"}'))
 
     assert job.scheduled_utc == POSTED
@@ -43,8 +43,8 @@ def test_a_person_may_post_a_job_with_two_keys() -> None:
     assert job.run_id != receive(message('{"tenantId": "tenant-123", "flowName": "weather"}', "m-2")).run_id
 
 
-def test_no_key_of_a_job_collides_with_the_hosts_metadata() -> None:
-    """The Functions host overwrites a message's metadata with such keys, so a job has none."""
+def test_a_job_has_no_key_that_the_host_reserves() -> None:
+    """The Functions host would overwrite the metadata of the message with such keys."""
     job = JobMessage(tenant_id="t", flow_name="f", scheduled_utc=POSTED, run_id="r", rev="v", prior_attempts=1)
 
     assert not {key.lower() for key in json.loads(job.encode())} & RESERVED_KEYS
@@ -67,8 +67,8 @@ def test_no_key_of_a_job_collides_with_the_hosts_metadata() -> None:
         ('{"tenantId": "t", "flowName": "f", "dequeueCount": 0}', "reserves the keys dequeuecount; leave them out"),
     ],
 )
-def test_what_is_no_job_is_refused_with_what_was_received(body: str | bytes, why: str) -> None:
-    """The error names the message, the field and the reason, shows the body, and how a job looks."""
+def test_a_message_that_is_not_a_job_is_rejected(body: str | bytes, why: str) -> None:
+    """The error names the message, the field and the reason, and shows the body and an example of a job."""
     with pytest.raises(JobInvalid, match=why) as refused:
         receive(message(body))
 
@@ -77,13 +77,13 @@ def test_what_is_no_job_is_refused_with_what_was_received(body: str | bytes, why
     assert len(str(refused.value)) < 600
 
 
-def test_keys_a_job_does_not_know_are_ignored() -> None:
-    """A newer version, or a person's note, may add keys."""
+def test_unknown_keys_are_ignored() -> None:
+    """Newer versions and users may add keys."""
     assert receive(message('{"tenantId": "t", "flowName": "f", "note": "asked for by Ann"}')).flow_name == "f"
 
 
 def test_a_time_without_an_offset_is_utc() -> None:
-    """As in documents: the field's name says so, whatever the machine's own zone is."""
+    """`scheduledUtc` is UTC, as in documents. The time zone of the machine has no effect."""
     job = receive(message('{"tenantId": "t", "flowName": "f", "scheduledUtc": "2026-01-01T00:00:00"}'))
 
     assert job.scheduled_utc == datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""A flow is one coroutine function in one file; a decorator gives it its public name."""
+"""A flow is a coroutine function in a file of its own. A decorator gives it a public name."""
 
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ async def sync_with_run(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
 
 
 def test_a_flow_is_found_by_its_public_name() -> None:
-    """The name is any text that tenant documents hold."""
+    """Tenant documents refer to the flow by this name."""
     registry = FlowRegistry()
     registry.flow("my-source→my-target")(sync)
 
@@ -26,12 +26,12 @@ def test_a_flow_is_found_by_its_public_name() -> None:
 
 
 def test_a_decorated_function_stays_the_function_it_was() -> None:
-    """Tests call it directly."""
+    """The decorator returns the function unchanged, so a test can call it directly."""
     assert FlowRegistry().flow("weather")(sync) is sync
 
 
 def test_the_third_parameter_is_optional() -> None:
-    """(tenant_id, kv) is the base contract; a flow that wants more takes `run`."""
+    """A flow takes `(tenant_id, kv)`, and `run` if it needs more."""
     registry = FlowRegistry()
     registry.flow("short")(sync)
     registry.flow("long")(sync_with_run)
@@ -40,7 +40,7 @@ def test_the_third_parameter_is_optional() -> None:
 
 
 def test_an_alias_keeps_old_documents_working() -> None:
-    """After a rename, documents that hold the old name find the flow."""
+    """After a flow is renamed, documents with the old name still find it."""
     registry = FlowRegistry()
     registry.flow("builder-prime-sync", aliases=("bp-sync",))(sync)
 
@@ -48,8 +48,8 @@ def test_an_alias_keeps_old_documents_working() -> None:
     assert [flow.name for flow in registry] == ["builder-prime-sync"]
 
 
-def test_a_name_is_given_once() -> None:
-    """A second flow of the same name is refused, naming both files, and leaves nothing behind."""
+def test_a_name_can_be_used_once() -> None:
+    """A second flow with the same name is rejected. The error names both files, and nothing is registered."""
     registry = FlowRegistry()
     registry.flow("weather")(sync)
 
@@ -59,8 +59,8 @@ def test_a_name_is_given_once() -> None:
     assert [flow.name for flow in registry] == ["weather"]
 
 
-def test_an_unknown_name_lists_those_there_are() -> None:
-    """A typo in a document is seen at a glance."""
+def test_the_error_for_an_unknown_name_lists_the_known_ones() -> None:
+    """The list of known flows makes a spelling mistake easy to find."""
     registry = FlowRegistry()
     registry.flow("weather")(sync)
 
@@ -69,14 +69,14 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["", " weather", "a/b", "a\\b", "what?", "no#1", "two\nlines", "x" * 201])
-def test_a_name_must_fit_where_it_is_kept(name: str) -> None:
-    """The name becomes part of a Cosmos DB id, which cannot hold everything."""
+def test_a_name_must_be_valid_in_an_id(name: str) -> None:
+    """The name becomes part of a Cosmos DB id, in which some characters are not allowed."""
     with pytest.raises(FlowInvalid, match="flow .* in .*test_4_flows.py: a name"):
         FlowRegistry().flow(name)(sync)
 
 
 def test_a_flow_is_async() -> None:
-    """One blocking call would stall every other flow, so a plain function is refused."""
+    """A plain function is rejected, since a blocking call would stop all other flows."""
 
     def blocking(tenant_id: str, kv: SecretClient) -> None:
         """Do nothing."""
@@ -85,8 +85,8 @@ def test_a_flow_is_async() -> None:
         FlowRegistry().flow("weather")(blocking)  # type: ignore[type-var]
 
 
-def test_a_flow_takes_what_it_is_given() -> None:
-    """Any other signature is refused with the one expected."""
+def test_a_flow_has_the_expected_signature() -> None:
+    """Any other signature is rejected. The error shows the expected one."""
 
     async def alone(tenant_id: str) -> None: ...
     async def greedy(tenant_id: str, kv: SecretClient, run: FlowRun, more: int) -> None: ...
@@ -98,8 +98,8 @@ def test_a_flow_takes_what_it_is_given() -> None:
             FlowRegistry().flow("weather")(function)
 
 
-def test_an_attempt_is_bounded() -> None:
-    """`timeout` bounds one attempt: ten minutes unless said otherwise, and never nothing."""
+def test_an_attempt_has_a_time_limit() -> None:
+    """`timeout` limits one attempt. It is above zero, and ten minutes by default."""
     registry = FlowRegistry()
     registry.flow("quick", timeout=timedelta(seconds=5))(sync)
     registry.flow("usual")(sync)

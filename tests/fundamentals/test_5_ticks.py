@@ -1,4 +1,4 @@
-"""Each tick puts on the queue what is due, and moves `nextRunUtc`."""
+"""Each tick enqueues the due flows and advances their `nextRunUtc`."""
 
 import json
 from datetime import UTC, datetime
@@ -11,8 +11,8 @@ from tests.world import World
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
 
 
-async def test_a_due_flow_is_enqueued_and_scheduled_anew(world: World, services: Services) -> None:
-    """After a tick there is one job on the queue, and the document says when the flow is next."""
+async def test_a_due_flow_is_enqueued_and_scheduled_again(world: World, services: Services) -> None:
+    """After a tick, one job is on the queue, and `nextRunUtc` is the next occurrence."""
     await world.put(document("tenant-123", entry(nextRunUtc="2025-08-23T12:00:00Z")))
 
     await tick(services, NOW)
@@ -23,7 +23,7 @@ async def test_a_due_flow_is_enqueued_and_scheduled_anew(world: World, services:
 
 
 async def test_a_flow_that_is_not_due_waits(world: World, services: Services) -> None:
-    """A second tick in the same hour finds nothing to do."""
+    """A second tick in the same hour enqueues nothing."""
     await world.put(document("tenant-123", entry(nextRunUtc="2025-08-23T12:00:00Z")))
 
     await tick(services, NOW)
@@ -33,8 +33,8 @@ async def test_a_flow_that_is_not_due_waits(world: World, services: Services) ->
     assert len(await world.messages()) == 1
 
 
-async def test_a_person_forces_a_run_by_setting_next_run_to_the_past(world: World, services: Services) -> None:
-    """Any past time will do, the same one twice too; each time is one run of its own."""
+async def test_setting_next_run_to_the_past_forces_a_run(world: World, services: Services) -> None:
+    """Any past time is possible. Setting the same time again gives another run."""
     past = document("tenant-123", entry(nextRunUtc="2020-01-01T00:00:00Z"))
     await world.put(past)
     await tick(services, NOW)
@@ -45,8 +45,8 @@ async def test_a_person_forces_a_run_by_setting_next_run_to_the_past(world: Worl
     assert first != second
 
 
-async def test_a_tick_touches_nothing_but_next_run(world: World, services: Services) -> None:
-    """Whatever else people keep in a document stays as it is."""
+async def test_a_tick_changes_only_next_run(world: World, services: Services) -> None:
+    """All other fields of a document stay unchanged."""
     before = document("tenant-123", entry(owner="Ann", settings={"a": [1, None]}), contact={"mail": "a@example.com"})
     await world.put(before)
 
@@ -59,8 +59,8 @@ async def test_a_tick_touches_nothing_but_next_run(world: World, services: Servi
     }
 
 
-async def test_one_bad_tenant_never_stops_the_others(world: World, services: Services) -> None:
-    """What cannot be used is counted and reported; everybody else is served."""
+async def test_a_bad_tenant_does_not_stop_the_others(world: World, services: Services) -> None:
+    """Documents that cannot be used are counted. The flows of the other tenants are enqueued."""
     await world.put(document("bad", flows="none"), document("worse", {"name": "weather"}), document("good"))
 
     tally = await tick(services, NOW)

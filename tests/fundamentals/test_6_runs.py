@@ -1,4 +1,4 @@
-"""Each message runs one flow for one tenant, and leaves a record of how that ended."""
+"""Each message runs one flow for one tenant. The result is kept in a run record."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ def tenant() -> dict[str, object]:
 async def test_a_flow_runs_with_its_tenant_and_its_secrets(
     world: World, services: Services, vault: KeyVault, tenant: dict[str, object]
 ) -> None:
-    """A flow gets the tenant's id, a SecretClient, and a run that knows the tenant, the settings and the schedule."""
+    """A flow receives the tenant id, a SecretClient, and a FlowRun with the tenant, settings and scheduled time."""
     vault.set_secret("tenants--tenant-999--mysource--api-token", "s3cret")
     seen: list[tuple[object, ...]] = []
 
@@ -61,7 +61,7 @@ async def test_a_flow_runs_with_its_tenant_and_its_secrets(
 async def test_success_is_recorded_and_logged(
     world: World, services: Services, tenant: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says START and DONE with tenant and flow; the record says when, how often, and what was counted."""
+    """The log has a START and a DONE line. The record holds the times, the attempt and the counts."""
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         run.count(orders=2)
@@ -84,7 +84,7 @@ async def test_success_is_recorded_and_logged(
 async def test_a_failure_is_recorded_logged_and_raised(
     world: World, services: Services, tenant: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Any exception is a failure: the host delivers the message again, and the last attempt is recorded as dead."""
+    """Any exception is a failure. The host delivers the message again, and the last attempt is recorded as dead."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         raise ConnectionError("the source hung up")
@@ -101,10 +101,10 @@ async def test_a_failure_is_recorded_logged_and_raised(
     assert {record["error"] for record in records} == {"ConnectionError: the source hung up"}
 
 
-async def test_no_secret_leaves_a_run(
+async def test_secrets_are_removed_from_logs_records_and_errors(
     world: World, services: Services, vault: KeyVault, tenant: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A secret that the run read is replaced by its name in log lines, in the record, and in what the host prints."""
+    """A secret that the run has read is replaced by its name in log lines, in the record, and in the exception."""
     vault.set_secret("tenants--tenant-999--mysource--api-token", "s3cret-t0ken")
 
     async def flow(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
@@ -130,7 +130,7 @@ async def test_no_secret_leaves_a_run(
 async def test_a_window_starts_where_the_last_successful_one_ended(
     world: World, services: Services, tenant: dict[str, object]
 ) -> None:
-    """Windows lie end to end: a failed run moves nothing, and the next one covers its span too."""
+    """Windows follow each other without a gap. After a failed run, the next window includes the failed one."""
     windows = []
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
@@ -149,10 +149,10 @@ async def test_a_window_starts_where_the_last_successful_one_ended(
     assert windows == [(None, hours[0]), (hours[0], hours[1]), (hours[0], hours[2])]
 
 
-async def test_a_forced_run_covers_all_up_to_when_it_was_asked_for(
+async def test_the_window_of_a_forced_run_ends_when_it_was_enqueued(
     world: World, services: Services, tenant: dict[str, object]
 ) -> None:
-    """`nextRunUtc` set to long ago schedules a run for long ago; its window ends when the tick enqueued it."""
+    """A run with a past scheduled time has a window that ends at the time the message was enqueued."""
     windows = []
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
@@ -168,7 +168,7 @@ async def test_a_forced_run_covers_all_up_to_when_it_was_asked_for(
 
 
 async def test_a_disabled_flow_is_skipped(world: World, services: Services) -> None:
-    """A job of a flow that was turned off meanwhile is done with, and recorded as skipped; so is a removed one's."""
+    """A job is recorded as skipped if its flow has been disabled or removed since it was enqueued."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         raise AssertionError("must not run")
@@ -187,8 +187,8 @@ async def test_a_disabled_flow_is_skipped(world: World, services: Services) -> N
     ]
 
 
-async def test_a_flow_may_put_its_job_back(world: World, services: Services, tenant: dict[str, object]) -> None:
-    """RetryLater ends the attempt without failure; the same run comes back after the delay, counting on."""
+async def test_a_flow_can_put_its_job_back(world: World, services: Services, tenant: dict[str, object]) -> None:
+    """RetryLater ends the attempt without a failure. The same run continues after the delay with the next attempt."""
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         raise RetryLater(timedelta(), f"asked too often, attempt {run.attempt}")
@@ -202,8 +202,8 @@ async def test_a_flow_may_put_its_job_back(world: World, services: Services, ten
     assert (again.outcome, again.attempt, again.run_id) == ("deferred", 2, run.run_id)
 
 
-async def test_a_flow_may_give_up(world: World, services: Services, tenant: dict[str, object]) -> None:
-    """GiveUp ends the job for good: no further attempt, no poison message, and the reason in the record."""
+async def test_a_flow_can_give_up(world: World, services: Services, tenant: dict[str, object]) -> None:
+    """GiveUp ends the job without another attempt or a poison message. The record holds the reason."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         raise GiveUp("the account was closed")

@@ -1,4 +1,4 @@
-"""`python -m datasync schedule` and `validate`: what they print, and their exit codes. `check` has real services."""
+"""`python -m datasync schedule` and `validate`: output and exit codes. tests/emulators tests `check`."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def schedule(*arguments: str) -> list[str]:
 
 
 def process(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own, as a person does."""
+    """Run Python in a new process, as a user does."""
     return subprocess.run(  # noqa: S603 - our own interpreter and module
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -48,7 +48,7 @@ def process(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
 
 
 def test_occurrences_are_listed_in_utc_and_local_time() -> None:
-    """Without `--from` they are those after now; the columns line up."""
+    """Without `--from`, the list starts now. The columns are aligned."""
     result = run("schedule", "0 0 */6 * * *", "--tz", "America/Chicago", "--count", "3")
 
     assert result.stdout.splitlines() == [
@@ -62,8 +62,8 @@ def test_occurrences_are_listed_in_utc_and_local_time() -> None:
     assert result.exit_code == 0
 
 
-def test_utc_needs_no_second_column() -> None:
-    """Without `--tz` the expression means UTC, as in a tenant document; five occurrences unless told otherwise."""
+def test_utc_has_no_local_time_column() -> None:
+    """The defaults are UTC, as in a tenant document, and five occurrences."""
     lines = schedule("@daily")
 
     assert lines == [f"{n}   {day}T00:00:00Z" for n, day in enumerate(weekdays(), start=1)]
@@ -74,14 +74,14 @@ def weekdays() -> list[str]:
 
 
 def test_occurrences_are_those_after_from() -> None:
-    """An occurrence at `--from` itself is not one of them, nor is any listed twice."""
+    """An occurrence at `--from` itself is not listed, and none is listed twice."""
     lines = schedule("*/20 * * * * *", "--from", "2025-01-01T09:00:00+09:00", "--count", "4")
 
     assert [line.split("T")[1] for line in lines] == ["00:00:20Z", "00:00:40Z", "00:01:00Z", "00:01:20Z"]
 
 
-def test_from_without_an_offset_is_utc_and_that_is_said() -> None:
-    """A time without an offset could mean anything."""
+def test_from_without_an_offset_is_read_as_utc() -> None:
+    """The first line says that a `--from` without an offset is read as UTC."""
     naive = run("schedule", "@hourly", "--from", "2025-01-01T09:00:00").stdout
     aware = run("schedule", "@hourly", "--from", "2025-01-01T09:00:00Z").stdout
 
@@ -126,7 +126,7 @@ BACK = "offset changes from -05:00 to -06:00"
                  f"clocks go forward: 02:00, 02:30 do not exist; {FORWARD}"),
                 ("2025-03-09T08:30:00Z", "Sun 2025-03-09 03:30:00-05:00", ""),
             ],
-            id="an interval over a spring gap, at whose end it would run anyway",
+            id="an interval over a spring gap, with an occurrence at its end",
         ),
         pytest.param(
             ("30 5-59/10 * * * *", *SPRING[:3], "2025-03-09T07:50:00Z"),
@@ -136,12 +136,12 @@ BACK = "offset changes from -05:00 to -06:00"
                  "clocks go forward: 02:05:30, 02:15:30, 02:25:30, … do not exist, runs once, at 03:00; " + FORWARD),
                 ("2025-03-09T08:05:30Z", "Sun 2025-03-09 03:05:30-05:00", ""),
             ],
-            id="an interval over a spring gap, at whose end it would not run",
+            id="an interval over a spring gap, without an occurrence at its end",
         ),
         pytest.param(
             ("0 0 3 * * *", *SPRING),
             [("2025-03-09T08:00:00Z", "Sun 2025-03-09 03:00:00-05:00", "")],
-            id="a fixed time at the end of a gap, and nothing in it",
+            id="a fixed time at the end of a gap",
         ),
         pytest.param(
             ("0 30 1 * * *", *AUTUMN),
@@ -211,12 +211,12 @@ BACK = "offset changes from -05:00 to -06:00"
                 ("2011-12-30T10:00:00Z", "Sat 2011-12-31 00:00:00+14:00",
                  "clocks go forward: 2011-12-30 12:00 does not exist, runs at 2011-12-31 00:00"),
             ],
-            id="Samoa, which skipped a day",
+            id="Samoa, a skipped day",
         ),
     ],
 )  # fmt: skip
-def test_a_change_of_clocks_is_noted(arguments: tuple[str, ...], expected: list[tuple[str, str, str]]) -> None:
-    """Each occurrence it affects says how, and the first one after it that the offset is another."""
+def test_a_clock_change_has_a_note(arguments: tuple[str, ...], expected: list[tuple[str, str, str]]) -> None:
+    """Each affected occurrence has a note. The first occurrence after the change shows the new offset."""
     lines = schedule(*arguments, "--count", str(len(expected)))
 
     assert [tuple(f"{line}      ".split("   ")[1:4]) for line in lines] == [
@@ -230,20 +230,20 @@ def test_a_change_of_clocks_is_noted(arguments: tuple[str, ...], expected: list[
         (["0 * * * *"], ["CRON", "'0 * * * *'", "5 fields found, 6 needed", "perhaps '0 0 * * * *'"]),
         (["0 0 25 * * *"], ["CRON", "hour '25'", "use 0-23"]),
         ([""], ["CRON", "0 fields found"]),
-        (["0", "0", "12", "a.txt", "b.txt"], ["5 arguments", 'put it in quotes: "0 0 * * * *"']),
+        (["0", "0", "12", "a.txt", "b.txt"], ["5 arguments", 'quote the expression: "0 0 * * * *"']),
         ([], ["Missing argument 'CRON'"]),
         (["@daily", "--tz", "Mars/Base"], ["--tz", "'Mars/Base'", "expected an IANA name such as America/Chicago"]),
         (["@daily", "--tz", "../UTC"], ["--tz", "'../UTC'", "expected an IANA name"]),
         (["@daily", "--tz", ""], ["--tz", "''", "expected an IANA name"]),
         (["@daily", "--from", "yesterday"], ["--from", "'yesterday'", "such as 2025-08-23T01:00:00Z"]),
-        (["@daily", "--from", "0001-01-01T00:00:00+14:00"], ["--from", "expected one such as"]),
+        (["@daily", "--from", "0001-01-01T00:00:00+14:00"], ["--from", "expected an ISO 8601 time such as"]),
         (["@daily", "--count", "0"], ["--count", "0 is not in the range 1<=x<=1000"]),
         (["@daily", "--count", "1001"], ["--count", "1001 is not in the range 1<=x<=1000"]),
         (["@daily", "--count", "many"], ["--count", "'many'"]),
     ],
 )
 def test_bad_input_is_named_with_its_remedy(arguments: list[str], parts: list[str]) -> None:
-    """The message, on standard error, names what it is about, the value, and what is expected; the exit code is 2."""
+    """The message names the argument, the value and the expected value. It is on standard error, with exit code 2."""
     result = run("schedule", *arguments)
 
     assert result.exit_code == 2
@@ -253,7 +253,7 @@ def test_bad_input_is_named_with_its_remedy(arguments: list[str], parts: list[st
 
 
 def test_an_expression_that_never_fires_has_exit_code_1() -> None:
-    """It is no mistake in the expression's form, and no success."""
+    """The expression is valid, but there is no occurrence to list."""
     result = run("schedule", "0 0 0 30 2 *")
 
     assert result.exit_code == 1
@@ -261,15 +261,15 @@ def test_an_expression_that_never_fires_has_exit_code_1() -> None:
     assert result.stderr.startswith("cron '0 0 0 30 2 *' never fires after 2025-08-23T12:00:03Z")
 
 
-def test_the_calendar_ends() -> None:
-    """Where there are fewer occurrences than were asked for, the table says why."""
+def test_the_table_ends_with_the_calendar() -> None:
+    """If there are fewer occurrences than requested, the last line says why."""
     lines = schedule("@yearly", "--from", "9998-06-01", "--count", "3")
 
-    assert lines == ["1   Fri 9999-01-01T00:00:00Z", "and never again: the calendar ends with year 9999"]
+    assert lines == ["1   Fri 9999-01-01T00:00:00Z", "no more occurrences: the calendar ends with year 9999"]
 
 
-def test_the_numbers_of_a_long_table_line_up() -> None:
-    """The most that can be asked for is 1000."""
+def test_the_lines_of_a_long_table_are_aligned() -> None:
+    """All lines of the longest table, 1000 occurrences, have the same length."""
     lines = schedule("@hourly", "--count", "1000")
 
     assert (lines[0][:7], lines[-1][:7]) == ("   1   ", "1000   ")
@@ -290,8 +290,8 @@ def validate(*arguments: str, stdin: bytes | None = None) -> tuple[int, list[str
     return result.exit_code, result.stdout.splitlines()
 
 
-def test_good_documents_are_counted_and_nothing_else_is_said(tmp_path: Path) -> None:
-    """A file holds one document, or a list of them."""
+def test_valid_documents_print_only_a_summary(tmp_path: Path) -> None:
+    """A file holds one document or a list of documents. Without problems, only the summary is printed."""
     one = write(tmp_path / "one.json", document("tenant-1"))
     more = write(tmp_path / "more.json", [document("tenant-2"), document("tenant-3", timezone=None)])
 
@@ -300,8 +300,8 @@ def test_good_documents_are_counted_and_nothing_else_is_said(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["without BOM", "with BOM"])
-def test_standard_input_is_a_file_too(mark: bytes) -> None:
-    """`-` reads it; it may start with a byte order mark, as Windows writes."""
+def test_validate_reads_standard_input(mark: bytes) -> None:
+    """`-` reads standard input, with or without a byte order mark."""
     content = mark + json.dumps(document("tenant-1", entry(cron="0 0 24 * * *"))).encode()
 
     code, (problem, summary) = validate("-", stdin=content)
@@ -325,10 +325,10 @@ def test_standard_input_is_a_file_too(mark: bytes) -> None:
     [{}, {"enabled": False}, {"nextRunUtc": "2099-01-01T00:00:00Z"}, {"nextRunUtc": None}],
     ids=["due", "off", "in the future", "new"],
 )
-def test_every_entry_is_checked_on_or_off_due_or_not(
+def test_every_entry_is_checked_even_if_it_is_off_or_not_due(
     tmp_path: Path, flow: dict[str, Any], problem: str, state: dict[str, Any]
 ) -> None:
-    """What a tick would only find when the entry's time comes is found at once."""
+    """The result is the same for an entry that is off, not due, or new."""
     bad = entry("home-depot→builder-prime", **{**state, **flow})
     file = write(tmp_path / "a.json", document("tenant-1", entry(), bad))
 
@@ -338,8 +338,8 @@ def test_every_entry_is_checked_on_or_off_due_or_not(
     assert (code, summary) == (1, "1 document, 1 problem")
 
 
-def test_all_problems_of_a_document_are_told(tmp_path: Path) -> None:
-    """A bad cron does not hide a bad zone beside it, nor an unknown flow."""
+def test_all_problems_of_a_document_are_reported(tmp_path: Path) -> None:
+    """A bad cron does not hide a bad time zone or an unknown flow in the same entry."""
     bad = entry("wether", cron="soon", timezone="Nowhere")
     code, lines = validate(write(tmp_path / "a.json", document("tenant-1", bad, entry(), entry())))
 
@@ -353,8 +353,8 @@ def test_all_problems_of_a_document_are_told(tmp_path: Path) -> None:
     assert (code, lines[-1]) == (1, "1 document, 4 problems")
 
 
-def test_a_tenants_own_zone_is_checked_used_or_not(tmp_path: Path) -> None:
-    """It is told once, however many entries use it, and their crons are checked all the same."""
+def test_the_tenants_zone_is_always_checked(tmp_path: Path) -> None:
+    """A bad tenant zone is reported once, even if several entries use it. Their crons are checked too."""
     unused = write(tmp_path / "unused.json", document("tenant-1", timezone="Chicago"))
     flows = [entry(timezone="tenant"), entry("home-depot→builder-prime", timezone="tenant", cron="soon")]
     used = write(tmp_path / "used.json", document("tenant-2", *flows, timezone="Chicago"))
@@ -368,8 +368,8 @@ def test_a_tenants_own_zone_is_checked_used_or_not(tmp_path: Path) -> None:
     assert (code, lines[3:]) == (1, ["2 documents, 3 problems"])
 
 
-def test_documents_that_cannot_be_used_at_all(tmp_path: Path) -> None:
-    """In a list, the place says which it is; those beside it are checked."""
+def test_documents_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
+    """The message gives the position in the list. The other documents are checked."""
     other_id = document("tenant-1", tenantId="tenant-2")
     file = write(tmp_path / "a.json", [{"id": "x"}, other_id, "tenant-3", document("tenant-4", entry(cron="soon"))])
 
@@ -388,13 +388,13 @@ def test_documents_that_cannot_be_used_at_all(tmp_path: Path) -> None:
         (b'{"id": "x",\n  "flows": [,]}', "not JSON at line 2, column 13: Expecting value"),
         (b"", "not JSON at line 1, column 1: Expecting value"),
         (b"\xff\xfe[\x00]\x00", "not UTF-8 at byte 0: save the file as UTF-8"),
-        (b"[" * 100_000, "not a tenant document: its JSON is nested too deeply to be read"),
-        (b'{"id": "\\ud800"}', "not text: \\ud800 is half of a character, which no database stores"),
+        (b"[" * 100_000, "not a tenant document: the JSON is nested too deeply"),
+        (b'{"id": "\\ud800"}', "not valid text: \\ud800 is half of a surrogate pair, which cannot be stored"),
     ],
     ids=["syntax", "empty", "UTF-16", "deep", "surrogate"],
 )
-def test_a_file_that_is_not_json_is_told_with_the_place(tmp_path: Path, content: bytes, problem: str) -> None:
-    """The other files are checked."""
+def test_a_file_that_is_not_json_is_reported_with_the_place(tmp_path: Path, content: bytes, problem: str) -> None:
+    """The message gives the line and column, or the byte. The other files are checked."""
     broken = tmp_path / "broken.json"
     broken.write_bytes(content)
     good = write(tmp_path / "good.json", document())
@@ -403,7 +403,7 @@ def test_a_file_that_is_not_json_is_told_with_the_place(tmp_path: Path, content:
 
 
 def test_a_file_that_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
-    """It is told on standard error; the other files are checked."""
+    """The error is printed on standard error. The other files are checked."""
     result = run("validate", str(tmp_path / "none.json"), write(tmp_path / "a.json", document()), str(tmp_path))
 
     assert result.stderr.splitlines() == [
@@ -415,33 +415,33 @@ def test_a_file_that_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_one_tenant_has_one_document(tmp_path: Path) -> None:
-    """The same tenantId again, in this file or another, is a problem that names both places."""
+    """A second document with the same tenantId is a problem that names both places."""
     first = write(tmp_path / "a.json", [document("tenant-1"), document("tenant-2"), document("tenant-1")])
     second = write(tmp_path / "b.json", document("tenant-2"))
 
     assert validate(first, second) == (
         1,
         [
-            f"{first}: tenant-1 tenantId: {first}[2] and {first}[0] are documents of one tenant: merge them",
-            f"{second}: tenant-2 tenantId: {second} and {first}[1] are documents of one tenant: merge them",
+            f"{first}: tenant-1 tenantId: {first}[2] and {first}[0] are documents of the same tenant: merge them",
+            f"{second}: tenant-2 tenantId: {second} and {first}[1] are documents of the same tenant: merge them",
             "4 documents, 2 problems",
         ],
     )
 
 
 @pytest.mark.parametrize("tenant_id", ["acme_1", "acme--1", "-acme", "Käse", "a" * 130])
-def test_a_tenant_that_can_have_no_secrets_is_a_warning(tmp_path: Path, tenant_id: str) -> None:
-    """Such an id works for flows that read none, so it does not fail the check."""
+def test_a_tenant_that_cannot_have_secrets_is_a_warning(tmp_path: Path, tenant_id: str) -> None:
+    """The tenant can still use flows that read no secrets, so it is not a problem."""
     file = write(tmp_path / "a.json", document(tenant_id))
 
     code, (warning, summary) = validate(file)
 
-    assert warning.startswith(f"{file}: {tenant_id} tenantId: warning: its flows cannot have secrets of their own: ")
+    assert warning.startswith(f"{file}: {tenant_id} tenantId: warning: its flows cannot read secrets of the tenant: ")
     assert (code, summary) == (0, "1 document, 0 problems, 1 warning")
 
 
 def test_a_misspelt_field_is_a_warning(tmp_path: Path) -> None:
-    """The app ignores fields it does not know, so one that is nearly known is pointed out; a person's own is not."""
+    """The app ignores unknown fields, so a name close to a known field gets a warning. Other names do not."""
     entry_fields = {"name": "weather", "enabled": True, "cron": "0 0 9 * * *", "nextRunUTC": None, "setings": {}}
     written = {**document("t1"), "owner": "Ann", "flows": [{**entry_fields, "note": "x"}]}
     written["timeZone"] = written.pop("timezone")
@@ -450,9 +450,9 @@ def test_a_misspelt_field_is_a_warning(tmp_path: Path) -> None:
     code, (*warnings, summary) = validate(file)
 
     assert warnings == [
-        f"{file}: t1 timeZone: warning: no such field, and so ignored; is 'timezone' meant?",
-        f"{file}: t1 flows[0].nextRunUTC: warning: no such field, and so ignored; is 'nextRunUtc' meant?",
-        f"{file}: t1 flows[0].setings: warning: no such field, and so ignored; is 'settings' meant?",
+        f"{file}: t1 timeZone: warning: unknown field, ignored; did you mean 'timezone'?",
+        f"{file}: t1 flows[0].nextRunUTC: warning: unknown field, ignored; did you mean 'nextRunUtc'?",
+        f"{file}: t1 flows[0].setings: warning: unknown field, ignored; did you mean 'settings'?",
     ]
     assert (code, summary) == (0, "1 document, 0 problems, 3 warnings")
 
@@ -474,13 +474,13 @@ def flow_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytes
     return name
 
 
-def test_flow_names_are_those_of_the_package_that_is_named(tmp_path: Path, flow_package: str) -> None:
-    """Aliases count. A flow file that does not load is a problem itself, and part of what an unknown name may mean."""
+def test_flow_names_come_from_the_given_package(tmp_path: Path, flow_package: str) -> None:
+    """Aliases are valid names. A broken flow file is a problem, and the error for an unknown flow names it too."""
     file = write(tmp_path / "a.json", document("tenant-1", entry("new"), entry("old"), entry("weather")))
 
     code, lines = validate("--flows", flow_package, file)
 
-    cause = "could not be loaded, its flows are off: ModuleNotFoundError: No module named 'no_such_library'"
+    cause = "cannot be loaded; its flows cannot run: ModuleNotFoundError: No module named 'no_such_library'"
     assert lines[0] == f"{flow_package}.bad: {cause}"
     assert lines[1].startswith(
         f"{file}: tenant-1/weather flows[2].name: no flow is named 'weather'. Known flows: 'new'"
@@ -490,8 +490,8 @@ def test_flow_names_are_those_of_the_package_that_is_named(tmp_path: Path, flow_
 
 
 @pytest.mark.parametrize("package", ["no_such_flows", "json", "datasync.log", "."])
-def test_a_package_that_holds_no_flows_is_wrong_usage(tmp_path: Path, package: str) -> None:
-    """The message names it, why, and what is expected."""
+def test_a_package_without_flows_is_a_usage_error(tmp_path: Path, package: str) -> None:
+    """The message names the package, the cause, and the expected content."""
     result = run("validate", "--flows", package, write(tmp_path / "a.json", document()))
 
     assert result.exit_code == 2
@@ -499,15 +499,15 @@ def test_a_package_that_holds_no_flows_is_wrong_usage(tmp_path: Path, package: s
     assert "expected a package of flow files" in result.stderr
 
 
-def test_validate_wants_a_file() -> None:
-    """With none there would be nothing to check, and no problem."""
+def test_validate_requires_a_file() -> None:
+    """Without a file there is nothing to check, so this is an error."""
     result = run("validate")
 
     assert result.exit_code == 2
     assert "Missing argument 'FILE...'" in result.stderr
 
 
-# --- check, as far as no service is needed
+# --- check, without services
 
 
 @pytest.mark.parametrize(
@@ -515,16 +515,16 @@ def test_validate_wants_a_file() -> None:
     [
         ("{", "is not JSON in UTF-8: "),
         ("[]", 'has no object "Values"'),
-        ('{"Values": {}}', "only Core Tools can decrypt: func settings decrypt"),
-        ('{"IsEncrypted": true, "Values": {}}', "only Core Tools can decrypt: func settings decrypt"),
+        ('{"Values": {}}', "Add it, or decrypt the file: func settings decrypt"),
+        ('{"IsEncrypted": true, "Values": {}}', "Add it, or decrypt the file: func settings decrypt"),
         (
             '{"IsEncrypted": false, "Values": {"A": "s3cret", "B": 5, "C": true}}',
-            "values must be texts, in quotes: B, C",
+            "values must be strings, in quotes: B, C",
         ),
     ],
 )
-def test_a_settings_file_that_cannot_be_used_is_wrong_usage(tmp_path: Path, content: str, problem: str) -> None:
-    """What is wrong with it is told, without any of its values."""
+def test_an_invalid_settings_file_is_a_usage_error(tmp_path: Path, content: str, problem: str) -> None:
+    """The message names the mistake, and shows none of the values."""
     file = tmp_path / "local.settings.json"
     file.write_text(content)
 
@@ -536,19 +536,19 @@ def test_a_settings_file_that_cannot_be_used_is_wrong_usage(tmp_path: Path, cont
     assert "s3cret" not in result.output
 
 
-def test_a_settings_file_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
-    """It is named."""
+def test_a_missing_settings_file_is_a_usage_error(tmp_path: Path) -> None:
+    """The message names the file."""
     result = run("check", "--settings", str(tmp_path / "none.json"))
 
     assert result.exit_code == 2
     assert f"{tmp_path / 'none.json'} cannot be read: No such file or directory" in result.stderr
 
 
-# --- as a process
+# --- in a new process
 
 
 def test_the_command_line_runs_as_a_module() -> None:
-    """`python -m datasync` lists its commands, and `schedule` starts from the clock."""
+    """`python -m datasync` lists its commands, and `schedule` starts at the current time."""
     listed = process("-m", "datasync", "--help")
     ran = process("-m", "datasync", "schedule", "0 0 0 29 2 *", "--count", "1")
 
@@ -565,7 +565,7 @@ def test_the_command_line_runs_as_a_module() -> None:
 
 
 def test_exit_codes_reach_the_shell(tmp_path: Path) -> None:
-    """0, 1 and 2, as a script that calls it needs them."""
+    """The process ends with 0, 1 or 2, so that scripts can use it."""
     good = write(tmp_path / "good.json", document())
     bad = write(tmp_path / "bad.json", document("t", entry(cron="soon")))
 
@@ -574,8 +574,8 @@ def test_exit_codes_reach_the_shell(tmp_path: Path) -> None:
     assert codes == [0, 1, 2]
 
 
-def test_a_terminal_without_arrows_gets_escapes(tmp_path: Path) -> None:
-    """A Windows code page does not have every character of a flow's name."""
+def test_characters_that_a_terminal_lacks_are_escaped(tmp_path: Path) -> None:
+    """Characters that a Windows code page lacks are escaped."""
     file = write(tmp_path / "bad.json", document("t", entry("home-depot→builder-prime", cron="soon")))
 
     ended = process("-m", "datasync", "validate", file, PYTHONIOENCODING="cp1252")
@@ -586,23 +586,23 @@ def test_a_terminal_without_arrows_gets_escapes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_click(tmp_path: Path) -> str:
-    """Give a PYTHONPATH on which click is not installed."""
+    """Return a PYTHONPATH without click."""
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError(\"No module named 'click'\", name='click')\n")
     return str(tmp_path)
 
 
-def test_without_click_one_line_says_what_to_install(without_click: str) -> None:
-    """It is in requirements-dev.txt only."""
+def test_without_click_a_message_names_the_requirements(without_click: str) -> None:
+    """The package click is in requirements-dev.txt only, and the message says so."""
     ended = process("-m", "datasync", "schedule", "@daily", PYTHONPATH=without_click)
 
     assert ended.stderr.splitlines() == [
-        "The command line needs click, which the app itself does not: pip install -r requirements-dev.txt"
+        "The command line needs the package click. Install it: pip install -r requirements-dev.txt"
     ]
     assert ended.returncode == 1
 
 
-def test_the_app_does_without_the_command_line(without_click: str) -> None:
-    """What is deployed has no click, so function_app imports nothing that needs it."""
+def test_the_app_does_not_import_the_command_line(without_click: str) -> None:
+    """The package click is not deployed, so function_app does not import the command line."""
     script = "import sys, function_app; print(sorted(name for name in sys.modules if name.startswith('datasync.')))"
 
     ended = process("-c", script, PYTHONPATH=without_click)

@@ -1,4 +1,4 @@
-"""A flow file that cannot be loaded takes down only itself."""
+"""A flow file that cannot be loaded disables only its own flows."""
 
 import importlib
 import sys
@@ -61,8 +61,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
         (GOOD.replace('"good"', '"bad"').replace("tenant_id, kv", "tenant_id"), r"the signature is good\(tenant_id\)"),
     ],
 )
-def test_a_broken_file_leaves_the_others_running(package: Package, source: str, cause: str) -> None:
-    """Its cause is kept, and told to whoever asks for a flow that may be in it."""
+def test_a_broken_file_does_not_disable_the_others(package: Package, source: str, cause: str) -> None:
+    """The registry keeps the cause, and names it in the error for a flow that is not found."""
     package.write("a_good", GOOD)
     package.write("broken", source)
 
@@ -75,7 +75,7 @@ def test_a_broken_file_leaves_the_others_running(package: Package, source: str, 
 
 
 def test_a_file_registers_all_of_its_flows_or_none(package: Package) -> None:
-    """A file that breaks halfway leaves no flow behind that lacks the rest of its module."""
+    """A file that fails after its first flow registers none of its flows."""
     package.write("halfway", GOOD + "\nraise RuntimeError('halfway')\n")
 
     registry = package.load()
@@ -85,7 +85,7 @@ def test_a_file_registers_all_of_its_flows_or_none(package: Package) -> None:
 
 
 def test_a_broken_file_is_logged_with_its_traceback(package: Package, caplog: pytest.LogCaptureFixture) -> None:
-    """The log of the start says which file, and where in it."""
+    """The log line names the file, and the traceback shows the line."""
     package.write("broken", "x = 1\nraise RuntimeError('at line 2')\n")
 
     package.load()
@@ -95,8 +95,8 @@ def test_a_broken_file_is_logged_with_its_traceback(package: Package, caplog: py
     assert "RuntimeError: at line 2" in caplog.text
 
 
-def test_the_flows_that_are_shipped_load() -> None:
-    """Every file in flows/ registers, and none is broken."""
+def test_the_included_flows_load() -> None:
+    """Every file in flows/ loads without an error."""
     flows, registry = importlib.import_module("flows"), importlib.import_module("flows.registry").registry
     registry.load(flows)
 

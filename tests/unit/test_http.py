@@ -1,4 +1,4 @@
-"""The shared HTTP client, against a server that misbehaves."""
+"""The HTTP client of a run, against a server that fails."""
 
 from collections.abc import AsyncGenerator
 from datetime import timedelta
@@ -15,7 +15,7 @@ from tests.stages import FakeClock
 
 
 class Server:
-    """Answers with what it was told to, in turn, and 200 from then on."""
+    """Returns the configured answers in order, then 200."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -39,7 +39,7 @@ async def server() -> AsyncGenerator[Server]:
 
 @pytest_asyncio.fixture
 async def transport() -> AsyncGenerator[httpx.AsyncBaseTransport]:
-    """Give what all runs of a process share."""
+    """Return the transport that all runs of a process share."""
     async with new_transport() as shared:
         yield shared
 
@@ -57,32 +57,32 @@ def client(transport: httpx.AsyncBaseTransport, story: HttpStory) -> httpx.Async
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_a_transient_answer_is_asked_again(server: Server, client: httpx.AsyncClient, status: int) -> None:
-    """A GET is repeated until the server has recovered."""
+async def test_a_transient_answer_is_requested_again(server: Server, client: httpx.AsyncClient, status: int) -> None:
+    """A GET is repeated until the server recovers."""
     server.answers = [web.Response(status=status)]
 
     assert (await client.get(server.url)).json() == {"ok": True}
     assert len(server.requests) == 2
 
 
-async def test_a_server_that_stays_down_is_believed(server: Server, client: httpx.AsyncClient) -> None:
-    """After five requests the last answer is handed over."""
+async def test_the_client_stops_after_five_requests(server: Server, client: httpx.AsyncClient) -> None:
+    """After five requests the caller gets the last answer."""
     server.answers = [web.Response(status=503, headers={"Retry-After": "0"}) for _ in range(9)]
 
     assert (await client.get(server.url)).status_code == 503
     assert len(server.requests) == 5
 
 
-async def test_a_definite_answer_is_not_repeated(server: Server, client: httpx.AsyncClient) -> None:
-    """A 404 stays a 404."""
+async def test_a_permanent_error_is_not_repeated(server: Server, client: httpx.AsyncClient) -> None:
+    """A 404 is returned after one request."""
     server.answers = [web.Response(status=404)]
 
     assert (await client.get(server.url)).status_code == 404
     assert len(server.requests) == 1
 
 
-async def test_a_post_is_repeated_only_where_the_flow_says_it_may(server: Server, client: httpx.AsyncClient) -> None:
-    """A POST may have had its effect before it failed; IDEMPOTENT says that does not matter."""
+async def test_a_post_is_repeated_only_if_the_flow_allows_it(server: Server, client: httpx.AsyncClient) -> None:
+    """A POST may have taken effect before it failed. IDEMPOTENT marks a POST that is safe to repeat."""
     server.answers = [web.Response(status=503), web.Response(status=503)]
 
     assert (await client.post(server.url, json={})).status_code == 503
@@ -91,7 +91,7 @@ async def test_a_post_is_repeated_only_where_the_flow_says_it_may(server: Server
 
 
 async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClient, story: HttpStory) -> None:
-    """The next request does not come before the server asked for it."""
+    """The next request is sent after the delay that the server asked for."""
     server.answers = [web.Response(status=429, headers={"Retry-After": "1"})]
 
     response = await client.get(server.url)
@@ -112,7 +112,7 @@ async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClie
 async def test_a_long_retry_after_puts_the_run_back_on_the_queue(
     server: Server, client: httpx.AsyncClient, retry_after: str, delay: timedelta
 ) -> None:
-    """A run does not sit and wait for an hour: RetryLater brings the job back when the server wants it to."""
+    """The client does not wait for an hour. RetryLater puts the job back for the delay that the server asked for."""
     server.answers = [web.Response(status=429, headers={"Retry-After": retry_after})]
 
     with pytest.raises(RetryLater, match="HTTP 429 asks to wait for") as later:
@@ -122,17 +122,17 @@ async def test_a_long_retry_after_puts_the_run_back_on_the_queue(
     assert len(server.requests) == 1
 
 
-async def test_nonsense_in_retry_after_is_ignored(server: Server, client: httpx.AsyncClient) -> None:
-    """The usual back-off is used instead."""
+async def test_an_invalid_retry_after_is_ignored(server: Server, client: httpx.AsyncClient) -> None:
+    """The default back-off is used instead."""
     server.answers = [web.Response(status=503, headers={"Retry-After": "soon"})]
 
     assert (await client.get(server.url)).status_code == 200
 
 
-async def test_nothing_goes_from_one_tenants_run_to_anothers(
+async def test_runs_of_different_tenants_do_not_share_headers_or_cookies(
     server: Server, transport: httpx.AsyncBaseTransport
 ) -> None:
-    """Headers and cookies are a run's own, and closing its client closes nobody else's."""
+    """Each run has its own headers and cookies. Closing its client does not close the client of another run."""
     server.answers = [web.Response(headers={"Set-Cookie": "session=acme; Path=/"})]
     async with new_client(transport, HttpStory()) as first:
         first.headers["Authorization"] = "Bearer acme"
@@ -145,8 +145,8 @@ async def test_nothing_goes_from_one_tenants_run_to_anothers(
     assert sent == [("Bearer acme", None), ("Bearer acme", "session=acme"), (None, None)]
 
 
-async def test_an_unreachable_server_raises_what_httpx_raises(client: httpx.AsyncClient) -> None:
-    """Network errors are httpx's own, after the retries."""
+async def test_an_unreachable_server_raises_a_transport_error(client: httpx.AsyncClient) -> None:
+    """After the retries, the error is the one from httpx."""
     once = {"retry": IDEMPOTENT["retry"].copy_with(total=1)}
     with pytest.raises(httpx.TransportError):
         await client.get("http://127.0.0.1:1/", extensions=once)

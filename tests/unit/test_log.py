@@ -1,4 +1,4 @@
-"""Log lines: a sentence, its fields, and never a secret."""
+"""Log lines: a sentence, its fields, and no secrets."""
 
 import logging
 
@@ -33,8 +33,8 @@ def test_a_line_is_a_sentence_with_its_fields(caplog: pytest.LogCaptureFixture) 
         ("is it so? yes", "is it so? yes"),
     ],
 )
-def test_secrets_are_taken_out(text: str, redacted: str) -> None:
-    """What a run has read from the vault, and what URLs carry, is replaced by its name, or by ***."""
+def test_secrets_are_removed(text: str, redacted: str) -> None:
+    """Secrets that a run has read are replaced by their names. Query strings and passwords in URLs become ***."""
     redact = Redaction()
     redact.add("crm--token", "s3cret-token")
     redact.add("crm--part", "s3cret")
@@ -53,8 +53,8 @@ def test_secrets_are_taken_out(text: str, redacted: str) -> None:
         "-----BEGIN%20KEY-----%0AMIIEvQ1BADANBg%0A-----END%20KEY-----%0A",
     ],
 )
-def test_a_secret_is_taken_out_in_every_form_it_takes(form: str) -> None:
-    """Stripped, in one line, quoted, in a traceback's frame, in a URL."""
+def test_a_secret_is_removed_in_every_form(form: str) -> None:
+    """The secret is removed if it is stripped, on one line, quoted, in a traceback, or in a URL."""
     redact = Redaction()
     redact.add("crm--key", "-----BEGIN KEY-----\nMIIEvQ1BADANBg\n-----END KEY-----\n")
 
@@ -62,16 +62,16 @@ def test_a_secret_is_taken_out_in_every_form_it_takes(form: str) -> None:
     assert "<crm--key>" in redact(form)
 
 
-def test_half_a_surrogate_pair_is_written_out() -> None:
-    """A truncated emoji from an API must not break the log or the record."""
+def test_half_a_surrogate_pair_is_escaped() -> None:
+    """A truncated emoji from an API does not break the log or the record."""
     redacted = Redaction()("broken \ud83d")
 
     assert redacted == "broken \\ud83d"
     redacted.encode()
 
 
-def test_a_format_that_does_not_fit_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
-    """As elsewhere in logging: the text and its arguments are logged as they are."""
+def test_a_wrong_format_string_does_not_fail_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    """The format string and its arguments are logged unchanged, and no error is raised."""
     run_log = RunLog("acme/weather", {}, Redaction())
 
     caplog.set_level(logging.INFO, "datasync")
@@ -85,8 +85,8 @@ def test_a_format_that_does_not_fit_fails_no_run(caplog: pytest.LogCaptureFixtur
     assert third == "acme/weather: failed\nValueError: why"
 
 
-def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
-    """A vault may hold a `1` or nothing at all; blanking those out would blank out everything."""
+def test_a_value_too_short_to_be_a_secret_is_not_redacted() -> None:
+    """Very short values, such as `1`, are not redacted, since they occur in ordinary text."""
     redact = Redaction()
     for value in ("", None, "1"):
         redact.add("crm--flag", value)
@@ -94,8 +94,8 @@ def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
     assert redact("attempt 1 of 11") == "attempt 1 of 11"
 
 
-def test_an_exception_is_one_line() -> None:
-    """Its class, its message and its notes, without line breaks, and not endless."""
+def test_an_exception_becomes_one_line() -> None:
+    """The line holds the class, the message and the notes. It has a maximum length."""
     error = ValueError("first\n  second")
     error.add_note("noted")
 
@@ -105,7 +105,7 @@ def test_an_exception_is_one_line() -> None:
 
 
 def test_a_runs_logger_is_a_logger(caplog: pytest.LogCaptureFixture) -> None:
-    """It takes %-arguments and exceptions, names the run, and takes out its secrets."""
+    """It accepts %-arguments and exceptions, adds the run's name, and removes its secrets."""
     redact = Redaction()
     redact.add("crm--token", "s3cret-token")
     run_log = RunLog("acme/weather", {"run": "5f"}, redact)
@@ -126,7 +126,7 @@ def test_a_runs_logger_is_a_logger(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_libraries_do_not_log_their_requests() -> None:
-    """A request's URL may carry a key, so the libraries that would log it are kept to warnings."""
+    """The URL of a request may contain a key, so these libraries log only warnings and errors."""
     configure()
 
     assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)

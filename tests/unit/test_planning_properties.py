@@ -1,7 +1,7 @@
-"""What holds of planning whatever the schedule, the zone, and the instants at which ticks happen.
+"""Properties of planning that hold for every schedule, time zone and sequence of ticks.
 
-The normal run tries a few examples of each property. `HYPOTHESIS_MAX_EXAMPLES=4000 python -m pytest
-tests/unit/test_planning_properties.py` tries 24,000 in all, which takes some minutes.
+By default, each property is tried with a few examples. `HYPOTHESIS_MAX_EXAMPLES=4000 python -m pytest
+tests/unit/test_planning_properties.py` tries 24,000 examples in total, which takes several minutes.
 """
 
 import os
@@ -23,11 +23,11 @@ from tests.cron_strategies import expressions, moments, zones
 from tests.documents import document, entry
 from tests.stages import plan
 
-MOST = 150  # occurrences on one timeline, and so in one plan
+MOST = 150  # occurrences on one timeline, and therefore in one plan
 NONE = timedelta()
 TINY = timedelta(microseconds=1)
 
-# What cuts an example short here is an expression that never fires.
+# Hypothesis discards an example if its expression never fires.
 properties = settings(
     max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "25")),
     deadline=None,
@@ -37,18 +37,18 @@ properties = settings(
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A schedule, and the instants at which ticks look at it."""
+    """A schedule, and the instants of the ticks that plan it."""
 
     cron: str
     zone: str
     lookahead: timedelta
     ticks: list[datetime]
-    """In their order; at least one."""
+    """In ascending order; at least one."""
     occurrences: list[datetime]
-    """Every occurrence after the first tick, until after the last horizon."""
+    """Every occurrence from the first tick until after the last horizon."""
 
     def document(self, next_run: str | None = None) -> dict[str, Any]:
-        """Return a document with this one flow; half of the zones are the tenant's own."""
+        """Return a document with this flow. Half of the zones are set on the tenant, the others on the entry."""
         own = len(self.zone) % 2 == 0
         flow = entry(cron=self.cron, timezone="tenant" if own else self.zone, nextRunUtc=next_run)
         return document("tenant-123", flow, timezone=self.zone if own else "Asia/Tokyo")
@@ -65,9 +65,9 @@ class Tick:
     now: datetime
     horizon: datetime
     before: datetime | None
-    """`nextRunUtc` as the tick found it."""
+    """`nextRunUtc` before the tick."""
     after: datetime
-    """`nextRunUtc` as the tick left it; as it was where nothing was to be done."""
+    """`nextRunUtc` after the tick; unchanged if the flow was not due."""
     jobs: tuple[PlannedJob, ...]
 
     @property
@@ -77,9 +77,9 @@ class Tick:
 
 @st.composite
 def timelines(draw: DrawFn, *, gapless: bool = False) -> Timeline:
-    """Draw timelines, many of them over a change of clocks, with ticks on, and just beside, occurrences.
+    """Draw timelines. Many of them include a clock change, and many ticks are at or next to an occurrence.
 
-    Gapless ones have a lookahead, and each tick comes before, or at, the horizon of the one before it.
+    A gapless timeline has a lookahead, and no tick is later than the horizon of the previous tick.
     """
     cron, zone, start = draw(expressions()), draw(zones()), draw(moments())
     schedule = parse(cron)
@@ -116,7 +116,7 @@ def sum_of(pair: tuple[datetime, timedelta]) -> datetime:
 
 
 def stored_times(line: Timeline) -> SearchStrategy[str]:
-    """Give what `nextRunUtc` may hold when the first tick comes: overdue or ahead, an occurrence or not."""
+    """Return values of `nextRunUtc` before the first tick: overdue or in the future, an occurrence or not."""
     start = line.ticks[0]
     any_time = st.integers(-86_400, 86_400).map(lambda seconds: start + timedelta(seconds=seconds))
     return (any_time | st.sampled_from(line.occurrences)).map(text)
@@ -136,7 +136,7 @@ def looked_at(content: dict[str, Any], now: datetime, lookahead: timedelta) -> P
 
 
 def simulate(line: Timeline, next_run: str | None = None) -> list[Tick]:
-    """Let every tick plan the document as the one before it left it, written as the store writes it."""
+    """Plan the document at each tick, and write `nextRunUtc` as the store does."""
     content = line.document(next_run)
     ticks = []
     for number, now in enumerate(line.ticks, start=2):
@@ -155,8 +155,8 @@ def simulate(line: Timeline, next_run: str | None = None) -> list[Tick]:
 
 @properties
 @given(timelines(gapless=True))
-def test_ticks_that_look_ahead_to_the_next_plan_every_occurrence_once(line: Timeline) -> None:
-    """With no tick later than the horizon of the one before, nothing is missed, doubled, or added."""
+def test_ticks_without_gaps_plan_every_occurrence_once(line: Timeline) -> None:
+    """If no tick is later than the previous horizon, each occurrence is planned exactly once."""
     planned = [instant for tick in simulate(line) for instant in tick.instants]
 
     assert planned == line.between(line.ticks[0], line.ticks[-1] + line.lookahead)
@@ -164,8 +164,8 @@ def test_ticks_that_look_ahead_to_the_next_plan_every_occurrence_once(line: Time
 
 @properties
 @given(timelines())
-def test_what_was_missed_between_two_ticks_becomes_one_run(line: Timeline) -> None:
-    """A tick plans the first occurrence nobody planned, if that is past, and each one from now to its horizon."""
+def test_occurrences_missed_between_two_ticks_become_one_run(line: Timeline) -> None:
+    """A tick plans the first missed occurrence, and every occurrence from now to its horizon."""
     planned_until = line.ticks[0]
     for tick in simulate(line):
         missed = line.between(planned_until, tick.now)
@@ -177,8 +177,8 @@ def test_what_was_missed_between_two_ticks_becomes_one_run(line: Timeline) -> No
 
 @properties
 @given(st.data())
-def test_next_run_moves_forward_and_jobs_lie_before_it(data: st.DataObject) -> None:
-    """Whatever `nextRunUtc` held, it is served once; a tick plans nothing of the past but that, and nothing twice."""
+def test_next_run_moves_forward_and_is_later_than_all_jobs(data: st.DataObject) -> None:
+    """A stored `nextRunUtc` is planned once. It is the only past time that a tick plans."""
     line = data.draw(timelines())
     first = data.draw(stored_times(line))
     ticks = simulate(line, first)
@@ -199,8 +199,8 @@ def test_next_run_moves_forward_and_jobs_lie_before_it(data: st.DataObject) -> N
 
 @properties
 @given(timelines())
-def test_a_flow_without_next_run_is_scheduled_and_not_run_for_the_past(line: Timeline) -> None:
-    """`nextRunUtc` is filled in with the first occurrence after the horizon; those before it, from now on, are jobs."""
+def test_a_flow_without_next_run_does_not_run_for_the_past(line: Timeline) -> None:
+    """`nextRunUtc` becomes the first occurrence after the horizon. Occurrences from now to the horizon are jobs."""
     now = line.ticks[-1]
     (advance,) = looked_at(line.document(), now, line.lookahead).advances
 
@@ -210,10 +210,10 @@ def test_a_flow_without_next_run_is_scheduled_and_not_run_for_the_past(line: Tim
 
 @properties
 @given(st.data())
-def test_an_occurrence_has_one_run_id_at_whichever_instant_it_is_planned(data: st.DataObject) -> None:
-    """A tick that was killed before it moved `nextRunUtc`, and the next one, give the same job the same run id.
+def test_an_occurrence_has_the_same_run_id_at_every_tick(data: st.DataObject) -> None:
+    """If a tick is killed before it writes `nextRunUtc`, the next tick plans the same job with the same run id.
 
-    A job that makes up for what is overdue has one of its own, as it stands for more than its occurrence.
+    The job for missed occurrences has a run id of its own, because it represents all of them.
     """
     line = data.draw(timelines())
     content = line.document(data.draw(stored_times(line)))
@@ -229,8 +229,8 @@ def test_an_occurrence_has_one_run_id_at_whichever_instant_it_is_planned(data: s
 
 @properties
 @given(st.data())
-def test_planning_changes_nothing_and_repeats_itself(data: st.DataObject) -> None:
-    """The same document, instant and horizon give the same plan, and the document stays as it was."""
+def test_planning_is_deterministic_and_has_no_side_effects(data: st.DataObject) -> None:
+    """The same document, instant and horizon give the same plan, and the document is not changed."""
     line = data.draw(timelines())
     content = line.document(data.draw(st.none() | stored_times(line)))
     tenant, original = Tenant.from_document(content), deepcopy(content)

@@ -1,4 +1,4 @@
-"""Planning ahead: every occurrence up to the horizon, each to appear at its instant; and spreading the rush."""
+"""Planning ahead: a job for every occurrence up to the horizon, each with its delay. Spreading of jobs."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,8 +16,8 @@ def ahead(*flows: dict[str, object], now: datetime = NOW, spread: timedelta = ti
     return plan(Tenant.from_document(document("tenant-123", *flows, **fields)), now, now + HOUR, spread)
 
 
-def test_every_occurrence_up_to_the_horizon_is_planned_for_its_instant() -> None:
-    """An hourly tick with an hour's lookahead keeps a five-minute schedule, to the second."""
+def test_every_occurrence_up_to_the_horizon_is_planned() -> None:
+    """An hourly tick with a lookahead of one hour keeps a five-minute schedule, exact to the second."""
     (advance,) = ahead(entry(cron="0 */5 * * * *", nextRunUtc="2025-08-23T12:05:00Z")).advances
 
     instants = [planned.message.scheduled_utc for planned in advance.jobs]
@@ -28,8 +28,8 @@ def test_every_occurrence_up_to_the_horizon_is_planned_for_its_instant() -> None
     assert advance.next_run == datetime(2025, 8, 23, 13, 5, tzinfo=UTC)
 
 
-def test_what_was_missed_is_one_run_besides() -> None:
-    """An overdue flow gets one run at once, and its coming occurrences as well."""
+def test_missed_occurrences_add_one_run() -> None:
+    """An overdue flow gets one run at once, and one for each occurrence up to the horizon."""
     (advance,) = ahead(entry(cron="0 */20 * * * *", nextRunUtc="2025-08-20T00:00:00Z")).advances
 
     assert [(planned.message.scheduled_utc or NOW).strftime("%d. %H:%M") for planned in advance.jobs] == [
@@ -41,15 +41,15 @@ def test_what_was_missed_is_one_run_besides() -> None:
     assert advance.jobs[0].visible_at <= NOW
 
 
-def test_a_new_flow_gets_what_is_still_to_come() -> None:
-    """Without `nextRunUtc` nothing of the past is run, and the occurrences ahead are planned."""
+def test_a_new_flow_gets_future_occurrences_only() -> None:
+    """Without `nextRunUtc`, only occurrences from now to the horizon are planned."""
     (advance,) = ahead(entry(cron="0 30 * * * *", nextRunUtc=None)).advances
 
     assert [planned.message.scheduled_utc for planned in advance.jobs] == [datetime(2025, 8, 23, 12, 30, tzinfo=UTC)]
 
 
-def test_no_edit_of_the_document_plans_a_time_to_come_twice() -> None:
-    """Until the schedule itself changes, an occurrence that lies ahead has one run id, whatever else is edited."""
+def test_an_edit_of_the_document_does_not_repeat_a_planned_run() -> None:
+    """The run id of a future occurrence changes only if the schedule changes. Other edits keep it."""
     flow = entry(cron="0 */30 * * * *", nextRunUtc="2025-08-23T12:30:00Z")
     same = [
         ahead(flow, _etag='"1"'),
@@ -66,8 +66,8 @@ def test_no_edit_of_the_document_plans_a_time_to_come_twice() -> None:
     assert not set(ids(rescheduled)) & set(ids(same[0]))
 
 
-def test_one_flow_cannot_flood_the_queue() -> None:
-    """A flow that would run every second for an hour is cut, and a problem says so."""
+def test_one_flow_cannot_fill_the_queue() -> None:
+    """A flow that runs every second for an hour is limited to MOST_AHEAD jobs, and a problem is reported."""
     found = ahead(entry(cron="* * * * * *", nextRunUtc="2025-08-23T12:00:04Z"))
 
     (advance,) = found.advances
@@ -78,8 +78,8 @@ def test_one_flow_cannot_flood_the_queue() -> None:
     assert "run the flow less often, or the timer more often" in problem.why
 
 
-def test_the_rush_of_the_full_hour_is_spread() -> None:
-    """Each flow of each tenant waits for its own, constant part of the spread."""
+def test_jobs_of_the_full_hour_are_spread() -> None:
+    """Each flow of each tenant has its own constant delay within the spread."""
     spread = timedelta(minutes=10)
     flows = [entry(f"flow-{n}", nextRunUtc="2025-08-23T12:00:00Z") for n in range(200)]
     first, again = (plan(Tenant.from_document(document("t", *flows)), NOW, NOW, spread) for _ in range(2))

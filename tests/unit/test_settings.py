@@ -1,4 +1,4 @@
-"""App settings: both forms Azure offers, and what is said about each that is missing or malformed."""
+"""App settings: connection strings, identity settings, and the messages for missing or malformed values."""
 
 import json
 from datetime import timedelta
@@ -20,8 +20,8 @@ IDENTITY = {
 }
 
 
-def test_connection_strings_are_taken_as_they_are() -> None:
-    """With keys, two settings are enough."""
+def test_connection_strings_are_used_unchanged() -> None:
+    """With connection strings, two settings are enough."""
     read = Settings.from_environ(KEYS)
 
     assert read.storage.connection_string == KEYS["AzureWebJobsStorage"]
@@ -29,8 +29,8 @@ def test_connection_strings_are_taken_as_they_are() -> None:
     assert read.key_vault_url is None
 
 
-def test_identity_needs_only_names() -> None:
-    """With the app's identity, an account name or an endpoint is enough, and nothing is secret."""
+def test_identity_needs_only_names_and_endpoints() -> None:
+    """With the app's identity, account names and endpoints are enough. None of them is secret."""
     read = Settings.from_environ(IDENTITY)
 
     assert read.storage.url == "https://acme.queue.core.windows.net"
@@ -38,8 +38,8 @@ def test_identity_needs_only_names() -> None:
     assert read.key_vault_url == "https://acme.vault.azure.net/"
 
 
-def test_the_queue_service_may_be_named_by_its_address() -> None:
-    """`AzureWebJobsStorage__queueServiceUri` is the form for other clouds and private endpoints."""
+def test_the_queue_service_can_be_set_by_its_address() -> None:
+    """`AzureWebJobsStorage__queueServiceUri` supports other clouds and private endpoints."""
     read = Settings.from_environ(
         {
             **IDENTITY,
@@ -51,14 +51,14 @@ def test_the_queue_service_may_be_named_by_its_address() -> None:
 
 
 def test_development_storage_means_the_local_emulator() -> None:
-    """`UseDevelopmentStorage=true` is Azurite on its usual ports, as it is for the host."""
+    """`UseDevelopmentStorage=true` means Azurite on its default ports, as in the Functions host."""
     read = Settings.from_environ({**KEYS, "AzureWebJobsStorage": "UseDevelopmentStorage=true"})
 
     assert "QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1" in (read.storage.connection_string or "")
 
 
-def test_what_is_not_set_has_the_documented_default(tmp_path: Path) -> None:
-    """The names of the reference, hourly ticks, 30 days of run records."""
+def test_a_setting_that_is_not_set_has_the_documented_default(tmp_path: Path) -> None:
+    """Settings that are not set have the defaults of the settings reference."""
     read = Settings.from_environ(KEYS, host_json=tmp_path / "none")
 
     assert (read.cosmos_database, read.tenants_container, read.runs_container) == ("flowsync", "tenants", "runs")
@@ -68,8 +68,8 @@ def test_what_is_not_set_has_the_documented_default(tmp_path: Path) -> None:
     assert Settings.from_environ({**KEYS, "QUEUE_NAME": "", "RUN_RETENTION_DAYS": ""}).queue_name == "flow-jobs"
 
 
-def test_attempts_are_counted_as_the_host_does(tmp_path: Path) -> None:
-    """host.json says after how many failures a message is poison; its override setting counts too."""
+def test_the_number_of_attempts_is_that_of_the_host(tmp_path: Path) -> None:
+    """The limit is maxDequeueCount in host.json. The override setting takes precedence."""
     host_json = tmp_path / "host.json"
     host_json.write_text(json.dumps({"extensions": {"queues": {"maxDequeueCount": 3}}}))
     override = {"AzureFunctionsJobHost__extensions__queues__maxDequeueCount": "2"}
@@ -119,8 +119,8 @@ def test_attempts_are_counted_as_the_host_does(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_bad_setting_is_named_with_what_to_set(changed: dict[str, str], why: str) -> None:
-    """The message names the setting and the remedy, and shows no key."""
+def test_a_bad_setting_is_named_with_its_remedy(changed: dict[str, str], why: str) -> None:
+    """The message names the setting and the remedy, and contains no key."""
     with pytest.raises(SettingsInvalid, match=why) as refused:
         Settings.from_environ({**KEYS, **changed})
 
@@ -128,7 +128,7 @@ def test_a_bad_setting_is_named_with_what_to_set(changed: dict[str, str], why: s
 
 
 def test_every_bad_setting_is_named_at_once() -> None:
-    """One look at the message is enough to mend them all."""
+    """One message lists all settings that must be corrected."""
     with pytest.raises(SettingsInvalid) as refused:
         Settings.from_environ({"RUN_RETENTION_DAYS": "x"})
 

@@ -1,4 +1,4 @@
-"""Every kind of trouble a hand-edited tenant document can have."""
+"""Mistakes in tenant documents, which people edit by hand."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -37,8 +37,8 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
         (document("t", type="tenant"), 'type: expected "Tenant", got "tenant"'),
     ],
 )
-def test_a_document_that_cannot_be_used_is_refused(broken: dict[str, Any], why: str) -> None:
-    """The message names the document, the field, what is there, and what is expected."""
+def test_a_document_that_cannot_be_used_is_rejected(broken: dict[str, Any], why: str) -> None:
+    """The message names the document, the field, its value, and the expected value."""
     with pytest.raises(TenantInvalid, match=why):
         Tenant.from_document(broken)
 
@@ -66,7 +66,7 @@ def test_a_document_that_cannot_be_used_is_refused(broken: dict[str, Any], why: 
     ],
 )  # fmt: skip
 def test_an_entry_that_cannot_be_read_is_a_problem(broken: Any, path: str, why: str) -> None:
-    """It is reported with its path, what is there, and what is expected; the other entry is planned."""
+    """The problem names the path, the value, and the expected value. The other entry is planned."""
     tenant = Tenant.from_document(document("t", broken, entry("sound")))
 
     (problem,) = tenant.problems
@@ -91,8 +91,8 @@ def test_an_entry_that_cannot_be_read_is_a_problem(broken: Any, path: str, why: 
         (entry(timezone=""), None, None),
     ],
 )
-def test_a_schedule_that_cannot_be_kept_is_a_problem(broken: Any, path: str | None, why: str | None) -> None:
-    """An entry that reads well but cannot be scheduled is reported the same way, and never runs."""
+def test_an_invalid_schedule_is_a_problem(broken: Any, path: str | None, why: str | None) -> None:
+    """An entry with an invalid cron or time zone is reported, and does not run. The other entry is planned."""
     found = plan(Tenant.from_document(document("t", broken, entry("sound"))), NOW, NOW)
 
     if path is None or why is None:
@@ -104,8 +104,8 @@ def test_a_schedule_that_cannot_be_kept_is_a_problem(broken: Any, path: str | No
     assert [advance.entry.name for advance in found.advances] == ["sound"]
 
 
-def test_the_tenants_unknown_zone_stops_only_the_flows_that_use_it() -> None:
-    """A tenant's zone matters where an entry says `tenant`."""
+def test_an_unknown_tenant_zone_stops_only_the_flows_that_use_it() -> None:
+    """The tenant's zone is used only by entries with `"timezone": "tenant"`."""
     found = plan(
         Tenant.from_document(document("t", entry("local", timezone="tenant"), entry("utc"), timezone="Chicago")),
         NOW,
@@ -116,16 +116,16 @@ def test_the_tenants_unknown_zone_stops_only_the_flows_that_use_it() -> None:
     assert [advance.entry.name for advance in found.advances] == ["utc"]
 
 
-def test_unknown_fields_are_no_trouble() -> None:
-    """People keep notes in their documents."""
+def test_unknown_fields_are_ignored() -> None:
+    """A document may hold other fields, such as notes."""
     tenant = Tenant.from_document(document("t", entry(owner="Ann"), contact={"mail": "a@example.com"}, _ts=1))
 
     assert tenant.problems == ()
     assert len(tenant.flows) == 1
 
 
-def test_of_two_entries_with_one_name_the_first_counts() -> None:
-    """State is kept by flow name, so a second entry is reported, and not run."""
+def test_the_first_of_two_entries_with_one_name_is_used() -> None:
+    """State is kept by flow name, so the second entry is reported and does not run."""
     tenant = Tenant.from_document(document("t", entry("weather", enabled=False), entry("other"), entry("weather")))
 
     assert [(flow.name, flow.enabled) for flow in tenant.flows] == [("weather", False), ("other", True)]
@@ -134,8 +134,8 @@ def test_of_two_entries_with_one_name_the_first_counts() -> None:
     ]
 
 
-def test_a_next_run_at_the_end_of_time_never_comes() -> None:
-    """Year 9999 is how people write `never`; it is a time like any other."""
+def test_a_next_run_in_year_9999_is_never_due() -> None:
+    """Year 9999 means `never` by convention. It is a valid time."""
     tenant = Tenant.from_document(document("t", entry(nextRunUtc="9999-12-31T23:59:59Z")))
 
     assert plan(tenant, NOW, NOW).advances == ()
@@ -143,7 +143,7 @@ def test_a_next_run_at_the_end_of_time_never_comes() -> None:
 
 
 def test_optional_fields_may_be_missing_or_null() -> None:
-    """A document needs an id and flows; an entry needs a name, enabled and a cron."""
+    """A document needs `id`, `tenantId` and `flows`. An entry needs `name`, `enabled` and `cron`."""
     smallest = {"id": "t", "tenantId": "t", "flows": [{"name": "weather", "enabled": True, "cron": "0 0 * * * *"}]}
     nulls = document("t", entry(nextRunUtc=None, settings=None, timezone=None), name=None, timezone=None)
 
@@ -153,8 +153,8 @@ def test_optional_fields_may_be_missing_or_null() -> None:
         assert (tenant.flows[0].settings, tenant.flows[0].next_run) == ({}, None)
 
 
-def test_a_long_value_is_cut_in_the_message() -> None:
-    """A message stays readable whatever was pasted into the document."""
+def test_a_long_value_is_shortened_in_the_message() -> None:
+    """A long value does not make the message long."""
     with pytest.raises(TenantInvalid) as refused:
         Tenant.from_document(document("t", flows="x" * 100_000))
 
