@@ -1,0 +1,109 @@
+"""Runs the flows of the documents. test_code_blocks.py copies this file beside them, where it is collected."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from datasync.errors import FlowFailed
+from localdev.keyvault import KeyVault
+from localdev.web import serving
+from tests.flows.conftest import TENANT, RunFlow
+
+ITEMS = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
+
+
+class Api:
+    """A source and a target. It remembers the requests that it has had."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, dict[str, str], Any]] = []
+        self.status = 200
+        self.items: Any = ITEMS
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.json() if request.can_read_body else None
+        self.requests.append(
+            (
+                request.path,
+                {name.lower(): value for name, value in [*request.query.items(), *request.headers.items()]},
+                body,
+            )
+        )
+        return web.json_response(self.items, status=self.status)
+
+
+@pytest_asyncio.fixture
+async def api(vault: KeyVault) -> AsyncGenerator[Api]:
+    """Serve the API, with the tenant's secrets for it in the vault."""
+    api = Api()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", api.answer)
+    async with serving("the API", application) as url:
+        for system in ("mysource", "mytarget"):
+            vault.set_secret(f"tenants--{TENANT}--{system}--api-base", url)
+            vault.set_secret(f"tenants--{TENANT}--{system}--api-token", f"{system}-token")
+        yield api
+
+
+async def test_the_first_flow_copies_items(run_flow: RunFlow, api: Api) -> None:
+    """It reads from the source and upserts into the target, with the token of each."""
+    run = await run_flow("my-source→my-target")
+
+    assert run.counts == {"items": 2}
+    (read, read_with, _), (written, written_with, body) = api.requests
+    assert (read, read_with["authorization"]) == ("/items", "Bearer mysource-token")
+    assert (written, written_with["authorization"], body) == ("/items:upsert", "Bearer mytarget-token", ITEMS)
+
+
+async def test_a_flow_without_run_works(run_flow: RunFlow, api: Api) -> None:
+    """`(tenant_id, kv)` is a complete contract."""
+    run = await run_flow("ping")
+
+    assert run.outcome == "succeeded"
+    assert [path for path, *_ in api.requests] == ["/health"]
+
+
+async def test_an_order_has_an_idempotency_key(run_flow: RunFlow, api: Api) -> None:
+    """The key is the id of the run."""
+    run = await run_flow("push")
+
+    path, headers, _ = api.requests[-1]
+    assert (path, headers["idempotency-key"]) == ("/orders", run.run_id)
+
+
+async def test_changes_are_read_page_by_page(run_flow: RunFlow, api: Api) -> None:
+    """The first window has the length that the flow defines."""
+    api.items = {"items": ITEMS, "next": None}
+    run = await run_flow("changes")
+
+    assert run.counts == {"items": 2}
+    (_, query, _) = api.requests[0]
+    assert (query["updated_since"], query["updated_before"]) == (
+        "2025-08-16T12:00:00+00:00",
+        "2025-08-23T12:00:00+00:00",
+    )
+
+
+async def test_settings_map_categories(run_flow: RunFlow) -> None:
+    """The counts are those that the document states."""
+    run = await run_flow("mapped", {"projectTypes": {"kitchen": "remodel"}, "minTotal": 100})
+
+    assert run.counts == {"remodel": 1}
+
+
+async def test_wrong_settings_fail_the_run(run_flow: RunFlow) -> None:
+    """The message names the field."""
+    with pytest.raises(FlowFailed, match=r"Expected `float`, got `str` - at `\$.minTotal`"):
+        await run_flow("mapped", {"minTotal": "100"})
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(200, "succeeded"), (202, "deferred"), (402, "gave_up")])
+async def test_signals_end_a_run(run_flow: RunFlow, api: Api, status: int, outcome: str) -> None:
+    """An export that is not ready defers the run; an ended subscription ends it."""
+    api.status = status
+    run = await run_flow("careful")
+
+    assert run.outcome == outcome

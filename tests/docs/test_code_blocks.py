@@ -1,0 +1,419 @@
+"""Every code block of the documents is run, or compared with the code that it describes."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.cosmos.aio import ContainerProxy, CosmosClient
+from azure.storage.queue.aio import QueueClient
+
+from localdev.hosting import ROOT
+from tests.docs.conftest import Copy, Lived
+from tests.docs.pages import PAGES, Block, block, blocks, rows, spans
+from tests.waiting import wait_until
+
+QUERIES = ROOT / "docs" / "queries.md"
+SCRIPTS = ("fleet.py", "again.py")
+
+
+def each(*languages: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("block", blocks(*languages), ids=str)
+
+
+# --- which check a block has
+
+
+def has_check(block: Block) -> bool:
+    match block.language:
+        case "python":  # a file that is written into the copy, or a script
+            return bool(re.match(r'"""(?:flows/|tests/|.*: python (?:fleet|again)\.py)', block.text))
+        case "json":  # a tenant document or an indexing policy
+            return bool({"flows", "indexingMode"} & set(json.loads(block.text)))
+        case _:
+            return block.language in ("sh", "powershell", "kusto", "sql", "log", "text")
+
+
+@pytest.mark.parametrize("block", blocks(), ids=str)
+def test_every_block_has_a_check(block: Block) -> None:
+    """A new kind of block needs a test first."""
+    assert has_check(block), f"{block}: no test checks a block of {block.language or 'no language'} like this one"
+
+
+def test_there_are_blocks_of_each_kind() -> None:
+    """None of the tests below is without a case."""
+    assert {block.language for block in blocks()} == {
+        "python", "json", "sh", "powershell", "kusto", "sql", "log", "text",
+    }  # fmt: skip
+
+
+# --- Python
+
+
+def flow_names() -> list[str]:
+    return [name for each in blocks("python") for name in re.findall(r'^@flow\("([^"]+)"', each.text, re.MULTILINE)]
+
+
+def test_documented_flows_load(copy: Copy) -> None:
+    """The files are found, and register the flows under the documented names."""
+    entries = [{"name": name, "enabled": True, "cron": "@hourly"} for name in flow_names()]
+    tenant = {"id": "tenant-999", "tenantId": "tenant-999", "type": "Tenant", "flows": entries}
+    validated = copy.python("-m", "datasync", "validate", "-", stdin=json.dumps(tenant))
+
+    assert len(entries) >= 7
+    assert (validated.stdout, validated.returncode) == ("1 document, 0 problems\n", 0)
+
+
+@pytest.mark.usefixtures("storage", "database")  # which skip the test without Node
+def test_documented_flows_run_and_documented_tests_pass(copy: Copy) -> None:
+    """The tests of the document and those of documented_flows.py, in the copy."""
+    files = ["tests/unit/test_items.py", "tests/flows/test_items.py", "tests/flows/test_documented_flows.py"]
+    ran = copy.python("-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
+
+    assert ran.returncode == 0, ran.stdout
+    assert re.search(r"^1\d passed", ran.stdout, re.MULTILINE), ran.stdout
+
+
+async def test_the_script_for_many_tenants_changes_documents(lived: Lived, tmp_path: Path) -> None:
+    """Without `--apply` it prints only; `add` adds the entry once; `pause`, `resume` and `force` patch entries."""
+    script = tmp_path / "fleet.py"
+    source = block("python", "python fleet.py").text
+    script.write_text(source.replace("IS_ARRAY(c.flows)", "IS_ARRAY(c.flows) AND c.id = 'acme'"), encoding="utf-8")
+
+    async def after(*arguments: str) -> list[dict[str, Any]]:
+        ran = lived.app.python(str(script), *arguments, **lived.running.environ)
+        assert ran.returncode == 0, ran.stderr
+        document = await lived.world.tenants.read_item("acme", partition_key="acme")
+        return [dict(entry) for entry in document["flows"]]
+
+    before = await after("add")
+    added = await after("add", "--apply")
+    assert [entry["name"] for entry in added] == [*(entry["name"] for entry in before), "my-source→my-target"]
+    assert await after("add", "--apply") == added
+    assert {entry["enabled"] for entry in await after("pause", "--apply")} == {False}
+    assert {(entry["enabled"], entry["nextRunUtc"]) for entry in await after("resume", "--apply")} == {(True, None)}
+    assert (await after("force", "--apply"))[-1]["nextRunUtc"] < "2001"
+    document = await lived.world.tenants.read_item("acme", partition_key="acme")
+    await lived.world.tenants.replace_item("acme", {**document, "flows": before})
+
+
+async def test_the_script_for_poisoned_jobs_sends_them_again(lived: Lived, tmp_path: Path) -> None:
+    """Each job is on the job queue again, with its attempts counted; a message that is not a job stays."""
+    script = tmp_path / "again.py"
+    script.write_text(block("python", "python again.py").text, encoding="utf-8")
+    storage, settings = lived.running.storage.connection_string, lived.running.settings
+    async with QueueClient.from_connection_string(storage, f"{settings.queue_name}-poison") as poison:
+        await poison.send_message("not base64")
+    ran = lived.app.python(str(script), **lived.running.environ)
+
+    assert ran.returncode == 0, ran.stderr
+    assert "sent again: fargo-floors/home-depot→builder-prime" in ran.stdout
+    assert "left in the poison queue: not base64" in ran.stdout
+    async with QueueClient.from_connection_string(storage, settings.queue_name) as jobs:
+        await wait_until(lived.world.waiting, description="the jobs are on the queue")
+        await jobs.clear_messages()
+
+
+# --- JSON
+
+
+@pytest.mark.parametrize("block", [each for each in blocks("json") if "flows" in json.loads(each.text)], ids=str)
+def test_tenant_documents_have_no_problem(copy: Copy, block: Block) -> None:
+    """`validate` accepts them, with the documented flows in place."""
+    validated = copy.python("-m", "datasync", "validate", "-", stdin=block.text)
+
+    assert (validated.stdout, validated.returncode) == ("1 document, 0 problems\n", 0)
+
+
+def policy(container: str) -> dict[str, Any]:
+    """Return the documented indexing policy of a container, which is saved as `<container>.json`."""
+    page = ROOT / "docs" / "deploy.md"
+    _, _, below = page.read_text(encoding="utf-8").partition(f"`{container}.json`")
+    content: dict[str, Any] = json.loads(below.partition("```json\n")[2].partition("```")[0])
+    return content
+
+
+@pytest.mark.parametrize("container", ["tenants", "runs"])
+async def test_the_documented_policies_are_those_of_the_containers(lived: Lived, container: str) -> None:
+    """A container made with `az` and one made by localdev.provision have the same indexes."""
+
+    def paths(policy: dict[str, Any]) -> tuple[set[str], set[str]]:
+        included, excluded = ({path["path"] for path in policy[key]} for key in ("includedPaths", "excludedPaths"))
+        return included, excluded - {'/"_etag"/?'}
+
+    proxy: ContainerProxy = getattr(lived.world, container)
+    properties = await proxy.read()
+
+    assert paths(properties["indexingPolicy"]) == paths(policy(container))
+
+
+# --- shells
+
+
+@each("sh")
+def test_shell_commands_parse(block: Block) -> None:
+    """`sh -n` reads them without an error."""
+    shell = shutil.which("sh")
+    if shell is None:
+        pytest.skip("there is no sh")
+    parsed = subprocess.run(  # noqa: S603 - a shell that reads and runs nothing
+        [shell, "-n"], input=block.text, capture_output=True, text=True, check=False
+    )
+
+    assert (parsed.stderr, parsed.returncode) == ("", 0)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield each `make …` and `python …` of a text, in words."""
+    plain = re.sub(r"\s+#.*$", "", text.replace("\\\n", " "), flags=re.MULTILINE)
+    for line in re.split(r"\n|&&|;", plain):
+        if found := re.match(r"\s*((?:make|python)\s.+)", line):
+            yield found[1].split()
+
+
+COMMANDS = sorted(
+    {
+        tuple(words)
+        for text in [
+            *(each.text for each in blocks("sh", "powershell")),
+            *(span for page in PAGES for span in spans(page)),
+        ]
+        for words in commands(text)
+    }
+)
+
+
+@cache
+def help_of(*module: str) -> str:
+    asked = subprocess.run(  # noqa: S603 - our own interpreter and modules
+        [sys.executable, "-m", *module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return asked.stdout if asked.returncode == 0 else ""
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_exist(words: tuple[str, ...]) -> None:
+    """Make has the target; a module has the command and its options; a script is documented; a file exists."""
+    match words:
+        case ("make", *targets):
+            defined = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            assert set(targets) <= set(defined)
+        case ("python", "-m", "datasync" | "localdev" as module, command, *arguments) if command != "…":
+            assert re.search(rf"^  {command}\b", help_of(module), re.MULTILINE), f"{module} has no command {command}"
+            assert options(arguments) <= set(re.findall(r"--[a-z-]+", help_of(module, command)))
+        case ("python", "-m", "localdev.host", *arguments):
+            assert options(arguments) <= set(re.findall(r"--[a-z-]+", help_of("localdev.host")))
+        case ("python", "-m", "pytest" | "pip", *arguments):
+            for name in arguments:
+                assert not name.endswith((".py", ".txt")) or (ROOT / name).is_file()
+        case ("python", "-m", "datasync" | "localdev", *_) | ("python", "-" | "…", *_):
+            pass  # names the program, without a command; or reads a block that a test runs
+        case ("python", script, *_):
+            assert script in SCRIPTS
+        case _:
+            pytest.fail("no check for this command")
+
+
+def options(arguments: list[str]) -> set[str]:
+    return {argument for argument in arguments if argument.startswith("--")}
+
+
+async def test_provisioning_with_core_tools_makes_everything_that_the_check_asks_for(
+    lived: Lived, tmp_path: Path
+) -> None:
+    """The step runs as printed in a folder with a local.settings.json; then `check` prints `ok` for each service."""
+    source = block("sh", "localdev.provision").text.partition("<<'END'\n")[2].partition("END\n")[0]
+    values = {**lived.running.environ, "COSMOS_DATABASE": "by-hand", "QUEUE_NAME": "by-hand"}
+    local = tmp_path / "local.settings.json"
+    local.write_text(json.dumps({"IsEncrypted": False, "Values": values}), encoding="utf-8")
+    script = tmp_path / "provision.py"
+    script.write_text(source.replace('"local.settings.json"', repr(str(local))), encoding="utf-8")
+    try:
+        made = lived.app.python(str(script), PYTHONPATH=str(lived.app.folder))
+        assert made.returncode == 0, made.stderr
+        # In a thread, because the Key Vault answers from this event loop. The environment wins over the file, and the
+        # environment of the tests trusts the certificate of another Key Vault.
+        checked = await asyncio.to_thread(
+            partial(lived.app.python, SSL_CERT_FILE=values["SSL_CERT_FILE"]),
+            *("-m", "datasync", "check", "--settings", str(local)),
+        )
+        answers = [re.split(r" {3,}", line) for line in checked.stdout.splitlines()]
+    finally:
+        await remove("by-hand", lived)
+
+    assert [answer for _, answer in answers] == ["ok"] * 5, checked.stdout + checked.stderr
+
+
+async def remove(name: str, lived: Lived) -> None:
+    async with CosmosClient.from_connection_string(lived.running.database.connection_string) as cosmos:
+        await cosmos.delete_database(name)
+    for queue in (name, f"{name}-poison"):
+        async with QueueClient.from_connection_string(lived.running.storage.connection_string, queue) as client:
+            await client.delete_queue()
+
+
+# --- log lines
+
+
+SAMPLES = [
+    pytest.param(line, id=f"{block} {line[:60]}")
+    for block in blocks("log")
+    if not block.text.startswith("app settings")
+    for line in block.text.splitlines()
+]
+
+
+def head(sample: str) -> str:
+    """Return a pattern of the text before the fields: subjects and numbers vary, `…` stands for any text."""
+    text = re.sub(r"^(START|DONE|FAIL) \S+/\S+", r"\1 …", re.split(r" \w+=", sample)[0])
+    parts = [re.sub(r"(?<![\w.])\d+\.\d+(?=s)", "0.0", part) for part in text.split("…")]
+    return ".+".join(re.escape(part).replace(re.escape("0.0"), r"\d+\.\d+") for part in parts)
+
+
+def fields(line: str) -> list[str]:
+    return re.findall(r" (\w+)=", line)
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_log_samples_are_lines_that_the_app_prints(lived: Lived, sample: str) -> None:
+    """The words are those of a line in the log. The fields have the same names, in the same order."""
+    alike = [line for line in lived.lines if re.match(head(sample), line)]
+    assert alike, "\n".join([head(sample), *(line for line in lived.lines if line[:4] == sample[:4])])
+    printed = {name for line in alike for name in fields(line)}
+    assert set(fields(sample)) <= printed
+    for line in alike:
+        common = [name for name in fields(line) if name in fields(sample)]
+        assert common == [name for name in fields(sample) if name in common]
+
+
+def test_the_message_about_wrong_settings_is_the_one_that_is_printed(copy: Copy) -> None:
+    """`check` prints it for the values that the sample shows."""
+    sample = block("log", "app settings").text
+    right = {"AzureWebJobsStorage": "UseDevelopmentStorage=true", "COSMOS_ENDPOINT": "https://acme.example/"}
+    wrong = dict(re.findall(r"^  (\w+): .*, got '(.*)'$", sample, re.MULTILINE))
+    printed = copy.python("-m", "datasync", "check", **right, **wrong)
+
+    assert len(wrong) == 2
+    assert printed.stderr == f"Error: {sample}"
+
+
+def test_the_table_of_log_lines_names_words_of_the_code() -> None:
+    """Each first word of a line, such as `DONE`, is in the source of the app."""
+    words = {word for cells in rows(QUERIES, "Log lines") for word in re.findall(r"`([A-Z_]{4,})\b", cells[0])}
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "datasync").rglob("*.py"))
+
+    assert len(words) >= 10
+    assert {word for word in words if not re.search(rf'\b{word}\b|"{word.lower()}"', source)} == set()
+
+
+# --- log queries
+
+
+LOG_QUERIES = [
+    *(pytest.param(each.text, id=str(each)) for each in blocks("kusto")),
+    *(
+        pytest.param(query, id=f"{page.name} {query[:60]}")
+        for page in PAGES
+        for query in [
+            *(span for span in spans(page) if re.match(r"traces \| where", span)),
+            *(
+                found
+                for each in blocks("sh")
+                if each.page == page
+                for found in re.findall(r"='(traces .*?)'", each.text)
+            ),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize("query", LOG_QUERIES)
+def test_log_queries_find_lines_that_the_app_prints(lived: Lived, query: str) -> None:
+    """Each text that a query looks for begins a line of the log, and each pattern matches one, with its groups."""
+    expected = len(re.findall(r"\b(?:startswith|contains|regex|extract|parse)\b", query))
+    found = [
+        *(any(text in line for line in lived.lines) for text in re.findall(r'contains "(.*?)"', query)),
+        *(any(line.startswith(text) for line in known(lived)) for text in re.findall(r'startswith "(.*?)"', query)),
+        *(lived.said(pattern) for pattern in re.findall(r'matches regex @"(.*?)"', query)),
+        *(extracts(lived, *each) for each in re.findall(r'extract\(@"(.*?)", (\d), message\)', query)),
+        *(
+            lived.said(".*".join(re.findall(r'"(.*?)"', each)))
+            for each in re.findall(r"parse message with (.*?)\n\|", query, re.DOTALL)
+        ),
+    ]
+
+    assert found == [True] * expected
+
+
+def known(lived: Lived) -> list[str]:
+    """Return the lines of the log, and the beginnings of those that a healthy run does not write."""
+    table = [re.findall(r"`([^`]*)`", cells[0]) for cells in rows(QUERIES, "Log lines")]
+    return [*lived.lines, *(line for lines in table for line in lines)]
+
+
+def extracts(lived: Lived, pattern: str, group: str) -> bool:
+    return any(found[int(group)] for line in lived.lines if (found := re.search(pattern, line)))
+
+
+def test_the_parsed_fields_of_a_tick_are_all_that_it_has(lived: Lived) -> None:
+    """The query for ticks has the fields of the line, in their order."""
+    (query,) = [each.text for each in blocks("kusto") if "parse message" in each.text]
+    (tick,) = [line for line in lived.lines if line.startswith("TICK tenants=")]
+
+    assert re.findall(r"(\w+):(?:long|double)", query) == fields(tick)
+
+
+# --- Cosmos DB queries
+
+
+@each("sql")
+async def test_queries_find_what_a_tick_and_its_runs_left(lived: Lived, block: Block) -> None:
+    """Each query returns something, and each selected field is in it."""
+    container = lived.world.tenants if "'Tenant'" in block.text else lived.world.runs
+    dead = [dict(item) async for item in lived.world.runs.query_items("SELECT * FROM c WHERE c.outcome = 'dead'")]
+    text = block.text.replace("<runId>", dead[0]["runId"])
+    text = re.sub(r">= '\d{4}-\S+Z'", ">= '2000-01-01T00:00:00Z'", text)
+    text = re.sub(r"< '\d{4}-\S+Z'", "< '2100-01-01T00:00:00Z'", text)
+    found: list[Any] = [item async for item in container.query_items(text)]
+
+    assert found
+    assert found != [0]
+    selected = re.findall(r"\b[cf]\.(\w+)", text.partition("FROM")[0])
+    assert {name for name in selected if not any(name in item for item in found)} <= {"timezone"}  # which is optional
+
+
+@each("sql")
+def test_queries_on_runs_use_indexed_paths(block: Block) -> None:
+    """Cosmos DB refuses ORDER BY without an index, and a filter without one reads every document."""
+    container = "tenants" if "'Tenant'" in block.text else "runs"
+    indexed = {path["path"] for path in policy(container)["includedPaths"]}
+    used = set(re.findall(r"\bc\.(\w+)", block.text.partition("WHERE")[2]))
+
+    assert {f"/{name}/?" for name in used} <= indexed
+
+
+# --- diagrams
+
+
+@each("text")
+def test_diagrams_name_files_functions_and_resources_that_exist(block: Block) -> None:
+    """Files are in the repository, functions in function_app.py, containers and queues in the default settings."""
+    values = json.loads((ROOT / "local.settings.json.example").read_text(encoding="utf-8"))["Values"].values()
+    entry = (ROOT / "function_app.py").read_text(encoding="utf-8")
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "datasync").rglob("*.py")} | {"function_app.py"}
+    named = re.findall(r"[\w/]+\.py\b", block.text)
+    functions = re.findall(r"(\w+) \((timer|queue)\)", block.text)
+    resources = re.findall(r"(?:Cosmos DB|queue): ([\w-]+)", block.text)
+
+    assert named or (functions and resources)
+    assert [name for name in named if not any(file == name or file.endswith(f"/{name}") for file in files)] == []
+    for name, trigger in functions:
+        assert re.search(rf"{trigger}_trigger\(.*\nasync def {name}\(", entry)
+    assert set(resources) <= set(values)
