@@ -144,7 +144,7 @@ class FlowFileBroken(Event):
     def sentence(self) -> str:
         """Name the file and the exception."""
         cause = self.traceback.strip().splitlines()[-1]
-        return f"BROKEN flow file {self.module} could not be loaded, its flows are off: {cause}"
+        return f"BROKEN flow file {self.module} could not be loaded: {cause}"
 
     def details(self) -> str:
         """Return the traceback."""

@@ -266,7 +266,7 @@ async def test_a_broken_flow_file_is_logged_at_each_tick(
 
     assert tally.broken == 1
     assert (
-        "BROKEN flow file flows.crm could not be loaded, its flows are off: "
+        "BROKEN flow file flows.crm could not be loaded: "
         "ModuleNotFoundError: No module named 'crm'" in caplog.text
     )
 
