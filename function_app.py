@@ -7,7 +7,7 @@ import azure.functions as func
 import flows
 from datasync.model.job import QueueMessage
 from datasync.run.pipeline import run_message
-from datasync.services import services
+from datasync.services import shared_services
 from datasync.settings import DEFAULT_QUEUE, DEFAULT_SCHEDULE, binding
 from datasync.telemetry.emit import configure
 from datasync.tick.tick import tick
@@ -22,13 +22,13 @@ app = func.FunctionApp()
 @app.timer_trigger("timer", schedule=binding(os.environ, "ORCHESTRATOR_SCHEDULE", DEFAULT_SCHEDULE))
 async def orchestrator(timer: func.TimerRequest) -> None:  # noqa: ARG001 - the trigger passes it by this name
     """Enqueue the runs that are due now."""
-    await tick(services(), registry)
+    await tick(shared_services(), registry)
 
 
 @app.queue_trigger("msg", queue_name=binding(os.environ, "QUEUE_NAME", DEFAULT_QUEUE), connection="AzureWebJobsStorage")
 async def run_flow(msg: func.QueueMessage) -> None:
     """Run the flow that one message asks for."""
-    ready = services()
-    now = ready.clock.now()
+    services = shared_services()
+    now = services.clock.now()
     message = QueueMessage(msg.id or now.isoformat(), msg.get_body(), msg.dequeue_count or 1, msg.insertion_time or now)
-    await run_message(ready, registry, message)
+    await run_message(services, registry, message)

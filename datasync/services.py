@@ -131,7 +131,7 @@ class Services:
 
 
 @cache
-def services() -> Services:
+def shared_services() -> Services:
     """Return the services of this process.
 
     Raises:

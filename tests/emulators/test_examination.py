@@ -265,10 +265,7 @@ async def test_a_broken_flow_file_is_logged_at_each_tick(
     tally = await tick(services, NOW, registry)
 
     assert tally.broken == 1
-    assert (
-        "BROKEN flow file flows.crm could not be loaded: "
-        "ModuleNotFoundError: No module named 'crm'" in caplog.text
-    )
+    assert "BROKEN flow file flows.crm could not be loaded: ModuleNotFoundError: No module named 'crm'" in caplog.text
 
 
 async def test_a_lost_answer_of_the_watermark_does_no_harm(world: World, wire: Wire, services: Services) -> None:

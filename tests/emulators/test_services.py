@@ -10,7 +10,7 @@ from httpx_retries import Retry
 from datasync.errors import ServiceUnavailable, SettingsInvalid
 from datasync.flow.http import HttpStory, new_client
 from datasync.model.state import FlowState
-from datasync.services import Services, services
+from datasync.services import Services, shared_services
 from tests.faults import Wire
 from tests.world import World
 
@@ -18,9 +18,9 @@ from tests.world import World
 @pytest.fixture
 def new_process() -> Iterator[None]:
     """Start without services, as a new process does, and leave none behind."""
-    services.cache_clear()
+    shared_services.cache_clear()
     yield
-    services.cache_clear()
+    shared_services.cache_clear()
 
 
 def test_invocations_share_one_set_of_services(
@@ -30,7 +30,7 @@ def test_invocations_share_one_set_of_services(
     for name, value in world.environ.items():
         monkeypatch.setenv(name, value)
 
-    assert services() is services()
+    assert shared_services() is shared_services()
 
 
 def test_wrong_settings_are_read_again(new_process: None, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,11 +39,11 @@ def test_wrong_settings_are_read_again(new_process: None, world: World, monkeypa
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("COSMOS_CONNECTION_STRING", "")
     with pytest.raises(SettingsInvalid, match="COSMOS_CONNECTION_STRING: missing"):
-        services()
+        shared_services()
 
     monkeypatch.setenv("COSMOS_CONNECTION_STRING", world.environ["COSMOS_CONNECTION_STRING"])
 
-    assert services().settings.cosmos.connection_string
+    assert shared_services().settings.cosmos.connection_string
 
 
 async def test_nothing_connects_before_its_first_use(world: World, wire: Wire, services: Services) -> None:

@@ -1,0 +1,80 @@
+"""The state of a flow of a tenant, after each kind of attempt."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from datasync.model.run import Outcome, RunRecord
+from datasync.model.state import REMEMBERED, FlowState
+
+NOON = datetime(2025, 8, 23, 12, tzinfo=UTC)
+
+
+def attempt(outcome: Outcome, number: int = 1, run_id: str = "r-1") -> RunRecord:
+    return RunRecord(
+        tenant_id="t",
+        flow_name="weather",
+        run_id=run_id,
+        attempt=number,
+        outcome=outcome,
+        scheduled_utc=NOON,
+        started_utc=NOON,
+        finished_utc=NOON + timedelta(seconds=number),
+    )
+
+
+@pytest.fixture
+def empty() -> FlowState:
+    return FlowState(tenant_id="t", flow_name="weather")
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_applying_an_attempt_twice_changes_nothing(empty: FlowState, outcome: Outcome) -> None:
+    """A write that is repeated because its answer was lost leaves the same state."""
+    once = empty.after(attempt(outcome), NOON)
+
+    assert once != empty
+    assert once.after(attempt(outcome), NOON) == once
+
+
+def test_an_older_attempt_is_recognised_after_others(empty: FlowState) -> None:
+    """Other attempts of the flow may end between a write and its repetition."""
+    state = empty
+    for number in range(1, REMEMBERED + 1):
+        state = state.after(attempt(Outcome.FAILED, number), None)
+
+    assert state.after(attempt(Outcome.FAILED, 1), None) == state
+    assert state.consecutive_failures == REMEMBERED
+
+
+def test_the_memory_of_attempts_is_bounded(empty: FlowState) -> None:
+    """A state stays small, however long the flow runs."""
+    state = empty
+    for number in range(100):
+        state = state.after(attempt(Outcome.SUCCEEDED, run_id=f"{number:032}"), NOON)
+
+    assert len(state.applied) == REMEMBERED
+    assert len(str(state.document())) < 2048
+
+
+def test_only_success_moves_the_window_and_never_back(empty: FlowState) -> None:
+    """Each run covers the time since the last success."""
+    state = empty.after(attempt(Outcome.SUCCEEDED, 1), NOON)
+    for number, outcome in enumerate(set(Outcome) - {Outcome.SUCCEEDED}, start=2):
+        state = state.after(attempt(outcome, number), NOON + timedelta(hours=1))
+    assert state.window_end_utc == NOON
+
+    assert state.after(attempt(Outcome.SUCCEEDED, 99), NOON - timedelta(hours=1)).window_end_utc == NOON
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failures"),
+    [(Outcome.FAILED, 3), (Outcome.DEAD, 3), (Outcome.SUCCEEDED, 0), (Outcome.GAVE_UP, 2), (Outcome.DEFERRED, 2)],
+)
+def test_failures_in_a_row_are_counted_until_a_success(empty: FlowState, outcome: Outcome, failures: int) -> None:
+    """Endings that are neither failure nor success leave the number as it is."""
+    state = empty
+    for number in (1, 2):
+        state = state.after(attempt(Outcome.FAILED, number), None)
+
+    assert state.after(attempt(outcome, 3), NOON).consecutive_failures == failures
