@@ -136,7 +136,7 @@ async def test_the_problems_of_a_deleted_document_go_with_the_next_complete_scan
 
 
 async def test_all_documents_are_examined_once_a_day(world: World, services: Services) -> None:
-    """Whatever the watermark missed is found within a day."""
+    """A change that the watermark missed is found within a day."""
     await world.put(*[document(f"tenant-{n}", entry(nextRunUtc=AHEAD)) for n in range(3)])
     await tick(services, NOW)
     await forget_overlap(world)
