@@ -86,9 +86,7 @@ STORY = HttpStory(calls=9, sent=13, waited=timedelta(seconds=3.1))
             "GAVE_UP acme/weather after 4.5s: the account was closed run=5f attempt=1",
         ),
         (
-            ServiceAway(
-                subject="acme/weather", run="5f", attempt=1, error=ServiceUnavailable("Cosmos DB answered 503")
-            ),
+            ServiceAway(subject="acme/weather", run="5f", attempt=1, error=ServiceUnavailable("Cosmos DB is away")),
             logging.ERROR,
             "UNAVAILABLE acme/weather did not start: Cosmos DB is away run=5f attempt=1",
         ),
