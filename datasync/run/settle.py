@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from datasync.errors import ServiceUnavailable, StateInvalid, TenantUnknown
+from datasync.flow.redact import Redaction
 from datasync.model.job import Job, PlannedJob
 from datasync.model.run import Outcome, RunRecord
 from datasync.run.ending import Ending
@@ -57,7 +58,7 @@ async def settle(services: Services, attempt: Attempt, ending: Ending) -> RunRec
 
 def not_started(error: Exception) -> Ending:
     """Return the ending of an attempt whose flow could not be called, or whose job could not be put back."""
-    return Ending(Outcome.FAILED, f"{type(error).__name__}: {error}", failure=error)
+    return Ending(Outcome.FAILED, Redaction().one_line(error), failure=error)
 
 
 def _record(services: Services, attempt: Attempt, ending: Ending) -> RunRecord:

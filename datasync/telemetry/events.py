@@ -9,7 +9,7 @@
 | DONE          | info    | an attempt succeeded |
 | FAIL          | error   | an attempt failed, or a message is not a job |
 | DEFERRED, GAVE_UP, SKIPPED_… | warning | an attempt ended otherwise |
-| UNAVAILABLE   | error   | a service refused or could not be reached |
+| UNAVAILABLE   | error   | a service refused or could not be reached, or a tick could not examine all documents |
 """
 
 import logging
@@ -73,7 +73,7 @@ class TickFailed(Event):
 
     def sentence(self) -> str:
         """State the error."""
-        return f"TICK failed before all documents were examined: {self.error}"
+        return f"UNAVAILABLE the tick could not examine all documents: {self.error}"
 
     def attributes(self) -> dict[str, object]:
         """Return the class of the error."""
