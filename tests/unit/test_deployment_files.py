@@ -5,9 +5,12 @@ import importlib.metadata
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+
+import pathspec
+import pytest
 
 from datasync import settings
 from datasync.registry import DEFAULT_TIMEOUT
@@ -16,6 +19,7 @@ from datasync.stores.jobs import LEAD
 
 ROOT = Path(__file__).parent.parent.parent
 HOST = json.loads((ROOT / "host.json").read_text())
+FUNCIGNORE = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and line[0] != "#"]
 
 
 def time_span(text: str) -> timedelta:
@@ -72,34 +76,98 @@ def test_the_example_settings_are_complete_and_valid() -> None:
     assert read == Settings.from_environ(defaults)
 
 
-def ignored(name: str) -> bool:
-    patterns = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and line[0] != "#"]
-    return any(re.fullmatch(pattern.rstrip("/").replace(".", r"\.").replace("*", ".*"), name) for pattern in patterns)
+def core_tools_publishes(path: str) -> bool:
+    """Tell whether `func azure functionapp publish` sends a file, by the rules of Core Tools.
+
+    Source: GitIgnoreParser.cs and FileSystemHelpers.cs in Azure/azure-functions-core-tools.
+    """
+    *folders, name = path.split("/")
+    if {".git", ".vscode"} & set(folders) or name in (".funcignore", ".gitignore", "local.settings.json"):
+        return False
+
+    def matches(pattern: str) -> re.Match[str] | None:
+        parts = re.split(r"(\*\*|\*)", pattern.removeprefix("/"))
+        expression = "".join({"**": ".+", "*": "[^/]+"}.get(part, re.escape(part)) for part in parts)
+        return re.match(rf"{expression}\b", path, re.ASCII)
+
+    exceptions = [pattern[1:] for pattern in FUNCIGNORE if pattern[0] == "!"]
+    return any(map(matches, exceptions)) or not any(matches(pattern) for pattern in FUNCIGNORE if pattern[0] != "!")
 
 
-def test_what_runs_in_azure_is_published_and_nothing_else() -> None:
-    """Local tooling, tests and secrets stay here."""
-    here = {path.name for path in ROOT.iterdir()} | {"local.settings.json", ".python_packages"}
-    published = {name for name in here if not ignored(name)}
+def azd_publishes(path: str) -> bool:
+    """Tell whether `azd deploy` sends a file: it reads .funcignore like a .gitignore, as VS Code does."""
+    return not pathspec.GitIgnoreSpec.from_lines(FUNCIGNORE).match_file(path)
 
-    assert published & {path.name for path in ROOT.iterdir() if path.is_dir()} >= {"datasync", "flows"}
-    assert published - {".python_packages", "__pycache__"} == {
-        "constraints.txt",
-        "datasync",
-        "flows",
-        "function_app.py",
-        "host.json",
-        "requirements.txt",
+
+@pytest.mark.parametrize("publishes", [core_tools_publishes, azd_publishes])
+def test_the_app_and_its_requirements_are_published_and_nothing_else(publishes: Callable[[str], bool]) -> None:
+    """Of all files here; nested caches, hidden files and local tools included."""
+    paths = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()]
+    app = [path for path in paths if re.fullmatch(r"(datasync|flows)/.*\.py", path)]
+
+    published = {path for path in paths if publishes(path)}
+
+    assert published == {"constraints.txt", "function_app.py", "host.json", "requirements.txt", *app}
+
+
+@pytest.mark.parametrize("publishes", [core_tools_publishes, azd_publishes])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".azure/prod/.env",
+        ".coverage",
+        ".devcontainer/devcontainer.json",
+        ".env",
+        ".github/workflows/ci.yml",
+        ".venv/.lock",
+        ".venv/lib/python3.13/site-packages/datasync/x.py",
+        "CONTRIBUTING.md",
+        "__pycache__/function_app.cpython-313.pyc",
+        "azure.yaml",
+        "datasync/__pycache__/cron.cpython-313.pyc",
+        "datasync/stores/__pycache__/jobs.cpython-313.pyc",
+        "infra/main.bicep",
+        "local.settings.json",
+        "localdev/.npmrc",
+        "localdev/node_modules/.package-lock.json",
+    ],
+)
+def test_files_of_a_developer_are_not_published(publishes: Callable[[str], bool], path: str) -> None:
+    """Also those that are not here now."""
+    assert not publishes(path)
+
+
+@pytest.mark.parametrize("publishes", [core_tools_publishes, azd_publishes])
+def test_packages_that_were_built_locally_are_published(publishes: Callable[[str], bool]) -> None:
+    """Azure loads packages from .python_packages when there is no remote build."""
+    assert publishes(".python_packages/lib/site-packages/httpx/__init__.py")
+
+
+def requirements() -> set[str]:
+    """Return the normalized names in requirements.txt."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return {line.split("#")[0].strip().lower().replace("_", "-") for line in lines if line and line[0] not in "#-"}
+
+
+def test_azure_runs_the_tested_version_of_the_python_worker() -> None:
+    """Without this requirement, Azure runs its own default version."""
+    assert "azure-functions-runtime" in requirements()
+
+
+def test_azure_installs_the_tested_versions() -> None:
+    """Each requirement has an exact version, which is the one that these tests run with."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.lower().split("==") for line in lines if line[0] != "#")
+
+    assert "-c constraints.txt" in (ROOT / "requirements.txt").read_text().splitlines()
+    assert {name: pins.get(name) for name in requirements()} == {
+        name: importlib.metadata.version(name) for name in requirements()
     }
 
 
 def test_everything_the_app_imports_is_in_its_requirements() -> None:
-    """Azure installs requirements.txt, and nothing that only development needs."""
-    required = {
-        re.match(r"[\w-]+", line)[0].lower().replace("_", "-")  # type: ignore[index]
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if line and line[0] not in "#-"
-    }
+    """Azure installs requirements.txt, and no package that only development needs."""
+    required = requirements()
     distributions = importlib.metadata.packages_distributions()
     own = {"datasync", "flows"}
     app = [ROOT / "function_app.py", *(ROOT / "flows").glob("*.py")]
