@@ -25,7 +25,7 @@ test: install ## Run all tests, and check how much of the code they cover.
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report
 
-quick: install ## Run the fast tests: without the Functions host, the emulators' own tests and the command-line tools.
+quick: install ## Run the fast tests only: unit, fundamentals and flows.
 	$(BIN)/python -m pytest tests/unit tests/fundamentals tests/flows tests/test_*.py
 
 check: .venv/installed ## Lint, check the format and check the types.
@@ -53,7 +53,7 @@ clean: ## Remove the installed packages and all caches.
 # installation that failed is repeated.
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt
 	$(need_python)
-	@echo "Installing Python packages into .venv; this takes about half a minute"
+	@echo "Installing Python packages into .venv"
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
@@ -64,7 +64,7 @@ ifneq ($(call version,$(BIN)/python),$(WANTED))
 endif
 
 localdev/node_modules/installed: localdev/package.json localdev/package-lock.json | .venv/installed
-	@echo "Installing Azurite and the Cosmos DB server into localdev/node_modules; this takes about 20 seconds"
+	@echo "Installing Azurite and the Cosmos DB server into localdev/node_modules"
 	@$(BIN)/npm ci --prefix localdev --omit=dev --omit=optional --loglevel=error
 	@touch $@
 
