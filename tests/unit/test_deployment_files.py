@@ -1,4 +1,4 @@
-"""The files that `func` and Azure read, held against the code."""
+"""The files that Core Tools, azd and Azure read agree with the code."""
 
 import ast
 import importlib.metadata
@@ -28,7 +28,7 @@ def time_span(text: str) -> timedelta:
 
 
 def test_a_failed_message_waits_before_it_comes_back() -> None:
-    """With the host's default of no delay, all attempts would be over within a second."""
+    """The default of the host is no delay: all attempts would end within a second."""
     queues = HOST["extensions"]["queues"]
 
     assert time_span(queues["visibilityTimeout"]) >= timedelta(seconds=30)
@@ -37,24 +37,24 @@ def test_a_failed_message_waits_before_it_comes_back() -> None:
 
 
 def test_the_host_looks_often_enough_for_precise_mode() -> None:
-    """A job that appears LEAD early is found in time."""
+    """The host finds a job, which appears LEAD early, in time."""
     assert time_span(HOST["extensions"]["queues"]["maxPollingInterval"]) <= LEAD
 
 
 def test_a_flow_times_out_before_the_host_restarts_the_worker() -> None:
-    """The host's functionTimeout takes every run of the process down, a flow's own timeout only itself."""
+    """The functionTimeout of the host ends all runs of the process; the timeout of a flow ends one run."""
     assert time_span(HOST["functionTimeout"]) > DEFAULT_TIMEOUT
 
 
-def test_sampling_never_drops_an_exception() -> None:
-    """Nor the lines that say what ran."""
+def test_sampling_keeps_exceptions_requests_and_traces() -> None:
+    """Operators need each failure and each log line."""
     excluded = HOST["logging"]["applicationInsights"]["samplingSettings"]["excludedTypes"].split(";")
 
     assert {"Exception", "Request", "Trace"} <= set(excluded)
 
 
-def test_the_bundle_is_the_one_the_tools_expect() -> None:
-    """Queue and timer triggers come from the extension bundle."""
+def test_the_extension_bundle_is_the_one_of_func_init() -> None:
+    """It contains the queue trigger and the timer trigger."""
     assert HOST["extensionBundle"] == {
         "id": "Microsoft.Azure.Functions.ExtensionBundle",
         "version": "[4.*, 5.0.0)",
@@ -62,7 +62,7 @@ def test_the_bundle_is_the_one_the_tools_expect() -> None:
 
 
 def test_the_example_settings_are_complete_and_valid() -> None:
-    """Copied and filled in, they start the app; every setting the app reads is there, with its default."""
+    """After its placeholders are filled in, the file starts the app. It has every setting, with the default."""
     example = json.loads((ROOT / "local.settings.json.example").read_text())
     values = {name: re.sub(r"<[^>]+>", "acme", value) for name, value in example["Values"].items()}
     read = Settings.from_environ(values)
