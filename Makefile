@@ -1,46 +1,79 @@
-# Python 3.13 is all that has to be there; Node comes from PyPI. PYTHON=… names another interpreter.
+# Python 3.13 and make are the only requirements; Node comes from PyPI. The syntax is that of GNU make 3.81 (macOS).
 PYTHON ?= python3.13
 BIN := .venv/bin
+WANTED := $(shell cat .python-version)
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: install demo start tick test check lock clean
+.PHONY: help install demo start tick test quick check format lock clean
 
-install: .venv/installed localdev/node_modules/installed
+help: ## Print this list.
+	@echo "Usage: make [PYTHON=/path/to/python$(WANTED)] TARGET"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
 
+install: .venv/installed localdev/node_modules/installed ## Install the Python and npm packages.
+
+demo: install ## Run the whole pipeline once, on local parts, and print the results.
+	$(BIN)/python -m localdev demo
+
+start: install ## Run the app and its services locally until Ctrl-C.
+	$(BIN)/python -m localdev start
+
+tick: install ## Make the app that `make start` runs look for due flows now.
+	$(BIN)/python -m localdev tick
+
+test: install ## Run all tests, and check how much of the code they cover.
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
+
+quick: install ## Run the fast tests only: unit, fundamentals and flows.
+	$(BIN)/python -m pytest tests/unit tests/fundamentals tests/flows tests/test_*.py
+
+check: .venv/installed ## Lint, check the format and check the types.
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: .venv/installed ## Format the code, and fix what the linter can fix.
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+lock: ## Pin the newest versions that the requirements allow, in constraints.txt.
+	$(need_python)
+	rm -rf .lock && mkdir .lock && cp requirements.txt requirements-dev.txt .lock && touch .lock/constraints.txt
+	$(PYTHON) -m venv .lock/venv
+	.lock/venv/bin/python -m pip install --quiet --disable-pip-version-check -r .lock/requirements-dev.txt
+	echo '# Exact versions of all packages in the two requirements files. Written by `make lock`.' > .lock/constraints.txt
+	.lock/venv/bin/python -m pip freeze >> .lock/constraints.txt
+	mv .lock/constraints.txt constraints.txt && rm -rf .lock
+
+clean: ## Remove the installed packages and all caches.
+	rm -rf .venv .lock localdev/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+
+# Not installed in place: a package that is no longer required would stay. The marker is written last, so that an
+# installation that failed is repeated.
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt
-	@echo "Installing Python packages into .venv; about half a minute, once"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(need_python)
+	@echo "Installing Python packages into .venv"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-localdev/node_modules/installed: localdev/package.json localdev/package-lock.json .venv/installed
-	@echo "Installing Azurite and the Cosmos DB server into localdev/node_modules; about 20 seconds, once"
+# Install again if the interpreter of .venv was removed or has another version.
+ifneq ($(call version,$(BIN)/python),$(WANTED))
+.PHONY: .venv/installed
+endif
+
+localdev/node_modules/installed: localdev/package.json localdev/package-lock.json | .venv/installed
+	@echo "Installing Azurite and the Cosmos DB server into localdev/node_modules"
 	@$(BIN)/npm ci --prefix localdev --omit=dev --omit=optional --loglevel=error
 	@touch $@
 
-demo: install
-	$(BIN)/python -m localdev demo
+found = $(call version,$(PYTHON))
 
-start: install
-	$(BIN)/python -m localdev start
-
-tick: install
-	$(BIN)/python -m localdev tick
-
-test: install
-	$(BIN)/python -m pytest
-
-check: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-
-# Pins every version anew, to the newest that the requirements allow.
-lock:
-	rm -rf .venv && : > constraints.txt && $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	echo '# Every version that the two requirements files lead to. Written by `make lock`.' > constraints.txt
-	$(BIN)/pip freeze >> constraints.txt
-	touch .venv/installed
-
-clean:
-	rm -rf .venv localdev/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+define need_python
+@if [ "$(found)" != "$(WANTED)" ]; then \
+	echo "DataSync needs Python $(WANTED), but $(PYTHON) $(if $(found),is Python $(found),does not run)." >&2; \
+	echo "Install Python $(WANTED), or name its interpreter: make PYTHON=/path/to/python$(WANTED) $(MAKECMDGOALS)" >&2; \
+	exit 1; \
+fi
+endef

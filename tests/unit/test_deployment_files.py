@@ -1,13 +1,16 @@
-"""The files that `func` and Azure read, held against the code."""
+"""The files that Core Tools, azd and Azure read agree with the code."""
 
 import ast
 import importlib.metadata
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+
+import pathspec
+import pytest
 
 from datasync import settings
 from datasync.flow.registry import DEFAULT_TIMEOUT
@@ -16,6 +19,7 @@ from datasync.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 HOST = json.loads((ROOT / "host.json").read_text())
+FUNCIGNORE = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and line[0] != "#"]
 
 
 def time_span(text: str) -> timedelta:
@@ -24,7 +28,7 @@ def time_span(text: str) -> timedelta:
 
 
 def test_a_failed_message_waits_before_it_comes_back() -> None:
-    """With the host's default of no delay, all attempts would be over within a second."""
+    """The default of the host is no delay: all attempts would end within a second."""
     queues = HOST["extensions"]["queues"]
 
     assert time_span(queues["visibilityTimeout"]) >= timedelta(seconds=30)
@@ -33,24 +37,24 @@ def test_a_failed_message_waits_before_it_comes_back() -> None:
 
 
 def test_the_host_looks_often_enough_for_precise_mode() -> None:
-    """A job that appears LEAD early is found in time."""
+    """The host finds a job, which appears HEAD_START early, in time."""
     assert time_span(HOST["extensions"]["queues"]["maxPollingInterval"]) <= HEAD_START
 
 
 def test_a_flow_times_out_before_the_host_restarts_the_worker() -> None:
-    """The host's functionTimeout takes every run of the process down, a flow's own timeout only itself."""
+    """The functionTimeout of the host ends all runs of the process; the timeout of a flow ends one run."""
     assert time_span(HOST["functionTimeout"]) > DEFAULT_TIMEOUT
 
 
-def test_sampling_never_drops_an_exception() -> None:
-    """Nor the lines that say what ran."""
+def test_sampling_keeps_exceptions_requests_and_traces() -> None:
+    """Operators need each failure and each log line."""
     excluded = HOST["logging"]["applicationInsights"]["samplingSettings"]["excludedTypes"].split(";")
 
     assert {"Exception", "Request", "Trace"} <= set(excluded)
 
 
-def test_the_bundle_is_the_one_the_tools_expect() -> None:
-    """Queue and timer triggers come from the extension bundle."""
+def test_the_extension_bundle_is_the_one_of_func_init() -> None:
+    """It contains the queue trigger and the timer trigger."""
     assert HOST["extensionBundle"] == {
         "id": "Microsoft.Azure.Functions.ExtensionBundle",
         "version": "[4.*, 5.0.0)",
@@ -58,7 +62,7 @@ def test_the_bundle_is_the_one_the_tools_expect() -> None:
 
 
 def test_the_example_settings_are_complete_and_valid() -> None:
-    """Copied and filled in, they start the app; every setting the app reads is there, with its default."""
+    """After its placeholders are filled in, the file starts the app. It has every setting, with the default."""
     example = json.loads((ROOT / "local.settings.json.example").read_text())
     values = {name: re.sub(r"<[^>]+>", "acme", value) for name, value in example["Values"].items()}
     read = Settings.from_environ(values)
@@ -72,34 +76,107 @@ def test_the_example_settings_are_complete_and_valid() -> None:
     assert read == Settings.from_environ(defaults)
 
 
-def ignored(name: str) -> bool:
-    patterns = [line for line in (ROOT / ".funcignore").read_text().splitlines() if line and line[0] != "#"]
-    return any(re.fullmatch(pattern.rstrip("/").replace(".", r"\.").replace("*", ".*"), name) for pattern in patterns)
+def core_tools_publishes(path: str) -> bool:
+    """Tell whether `func azure functionapp publish` sends a file, by the rules of Core Tools.
+
+    Source: GitIgnoreParser.cs and FileSystemHelpers.cs in Azure/azure-functions-core-tools.
+    """
+    *folders, name = path.split("/")
+    if {".git", ".vscode"} & set(folders) or name in (".funcignore", ".gitignore", "local.settings.json"):
+        return False
+
+    def matches(pattern: str) -> re.Match[str] | None:
+        parts = re.split(r"(\*\*|\*)", pattern.removeprefix("/"))
+        expression = "".join({"**": ".+", "*": "[^/]+"}.get(part, re.escape(part)) for part in parts)
+        return re.match(rf"{expression}\b", path, re.ASCII)
+
+    exceptions = [pattern[1:] for pattern in FUNCIGNORE if pattern[0] == "!"]
+    return any(map(matches, exceptions)) or not any(matches(pattern) for pattern in FUNCIGNORE if pattern[0] != "!")
 
 
-def test_what_runs_in_azure_is_published_and_nothing_else() -> None:
-    """Local tooling, tests and secrets stay here."""
-    here = {path.name for path in ROOT.iterdir()} | {"local.settings.json", ".python_packages"}
-    published = {name for name in here if not ignored(name)}
+def azd_publishes(path: str) -> bool:
+    """Tell whether `azd deploy` sends a file: it reads .funcignore like a .gitignore, as VS Code does."""
+    return not pathspec.GitIgnoreSpec.from_lines(FUNCIGNORE).match_file(path)
 
-    assert published & {path.name for path in ROOT.iterdir() if path.is_dir()} >= {"datasync", "flows"}
-    assert published - {".python_packages", "__pycache__"} == {
-        "constraints.txt",
-        "datasync",
-        "flows",
-        "function_app.py",
-        "host.json",
-        "requirements.txt",
+
+def files() -> Iterator[str]:
+    """Yield the files here, without the folders that have thousands of them; the next test has examples of those."""
+    for folder, subfolders, names in ROOT.walk():
+        subfolders[:] = set(subfolders) - {".git", ".hypothesis", ".mypy_cache", ".venv", "node_modules"}
+        yield from ((folder / name).relative_to(ROOT).as_posix() for name in names)
+
+
+@pytest.mark.parametrize("publishes", [core_tools_publishes, azd_publishes])
+def test_only_the_app_and_its_requirements_are_published(publishes: Callable[[str], bool]) -> None:
+    """Nested caches, hidden files and local tools stay here."""
+    app = [path for path in files() if re.fullmatch(r"(datasync|flows)/.*\.py", path)]
+
+    published = {path for path in files() if publishes(path)}
+
+    assert published == {"constraints.txt", "function_app.py", "host.json", "requirements.txt", *app}
+
+
+@pytest.mark.parametrize("publishes", [core_tools_publishes, azd_publishes])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".azure/prod/.env",
+        ".coverage",
+        ".devcontainer/devcontainer.json",
+        ".env",
+        ".git/config",
+        ".github/workflows/ci.yml",
+        ".hypothesis/examples/0a",
+        ".mypy_cache/3.13/datasync/cron.data.json",
+        ".venv/.lock",
+        ".venv/lib/python3.13/site-packages/datasync/x.py",
+        "CONTRIBUTING.md",
+        "__pycache__/function_app.cpython-313.pyc",
+        "azure.yaml",
+        "datasync/__pycache__/cron.cpython-313.pyc",
+        "datasync/stores/__pycache__/jobs.cpython-313.pyc",
+        "infra/main.bicep",
+        "local.settings.json",
+        "localdev/.npmrc",
+        "localdev/node_modules/.package-lock.json",
+    ],
+)
+def test_files_of_a_developer_are_not_published(publishes: Callable[[str], bool], path: str) -> None:
+    """Also those that are not here now."""
+    assert not publishes(path)
+
+
+@pytest.mark.parametrize("publishes", [core_tools_publishes, azd_publishes])
+def test_packages_that_were_built_locally_are_published(publishes: Callable[[str], bool]) -> None:
+    """Azure loads packages from .python_packages when there is no remote build."""
+    assert publishes(".python_packages/lib/site-packages/httpx/__init__.py")
+
+
+def requirements() -> set[str]:
+    """Return the normalized names in requirements.txt."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return {line.split("#")[0].strip().lower().replace("_", "-") for line in lines if line and line[0] not in "#-"}
+
+
+def test_azure_runs_the_tested_version_of_the_python_worker() -> None:
+    """Without this requirement, Azure runs its own default version."""
+    assert "azure-functions-runtime" in requirements()
+
+
+def test_azure_installs_the_tested_versions() -> None:
+    """Each requirement has an exact version, which is the one that these tests run with."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.lower().split("==") for line in lines if line[0] != "#")
+
+    assert "-c constraints.txt" in (ROOT / "requirements.txt").read_text().splitlines()
+    assert {name: pins.get(name) for name in requirements()} == {
+        name: importlib.metadata.version(name) for name in requirements()
     }
 
 
 def test_everything_the_app_imports_is_in_its_requirements() -> None:
-    """Azure installs requirements.txt, and nothing that only development needs."""
-    required = {
-        re.match(r"[\w-]+", line)[0].lower().replace("_", "-")  # type: ignore[index]
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if line and line[0] not in "#-"
-    }
+    """Azure installs requirements.txt, and no package that only development needs."""
+    required = requirements()
     distributions = importlib.metadata.packages_distributions()
     own = {"datasync", "flows"}
     app = [ROOT / "function_app.py", *(ROOT / "flows").glob("*.py")]
