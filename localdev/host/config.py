@@ -4,8 +4,8 @@ With AZURE_FUNCTIONS_ENVIRONMENT=Development, a `maxPollingInterval` of one minu
 other value is kept. This is the behaviour of the queue extension since version 5.0.0.
 
 Sources: https://learn.microsoft.com/azure/azure-functions/functions-host-json, …/functions-develop-local and
-…/functions-bindings-storage-queue#host-json; Azure/azure-sdk-for-net, Microsoft.Azure.WebJobs.Extensions.Storage.Queues:
-StorageQueuesWebJobsBuilderExtensions.cs (AddAzureStorageQueues) and CHANGELOG.md, 5.0.0.
+…/functions-bindings-storage-queue#host-json. For the polling interval: Azure/azure-sdk-for-net,
+Microsoft.Azure.WebJobs.Extensions.Storage.Queues, StorageQueuesWebJobsBuilderExtensions.cs and CHANGELOG.md (5.0.0).
 """
 
 import json
