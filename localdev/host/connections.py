@@ -89,8 +89,8 @@ async def queue_service(connection: Connection, stack: AsyncExitStack) -> QueueS
 def new_transport() -> AioHttpTransport:
     """Make an HTTP transport for one client.
 
-    With `use_env_settings`, aiohttp reads the proxy settings and `~/.netrc` before every request, in two jobs of a thread
-    pool. It is on only where a proxy is configured. (The host runs any app, so it has this function of its own.)
+    With `use_env_settings`, aiohttp reads the proxy settings and `~/.netrc` in a thread pool before every request. It
+    is on only where a proxy is configured. The host runs any app, so it imports nothing of this one for it.
     """
     return AioHttpTransport(use_env_settings=bool(getproxies().keys() - {"no"}))
 
