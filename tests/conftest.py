@@ -3,21 +3,23 @@
 Where Node or its packages are missing these tests are skipped on a laptop and fail in CI.
 """
 
+import atexit
 import os
 import uuid
-from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 
+from localdev.children import scratch_folder
 from localdev.tls import Certificates, create_certificates
 
 # Before anything imports aiohttp, which reads the trusted roots when it is imported.
-_FOLDER = TemporaryDirectory(prefix="datasync-tests-")
-_CERTIFICATES = create_certificates(Path(_FOLDER.name))
+_OPEN = ExitStack()
+atexit.register(_OPEN.close)
+_CERTIFICATES = create_certificates(_OPEN.enter_context(scratch_folder()))
 os.environ["SSL_CERT_FILE"] = str(_CERTIFICATES.bundle)
 
 from azure.cosmos.aio import CosmosClient  # noqa: E402
@@ -33,10 +35,9 @@ from tests.world import World  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def certificates() -> Generator[Certificates]:
+def certificates() -> Certificates:
     """Give the certificates every local https server of the run has, and this process trusts."""
-    yield _CERTIFICATES
-    _FOLDER.cleanup()
+    return _CERTIFICATES
 
 
 def missing(why: NodeMissing) -> NoReturn:
