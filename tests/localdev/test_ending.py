@@ -71,9 +71,9 @@ class Started:
     def has_written(self, text: str) -> bool:
         return any(text in line for line in self.output)
 
-    def interrupt(self) -> None:
-        """Send SIGINT to the whole process group, as a terminal does at Ctrl-C."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Send a signal to the whole process group, as a terminal does at Ctrl-C."""
+        os.killpg(self.process.pid, number)
 
     async def exit_code(self) -> int:
         async with asyncio.timeout(30):
@@ -154,12 +154,15 @@ async def test_nothing_stays_after_a_kill(temporary: Path, moment: str) -> None:
         await wait_until(gone, description="no child process and no folder is left")
 
 
-async def test_an_interrupt_lets_running_functions_finish(temporary: Path, bare_app: App) -> None:
-    """Ctrl-C reaches a whole process group, and still a function that runs has time to finish."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+async def test_an_interrupt_lets_running_functions_finish(
+    temporary: Path, bare_app: App, number: signal.Signals
+) -> None:
+    """Ctrl-C reaches a whole process group, and a function that is running still has time to finish."""
     bare_app.write(WAITING)
     async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
         await wait_until(bare_app.seen, description="the function is running")
-        running.interrupt()
+        running.interrupt(number)
         await wait_until(lambda: running.has_written("Stopping: "), description="the host is stopping")
         bare_app.let_go()
         assert await running.exit_code() == 130
