@@ -290,7 +290,8 @@ async def test_items_are_found_by_the_time_of_their_last_change(items: Container
     old = (await items.create_item(tenant("patched")))["_ts"]
 
     async def next_second() -> bool:
-        return int((await items.upsert_item(tenant("clock")))["_ts"]) > old
+        now: int = (await items.upsert_item(tenant("clock")))["_ts"]
+        return now > old
 
     await wait_until(next_second, description="the server's clock shows the next second")
     since = (await items.patch_item("patched", "patched", [setting("/name", "Acme")]))["_ts"]
@@ -441,7 +442,7 @@ async def test_time_to_live(items: ContainerProxy) -> None:
 
 async def test_an_indexing_policy_reads_back(cosmos_client: CosmosClient) -> None:
     """A container has the indexing policy that it was created with, tuple paths included."""
-    policy = {
+    policy: dict[str, Any] = {
         "indexingMode": "consistent",
         "automatic": True,
         "includedPaths": [{"path": "/type/?"}, {"path": "/flows/[]/{enabled, nextRunUtc}/?"}],
