@@ -290,8 +290,8 @@ async def test_items_are_found_by_the_time_of_their_last_change(items: Container
     old = (await items.create_item(tenant("patched")))["_ts"]
 
     async def next_second() -> bool:
-        now: int = (await items.upsert_item(tenant("clock")))["_ts"]
-        return now > old
+        now = (await items.upsert_item(tenant("clock")))["_ts"]
+        return bool(now > old)
 
     await wait_until(next_second, description="the server's clock shows the next second")
     since = (await items.patch_item("patched", "patched", [setting("/name", "Acme")]))["_ts"]
