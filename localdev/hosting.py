@@ -6,12 +6,13 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
+from localdev.children import OWN_GROUP, stop
 from localdev.errors import StartFailed
 
 ROOT = Path(__file__).parent.parent
@@ -64,8 +65,9 @@ async def host(
         stdout=PIPE,
         stderr=PIPE,
         env={**os.environ, **environ, "PYTHONUTF8": "1"},  # flow names carry arrows, which not every code page has
+        **OWN_GROUP,
     )
-    if process.stdin is None or process.stdout is None or process.stderr is None:
+    if process.stdout is None or process.stderr is None:
         raise AssertionError("the pipes were asked for")
     tail: deque[str] = deque(maxlen=_TAIL)
 
@@ -88,11 +90,5 @@ async def host(
         readers.append(asyncio.create_task(read(process.stdout)))
         yield RunningHost(url=text.rpartition(" on ")[2], process=process)
     finally:
-        process.stdin.close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_SECONDS):
-                await process.wait()
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await stop(process, _STOP_SECONDS)
         await asyncio.gather(*readers)

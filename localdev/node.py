@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
@@ -19,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from localdev.children import OWN_GROUP, stop
 from localdev.errors import NodeMissing, PortTaken, StartFailed
 
 SERVERS = Path(__file__).parent / "servers"
@@ -27,9 +27,6 @@ START_SECONDS = 60
 STOP_SECONDS = 5
 TAIL_LINES = 20
 CHUNK = 2**16
-
-# A child in the terminal's own process group would die of Ctrl-C before its parent has finished with it.
-NEW_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows; start_new_session elsewhere
 
 
 def node_path() -> Path:
@@ -62,9 +59,8 @@ async def node_server(part: str, script: str, options: dict[str, Any]) -> AsyncG
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        start_new_session=True,
-        creationflags=NEW_GROUP,
         env={**os.environ, "NODE_NO_WARNINGS": "1"},
+        **OWN_GROUP,
     )
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     readers: list[asyncio.Task[None]] = []
@@ -74,7 +70,8 @@ async def node_server(part: str, script: str, options: dict[str, Any]) -> AsyncG
         readers.append(asyncio.create_task(_collect(_pipe(process.stdout), tail)))
         yield ready
     finally:
-        await _stop(process, readers)
+        await stop(process, STOP_SECONDS)
+        await asyncio.gather(*readers)
 
 
 async def _ready(part: str, process: Process, tail: deque[str], errors: asyncio.Task[None]) -> dict[str, Any]:
@@ -107,17 +104,3 @@ async def _collect(stream: asyncio.StreamReader, tail: deque[str]) -> None:
     """Keep the child from blocking on a full pipe, and its last words for an error."""
     while said := await stream.read(CHUNK):
         tail.extend(said.decode(errors="replace").splitlines())
-
-
-async def _stop(process: Process, readers: list[asyncio.Task[None]]) -> None:
-    try:
-        _pipe(process.stdin).close()
-        async with asyncio.timeout(STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        pass
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await asyncio.gather(*readers)

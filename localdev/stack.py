@@ -4,11 +4,10 @@ import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from datasync.settings import Settings
 from localdev.azurite import Storage, azurite
+from localdev.children import scratch_folder
 from localdev.cosmos import Database, cosmos
 from localdev.demo_apis import DemoApis, demo_apis
 from localdev.keyvault import KeyVault, key_vault
@@ -53,8 +52,8 @@ async def stack(ports: Ports | None = None, settings: Mapping[str, str] | None =
     Further app `settings` go into `environ`. Raises NodeMissing, PortTaken or StartFailed.
     """
     at = ports or Ports()
-    with TemporaryDirectory(prefix="datasync-") as folder:
-        tls = create_certificates(Path(folder))
+    with scratch_folder() as folder:
+        tls = create_certificates(folder)
         async with (
             azurite(queue_port=at.queue, blob_port=at.blob, table_port=at.table) as storage,
             cosmos(port=at.cosmos) as database,

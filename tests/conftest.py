@@ -3,21 +3,23 @@
 If Node or its packages are missing, tests that need them are skipped on a laptop and fail in CI.
 """
 
+import atexit
 import os
 import uuid
-from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 
+from localdev.children import scratch_folder
 from localdev.tls import Certificates, create_certificates
 
 # Set before aiohttp is imported, since it reads the trusted roots on import.
-_FOLDER = TemporaryDirectory(prefix="datasync-tests-")
-_CERTIFICATES = create_certificates(Path(_FOLDER.name))
+_OPEN = ExitStack()
+atexit.register(_OPEN.close)
+_CERTIFICATES = create_certificates(_OPEN.enter_context(scratch_folder()))
 os.environ["SSL_CERT_FILE"] = str(_CERTIFICATES.bundle)
 
 from azure.cosmos.aio import CosmosClient  # noqa: E402
@@ -37,10 +39,9 @@ from tests.world import World  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def certificates() -> Generator[Certificates]:
+def certificates() -> Certificates:
     """Return the certificates of the local https servers, which this process trusts."""
-    yield _CERTIFICATES
-    _FOLDER.cleanup()
+    return _CERTIFICATES
 
 
 def missing(why: NodeMissing) -> NoReturn:

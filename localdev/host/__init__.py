@@ -1,11 +1,16 @@
-"""A local Azure Functions host, for people without Core Tools: `python -m localdev.host --app DIR`.
+"""A local Azure Functions host, for machines without Core Tools: `python -m localdev.host --app DIR`.
 
-It runs an unchanged Python v2 `function_app.py` on Microsoft's own worker library (azure-functions-runtime) and gives
-it the queue and timer triggers as the real host does. Where it differs, the module concerned says so:
+It runs an unchanged Python v2 `function_app.py` on Microsoft's worker library (azure-functions-runtime), with the queue
+and timer triggers of the real host. It differs from the real host in these points:
 
-* `worker`   one process: a function that never returns, or that ends the process, is not restarted around;
-* `queues`   only the queue trigger; no input or output bindings;
-* `timers`   the schedule's status is kept in memory, not in a blob, so a restart forgets it;
-* `admin`    the three admin calls that help while developing, no keys;
-* `app`      a function the host cannot start stops the whole start, rather than being left out with an error.
+* One process. A function that never returns, or that ends the process, does not lead to a new worker (`worker`).
+* Only queue and timer triggers, without input or output bindings (`app`).
+* An unexpected storage error while a message is deleted, released, kept hidden or moved to the poison queue shuts the
+  real host down. The local host logs the error and continues, and the message comes back later (`messages`, `queues`).
+  Sources: Azure/azure-sdk-for-net, QueueListener.cs (ProcessMessageAsync) and QueueProcessor.cs;
+  Azure/azure-functions-host, WebScriptHostExceptionHandler.cs.
+* The status of a timer is kept in memory, not in a blob: a restart forgets it (`timers`).
+* Log lines that the real host drops are shown, with a mark (`console`).
+* Three admin calls, without keys (`admin`).
+* A function that the host cannot start stops the whole start. The real host leaves it out and reports an error (`app`).
 """

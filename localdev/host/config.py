@@ -1,7 +1,11 @@
-"""host.json and local.settings.json, read as Core Tools and the Functions host read them.
+"""Reads host.json and local.settings.json as Core Tools and the Functions host read them.
+
+With AZURE_FUNCTIONS_ENVIRONMENT=Development, a `maxPollingInterval` of one minute, set or by default, becomes 2 s; any
+other value is kept. This is the behaviour of the queue extension since version 5.0.0.
 
 Sources: https://learn.microsoft.com/azure/azure-functions/functions-host-json, …/functions-develop-local and
-…/functions-bindings-storage-queue#host-json.
+…/functions-bindings-storage-queue#host-json. For the polling interval: Azure/azure-sdk-for-net,
+Microsoft.Azure.WebJobs.Extensions.Storage.Queues, StorageQueuesWebJobsBuilderExtensions.cs and CHANGELOG.md (5.0.0).
 """
 
 import json
@@ -20,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # App settings that override host.json: AzureFunctionsJobHost__extensions__queues__batchSize.
 OVERRIDE = "azurefunctionsjobhost__"
+
+DEFAULT_POLLING = timedelta(minutes=1)
 
 LOG_LEVELS = {
     "trace": logging.DEBUG,
@@ -80,9 +86,8 @@ class HostConfig:
 
 def _queue_options(values: "_Values", environ: Mapping[str, str]) -> QueueOptions:
     batch_size = values.get("extensions:queues:batchSize", _whole(1, 32), 16)
-    polling = values.get("extensions:queues:maxPollingInterval", _at_least_100_ms, timedelta(minutes=1))
-    # The queue extension sets 2 s in development, over whatever host.json says.
-    if environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() == "development":
+    polling = values.get("extensions:queues:maxPollingInterval", _at_least_100_ms, DEFAULT_POLLING)
+    if polling == DEFAULT_POLLING and environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() == "development":
         polling = timedelta(seconds=2)
     return QueueOptions(
         batch_size=batch_size,

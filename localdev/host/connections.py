@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.request import getproxies
 
 from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.queue.aio import QueueServiceClient
 
 from localdev.host.config import setting
@@ -70,17 +72,27 @@ async def queue_service(connection: Connection, stack: AsyncExitStack) -> QueueS
         HostError: the connection string is not one. (It is not shown: it holds a key.)
 
     """
+    options = {"transport": new_transport(), **_RETRIES}
     if connection.connection_string is None:
-        service = QueueServiceClient(connection.url or "", await _credential(connection, stack), **_RETRIES)
+        service = QueueServiceClient(connection.url or "", await _credential(connection, stack), **options)
     else:
         try:
-            service = QueueServiceClient.from_connection_string(connection.connection_string, **_RETRIES)
+            service = QueueServiceClient.from_connection_string(connection.connection_string, **options)
         except ValueError as why:
             raise HostError(
-                f"app setting {connection.setting} is no storage connection string: {why} Copy it from the storage "
+                f"app setting {connection.setting} is not a storage connection string: {why} Copy it from the storage "
                 "account's Access keys, or write UseDevelopmentStorage=true for a local Azurite"
             ) from None
     return await stack.enter_async_context(service)
+
+
+def new_transport() -> AioHttpTransport:
+    """Make an HTTP transport for one client.
+
+    With `use_env_settings`, aiohttp reads the proxy settings and `~/.netrc` in a thread pool before every request. It
+    is on only where a proxy is configured. The host runs any app, so it imports nothing of this one for it.
+    """
+    return AioHttpTransport(use_env_settings=bool(getproxies().keys() - {"no"}))
 
 
 async def _credential(connection: Connection, stack: AsyncExitStack) -> AsyncTokenCredential:

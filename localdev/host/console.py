@@ -1,14 +1,25 @@
-"""What the host and the app log, as lines for people on standard error: `[2026-01-31T09:00:00.123Z] text`."""
+"""Writes the log lines of the host and the app to standard error: `[2026-01-31T09:00:00.123Z] text`.
+
+On Azure the host drops every line that the app logs outside an executing invocation: at import, or in a task that
+outlives its invocation. Here such a line is shown with the mark `NOT_SEEN`. Lines logged in `asyncio.to_thread` are not
+marked, but on Azure they can be lost too (Azure/azure-functions-python-worker, issue 1860).
+Source: Azure/azure-functions-host, GrpcWorkerChannel.cs (InvokeRpcLog, IgnoringRpcLog).
+"""
 
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import override
+
+from localdev.host.worker import LIBRARY_LOGGER, in_invocation
+
+NOT_SEEN = "(outside an invocation: not seen on Azure)"
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _PLAIN = "\x1b[0m"
 
-# Every request with its URL, every token: nothing a flow's author wants to read.
+# They log each request with its URL, and each token request.
 _CHATTY = ("azure.core.pipeline.policies.http_logging_policy", "azure.identity")
 
 
@@ -18,6 +29,11 @@ class _Lines(logging.Formatter):
         self._coloured = coloured
 
     @override
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        message = super().formatMessage(record)
+        return f"{message} {NOT_SEEN}" if _is_dropped_on_azure(record) else message
+
+    @override
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = f"[{at}] {super().format(record)}"
@@ -25,8 +41,13 @@ class _Lines(logging.Formatter):
         return f"\x1b[{colour}m{line}{_PLAIN}" if colour else line
 
 
+def _is_dropped_on_azure(record: logging.LogRecord) -> bool:
+    is_of_host = record.thread == threading.main_thread().ident or record.name == LIBRARY_LOGGER
+    return not is_of_host and not in_invocation()
+
+
 def configure() -> None:
-    """Send all logging to standard error; the app may change this, as on Azure."""
+    """Send all log records to standard error. The app may change this, as on Azure."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(coloured=sys.stderr.isatty()))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

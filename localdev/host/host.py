@@ -37,10 +37,14 @@ class Host:
         self._death: BaseException | None = None
 
     def stop(self) -> None:
-        """Stop listening and wait for running functions, for a bounded time; called again, do not wait."""
+        """Stop listening, and let running functions finish, for a bounded time. A second call changes nothing."""
+        self._stopping.set()
+
+    def interrupt(self) -> None:
+        """Stop as `stop` does. A second call cancels running functions."""
         if self._stopping.is_set():
             self._hurry.set()
-        self._stopping.set()
+        self.stop()
 
     async def run(self) -> None:
         """Start the app and serve it until `stop`.

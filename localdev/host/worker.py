@@ -23,10 +23,12 @@ from typing import Any, Literal
 
 import azure_functions_runtime
 import azure_functions_runtime.native_invocation
+from azure_functions_runtime.utils.executor import invocation_id_cv
 
 from localdev.host.errors import HostError
 
 _library: Any = azure_functions_runtime  # it has no type information
+LIBRARY_LOGGER = "azure.functions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,19 @@ _PROTOS = SimpleNamespace(
     WorkerInitResponse=SimpleNamespace,
     WorkerMetadata=SimpleNamespace,
 )
+
+
+_executing: set[str] = set()
+"""Ids of the invocations that are executing now."""
+
+
+def in_invocation() -> bool:
+    """Return whether the caller runs in an invocation that is executing.
+
+    The library keeps the invocation's id in a context variable, which the invocation's tasks inherit. A task that
+    outlives its invocation keeps the id, but that invocation is over.
+    """
+    return invocation_id_cv.get() in _executing
 
 
 class Worker:
@@ -167,12 +182,15 @@ async def _index(app: Path) -> list[IndexedFunction]:
 async def _invoke(
     invocation_id: str, function_id: str, argument: tuple[str, Datum], metadata: Mapping[str, Datum]
 ) -> str | None:
+    _executing.add(invocation_id)
     try:
         ok, _, _, _, trace = await _library.native_invocation.invocation_request_native(
             invocation_id, function_id, [argument], dict(metadata)
         )
     except (SystemExit, KeyboardInterrupt):
         return traceback.format_exc()
+    finally:
+        _executing.discard(invocation_id)
     return None if ok else str(trace)
 
 
@@ -181,7 +199,7 @@ def quieten() -> None:
 
     Its warning about HTTP authorization, given whenever an app has no HTTP trigger, goes too.
     """
-    library = logging.getLogger("azure.functions")
+    library = logging.getLogger(LIBRARY_LOGGER)
     library.setLevel(logging.WARNING)
     library.addFilter(lambda record: record.levelno < logging.ERROR)
     logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("Auth level is not applied"))

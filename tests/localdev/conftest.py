@@ -1,6 +1,7 @@
 import os
 import uuid
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -10,6 +11,7 @@ from azure.cosmos.aio import ContainerProxy, CosmosClient
 from localdev.cosmos import Database
 from localdev.errors import NodeMissing
 from localdev.node import node_path
+from tests.localdev.host.running import App
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,9 @@ async def items(cosmos_client: CosmosClient) -> AsyncGenerator[ContainerProxy]:
     database = await cosmos_client.create_database(f"test-{uuid.uuid4().hex[:12]}")
     yield await database.create_container("items", PartitionKey("/tenantId"), default_ttl=-1)
     await cosmos_client.delete_database(database)
+
+
+@pytest.fixture
+def bare_app(tmp_path: Path) -> App:
+    """Make an app without storage."""
+    return App(tmp_path, {})

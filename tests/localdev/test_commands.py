@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from click.testing import CliRunner
 
-import localdev.__main__ as command
+from localdev import cli as command
 from localdev.keyvault import key_vault
 from localdev.stack import Ports
 from localdev.tls import Certificates

@@ -211,6 +211,24 @@ async def test_a_write_without_response_still_tells_the_etag(items: ContainerPro
     assert patched.get_response_headers()["etag"] == (await items.read_item("t1", "t1"))["_etag"]
 
 
+async def test_a_patch_increments_and_answers_with_the_whole_item(items: ContainerProxy) -> None:
+    """The answer of a patch is the new item: with the new values, and a new `_etag` and `_ts`."""
+    created = await items.create_item(tenant(lease={"token": 7, "run": "old"}, note="by hand"))
+    operations = [{"op": "incr", "path": "/lease/token", "value": 2}, setting("/lease/run", "new")]
+
+    async def patched_later() -> dict[str, Any] | None:
+        patched = dict(await items.patch_item("t1", "t1", operations))
+        return patched if patched["_ts"] > created["_ts"] else None
+
+    first = dict(await items.patch_item("t1", "t1", operations))
+    assert first["lease"] == {"token": 9, "run": "new"}
+    assert first["note"] == "by hand"
+    assert first["flows"] == created["flows"]
+    assert first["_etag"] != created["_etag"]
+    assert first == await items.read_item("t1", "t1")
+    await wait_until(patched_later, description="a patch in a later second has a later _ts")
+
+
 # Queries
 
 
@@ -260,6 +278,72 @@ async def test_conditions_mean_what_they_mean_on_azure(
     assert await where(items, condition) == expected
 
 
+CHANGED_OR_DUE = (
+    "SELECT * FROM c WHERE c._ts >= @since OR "
+    "EXISTS(SELECT VALUE f FROM f IN c.flows WHERE f.enabled = true AND f.nextRunUtc <= @horizon)"
+)
+
+
+async def test_items_are_found_by_the_time_of_their_last_change(items: ContainerProxy) -> None:
+    """`_ts` is the second of the last write, also of a patch; `>=` includes that second."""
+    await items.create_item(tenant("old"))
+    old = (await items.create_item(tenant("patched")))["_ts"]
+
+    async def next_second() -> bool:
+        now = (await items.upsert_item(tenant("clock")))["_ts"]
+        return bool(now > old)
+
+    await wait_until(next_second, description="the server's clock shows the next second")
+    since = (await items.patch_item("patched", "patched", [setting("/name", "Acme")]))["_ts"]
+    assert isinstance(since, int)
+    assert since > old
+
+    async def changed(moment: int) -> set[str]:
+        parameters = [{"name": "@since", "value": moment}]
+        return set(await found(items, "SELECT VALUE c.id FROM c WHERE c._ts >= @since", parameters=parameters))
+
+    assert await changed(since + 1) == set()
+    assert await changed(since) - {"clock"} == {"patched"}
+    assert await changed(old) == {"old", "patched", "clock"}
+
+
+@pytest.mark.parametrize(
+    "flows",
+    [
+        {},
+        {"flows": None},
+        {"flows": "due"},
+        {"flows": 7},
+        {"flows": {"enabled": True, "nextRunUtc": NEXT_RUN}},
+        {"flows": []},
+        {"flows": [None, "due", 7, True, [{"enabled": True, "nextRunUtc": NEXT_RUN}]]},
+        {"flows": [{"enabled": True}, {"nextRunUtc": NEXT_RUN}]},
+        {"flows": [{"enabled": True, "nextRunUtc": None}, {"enabled": True, "nextRunUtc": 0}]},
+        {"flows": [{"enabled": True, "nextRunUtc": False}, {"enabled": True, "nextRunUtc": [NEXT_RUN]}]},
+        {"flows": [{"enabled": True, "nextRunUtc": {"at": NEXT_RUN}}]},
+        {"flows": [{"enabled": "true", "nextRunUtc": NEXT_RUN}, {"enabled": 1, "nextRunUtc": NEXT_RUN}]},
+        {
+            "flows": [
+                {"enabled": False, "nextRunUtc": NEXT_RUN},
+                {"enabled": True, "nextRunUtc": "2025-08-23T01:00:01Z"},
+            ]
+        },
+    ],
+)
+async def test_items_are_found_by_their_due_entries(items: ContainerProxy, flows: dict[str, Any]) -> None:
+    """An entry is due if it is enabled and its time is a string up to the horizon. Entries of another shape are not."""
+    due = {"name": "weather", "enabled": True, "nextRunUtc": NEXT_RUN}
+    await items.create_item(tenant("due", flows=[None, {"enabled": False}, due]))
+    await items.create_item({"id": "odd", "tenantId": "odd", **flows})
+
+    async def ids(since: int) -> list[str]:
+        parameters = [{"name": "@since", "value": since}, {"name": "@horizon", "value": NEXT_RUN}]
+        return sorted([item["id"] for item in await found(items, CHANGED_OR_DUE, parameters=parameters)])
+
+    assert await ids(since=2**33) == ["due"]
+    assert await ids(since=0) == ["due", "odd"]
+
+
 async def test_parameters_order_and_counts(items: ContainerProxy) -> None:
     """ORDER BY, TOP, COUNT and parameters, in one partition and across all."""
     for number in range(6):
@@ -271,6 +355,19 @@ async def test_parameters_order_and_counts(items: ContainerProxy) -> None:
     assert await found(items, "SELECT VALUE COUNT(1) FROM c") == [6]
     above = [{"name": "@least", "value": 4}]
     assert sorted(await found(items, f"{numbers} WHERE c.number >= @least", parameters=above)) == [4, 5]
+
+
+async def test_a_query_of_one_partition_sees_that_partition_only(items: ContainerProxy) -> None:
+    """Also where the partition key is not a tenant's id, and whatever the query is."""
+    await items.create_item(tenant("watermark", tenant_id="@fleet", type="Watermark", since=7))
+    await items.create_item(tenant("problem", tenant_id="@fleet", type="Problem"))
+    await items.create_item(tenant("run", tenant_id="acme", type="Problem"))
+    ids = "SELECT VALUE c.id FROM c"
+    assert sorted(await found(items, ids, partition_key="@fleet")) == ["problem", "watermark"]
+    assert await found(items, f"{ids} WHERE c.type = 'Problem'", partition_key="@fleet") == ["problem"]
+    assert await found(items, "SELECT VALUE COUNT(1) FROM c", partition_key="@fleet") == [2]
+    assert await found(items, f"{ids} WHERE c._ts >= 0 AND c.since = 7", partition_key="@fleet") == ["watermark"]
+    assert await found(items, ids, partition_key="@nobody") == []
 
 
 async def test_a_query_that_cannot_be_read_is_refused(items: ContainerProxy) -> None:
@@ -341,6 +438,24 @@ async def test_time_to_live(items: ContainerProxy) -> None:
         return await where(items, "true") == ["tortoise"]
 
     await wait_until(left, description="the item with a ttl of one second is gone")
+
+
+async def test_an_indexing_policy_reads_back(cosmos_client: CosmosClient) -> None:
+    """A container has the indexing policy that it was created with, tuple paths included."""
+    policy: dict[str, Any] = {
+        "indexingMode": "consistent",
+        "automatic": True,
+        "includedPaths": [{"path": "/type/?"}, {"path": "/flows/[]/{enabled, nextRunUtc}/?"}],
+        "excludedPaths": [{"path": "/*"}],
+    }
+    database = await cosmos_client.create_database(f"test-{uuid.uuid4().hex[:12]}")
+    container = await database.create_container("indexed", PartitionKey("/tenantId"), indexing_policy=policy)
+    read = (await container.read())["indexingPolicy"]
+    await cosmos_client.delete_database(database)
+    assert read["indexingMode"] == "consistent"
+    assert read["automatic"] is True
+    assert read["includedPaths"] == policy["includedPaths"]
+    assert {"path": "/*"} in read["excludedPaths"]
 
 
 async def test_replacing_a_container_keeps_its_items(cosmos_client: CosmosClient, items: ContainerProxy) -> None:

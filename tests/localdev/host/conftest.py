@@ -27,12 +27,6 @@ async def queues(storage: Storage) -> AsyncGenerator[Queues]:
 
 
 @pytest.fixture
-def bare_app(tmp_path: Path) -> App:
-    """Make an app without storage."""
-    return App(tmp_path, {})
-
-
-@pytest.fixture
 def app(tmp_path: Path, queues: Queues) -> App:
     """Make an app whose settings name the test's queue; it polls fast, as `Development` would not let it."""
     queue_options = "AzureFunctionsJobHost__extensions__queues__"

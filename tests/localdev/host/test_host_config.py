@@ -94,11 +94,30 @@ def test_an_app_setting_overrides_host_json(tmp_path: Path) -> None:
     assert (config.queues.batch_size, config.queues.new_batch_threshold) == (8, 3)
 
 
-def test_in_development_an_empty_queue_is_polled_every_2_seconds(tmp_path: Path) -> None:
-    """The queue extension sets this over whatever host.json says, so that nobody waits a minute while debugging."""
-    content = {"extensions": {"queues": {"maxPollingInterval": "00:00:30"}}}
-    config = host_config(tmp_path, content, AZURE_FUNCTIONS_ENVIRONMENT="Development")
-    assert config.queues.max_polling_interval == timedelta(seconds=2)
+@pytest.mark.parametrize(
+    ("queues", "seconds"),
+    [
+        ({}, 2),
+        ({"maxPollingInterval": "00:01:00"}, 2),
+        ({"maxPollingInterval": "00:00:30"}, 30),
+        ({"maxPollingInterval": "00:00:00.5"}, 0.5),
+    ],
+)
+def test_in_development_the_default_polling_interval_is_2_seconds(
+    tmp_path: Path, queues: dict[str, str], seconds: float
+) -> None:
+    """Only the default of one minute is replaced, as in the queue extension since version 5.0.0."""
+    config = host_config(tmp_path, {"extensions": {"queues": queues}}, AZURE_FUNCTIONS_ENVIRONMENT="Development")
+    assert config.queues.max_polling_interval == timedelta(seconds=seconds)
+
+
+def test_in_development_an_app_setting_changes_the_polling_interval(tmp_path: Path) -> None:
+    """An interval other than one minute is kept, also when it comes from an app setting."""
+    environ = {
+        "AZURE_FUNCTIONS_ENVIRONMENT": "Development",
+        "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:05",
+    }
+    assert host_config(tmp_path, **environ).queues.max_polling_interval == timedelta(seconds=5)
 
 
 def test_a_bare_number_means_days_and_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

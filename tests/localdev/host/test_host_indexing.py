@@ -73,5 +73,5 @@ def work(msg: func.QueueMessage) -> None: ...
 """)
     bare_app.environ["Jobs"] = "AccountKey=hunter2"
     lines = await bare_app.refused()
-    assert "app setting Jobs is no storage connection string" in lines[-1]
+    assert "app setting Jobs is not a storage connection string" in lines[-1]
     assert "hunter2" not in "\n".join(lines)

@@ -217,7 +217,7 @@ async def work(msg: func.QueueMessage) -> None:
     await queues.put("slow")
     two_seconds = (
         "from datetime import timedelta; import localdev.host.messages as m, localdev.host.queues as q; "
-        "m.VISIBILITY = q.VISIBILITY = timedelta(seconds=2); from localdev.host.__main__ import main; main()"
+        "m.VISIBILITY = q.VISIBILITY = timedelta(seconds=2); from localdev.host.command import main; main()"
     )
     async with app.running(code=two_seconds) as host:
         await wait_until(lambda: host.has_logged("stays hidden for another", times=3), description="it was renewed")

@@ -1,0 +1,91 @@
+"""The command line of the host.
+
+The first line on standard output says that the host is ready, for which functions, and at which address. All log lines
+go to standard error. Ctrl-C or SIGTERM stops the host with exit code 0: running functions may finish, for a bounded
+time. A second signal cancels them. The exit code is 1 when the host cannot start or cannot go on.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import NoReturn
+
+from localdev.errors import LocalPartError
+from localdev.host import console, worker
+from localdev.host.host import DEFAULT_PORT, Host
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m localdev.host", description="Run a function app on this machine.")
+    parser.add_argument("--app", type=Path, default=Path(), help="directory of the app (default: the current one)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        help=f"port for admin calls, 0 for a free one (default: LocalHttpPort of local.settings.json, {DEFAULT_PORT})",
+    )
+    parser.add_argument(
+        "--drain",
+        type=float,
+        default=10,
+        metavar="SECONDS",
+        help="time that running functions have to finish (default: 10)",
+    )
+    parser.add_argument(
+        "--stop-on-stdin-eof", action="store_true", help="stop when standard input ends, and so with the parent process"
+    )
+    return parser.parse_args()
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    host = Host(arguments.app, port=arguments.port, drain=timedelta(seconds=arguments.drain))
+    loop = asyncio.get_running_loop()
+
+    def call(action: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the host has stopped
+            loop.call_soon_threadsafe(action)
+
+    # Windows does not have loop.add_signal_handler.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: call(host.interrupt))
+    if arguments.stop_on_stdin_eof:
+
+        def watch() -> None:
+            try:
+                while os.read(0, 1024):
+                    pass
+            finally:
+                call(host.stop)
+
+        threading.Thread(target=watch, name="stdin", daemon=True).start()
+    await host.run()
+
+
+def main() -> NoReturn:
+    """Run the host, and end the process."""
+    arguments = _arguments()
+    console.configure()
+    worker.quieten()
+    if not sys.flags.safe_path:
+        # `-m` put the current directory first. The app is imported from its own directory only.
+        del sys.path[0]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # functions' output appears at once
+    code = 1
+    try:
+        asyncio.run(_run(arguments))
+        code = 0
+    except LocalPartError as error:
+        print(error, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - after any error, threads of the app must not keep the process alive
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The app's event loop and threads are abandoned, as when Azure ends a worker: they must not delay the exit.
+    os._exit(code)
