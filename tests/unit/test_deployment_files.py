@@ -28,7 +28,7 @@ def time_span(text: str) -> timedelta:
 
 
 def test_a_failed_message_waits_before_it_comes_back() -> None:
-    """The default of the host is no delay: all attempts would end within a second."""
+    """The host does not wait by default: all attempts would end within a second."""
     queues = HOST["extensions"]["queues"]
 
     assert time_span(queues["visibilityTimeout"]) >= timedelta(seconds=30)
@@ -148,7 +148,7 @@ def test_files_of_a_developer_are_not_published(publishes: Callable[[str], bool]
 
 @pytest.mark.parametrize("publishes", [core_tools_publishes, azd_publishes])
 def test_packages_that_were_built_locally_are_published(publishes: Callable[[str], bool]) -> None:
-    """Azure loads packages from .python_packages when there is no remote build."""
+    """Azure loads packages from .python_packages without a remote build."""
     assert publishes(".python_packages/lib/site-packages/httpx/__init__.py")
 
 

@@ -121,7 +121,7 @@ def test_github_runs_the_script_of_ci() -> None:
 
 
 def test_ci_runs_make_targets() -> None:
-    """The script adds nothing to what a developer runs."""
+    """A developer can run the same commands."""
     (line,) = re.findall(r"^make (.+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
     assert set(line.split()) <= make_targets()
