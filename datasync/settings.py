@@ -122,14 +122,8 @@ class Settings:
             ),
         )
         if problems:
-            raise SettingsInvalid(
-                "\n  ".join(
-                    [
-                        "correct these app settings (in local.settings.json, or in the Function App):",
-                        *problems,
-                    ]
-                )
-            )
+            heading = "correct these app settings (in local.settings.json, or in the Function App):"
+            raise SettingsInvalid("\n  ".join([heading, *problems]))
         return settings
 
 

@@ -265,7 +265,7 @@ async def remove(name: str, lived: Lived) -> None:
 SAMPLES = [
     pytest.param(line, id=f"{block} {line[:60]}")
     for block in blocks("log")
-    if not block.text.startswith("app settings")
+    if not block.text.startswith("correct these app settings")
     for line in block.text.splitlines()
 ]
 
@@ -295,7 +295,7 @@ def test_log_samples_are_lines_that_the_app_prints(lived: Lived, sample: str) ->
 
 def test_the_message_about_wrong_settings_is_the_one_that_is_printed(copy: Copy) -> None:
     """`check` prints it for the values that the sample shows."""
-    sample = block("log", "app settings").text
+    sample = block("log", "correct these app settings").text
     right = {"AzureWebJobsStorage": "UseDevelopmentStorage=true", "COSMOS_ENDPOINT": "https://acme.example/"}
     wrong = dict(re.findall(r"^  (\w+): .*, got '(.*)'$", sample, re.MULTILINE))
     printed = copy.python("-m", "datasync", "check", **right, **wrong)
