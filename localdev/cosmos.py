@@ -30,9 +30,9 @@ class Database:
 async def cosmos(*, port: int = 0, tls: Certificates | None = None) -> AsyncGenerator[Database]:
     """Run a Cosmos DB account on 127.0.0.1. Port 0 means a free port.
 
-    Its key gives access to everything. Any Entra ID token gives access to items, as a data-plane role does; only the key
-    can create databases and containers. Clients send tokens over https only, which needs `tls`.
-    Raises NodeMissing, PortTaken or StartFailed.
+    Its key gives access to everything. Any Entra ID token gives access to items only, as a data-plane role does: it
+    cannot create databases and containers. Clients send tokens over https only, which needs `tls`. Raises NodeMissing,
+    PortTaken or StartFailed.
     """
     options = {
         "port": port,
