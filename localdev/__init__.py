@@ -1,1 +1,1 @@
-"""Local tooling: the emulators, demo APIs and host that stand in for Azure on one machine. Never deployed."""
+"""Local tooling, never deployed: emulators, demo APIs and a Functions host that replace Azure on one machine."""

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from localdev.node import node_server
 from localdev.tls import Certificates
 
-# Azurite's account, the same everywhere and printed in its manual: no secret.
+# The default account of every Azurite, published in its documentation.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A running storage account; each endpoint is a URL that ends with the account's name."""
+    """A running storage account. Each endpoint is a URL that ends with the account's name."""
 
     queue_endpoint: str
     blob_endpoint: str
@@ -22,7 +22,7 @@ class Storage:
 
     @property
     def connection_string(self) -> str:
-        """What `AzureWebJobsStorage` holds: the account, its key, and the three endpoints."""
+        """The value of `AzureWebJobsStorage`: the account, its key and the three endpoints."""
         return (
             f"DefaultEndpointsProtocol={self.queue_endpoint.partition(':')[0]};"
             f"AccountName={ACCOUNT};AccountKey={KEY};"
@@ -36,10 +36,10 @@ class Storage:
 async def azurite(
     *, queue_port: int = 0, blob_port: int = 0, table_port: int = 0, tls: Certificates | None = None
 ) -> AsyncGenerator[Storage]:
-    """Run Azurite on 127.0.0.1; a port of 0 takes a free one.
+    """Run Azurite on 127.0.0.1. Port 0 means a free port.
 
-    With `tls` it speaks https and accepts, besides its key, bearer tokens for Azure Storage (their claims are
-    checked, their signature is not). Raises NodeMissing, PortTaken or StartFailed.
+    With `tls` it serves https, and accepts bearer tokens for Azure Storage besides its key. The claims of a token are
+    checked, its signature is not. Raises NodeMissing, PortTaken or StartFailed.
     """
     options = {
         "queuePort": queue_port,

@@ -34,8 +34,8 @@ def cli() -> None:
 
 @cli.command("demo")
 def demo_command() -> None:
-    """Run the whole pipeline once, print what came of it, and stop everything."""
-    # A pipe has no width; a terminal's own is taken.
+    """Run the whole pipeline once, print a report, and stop everything."""
+    # A pipe has no width. A terminal has its own.
     run(demo(Console(width=None if sys.stdout.isatty() else 160, highlight=False)))
 
 
@@ -47,7 +47,7 @@ def start() -> None:
 
 @cli.command()
 def tick() -> None:
-    """Make the app that `start` runs look for due flows now."""
+    """Make the app of `start` look for due flows now."""
     run(_tick())
 
 
@@ -55,7 +55,7 @@ def tick() -> None:
 @click.argument("name")
 @click.argument("value")
 def secret(name: str, value: str) -> None:
-    """Put a secret into the Key Vault that `start` runs."""
+    """Store a secret in the Key Vault of `start`."""
     run(_secret(name, value))
 
 
@@ -71,7 +71,7 @@ async def _start() -> None:
             f"Key Vault      {running.vault.uri}\n"
             "               python -m localdev secret NAME VALUE adds a secret\n"
             f"Demo APIs      {running.demo.url}\n"
-            "The demo's tenants are stored, and most of their flows are due: `make tick` runs them.\n"
+            "The demo's tenants are stored. Most of their flows are due: `make tick` runs them.\n"
             "Ctrl-C stops everything."
         )
         async with host(running.environ, port=HOST_PORT, on_line=click.echo) as app:
@@ -85,26 +85,28 @@ async def _secret(name: str, value: str) -> None:
         f"https://127.0.0.1:{PORTS.vault}/secrets/{name}?api-version=7.5",
         json={"value": value},
         headers={"Authorization": f"Bearer {token}"},
-        ssl=False,  # this machine's own, whose certificate is thrown away with it
+        ssl=False,  # the vault of this machine has a temporary certificate
     )
     try:
         async with request as response:
             answer = await response.json()
     except aiohttp.ClientError as error:
         raise click.ClickException(
-            f"no Key Vault answers on port {PORTS.vault} ({error}): run `make start` first"
+            f"the Key Vault on port {PORTS.vault} does not answer ({error}). Run `make start` first"
         ) from None
     if "error" in answer:
         raise click.ClickException(f"secret {name!r}: {answer['error']['message']}")
-    click.echo(f"Stored. A flow that has read {name} within five minutes sees the new value after that.")
+    click.echo(f"Stored. A flow that has just read {name} gets the new value within five minutes.")
 
 
 async def _tick() -> None:
     try:
         await invoke(HOST_URL, "orchestrator")
     except aiohttp.ClientError as error:
-        raise click.ClickException(f"no host answers at {HOST_URL} ({error}): run `make start` first") from None
-    click.echo("The timer runs; the host's log says what it found.")
+        raise click.ClickException(
+            f"the host at {HOST_URL} does not answer ({error}). Run `make start` first"
+        ) from None
+    click.echo("The timer function runs. The host's log shows its result.")
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

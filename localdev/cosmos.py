@@ -1,4 +1,4 @@
-"""Azure Cosmos DB on this machine: @vercel/cosmosdb-server, in memory, its differences from Azure cured."""
+"""Azure Cosmos DB on this machine: @vercel/cosmosdb-server, in memory, corrected where it differs from Azure."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -7,32 +7,32 @@ from dataclasses import dataclass
 from localdev.node import node_server
 from localdev.tls import Certificates
 
-# The key every Cosmos DB emulator has, printed in its manual: no secret.
+# The key of every Cosmos DB emulator, published in its documentation.
 KEY = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw=="
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A running Cosmos DB account, empty at first."""
+    """A running Cosmos DB account. It starts empty."""
 
     endpoint: str
-    """URL, with a slash at the end."""
+    """A URL that ends with a slash."""
 
     key: str
 
     @property
     def connection_string(self) -> str:
-        """Endpoint and key in the portal's form."""
+        """The endpoint and the key, in the portal's form."""
         return f"AccountEndpoint={self.endpoint};AccountKey={self.key};"
 
 
 @asynccontextmanager
 async def cosmos(*, port: int = 0, tls: Certificates | None = None) -> AsyncGenerator[Database]:
-    """Run a Cosmos DB account on 127.0.0.1; a port of 0 takes a free one.
+    """Run a Cosmos DB account on 127.0.0.1. Port 0 means a free port.
 
-    It answers the holder of its key, and any Entra ID token (for items only, as data-plane roles do: creating
-    databases and containers takes the key). Clients send tokens over https only, so that needs `tls`.
-    Raises NodeMissing, PortTaken or StartFailed.
+    Its key gives access to everything. Any Entra ID token gives access to items only, as a data-plane role does: it
+    cannot create databases and containers. Clients send tokens over https only, which needs `tls`. Raises NodeMissing,
+    PortTaken or StartFailed.
     """
     options = {
         "port": port,

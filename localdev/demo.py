@@ -1,4 +1,4 @@
-"""`make demo`: the whole pipeline once, from tenant documents to run records, and what came of it."""
+"""`make demo`: runs the whole pipeline once, from tenant documents to run records, and prints a report."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ _COLOURS = {"succeeded": "green", "dead": "red", "failed": "red"}
 
 
 async def demo(console: Console) -> None:
-    """Run the demo. Raises NodeMissing or StartFailed, and TimeoutError if the queue does not drain."""
+    """Run the demo. Raises NodeMissing, StartFailed, or TimeoutError if the queue does not become empty in time."""
     started = time.perf_counter()
     ticked = asyncio.Event()
     unloaded: list[str] = []
@@ -50,7 +50,7 @@ async def demo(console: Console) -> None:
             if said.startswith("BROKEN"):
                 unloaded.append(said)
         elif "Executed 'Functions.orchestrator' (Failed" in line:
-            ticked.set()  # there is nothing to wait for, and the report shows that nothing ran
+            ticked.set()  # no TICK line will come, and the report shows that nothing ran
 
     say("starting Azurite, a Cosmos DB server, a Key Vault and the demo APIs")
     async with stack(settings=QUICK_RETRIES) as running, look(running) as world:
@@ -60,18 +60,18 @@ async def demo(console: Console) -> None:
             say("running the timer: POST /admin/functions/orchestrator")
             await app.invoke("orchestrator")
             await ticked.wait()
-            say("flows that fail are tried five times; this waits until the queue is empty")
+            say("a flow that fails has five attempts; waiting until the queue is empty")
             while await world.waiting():  # noqa: ASYNC110 - a queue has no event to wait for
                 await asyncio.sleep(0.2)
             report = await world.report(datetime.now(UTC))
     _show(console, report)
     for said in unloaded:
         console.print(f"[red]•[/] {escape(said)}", soft_wrap=True)
-    console.print(f"\nAll of it is stopped again. It took {time.perf_counter() - started:.0f} s.")
+    console.print(f"\nEverything is stopped. The demo took {time.perf_counter() - started:.0f} s.")
 
 
 async def seed(running: Stack, now: datetime) -> list[dict[str, Any]]:
-    """Store the demo's tenants, most of whose flows are due at `now`, and their secrets."""
+    """Store the demo's tenants and their secrets. Most of the tenants' flows are due at `now`."""
     for name, value in seeds.secrets(running.demo.url).items():
         running.vault.set_secret(name, value)
     documents = seeds.tenants(now, running.demo.url)
@@ -83,21 +83,21 @@ async def seed(running: Stack, now: datetime) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it."""
+    """The result of the demo."""
 
     runs: list[list[dict[str, Any]]]
-    """The records of each run's attempts, in order."""
+    """The records of the attempts of each run, in order."""
     next_runs: dict[tuple[str, str], str]
-    """`nextRunUtc` by tenant and flow."""
+    """`nextRunUtc` by tenant id and flow name."""
     off: list[str]
-    """Flows that are turned off."""
+    """Disabled flows, as `tenant/flow`."""
     problems: list[str]
     poisoned: int
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What there is to look at."""
+    """Clients of the containers and queues."""
 
     tenants: ContainerProxy
     runs: ContainerProxy
@@ -105,11 +105,11 @@ class World:
     poison: QueueClient
 
     async def waiting(self) -> int:
-        """Return about how many jobs are not done with, hidden ones included."""
+        """Return the approximate number of jobs in the queue, hidden ones included."""
         return (await self.jobs.get_queue_properties()).approximate_message_count or 0
 
     async def report(self, now: datetime) -> Report:
-        """Read what is there."""
+        """Read the documents, records and queues."""
         records = [dict(record) async for record in self.runs.query_items("SELECT * FROM c WHERE c.type = 'Run'")]
         records.sort(key=lambda record: (record["tenantId"], record["flowName"], record["runId"], record["attempt"]))
         documents = [dict(document) async for document in self.tenants.query_items("SELECT * FROM c")]
@@ -173,7 +173,7 @@ def _show(console: Console, report: Report) -> None:
         )
     console.print()
     console.print(table)
-    console.print(f"\n[bold]Turned off[/]\n• {', '.join(report.off)}", "\n[bold]Problems[/]", sep="\n")
+    console.print(f"\n[bold]Disabled[/]\n• {', '.join(report.off)}", "\n[bold]Problems[/]", sep="\n")
     for problem in report.problems:
         console.print(f"[red]•[/] document: {escape(problem)}", soft_wrap=True)
     for *_, last in report.runs:

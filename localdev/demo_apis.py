@@ -1,12 +1,12 @@
-"""Three APIs for the example flows to talk to, on one port: a weather service, a source of orders, and a CRM.
+"""Three APIs for the example flows, on one port: a weather service, a source of orders, and a CRM.
 
 GET  /v1/forecast?latitude=…&longitude=…&current=…       weather, in the form of api.open-meteo.com
 GET  /homedepot/v1/orders?updated_since=…&updated_before=…&page_size=…&cursor=…
 POST /builderprime/v1/leads:batchUpsert                  {"leads": [{"external_id": …, …}, …]}
-GET  /builderprime/v1/leads                              what has been sent so far
+GET  /builderprime/v1/leads                              the leads received so far
 
-Orders and leads take `Authorization: Bearer <token>`; every token is an account of its own, with orders and leads of
-its own. As real APIs do, these two turn callers away who come too often (429), and fail now and then (500).
+Orders and leads need `Authorization: Bearer <token>`. Each token is an account with its own orders and leads. Like real
+APIs, these two limit the rate of requests (429), and sometimes fail (500).
 """
 
 import base64
@@ -25,7 +25,7 @@ from localdev.demo_orders import Order, make_orders
 from localdev.web import serving
 
 LARGEST_PAGE = 200
-USUAL_PAGE = 50
+DEFAULT_PAGE = 50
 LARGEST_BATCH = 50
 
 WEATHER_UNITS = {"temperature_2m": "°C", "wind_speed_10m": "km/h", "relative_humidity_2m": "%"}
@@ -37,26 +37,26 @@ type Lead = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """How difficult the APIs for orders and leads are."""
+    """The limits and failures of the APIs for orders and leads."""
 
     requests_per_second: float = 5
-    """How many requests a token may send in the long run; more are answered 429. 0 sets no limit."""
+    """The rate limit of each token; requests above it are answered with 429. 0 means no limit."""
 
     burst: int = 5
-    """How many it may send at once."""
+    """The number of requests that a token may send at once."""
 
     retry_after: int = 1
-    """Seconds that a 429 asks its caller to wait."""
+    """Seconds in the Retry-After header of a 429."""
 
     fail_every: int = 20
-    """One request in this many is answered 500, before it does anything. 0 lets none fail."""
+    """One request in this number is answered with 500, before it changes anything. 0 means none."""
 
 
 NO_TROUBLE = Trouble(requests_per_second=0, fail_every=0)
 
 
 class Allowance:
-    """How often one token may still ask: a bucket that holds `burst`, and refills steadily."""
+    """The rate limit of one token: a token bucket that holds `burst` and refills steadily."""
 
     def __init__(self, per_second: float, burst: int) -> None:
         self._per_second = per_second
@@ -65,7 +65,7 @@ class Allowance:
         self._at = time.monotonic()
 
     def take(self) -> bool:
-        """Take one request's worth out; False when there is none left."""
+        """Take one request out of the bucket. Returns False if it is empty."""
         if not self._per_second:
             return True
         now = time.monotonic()
@@ -79,24 +79,24 @@ class Allowance:
 
 @dataclass
 class DemoApis:
-    """The running APIs; tests look at what has happened to them."""
+    """The running APIs, with the requests and leads that they have received."""
 
     base_time: datetime
-    """Orders lie around it: see demo_orders."""
+    """Orders have times around it: see demo_orders."""
 
     seed: int = 7
     trouble: Trouble = field(default_factory=Trouble)
     refused_tokens: Collection[str] = ("expired",)
-    """Tokens that are answered 401; any other is let in."""
+    """Tokens that are answered with 401. All others are accepted."""
 
     url: str = ""
-    """Where it listens, with no slash at the end."""
+    """The address, without a slash at the end."""
 
     requests: Counter[str] = field(default_factory=Counter)
-    """How many requests came, by method and path."""
+    """The number of requests by method and path."""
 
     refusals: Counter[int] = field(default_factory=Counter)
-    """How many were turned away, by status: 401, 429, 500."""
+    """The number of refused requests by status: 401, 429, 500."""
 
     leads: dict[str, dict[str, Lead]] = field(default_factory=lambda: defaultdict(dict))
     """The leads received, by token and external id."""
@@ -106,7 +106,7 @@ class DemoApis:
     _served: int = field(default=0, init=False, repr=False)
 
     def orders(self, token: str) -> list[Order]:
-        """Give all orders of a token's account, in the order of their last change."""
+        """Return all orders of a token's account, in the order of their last change."""
         if token not in self._orders:
             self._orders[token] = make_orders(self.seed, token, self.base_time)
         return self._orders[token]
@@ -127,7 +127,7 @@ class DemoApis:
 
     @web.middleware
     async def _be_difficult(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let in who has a token, does not come too often, and has luck. The weather is there for everyone."""
+        """Refuse requests without a valid token or above the rate limit, and let some fail. The weather is open."""
         if request.path.startswith("/v1/"):
             return await handler(request)
         token = _token(request)
@@ -157,7 +157,7 @@ class DemoApis:
             reason = "latitude and longitude must be numbers."
             return web.json_response({"error": True, "reason": reason}, status=400)
         names = [name for name in request.query.get("current", "").split(",") if name in WEATHER_UNITS]
-        random = Random(f"{self.seed} {latitude} {longitude}")  # noqa: S311 - made-up data, to be the same again
+        random = Random(f"{self.seed} {latitude} {longitude}")  # noqa: S311 - invented data, the same each time
         values = {name: round(random.uniform(*WEATHER_RANGES[name]), 1) for name in names}
         now = datetime.now(UTC)
         return web.json_response(
@@ -183,11 +183,11 @@ class DemoApis:
         )
 
     async def _list_orders(self, request: web.Request) -> web.Response:
-        """Answer the orders with updated_since <= updated_at < updated_before, a page at a time."""
+        """Answer with the orders of updated_since <= updated_at < updated_before, one page at a time."""
         try:
             since = _time(request, "updated_since")
             before = _time(request, "updated_before")
-            size = int(request.query.get("page_size", USUAL_PAGE))
+            size = int(request.query.get("page_size", DEFAULT_PAGE))
             after = _decode_cursor(request.query["cursor"]) if "cursor" in request.query else None
         except ValueError as why:
             return _error(400, "bad_request", str(why))
@@ -239,15 +239,15 @@ def _decode_cursor(cursor: str) -> tuple[datetime, str]:
         instant, _, order_id = base64.urlsafe_b64decode(cursor).decode().partition(" ")
         return datetime.fromisoformat(instant), order_id
     except ValueError:
-        raise ValueError(f"cursor is none of ours: {cursor!r}.") from None
+        raise ValueError(f"cursor {cursor!r} is not a next_cursor of this API.") from None
 
 
 def _read_leads(body: Any) -> list[Lead]:
     leads = body.get("leads") if isinstance(body, dict) else None
     if not isinstance(leads, list) or not 1 <= len(leads) <= LARGEST_BATCH:
-        raise ValueError(f'The body must be {{"leads": […]}} with 1 to {LARGEST_BATCH} of them.')
+        raise ValueError(f'The body must be {{"leads": […]}} with 1 to {LARGEST_BATCH} leads.')
     if not all(isinstance(lead, dict) and isinstance(lead.get("external_id"), str) for lead in leads):
-        raise ValueError("Every lead needs an external_id, a text.")
+        raise ValueError("Every lead needs an external_id, a string.")
     return leads
 
 
@@ -264,9 +264,9 @@ async def demo_apis(
     trouble: Trouble | None = None,
     refused_tokens: Collection[str] = ("expired",),
 ) -> AsyncGenerator[DemoApis]:
-    """Run the APIs on 127.0.0.1; a port of 0 takes a free one.
+    """Run the APIs on 127.0.0.1. Port 0 means a free port.
 
-    Orders lie around `base_time` (aware; the present unless given). Raises PortTaken.
+    Orders have times around `base_time` (aware), by default the current time. Raises PortTaken.
     """
     demo = DemoApis(
         base_time=base_time or datetime.now(UTC),

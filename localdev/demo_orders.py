@@ -1,4 +1,4 @@
-"""The orders of the demo's Home Depot: made up, and the same ones every time for one seed, token and time."""
+"""The invented orders of the demo's Home Depot: always the same for one seed, token and time."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Any
 
 PAST = timedelta(days=7)
 FUTURE = timedelta(days=1)
-"""Orders lie between `base_time - PAST` and `base_time + FUTURE`; whoever asks up to now sees new ones come in."""
+"""Orders have times from `base_time - PAST` to `base_time + FUTURE`, so that new ones keep appearing."""
 
 PER_DAY = range(30, 60)
 
@@ -23,7 +23,7 @@ CITIES = (
     ("Madison", "WI", "53703"),
 )
 
-# Category: what is bought, and the dollars it costs from and to.
+# The products of each category, with their lowest and highest price in dollars.
 PRODUCTS: dict[str, tuple[tuple[str, int, int], ...]] = {
     "kitchen": (("Shaker base cabinet", 180, 520), ("Quartz countertop", 900, 3800), ("Undermount sink", 120, 480)),
     "bath": (("Vanity 36 in.", 250, 1100), ("Walk-in shower kit", 600, 2400), ("Faucet", 45, 260)),
@@ -35,22 +35,22 @@ PRODUCTS: dict[str, tuple[tuple[str, int, int], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One order, and when it last changed."""
+    """One order and the time of its last change."""
 
     updated_at: datetime
     id: str
     body: dict[str, Any]
-    """The order as the API answers it."""
+    """The order in the form of the API."""
 
     @property
     def position(self) -> tuple[datetime, str]:
-        """Where it stands in a listing: by last change, then id."""
+        """The sort key of a listing: last change, then id."""
         return self.updated_at, self.id
 
 
 def make_orders(seed: int, token: str, base_time: datetime) -> list[Order]:
-    """Make the orders one token sees, in the order of their last change. `base_time` is aware."""
-    random = Random(f"{seed} {token}")  # noqa: S311 - made-up data, to be the same again
+    """Make the orders of one token, in the order of their last change. `base_time` is aware."""
+    random = Random(f"{seed} {token}")  # noqa: S311 - invented data, the same each time
     base = base_time.astimezone(UTC).replace(microsecond=0)
     count = sum(random.choice(PER_DAY) for _ in range((PAST + FUTURE).days))
     orders = [_make_order(random, 1000 + number, base) for number in range(count)]

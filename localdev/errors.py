@@ -1,31 +1,31 @@
-"""What can go wrong while a local part starts.
+"""The errors of a local part that cannot start.
 
 LocalPartError
-├── NodeMissing     Node or the packages it runs are not installed
-├── PortTaken       something else listens on the port a part was given
-└── StartFailed     a part ended, or said nothing, before it was ready
+├── NodeMissing     Node or its npm packages are not installed
+├── PortTaken       the port of a part is in use
+└── StartFailed     a part ended, or was not ready in time
 """
 
 
 class LocalPartError(Exception):
-    """Base of every error a local part raises while it starts."""
+    """Base of the errors of a local part that cannot start."""
 
 
 class NodeMissing(LocalPartError):
-    """Node or the packages it runs are not installed."""
+    """Raised when Node or its npm packages are not installed."""
 
 
 class PortTaken(LocalPartError):
-    """Something else listens on the port a part was given."""
+    """Raised when the port of a part is in use."""
 
     def __init__(self, part: str, port: int) -> None:
         super().__init__(
-            f"{part} cannot listen on port {port}: something else already does. "
-            "Stop that first; is it another `make start`?"
+            f"{part} cannot listen on port {port}: another program uses it. "
+            "Stop that program first. Is it another `make start`?"
         )
         self.part = part
         self.port = port
 
 
 class StartFailed(LocalPartError):
-    """A part ended, or said nothing, before it was ready."""
+    """Raised when a part ended, or was not ready in time."""

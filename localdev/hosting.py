@@ -1,4 +1,4 @@
-"""The app in the local Functions host, in a process of its own."""
+"""Runs an app in the local Functions host, as a child process."""
 
 import asyncio
 import os
@@ -16,28 +16,28 @@ from localdev.children import OWN_GROUP, stop
 from localdev.errors import StartFailed
 
 ROOT = Path(__file__).parent.parent
-_TAIL = 30  # lines of the host's log that an error shows
-_STOP_SECONDS = 15
+_TAIL = 30  # log lines in an error message
+_STOP_SECONDS = 15  # more than the 10 s that the host gives running functions
 
 
 @dataclass(frozen=True, slots=True)
 class RunningHost:
-    """The app in the local Functions host."""
+    """An app that runs in the local Functions host."""
 
     url: str
     process: Process
 
     async def ended(self) -> None:
-        """Wait until the host ends by itself, which it does only when it cannot go on. Raises StartFailed."""
+        """Wait until the host ends, which it does only when it cannot continue. Raises StartFailed then."""
         raise StartFailed(f"the local Functions host ended with exit code {await self.process.wait()}")
 
     async def invoke(self, function: str, text: str = "") -> None:
-        """Run a function now, as `func` lets one: `POST /admin/functions/<name>`."""
+        """Run a function now: `POST /admin/functions/<name>`, as with Core Tools."""
         await invoke(self.url, function, text)
 
 
 async def invoke(url: str, function: str, text: str = "") -> None:
-    """Ask the host at `url` to run a function now. Raises aiohttp.ClientError."""
+    """Make the host at `url` run a function now. Raises aiohttp.ClientError."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{url}/admin/functions/{function}", json={"input": text}) as response,
@@ -53,9 +53,11 @@ async def host(
     port: int = 0,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> AsyncGenerator[RunningHost]:
-    """Run an app in the local Functions host, in a process of its own that ends with this one, however it ends.
+    """Run an app in the local Functions host. Port 0 means a free port.
 
-    `on_line` gets each line that the host and the app log. Raises StartFailed with the last of them.
+    The host is a child process that ends with this one, also when this one is killed. At the end of the block, running
+    functions have 10 s to finish. `on_line` gets each line that the host and the app write. Raises StartFailed, with
+    the last of these lines.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -64,7 +66,11 @@ async def host(
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        env={**os.environ, **environ, "PYTHONUTF8": "1"},  # flow names carry arrows, which not every code page has
+        env={
+            **os.environ,
+            **environ,
+            "PYTHONUTF8": "1",
+        },  # flow names contain arrows, which some code pages do not have
         **OWN_GROUP,
     )
     if process.stdout is None or process.stderr is None:
@@ -86,7 +92,7 @@ async def host(
                 break
         else:
             await readers[0]
-            raise StartFailed("\n  ".join(["The local Functions host did not start. It said:", *tail]))
+            raise StartFailed("\n  ".join(["The local Functions host did not start. Its last lines:", *tail]))
         readers.append(asyncio.create_task(read(process.stdout)))
         yield RunningHost(url=text.rpartition(" on ")[2], process=process)
     finally:

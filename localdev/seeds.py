@@ -1,15 +1,15 @@
-"""Tenants to try things with: what a shop has on a good day and on a bad one."""
+"""The tenants of the demo: most work, and some have the usual mistakes."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 SYNC = "home-depot→builder-prime"
 EXPIRED = "expired"
-"""A token that the demo source does not take."""
+"""A token that the demo's source of orders refuses."""
 
 
 def tenants(now: datetime, demo_url: str) -> list[dict[str, Any]]:
-    """Return tenant documents, most of whose flows are due at `now` (aware)."""
+    """Return the tenant documents. Most of their flows are due at `now` (aware)."""
     due = (now.astimezone(UTC) - timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def weather(latitude: float, longitude: float, **fields: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def tenants(now: datetime, demo_url: str) -> list[dict[str, Any]]:
 
 
 def secrets(demo_url: str) -> dict[str, str]:
-    """Return the secrets of these tenants: fargo-floors' token for Home Depot has expired."""
+    """Return the secrets of these tenants by name. The Home Depot token of fargo-floors has expired."""
     ids = [
         "acme-cabinets",
         "bayou-kitchens",

@@ -1,4 +1,4 @@
-"""The whole surroundings of the app on this machine."""
+"""All the services that the app needs, on this machine."""
 
 import os
 from collections.abc import AsyncGenerator, Mapping
@@ -17,7 +17,7 @@ from localdev.tls import create_certificates
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Where each part listens; 0 takes a free one."""
+    """The port of each part. 0 means a free port."""
 
     queue: int = 0
     blob: int = 0
@@ -30,26 +30,26 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Everything the app needs, running."""
+    """The running services, and the settings with which the app reaches them."""
 
     storage: Storage
     database: Database
     vault: KeyVault
     demo: DemoApis
     environ: dict[str, str]
-    """The app's settings: with these in its environment it reaches all of it."""
+    """The settings, as environment variables of the app."""
 
     @property
     def settings(self) -> Settings:
-        """The same, as the app reads them. Raises SettingsInvalid: this process' environment may add to them."""
+        """The settings as the app reads them, with this process's environment. Raises SettingsInvalid."""
         return Settings.from_environ({**os.environ, **self.environ})
 
 
 @asynccontextmanager
 async def stack(ports: Ports | None = None, settings: Mapping[str, str] | None = None) -> AsyncGenerator[Stack]:
-    """Run storage, Cosmos DB, Key Vault and the demo APIs, with the database, containers and queues made.
+    """Run storage, Cosmos DB, Key Vault and the demo APIs, and create the database, containers and queues.
 
-    Further app `settings` go into `environ`. Raises NodeMissing, PortTaken or StartFailed.
+    `settings` are added to `environ`. Raises NodeMissing, PortTaken or StartFailed.
     """
     at = ports or Ports()
     with scratch_folder() as folder:

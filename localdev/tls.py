@@ -1,4 +1,4 @@
-"""Throw-away certificates for https on this machine."""
+"""Temporary certificates for https on this machine."""
 
 import ssl
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ import trustme
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files of one certificate authority and of one server certificate for localhost and 127.0.0.1."""
+    """The PEM files of a certificate authority and of a server certificate for localhost and 127.0.0.1."""
 
     authority: Path
-    """The authority's certificate alone."""
+    """The certificate of the authority."""
 
     bundle: Path
-    """The authority and the public roots: for SSL_CERT_FILE, so that public hosts stay reachable."""
+    """The authority and the public roots, for SSL_CERT_FILE: public hosts stay reachable."""
 
     certificate: Path
     """The server's certificate chain."""
@@ -25,18 +25,18 @@ class Certificates:
     """The server's private key."""
 
     def server_context(self) -> ssl.SSLContext:
-        """Make what an https server in this process needs."""
+        """Make the SSL context of an https server."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.certificate, self.key)
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """Make what a client needs that trusts the public roots and this authority."""
+        """Make the SSL context of a client that trusts the public roots and this authority."""
         return ssl.create_default_context(cafile=self.bundle)
 
 
 def create_certificates(folder: Path) -> Certificates:
-    """Write a new authority and a server certificate it signed into `folder`, which exists."""
+    """Write a new authority, and a server certificate signed by it, into `folder`, which exists."""
     authority = trustme.CA(organization_name="DataSync local tooling")
     server = authority.issue_cert("localhost", "127.0.0.1", "::1")
     certificates = Certificates(

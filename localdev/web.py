@@ -1,4 +1,4 @@
-"""Serves an aiohttp application on this machine, inside the caller's event loop."""
+"""Serves an aiohttp application on this machine, in the caller's event loop."""
 
 import asyncio
 import errno
@@ -18,10 +18,9 @@ CLOSE_SECONDS = 1
 async def serving(
     part: str, application: web.Application, *, port: int = 0, context: ssl.SSLContext | None = None
 ) -> AsyncGenerator[str]:
-    """Serve `application` on 127.0.0.1, over https where an SSL `context` is given; yield its URL, with no slash
-    at the end.
+    """Serve `application` on 127.0.0.1, over https with an SSL `context`. Yields its URL, without a slash at the end.
 
-    A port of 0 takes a free one. `part` is the name people know it by. Raises PortTaken.
+    Port 0 means a free port. `part` is its name in error messages. Raises PortTaken.
     """
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=CLOSE_SECONDS)
     await runner.setup()

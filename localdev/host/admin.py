@@ -1,8 +1,9 @@
-"""The admin calls of the Functions host that help while developing, without keys, on 127.0.0.1 only.
+"""Three admin calls of the Functions host that help during development, without keys, on 127.0.0.1 only.
 
-* `POST /admin/functions/<name>` with `{"input": "…"}` runs a function now and answers 202 at once: a timer function
-  ignores the input, a queue function takes it for a message's body.
-* `GET /admin/functions` lists the functions, `GET /admin/host/status` tells the state.
+* `POST /admin/functions/<name>` with `{"input": "…"}` runs a function now, and answers 202 at once. A queue function
+  gets the input as the body of its message. A timer function ignores it.
+* `GET /admin/functions` lists the functions.
+* `GET /admin/host/status` returns the state of the host.
 
 Source: https://learn.microsoft.com/azure/azure-functions/functions-manually-run-non-http
 """
@@ -23,24 +24,26 @@ ADDRESS = "127.0.0.1"
 async def serve(
     port: int, functions: Sequence[Function], invoke: Callable[[Function, str], object], stack: AsyncExitStack
 ) -> int:
-    """Serve the admin calls until `stack` closes; a port of 0 takes a free one. Returns the port.
+    """Serve the admin calls until `stack` closes. Port 0 means a free port. Returns the port.
 
-    `invoke` starts a function and does not wait for it. Raises PortTaken.
+    `invoke` starts a function with the input and does not wait for its end. Raises PortTaken.
     """
     by_name = {function.name.lower(): function for function in functions}
 
     async def run(request: web.Request) -> web.Response:
         function = by_name.get(request.match_info["name"].lower())
         if function is None:
-            raise web.HTTPNotFound(text=f"No function {request.match_info['name']!r} here: {_names(functions)}")
+            raise web.HTTPNotFound(
+                text=f"There is no function {request.match_info['name']!r}. The functions are: {_names(functions)}"
+            )
         if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(text="Send JSON, with the header Content-Type: application/json")
+            raise web.HTTPUnsupportedMediaType(text="Send JSON with the header Content-Type: application/json")
         try:
             body = await request.json()
         except ValueError:
             body = None
         if not isinstance(body, dict) or not isinstance(body.get("input", ""), str | None):
-            raise web.HTTPBadRequest(text='Expected a JSON object: {"input": "text"}, or {}')
+            raise web.HTTPBadRequest(text='Expected a JSON object: {"input": "text"} or {}')
         invoke(function, body.get("input") or "")
         return web.Response(status=202)
 
@@ -64,14 +67,14 @@ async def serve(
     try:
         await web.TCPSite(runner, ADDRESS, port).start()
     except OSError as error:
-        if error.errno in {errno.EADDRINUSE, errno.EACCES}:  # Windows says EACCES
+        if error.errno in {errno.EADDRINUSE, errno.EACCES}:  # EACCES on Windows
             raise PortTaken("The local Functions host", port) from None
         raise
     return int(runner.addresses[0][1])
 
 
 def _names(functions: Sequence[Function]) -> str:
-    return ", ".join(function.name for function in functions) or "none at all"
+    return ", ".join(function.name for function in functions)
 
 
 def _described(function: Function) -> dict[str, Any]:

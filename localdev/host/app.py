@@ -1,7 +1,7 @@
-"""The app's functions as the host sees them: what it checks after the worker has indexed them.
+"""The functions of the app, as the host checks them after the worker has indexed them.
 
-The worker rejects what is wrong in Python; names, schedules, `%NAME%` and connections are the host's to check. The
-real host leaves a function with such an error out and goes on; here it stops the start, with all errors at once.
+The worker reports mistakes in Python. The host checks names, schedules, `%NAME%` and connections. The real host starts
+without the functions that have such an error. The local host does not start, and reports all errors together.
 """
 
 import json
@@ -19,7 +19,7 @@ from localdev.host.worker import IndexedFunction
 
 log = logging.getLogger(__name__)
 
-# Azure/azure-functions-host, Utility.cs.
+# Source: Azure/azure-functions-host, Utility.cs.
 _FUNCTION_NAME = re.compile(r"[a-z][a-z0-9_-]{0,127}", re.IGNORECASE | re.ASCII)
 _BINDING_NAME = re.compile(r"[a-z][a-z0-9]{0,127}|\$return", re.IGNORECASE | re.ASCII)
 # https://learn.microsoft.com/rest/api/storageservices/naming-queues-and-metadata
@@ -28,17 +28,17 @@ _QUEUE_NAME = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueTrigger:
-    """A function's queue trigger, with everything resolved."""
+    """The queue trigger of a function, with all `%NAME%` replaced."""
 
     queue: str
     connection: Connection
     binary: bool
-    """The function asked for bytes (`data_type=BINARY`), so the body need not be UTF-8."""
+    """Whether the function gets bytes (`data_type=BINARY`), so that the body can be other than UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimerTrigger:
-    """A function's timer trigger, with everything resolved."""
+    """The timer trigger of a function, with all `%NAME%` replaced."""
 
     schedule: Schedule
     run_on_startup: bool
@@ -47,17 +47,18 @@ class TimerTrigger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """One function: how the worker knows it, and what starts it."""
+    """One function and its trigger."""
 
     name: str
     id: str
+    """The worker's id of the function."""
     bindings: tuple[Mapping[str, Any], ...]
     """As in a function.json."""
     parameter: str
-    """The argument that takes the trigger's data."""
+    """Name of the argument for the trigger's data."""
     trigger: QueueTrigger | TimerTrigger
     disabled: bool
-    """The app setting `AzureWebJobs.<name>.Disabled`: only admin calls run it."""
+    """Whether the app setting `AzureWebJobs.<name>.Disabled` is on, so that only admin calls run the function."""
 
     @property
     def kind(self) -> str:
@@ -66,19 +67,19 @@ class Function:
 
 
 def functions_of(indexed: Iterable[IndexedFunction], environ: Mapping[str, str]) -> list[Function]:
-    """Check what the worker indexed, and resolve it against the app settings.
+    """Check the indexed functions, and replace each `%NAME%` by its app setting.
 
-    A function with a trigger or other binding that is not supported here is left out with a warning.
+    A function with a binding that the local host does not support is left out, with a warning.
 
     Raises:
-        HostError: no functions at all, or any number of problems, a line each.
+        HostError: there are no functions, or some have problems; the message has one line for each problem.
 
     """
     indexed = list(indexed)
     if not indexed:
         raise HostError(
-            "0 functions found: function_app.py defines none. Decorate functions with the triggers of its FunctionApp, "
-            "and register any blueprints"
+            "0 functions found in function_app.py. Decorate functions with the triggers of its FunctionApp, and "
+            "register its blueprints"
         )
     problems: list[str] = []
     functions = [function for one in indexed if (function := _function(one, environ, problems))]
@@ -92,8 +93,8 @@ def _function(indexed: IndexedFunction, environ: Mapping[str, str], problems: li
     found = len(problems)
     if not _FUNCTION_NAME.fullmatch(indexed.name) or indexed.name.lower() == "host":
         problems.append(
-            f"function {indexed.name!r}: not a valid function name; it must start with a letter and hold up to 128 "
-            "letters, digits, - and _ (and not be `host`)"
+            f"function {indexed.name!r}: not a valid function name. Start it with a letter; use up to 128 letters, "
+            "digits, - and _; do not call it `host`"
         )
     problems.extend(
         f"function {indexed.name!r}: arg_name {name!r} is not a valid binding name; use letters and digits only"
@@ -102,7 +103,9 @@ def _function(indexed: IndexedFunction, environ: Mapping[str, str], problems: li
     )
     types = [str(binding["type"]) for binding in bindings]
     if types not in (["queueTrigger"], ["timerTrigger"]):
-        log.warning("Function '%s' (%s) is not supported by the local host: skipped", indexed.name, ", ".join(types))
+        log.warning(
+            "Function '%s' (%s) is left out: the local host does not support it", indexed.name, ", ".join(types)
+        )
         return None
     try:
         trigger = (_queue if types == ["queueTrigger"] else _timer)(bindings[0], environ)
@@ -125,7 +128,7 @@ def _function(indexed: IndexedFunction, environ: Mapping[str, str], problems: li
 
 
 def _queue(binding: Mapping[str, Any], environ: Mapping[str, str]) -> QueueTrigger:
-    # The queue extension lowers the name before it checks it.
+    # The queue extension changes the name to lower case before it checks it.
     queue = _resolved(binding, "queueName", environ).lower()
     if not _QUEUE_NAME.fullmatch(queue):
         raise ValueError(
@@ -153,10 +156,10 @@ _PYTHON_NAMES = {"queueName": "queue_name", "connection": "connection", "schedul
 
 
 def _resolved(binding: Mapping[str, Any], key: str, environ: Mapping[str, str]) -> str:
-    """Return a property's text with every %NAME% replaced by that app setting."""
+    """Return a property's text with each %NAME% replaced by that app setting."""
     text = binding.get(key)
     if not isinstance(text, str):
-        raise ValueError(f"{_PYTHON_NAMES[key]} is {text!r}; expected a string")  # noqa: TRY004 - a setting's value, not a caller's mistake
+        raise ValueError(f"{_PYTHON_NAMES[key]} is {text!r}; expected a string")  # noqa: TRY004 - the app's mistake, not the caller's
 
     def value(match: re.Match[str]) -> str:
         if (found := setting(environ, match[1])) is None:

@@ -44,7 +44,7 @@ class QueueOptions:
 
     batch_size: int
     new_batch_threshold: int
-    """Messages are fetched again once no more than this many are being worked on."""
+    """New messages are fetched when at most this many messages are in work."""
     max_dequeue_count: int
     visibility_timeout: timedelta
     """How long a message stays hidden after a failed attempt."""
@@ -54,11 +54,11 @@ class QueueOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
-    """What of host.json the local host uses."""
+    """The values of host.json that the local host uses."""
 
     queues: QueueOptions
     function_timeout: timedelta | None
-    """None: a function may take as long as it likes (`"-1"`)."""
+    """None means no limit (`"-1"`)."""
     log_level: int
 
     @classmethod
@@ -66,7 +66,8 @@ class HostConfig:
         """Read host.json, overridden by app settings.
 
         Raises:
-            HostError: no such file, not JSON, no version, or values out of range (all of them, a line each).
+            HostError: the file is missing, is not JSON, has no version, or has invalid values; the message has one line
+                for each value.
 
         """
         content = _json_object(host_json)
@@ -80,7 +81,7 @@ class HostConfig:
             log_level=values.get("logging:logLevel:default", _log_level, logging.INFO),
         )
         if values.problems:
-            raise HostError("\n  ".join([f"{host_json} needs attention:", *values.problems]))
+            raise HostError("\n  ".join([f"{host_json} has invalid values:", *values.problems]))
         return config
 
 
@@ -102,7 +103,7 @@ def _queue_options(values: "_Values", environ: Mapping[str, str]) -> QueueOption
 
 
 class _Values:
-    """host.json as .NET's configuration sees it: paths joined by colons, in any case, with app settings over it."""
+    """host.json as .NET's configuration reads it: paths joined by colons, in any case, replaced by app settings."""
 
     def __init__(self, content: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         self.problems: list[str] = []
@@ -113,7 +114,7 @@ class _Values:
                 self._values[path.lower()] = (f"app setting {name}", text)
 
     def get[T](self, path: str, parse: Callable[[str], T], default: T) -> T:
-        """Return the value, parsed; the default where it is absent, or wrong (and then noted in `problems`)."""
+        """Return the parsed value, or the default if it is absent or invalid. `problems` gets the invalid ones."""
         if path.lower() not in self._values:
             return default
         name, value = self._values[path.lower()]
@@ -123,7 +124,9 @@ class _Values:
             self.problems.append(f"{name} is {value!r}: {why}")
             return default
         if isinstance(parsed, timedelta) and str(value).strip().isdecimal():
-            log.warning("%s is %r, which the host reads as DAYS. Write hh:mm:ss for anything shorter", name, value)
+            log.warning(
+                "%s is %r, and the host reads a bare number as DAYS. Write hh:mm:ss for a shorter time", name, value
+            )
         return parsed
 
 
@@ -139,18 +142,18 @@ _TIMESPAN = re.compile(r"(?:(\d{1,8})\.)?(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.(\
 
 
 def timespan(text: str) -> timedelta:
-    """Parse a .NET TimeSpan: `hh:mm:ss[.fff]` or `d.hh:mm:ss[.fff]`; a bare whole number is days.
+    """Parse a .NET TimeSpan: `hh:mm:ss[.fff]` or `d.hh:mm:ss[.fff]`. A bare whole number means days.
 
-    Raises ValueError: not such a text, or hours over 23, minutes or seconds over 59.
-    https://learn.microsoft.com/dotnet/api/system.timespan.parse
+    Raises ValueError if the text has another form, hours over 23, or minutes or seconds over 59.
+    Source: https://learn.microsoft.com/dotnet/api/system.timespan.parse
     """
     text = text.strip()
-    if text.isdecimal() and len(text) < 9:  # noqa: PLR2004 - more than timedelta, or TimeSpan, can hold
+    if text.isdecimal() and len(text) < 9:  # noqa: PLR2004 - the limit of timedelta and TimeSpan
         return timedelta(days=int(text))
     if (match := _TIMESPAN.fullmatch(text)) is None:
         raise ValueError("expected a time span such as 00:00:30 (hh:mm:ss) or 1.00:00:00 (d.hh:mm:ss)")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups()[:4])
-    if hours > 23 or minutes > 59 or seconds > 59:  # noqa: PLR2004 - a clock's
+    if hours > 23 or minutes > 59 or seconds > 59:  # noqa: PLR2004 - the limits of a clock
         raise ValueError("expected a time span with hours up to 23, minutes and seconds up to 59, days before a dot")
     fraction = int((match[5] or "").ljust(7, "0")) // 10
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=fraction)
@@ -201,7 +204,7 @@ def _log_level(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSettings:
-    """local.settings.json: app settings for this machine only."""
+    """local.settings.json: the app settings for this machine."""
 
     values: Mapping[str, str]
     port: int | None
@@ -209,11 +212,10 @@ class LocalSettings:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file; there need not be one.
+        """Read the file. A missing file has no settings.
 
         Raises:
-            HostError: not JSON, encrypted (which is also what leaving `IsEncrypted` out means), or values of the
-                wrong type.
+            HostError: the file is not JSON, is encrypted (also without `IsEncrypted`), or has values of a wrong type.
 
         """
         if not path.exists():
@@ -222,23 +224,23 @@ class LocalSettings:
         if content.get("IsEncrypted", True) is not False:
             raise HostError(
                 f'{path}: "IsEncrypted" is {content.get("IsEncrypted", "missing, which means true")}, '
-                'and only Core Tools can decrypt. Write "IsEncrypted": false and plain values'
+                'and only Core Tools can decrypt it. Write "IsEncrypted": false and plain values'
             )
         values = content.get("Values", {})
         if not isinstance(values, dict):
             raise HostError(f'{path}: "Values" must be an object of strings')
-        # The values may be secrets: only their names are told.
+        # The values can be secrets: the message has only their names.
         wrong = [name for name, value in values.items() if not isinstance(value, str)]
         if wrong:
             raise HostError(f"{path}: values must be strings, in quotes: {', '.join(wrong)}")
         host = content.get("Host")
         port = host.get("LocalHttpPort") if isinstance(host, dict) else None
-        if port is not None and not (type(port) is int and 0 <= port <= 65535):  # noqa: PLR2004 - TCP's last port
+        if port is not None and not (type(port) is int and 0 <= port <= 65535):  # noqa: PLR2004 - the last TCP port
             raise HostError(f'{path}: "LocalHttpPort" is {port!r}; expected a port number')
         return cls(values=values, port=port)
 
     def apply(self, environ: MutableMapping[str, str]) -> None:
-        """Put the values into the environment, where they do not replace any that are there."""
+        """Add the values to the environment. Variables that are already set are kept."""
         for name, value in self.values.items():
             if name in environ:
                 log.info("Skipping '%s' from local settings: it is already set in the environment.", name)
@@ -248,7 +250,7 @@ class LocalSettings:
 
 
 def setting(environ: Mapping[str, str], name: str) -> str | None:
-    """Look an app setting up; its name may differ in case, as in .NET's configuration. Empty counts as unset."""
+    """Return an app setting, or None. Its name is compared without case, as in .NET; an empty setting is unset."""
     if exact := environ.get(name):
         return exact
     return next((value for key, value in environ.items() if value and key.lower() == name.lower()), None)
@@ -258,7 +260,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise HostError(f"{path} is missing: --app must name a function app's directory, with its host.json") from None
+        raise HostError(f"{path} is missing. Give --app the directory of a function app with a host.json") from None
     except ValueError as why:
         raise HostError(f"{path} is not valid JSON: {why}") from None
     if not isinstance(content, dict):

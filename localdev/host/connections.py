@@ -1,8 +1,8 @@
-"""Which storage account a trigger's `connection` means.
+"""Finds the storage account of a trigger's `connection`.
 
-`connection="X"` is tried as the app setting `AzureWebJobsX`, then as `X`. A setting of that name is a connection
-string; otherwise `X__queueServiceUri` or `X__accountName` mean an identity: the developer's own, or with
-`X__credential` = `managedidentity` (and `X__clientId`) a managed one.
+For `connection="X"` the app setting `AzureWebJobsX` is read first, then `X`. A setting of that name is a connection
+string. Without one, `X__queueServiceUri` or `X__accountName` mean access by identity: the developer's own, or a managed
+one with `X__credential` = `managedidentity` (and `X__clientId`).
 Source: https://learn.microsoft.com/azure/azure-functions/functions-reference#connections
 """
 
@@ -19,16 +19,16 @@ from azure.storage.queue.aio import QueueServiceClient
 from localdev.host.config import setting
 from localdev.host.errors import HostError
 
-# The SDK's own first retry comes after 15 s.
+# The SDK's default waits 15 s before the first retry.
 _RETRIES: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "random_jitter_range": 1, "retry_total": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """A storage account: by connection string, or by URL and identity."""
+    """A storage account, reached by connection string, or by URL and identity."""
 
     setting: str
-    """The app setting it came from, or the first part of their names."""
+    """Name of the app setting, or the common prefix of the app settings."""
     connection_string: str | None = field(default=None, repr=False)
     url: str | None = None
     managed_identity: bool = False
@@ -36,17 +36,17 @@ class Connection:
 
 
 def resolve(name: str, environ: Mapping[str, str]) -> Connection:
-    """Find the app settings behind a trigger's `connection`; an empty name means `Storage`.
+    """Find the app settings of a trigger's `connection`. An empty name means `Storage`.
 
     Raises:
-        ValueError: there are none; the message names those that would do.
+        ValueError: there are none; the message names the app settings to set.
 
     """
     name = name or "Storage"
     for candidate in (f"AzureWebJobs{name}", name):
         if text := setting(environ, candidate):
             if text.strip("; ").lower() == "usedevelopmentstorage=true":
-                text = "UseDevelopmentStorage=true"  # .NET takes it in any case, the SDK only so
+                text = "UseDevelopmentStorage=true"  # .NET accepts any case, the SDK only this one
             return Connection(setting=candidate, connection_string=text)
         url = setting(environ, f"{candidate}__queueServiceUri")
         if account := setting(environ, f"{candidate}__accountName"):
@@ -66,10 +66,10 @@ def resolve(name: str, environ: Mapping[str, str]) -> Connection:
 
 
 async def queue_service(connection: Connection, stack: AsyncExitStack) -> QueueServiceClient:
-    """Open a client for the account; `stack` closes it.
+    """Open a client for the account. `stack` closes it.
 
     Raises:
-        HostError: the connection string is not one. (It is not shown: it holds a key.)
+        HostError: the connection string is not valid. The message does not show it, as it has a key.
 
     """
     options = {"transport": new_transport(), **_RETRIES}
@@ -96,7 +96,7 @@ def new_transport() -> AioHttpTransport:
 
 
 async def _credential(connection: Connection, stack: AsyncExitStack) -> AsyncTokenCredential:
-    # Not at the top: it takes 0.2 s to import, and most local runs use a connection string.
+    # Imported here because it takes 0.2 s, and most local runs use a connection string.
     from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential  # noqa: PLC0415
 
     if connection.managed_identity:

@@ -1,7 +1,7 @@
-"""What the local host raises when it cannot start or go on: LocalPartError ← HostError."""
+"""The error of the local host."""
 
 from localdev.errors import LocalPartError
 
 
 class HostError(LocalPartError):
-    """The host cannot start or go on; the message names the thing, its value and the remedy."""
+    """Raised when the host cannot start or continue. The message names the cause, its value and the remedy."""

@@ -1,4 +1,4 @@
-"""Runs a function once, and logs it as the host does."""
+"""Runs one invocation of a function, and logs it as the real host does."""
 
 import asyncio
 import logging
@@ -16,24 +16,24 @@ log = logging.getLogger(__name__)
 BY_HAND = "This function was programmatically called via the host APIs."
 
 type Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-"""Starts work that the host watches: an error in it stops the host."""
+"""Starts a task that the host waits for when it stops. An error in the task stops the host."""
 
 
 class Listener(Protocol):
-    """What starts one function."""
+    """The trigger of one function."""
 
     async def run(self, stopping: asyncio.Event, spawn: Spawn) -> None:
-        """Listen until `stopping`, leaving invocations to `spawn`."""
+        """Listen until `stopping` is set. Invocations run in tasks of `spawn`."""
 
     async def run_by_hand(self, text: str) -> None:
-        """Run the function once, now, with a text for its trigger's data."""
+        """Run the function once now, with a text as its trigger's data."""
 
 
 class Executor:
-    """Runs functions on the worker under host.json's functionTimeout.
+    """Runs functions on the worker, with the functionTimeout of host.json.
 
-    At the timeout the invocation fails and an `async` function is cancelled. The real host then restarts the worker,
-    which takes every other running function with it.
+    At the timeout the invocation fails, and an `async` function is cancelled. The real host restarts the worker then,
+    which also ends all other running functions.
     """
 
     def __init__(self, worker: Worker, timeout: timedelta | None) -> None:
@@ -43,7 +43,7 @@ class Executor:
     async def run(
         self, function: Function, data: Datum, metadata: Mapping[str, Datum], *, reason: str, details: str = ""
     ) -> bool:
-        """Run a function with its trigger's data; tell whether it succeeded."""
+        """Run a function with its trigger's data. Returns whether it succeeded."""
         invocation_id = str(uuid.uuid4())
         log.info("Executing 'Functions.%s' (Reason='%s', Id=%s)", function.name, reason, invocation_id)
         if details:

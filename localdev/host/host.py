@@ -1,4 +1,4 @@
-"""The host: starts the app, listens for its triggers, and stops gracefully."""
+"""The host: starts the app, listens for its triggers, and lets running functions finish when it stops."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ DEFAULT_PORT = 7071
 
 
 class Host:
-    """Runs one function app until it is told to stop, or until a part of it dies."""
+    """Runs one function app until it is stopped, or until one of its parts fails."""
 
     def __init__(self, app: Path, *, port: int | None, drain: timedelta) -> None:
         self._app = app.resolve()
@@ -50,15 +50,15 @@ class Host:
         """Start the app and serve it until `stop`.
 
         Raises:
-            HostError: it could not start, or a listener or the user's loop died.
-            PortTaken: something else listens on the port.
+            HostError: the app cannot start, a listener failed, or the app's event loop ended.
+            PortTaken: the port is in use.
 
         """
         settings = LocalSettings.load(self._app / "local.settings.json")
         settings.apply(os.environ)
         config = HostConfig.load(self._app / "host.json", os.environ)
         logging.getLogger().setLevel(config.log_level)
-        os.chdir(self._app)  # as Core Tools: an app may open its files by relative paths
+        os.chdir(self._app)  # as Core Tools do: the app can open its files by relative paths
         loop = asyncio.get_running_loop()
         user = worker.Worker(lambda death: loop.call_soon_threadsafe(self._worker_died, death))
         user.start()
@@ -84,7 +84,7 @@ class Host:
             raise self._death
 
     async def _indexed(self, user: worker.Worker) -> list[Function] | None:
-        """Return the app's functions; None when told to stop meanwhile."""
+        """Return the app's functions, or None if the host was stopped first."""
         index = asyncio.create_task(user.index(self._app))
         stop = asyncio.create_task(self._stopping.wait())
         await asyncio.wait((index, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -102,7 +102,7 @@ class Host:
         return next(port for port in chosen if port is not None)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that may only end by itself or by being cancelled: an error in it stops the host."""
+        """Start a task. An error in it stops the host."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
 
@@ -120,10 +120,10 @@ class Host:
 
     def _worker_died(self, death: BaseException) -> None:
         self._die(HostError(f"the event loop that functions run on has ended: {death!r}"))
-        self._hurry.set()  # nothing that runs there will ever finish
+        self._hurry.set()  # no running function can finish
 
     async def _drained(self) -> None:
-        """Wait for what runs, for a bounded time, then cancel it."""
+        """Wait for running functions for a bounded time, then cancel the rest."""
         hurry = asyncio.create_task(self._hurry.wait())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._drain.total_seconds()):
@@ -131,7 +131,9 @@ class Host:
                     await asyncio.wait({hurry, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if left := set(self._tasks):
-            log.warning("Cancelled what was still running; its messages stay hidden for up to 10 minutes")
+            log.warning(
+                "Cancelled the functions that were still running. Their messages stay hidden for up to 10 minutes"
+            )
             for task in left:
                 task.cancel()
             await asyncio.wait(left)
@@ -145,7 +147,7 @@ async def _listener(function: Function, config: HostConfig, executor: Executor, 
 
 
 def _ready(functions: Sequence[Function], port: int) -> str:
-    """Return the one line on standard output that says the host is ready, what it listens for, and where."""
+    """Return the line that reports the host as ready, with its functions and its address."""
     what = "1 function" if len(functions) == 1 else f"{len(functions)} functions"
     if names := ", ".join(f"{function.name} {function.kind}" for function in functions):
         what = f"{what} ({names})"

@@ -1,4 +1,7 @@
-"""One queue message: what a function gets of it, and its time in the host's hands."""
+"""One queue message: the data that a function gets, and the time while the host works on it.
+
+The real host shuts down at an unexpected storage error; here it is logged (see the package's docstring).
+"""
 
 import asyncio
 import base64
@@ -18,11 +21,11 @@ from localdev.host.worker import Datum
 log = logging.getLogger(__name__)
 
 VISIBILITY = timedelta(minutes=10)
-"""How long a message is hidden while it is worked on; renewed at half time. Not `visibilityTimeout`."""
+"""How long a message is hidden while the host works on it. Renewed at half time. Not `visibilityTimeout`."""
 
 
 class Hidden:
-    """A fetched message: stays hidden while its block runs, and knows its current pop receipt."""
+    """A fetched message. It stays hidden during its `async with` block, and has the current pop receipt."""
 
     def __init__(self, queue: QueueClient, message: QueueMessage) -> None:
         self.id = str(message.id)
@@ -34,7 +37,7 @@ class Hidden:
         self._renewals = asyncio.create_task(self._renew())
 
     async def __aexit__(self, *_: object) -> None:
-        # Not cancelled: a renewal on its way brings the receipt that the delete needs.
+        # Not cancelled: a renewal that is on its way returns the receipt that the delete needs.
         self._finished.set()
         await self._renewals
 
@@ -48,35 +51,35 @@ class Hidden:
                 await self._hide(VISIBILITY)
             except AzureError as error:
                 if _lost(error):
-                    log.warning("Message %s is not ours any more: deleted, or handed out again", self.id)
+                    log.warning("Message %s was deleted, or is being processed elsewhere", self.id)
                     return
-                log.warning("Message %s could not be kept hidden, trying again: %s", self.id, error.message)
+                log.warning("Message %s could not be kept hidden. The host tries again: %s", self.id, error.message)
                 pause = VISIBILITY / 10
             else:
                 log.debug("Message %s stays hidden for another %s", self.id, VISIBILITY)
                 pause = VISIBILITY / 2
 
     async def _hide(self, duration: timedelta) -> None:
-        seconds = int(duration.total_seconds())  # the service knows no fractions
+        seconds = int(duration.total_seconds())  # the service takes whole seconds only
         updated = await self._queue.update_message(self.id, self._receipt, visibility_timeout=seconds)
         self._receipt = updated.pop_receipt
 
     async def delete(self) -> None:
-        """Delete the message: it is done with."""
+        """Delete the message."""
         await self._settle("deleted", self._queue.delete_message(self.id, self._receipt))
 
     async def release(self, delay: timedelta) -> None:
-        """Make the message visible again after a delay, cut to whole seconds."""
+        """Make the message visible again after a delay, rounded down to whole seconds."""
         await self._settle("released", self._hide(delay))
 
-    async def _settle(self, what: str, work: Awaitable[None]) -> None:
+    async def _settle(self, done: str, work: Awaitable[None]) -> None:
         try:
             await work
         except AzureError as error:
             if _lost(error):
-                log.debug("Message %s was not %s: it is not ours any more", self.id, what)
+                log.debug("Message %s was not %s: it was deleted, or is being processed elsewhere", self.id, done)
             else:
-                log.error("Message %s could not be %s and will come back: %s", self.id, what, error.message)  # noqa: TRY400
+                log.error("Message %s could not be %s and will come back: %s", self.id, done, error.message)  # noqa: TRY400
 
 
 def _lost(error: AzureError) -> bool:
@@ -85,30 +88,32 @@ def _lost(error: AzureError) -> bool:
 
 
 def decode(text: str, *, encoded: bool) -> bytes:
-    """Return a message's body from its text in the queue, which may be base64-encoded.
+    """Return the body of a message from its text in the queue, which is base64 if `encoded`.
+
+    White space between base64 characters is skipped, as in .NET.
 
     Raises:
-        ValueError: it should be, and is not. White space between the characters is skipped, as by .NET.
+        ValueError: the text should be base64, and is not.
 
     """
     return base64.b64decode("".join(text.split()), validate=True) if encoded else text.encode()
 
 
 def datum(body: bytes, *, binary: bool) -> Datum:
-    """Return what the worker is given: bytes if the function asked for them, else text.
+    """Return the body for the worker: bytes if `binary`, else text.
 
     Raises:
-        UnicodeDecodeError: text was asked for, and the body is not UTF-8.
+        UnicodeDecodeError: the body should be text, and is not UTF-8.
 
     """
     return Datum(body, "bytes") if binary else Datum(body.decode(), "string")
 
 
 def metadata(message: QueueMessage, body: bytes) -> dict[str, Datum]:
-    """Return the trigger metadata: the message's properties, then every top-level key of a JSON body.
+    """Return the trigger metadata: the message's properties, then each top-level key of a JSON body.
 
-    The keys of the body overwrite the properties, whatever their case: a body with `"id"` or `"dequeueCount"` changes
-    what the function sees as the message's own. (Azure/azure-functions-host, ApplyBindingData.)
+    The keys of the body overwrite the properties, compared without case: with `"id"` or `"dequeueCount"` in the body,
+    the function no longer sees the message's own. Source: Azure/azure-functions-host, ApplyBindingData.
     """
     text = body.decode(errors="replace")
     texts = {"QueueTrigger": text, "Id": message.id, "PopReceipt": message.pop_receipt}

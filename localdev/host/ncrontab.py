@@ -1,10 +1,10 @@
-"""NCRONTAB, the timer trigger's schedules: {second} {minute} {hour} {day} {month} {day of week}, in UTC.
+"""NCRONTAB, the schedules of timer triggers: {second} {minute} {hour} {day} {month} {day of week}, in UTC.
 
-Five fields are read as six with second 0. Day and day of week must both match. `? L W #` and weekday 7 do not exist
-here. Source: https://github.com/atifaziz/NCrontab and …/azure-functions/functions-bindings-timer#ncrontab-expressions.
+Five fields mean six with second 0. Day and day of week must both match. `? L W #` and weekday 7 are not supported.
+Sources: https://github.com/atifaziz/NCrontab and …/azure-functions/functions-bindings-timer#ncrontab-expressions.
 
-Stricter than the host in two places where it silently does something else than what was written: a step of 0 (it takes
-1), and a range that runs backwards (it swaps the ends, so `22-2` is 2 to 22).
+This parser refuses two texts that the real host accepts with another meaning: a step of 0 (the host takes 1), and a
+range that runs backwards (the host exchanges the ends: `22-2` means 2 to 22).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MONTHS = (
 )
 _WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 
-# Every combination of 29 February and weekday comes round within 40 years, also across 2100.
+# Each combination of 29 February and a weekday occurs within 40 years, also around 2100.
 _HORIZON_DAYS = 366 * 41
 
 
@@ -29,7 +29,7 @@ class _Field:
     names: tuple[str, ...]
 
     def parse(self, text: str) -> tuple[int, ...]:
-        """Return the values the field allows, ascending."""
+        """Return the values that match the field, ascending."""
         try:
             return tuple(sorted({value for item in text.split(",") for value in self._item(item)}))
         except ValueError as why:
@@ -46,14 +46,14 @@ class _Field:
         first = self._value(start)
         last = self._value(end) if dash else self.high if slash else first
         if first > last:
-            raise ValueError(f"{base!r} runs backwards; write {start}-{self.high},{self.low}-{end} if that is meant")
+            raise ValueError(f"{base!r} runs backwards. Write {start}-{self.high},{self.low}-{end} instead")
         return range(first, last + 1, every)
 
     def _value(self, text: str) -> int:
         if text.isdecimal() and text.isascii():
             if self.low <= int(text) <= self.high:
                 return int(text)
-        elif len(text) >= 3:  # noqa: PLR2004 - Jan, Mon
+        elif len(text) >= 3:  # noqa: PLR2004 - the length of Jan, Mon
             for offset, name in enumerate(self.names):
                 if name.lower().startswith(text.lower()):
                     return self.low + offset
@@ -85,14 +85,14 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse an expression of six fields, or five.
+        """Parse an expression of six or five fields.
 
         Raises:
-            ValueError: names the field, its text and what is wrong with it.
+            ValueError: the message names the field, its text and the mistake.
 
         """
         parts = text.split()
-        if len(parts) == 5:  # noqa: PLR2004 - the classic form
+        if len(parts) == 5:  # noqa: PLR2004 - the form without seconds
             parts = ["0", *parts]
         if len(parts) != len(_FIELDS):
             raise ValueError(
@@ -110,7 +110,7 @@ class Schedule:
         )
 
     def next_after(self, moment: datetime) -> datetime | None:
-        """Return the first occurrence after an instant (aware), in UTC; None when there never is one."""
+        """Return the first occurrence after an instant (aware), in UTC, or None if no day ever matches."""
         moment = moment.astimezone(UTC)
         today = moment.date()
         for ahead in range(_HORIZON_DAYS):

@@ -1,7 +1,7 @@
-"""The queue trigger, as the Storage Queues extension 5.x listens and settles.
+"""The queue trigger: polls, runs and completes messages like the Storage Queues extension 5.x.
 
-Sources: Azure/azure-sdk-for-net, sdk/storage/Microsoft.Azure.WebJobs.Extensions.Storage.Queues (QueueListener,
-QueueProcessor), and …/azure-functions/functions-bindings-storage-queue-trigger.
+Sources: Azure/azure-sdk-for-net, sdk/storage, QueueListener.cs and QueueProcessor.cs;
+…/azure-functions/functions-bindings-storage-queue-trigger.
 """
 
 import asyncio
@@ -31,24 +31,25 @@ log = logging.getLogger(__name__)
 POISON_SUFFIX = "-poison"
 POISON_TTL = timedelta(days=7)
 
-# What passes by itself: no such queue (yet), timeout, being deleted, too many requests. And server errors.
+# Statuses that are temporary, like those from 500: the queue does not exist (yet), timeout, the queue is being deleted,
+# too many requests.
 _PASSING = {404, 408, 409, 429}
 
 
 class Backoff:
-    """How long to wait while a queue is empty: 0.1, 0.2, 0.3, 0.5, 0.9 … s ± 20 % up to a cap."""
+    """The waiting times while a queue is empty: 0.1, 0.2, 0.3, 0.5, 0.9 … s ± 20 %, up to a cap."""
 
     def __init__(self, cap: timedelta) -> None:
         self._cap = cap.total_seconds()
         self._misses = 0
 
     def reset(self) -> None:
-        """Start over: there was a message."""
+        """Start from the shortest time, after a message was found."""
         self._misses = 0
 
     def next(self) -> float:
         """Return the seconds to wait now."""
-        jitter = random.uniform(0.8, 1.2)  # noqa: S311 - spreads polls, guards nothing
+        jitter = random.uniform(0.8, 1.2)  # noqa: S311 - not for security
         delay = 0.1 + (0.1 * 2 ** (self._misses - 1) * jitter if self._misses else 0)
         if delay >= self._cap:
             return self._cap
@@ -57,10 +58,10 @@ class Backoff:
 
 
 class QueueListener:
-    """Polls one function's queue, one request at a time, and runs the function for every message.
+    """Polls the queue of one function, one request at a time, and runs the function for each message.
 
-    At a stop no more is fetched, and running functions are waited for. What is cancelled after that stays hidden until
-    its 10 minutes are over, as when Azure takes an instance away: a run that was cut off should look the same here.
+    When the host stops, no more messages are fetched, and running functions may finish. If a function is cancelled, its
+    message stays hidden until its 10 minutes are over, as when Azure removes an instance.
     """
 
     def __init__(
@@ -77,15 +78,15 @@ class QueueListener:
         self._executor = executor
         self._queue = service.get_queue_client(trigger.queue)
         self._poison = service.get_queue_client(f"{trigger.queue}{POISON_SUFFIX}")
-        # What fails in a poison queue has nowhere to go: it stays hidden, and comes back.
+        # There is no poison queue of a poison queue: a failed message stays hidden for its 10 minutes.
         self._is_poison = trigger.queue.endswith(POISON_SUFFIX)
         self._trouble = ""
 
     async def run(self, stopping: asyncio.Event, spawn: Spawn) -> None:
-        """Listen until `stopping`; each message is worked on in a task of its own.
+        """Listen until `stopping` is set. Each message is processed in a task of its own.
 
         Raises:
-            HostError: the storage account refuses, for a reason that does not pass by itself.
+            HostError: the storage account refuses a request, and the reason is not temporary.
 
         """
         backoff = Backoff(self._options.max_polling_interval)
@@ -105,17 +106,17 @@ class QueueListener:
                 await asyncio.wait({*running, stop}, return_when=asyncio.FIRST_COMPLETED)
 
     async def run_by_hand(self, text: str) -> None:
-        """Run the function once with a text for a message's body; the queue is not touched."""
+        """Run the function once, with a text as the message's body. The queue is not changed."""
         body = text.encode()
         data = datum(body, binary=self._trigger.binary)
         await self._executor.run(self._function, data, metadata(QueueMessage(), body), reason=BY_HAND)
 
     async def _fetch(self) -> list[QueueMessage]:
-        """Fetch the next messages; none when there are none, or when the account is in passing trouble."""
+        """Return the next messages: an empty list if there are none, or after a temporary error."""
         pages = self._queue.receive_messages(
             messages_per_page=self._options.batch_size,
             visibility_timeout=int(VISIBILITY.total_seconds()),
-            retry_total=0,  # the poll is the retry
+            retry_total=0,  # the next poll is the retry
         ).by_page()
         trouble = ""
         messages: list[QueueMessage] = []
@@ -127,19 +128,19 @@ class QueueListener:
             trouble = self._trouble_of(error)
         if trouble != self._trouble:
             self._trouble = trouble
-            log.warning("Queue '%s' %s", self._trigger.queue, trouble or "is there now")
+            log.warning("Queue '%s' %s", self._trigger.queue, trouble or "can be read now")
         return messages
 
     def _trouble_of(self, error: AzureError) -> str:
-        """Say what passing trouble an error means; raises HostError when it is not passing."""
+        """Return a message about a temporary error. Raises HostError if the error is not temporary."""
         if isinstance(error, ResourceNotFoundError):
-            return f"does not exist, and its trigger never creates it; '{self._function.name}' waits for it"
+            return f"does not exist, and a trigger does not create its queue. '{self._function.name}' waits for it"
         if isinstance(error, ServiceRequestError | ServiceResponseError):
             return f"cannot be reached: {error.message}"
-        # The full message quotes what was signed.
+        # The full message quotes the signed text.
         status = getattr(error, "status_code", None)
         reason = f"{status} {getattr(error, 'error_code', '')}" if status else error.message.rstrip(".")
-        if status and (status in _PASSING or status >= 500):  # noqa: PLR2004 - HTTP's server errors
+        if status and (status in _PASSING or status >= 500):  # noqa: PLR2004 - server errors of HTTP
             return f"cannot be read: {reason}"
         raise HostError(
             f"queue {self._trigger.queue!r} of function {self._function.name!r} cannot be read: {reason}. "
@@ -156,7 +157,7 @@ class QueueListener:
             log.warning("Message %s is not valid base64, and messageEncoding is base64", hidden.id)
             await self._move_to_poison(hidden, text)
             return
-        if attempts > self._options.max_dequeue_count:  # the process was killed each time
+        if attempts > self._options.max_dequeue_count:  # the process was killed in each attempt
             await self._move_to_poison(hidden, text)
             return
         async with hidden:

@@ -1,9 +1,9 @@
 """The timer trigger: NCRONTAB in UTC, one run at a time.
 
-A tick that passed while the previous run was still going, or while the machine slept or was blocked, is made up for by
-one run with `past_due`; a run that fails is not repeated before the next tick. The real host keeps the schedule's
-status in a blob, finds missed ticks when it starts, and says `past_due` only then; here the status is in memory, so
-that what a restart missed is not made up for.
+If occurrences pass during the previous run, or while the machine sleeps or is blocked, one run with `past_due` follows.
+A failed run is not repeated before the next occurrence. The real host keeps the status of the schedule in a blob, finds
+missed occurrences when it starts, and sets `past_due` only then. Here the status is in memory: occurrences that pass
+while the host is stopped get no run.
 Source: Azure/azure-webjobs-sdk-extensions, TimerListener.cs.
 """
 
@@ -20,8 +20,8 @@ from localdev.host.worker import Datum
 log = logging.getLogger(__name__)
 
 LATE = timedelta(seconds=1)
-"""A tick served later than this was missed."""
-_NAP_SECONDS = 10.0  # a suspended machine's monotonic clock stands still: look at the wall clock now and then
+"""An occurrence that is later than this is past due."""
+_NAP_SECONDS = 10.0  # between looks at the wall clock: the event loop's clock stops while the machine sleeps
 _NEVER = "0001-01-01T00:00:00+00:00"
 
 
@@ -35,12 +35,10 @@ class TimerListener:
         self._last: datetime | None = None
         self._next = trigger.schedule.next_after(_now())
 
-    async def run(self, stopping: asyncio.Event, spawn: Spawn) -> None:  # noqa: ARG002 - one run at a time: ours
-        """Fire until `stopping`, then wait for the run that is going on."""
+    async def run(self, stopping: asyncio.Event, spawn: Spawn) -> None:  # noqa: ARG002 - runs one at a time, in this task
+        """Run the function on its schedule until `stopping` is set. A run that has started finishes first."""
         if self._next is None:
-            log.warning(
-                "Function '%s' never fires: no day matches %s", self._function.name, self._trigger.schedule.text
-            )
+            log.warning("Function '%s' never runs: no day matches %s", self._function.name, self._trigger.schedule.text)
         else:
             log.info("The next run of '%s' is at %s", self._function.name, self._next.isoformat())
         if self._trigger.run_on_startup:
@@ -54,8 +52,8 @@ class TimerListener:
                 await self._fire(why="IsPastDue" if timedelta(seconds=-remaining) > LATE else "")
         await stopping.wait()
 
-    async def run_by_hand(self, text: str) -> None:  # noqa: ARG002 - a timer takes no input
-        """Run the function once, now; its schedule is not touched."""
+    async def run_by_hand(self, text: str) -> None:  # noqa: ARG002 - a timer has no input
+        """Run the function once now. Its schedule is not changed."""
         await self._invoke(reason=BY_HAND, details="", past_due=False)
 
     async def _fire(self, *, why: str) -> None:

@@ -1,11 +1,11 @@
-"""User code on Microsoft's worker library, on an event loop and a thread of its own.
+"""Runs the app on Microsoft's worker library, in a thread with an event loop of its own.
 
-The host's loop (polls, renewals, deletes, signals) runs in the main thread, so a function that blocks stalls other
-functions, as on Azure, but never the host. Results are handed over by the invocation itself: a callback would wait
-until the user's loop is free again.
+The event loop of the host (polls, renewals, deletes, signals) runs in the main thread. A function that blocks delays
+other functions, as on Azure, but not the host. The invocation's own task sets the result, because a callback would run
+only when the app's event loop is free again.
 
-Unlike the real host, which restarts the worker process, nothing here can end a function that blocks for ever or goes
-on after its timeout.
+The real host can end a function that blocks for ever, or that continues after its timeout: it restarts the worker
+process. The local host cannot.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from azure_functions_runtime.utils.executor import invocation_id_cv
 
 from localdev.host.errors import HostError
 
-_library: Any = azure_functions_runtime  # it has no type information
+_library: Any = azure_functions_runtime  # has no type information
 LIBRARY_LOGGER = "azure.functions"
 
 
 @dataclass(frozen=True, slots=True)
 class Datum:
-    """A value on its way to a function, in the form of the library's own class of this name."""
+    """A value for a function. It has the attributes of the library's class of this name."""
 
     value: str | bytes
     type: Literal["string", "bytes", "json"]
@@ -41,18 +41,18 @@ class Datum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedFunction:
-    """A function as the worker library found it."""
+    """A function that the worker library has found."""
 
     name: str
     id: str
     bindings: tuple[str, ...]
     """Each a JSON object, as in a function.json."""
     retried: bool
-    """It has a retry policy (`@app.retry`)."""
+    """Whether it has a retry policy (`@app.retry`)."""
 
 
 class _BindingInfo(SimpleNamespace):
-    # The values of azure.functions' own BindingDirection and DataType.
+    # The values of BindingDirection and DataType of azure.functions.
     inout = 2
     out = 1
     undefined = 0
@@ -63,7 +63,7 @@ class _StatusResult(SimpleNamespace):
     Success = 1
 
 
-# The library builds protobuf messages for the real host; plain attributes do as well.
+# For the real host the library builds protobuf messages. Objects with the same attributes work too.
 _PROTOS = SimpleNamespace(
     BindingInfo=_BindingInfo,
     FunctionMetadataResponse=SimpleNamespace,
@@ -90,7 +90,7 @@ def in_invocation() -> bool:
 
 
 class Worker:
-    """Indexes one app, then runs its functions. One per process: the library keeps its state in globals."""
+    """Indexes one app, then runs its functions. One for each process: the library keeps its state in globals."""
 
     def __init__(self, on_death: Callable[[BaseException], object]) -> None:
         self._loop = asyncio.new_event_loop()
@@ -98,45 +98,45 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that user code runs on."""
-        _library.start_threadpool_executor()  # where functions that are not async run
+        """Start the thread of the app."""
+        _library.start_threadpool_executor()  # for functions that are not async
         self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
-        except BaseException as death:  # noqa: BLE001 - SystemExit too: the host must hear of it
+        except BaseException as death:  # noqa: BLE001 - the host must know of it, also of SystemExit
             self._on_death(death)
         else:
             self._on_death(RuntimeError("it was stopped"))
 
     def call[T](self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Run a coroutine function on the user's loop; cancelling the future cancels it there."""
-        handed_over: Future[T] = Future()
+        """Run a coroutine function on the app's event loop. Cancelling the future cancels the coroutine."""
+        result: Future[T] = Future()
 
         async def run() -> None:
             try:
-                handed_over.set_result(await work())
-            except BaseException as error:  # noqa: BLE001 - to be raised where the result is awaited
-                if not handed_over.cancelled():
-                    handed_over.set_exception(error)
+                result.set_result(await work())
+            except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+                if not result.cancelled():
+                    result.set_exception(error)
 
         scheduled = asyncio.run_coroutine_threadsafe(run(), self._loop)
-        handed_over.add_done_callback(lambda future: scheduled.cancel() if future.cancelled() else None)
-        return handed_over
+        result.add_done_callback(lambda future: scheduled.cancel() if future.cancelled() else None)
+        return result
 
     async def index(self, app: Path) -> list[IndexedFunction]:
         """Import the app's function_app.py and return its functions.
 
         Raises:
-            HostError: there is none, or the library rejected it; with the whole traceback.
+            HostError: the file is missing, or the library rejected the app; the message has the whole traceback.
 
         """
         script = os.environ.get("PYTHON_SCRIPT_FILE_NAME", "function_app.py")
         if not (app / script).exists():
-            raise HostError(f"{app} has no {script}: --app must name a Python v2 function app's directory")
-        # Appended, as on Azure: an app cannot replace the libraries it runs on.
+            raise HostError(f"{app} has no {script}. Give --app the directory of a Python v2 function app")
+        # Appended, as on Azure: the app cannot replace the libraries of the worker.
         sys.path.append(str(app))
         functions = await asyncio.wrap_future(self.call(lambda: _index(app)))
         _check_origin(app / script)
@@ -145,14 +145,16 @@ class Worker:
     def invoke(
         self, invocation_id: str, function_id: str, argument: tuple[str, Datum], metadata: Mapping[str, Datum]
     ) -> "asyncio.Future[str | None]":
-        """Run a function; the result is None when it succeeded, else its error with the traceback."""
+        """Run a function. The result is None if it succeeded, else its error with the traceback."""
         return asyncio.wrap_future(self.call(lambda: _invoke(invocation_id, function_id, argument, metadata)))
 
 
 def _check_origin(script: Path) -> None:
     imported = Path(sys.modules[script.stem].__file__ or "")
     if not imported.samefile(script):
-        raise HostError(f"the app was imported from {imported}, not from {script.parent}: take that off PYTHONPATH")
+        raise HostError(
+            f"the app was imported from {imported}, not from {script.parent}. Remove that directory from PYTHONPATH"
+        )
 
 
 async def _index(app: Path) -> list[IndexedFunction]:
@@ -195,9 +197,9 @@ async def _invoke(
 
 
 def quieten() -> None:
-    """Keep the library from logging what the host logs itself: each failure, and import errors.
+    """Drop the library's log records of failures and import errors, which the host logs itself.
 
-    Its warning about HTTP authorization, given whenever an app has no HTTP trigger, goes too.
+    The library's warning about HTTP authorization is dropped too: it comes with every app without an HTTP trigger.
     """
     library = logging.getLogger(LIBRARY_LOGGER)
     library.setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
-// Azurite's own command line, in this process: it prints the addresses it bound, and they become the ready line.
+// Runs Azurite's command line in this process. Azurite prints its addresses, and they become the ready line.
 //
-// Options: {queuePort, blobPort, tablePort, cert, key}; a port of 0 takes a free one; cert and key (paths of PEM
-// files) turn on https and bearer tokens. Ready: {queue, blob, table}, each "http(s)://127.0.0.1:port".
+// Options: {queuePort, blobPort, tablePort, cert, key}. Port 0 means a free port. cert and key (paths of PEM files)
+// turn on https and bearer tokens. Ready: {queue, blob, table}, each "http(s)://127.0.0.1:port".
 
 import { createRequire } from "node:module";
 import { options, ready } from "./parent.mjs";
@@ -9,7 +9,7 @@ import { options, ready } from "./parent.mjs";
 const flags = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"];
 for (const service of ["queue", "blob", "table"]) {
   flags.push(`--${service}Port`, String(options[`${service}Port`]));
-  // Longer than clients keep an idle connection, so that none is closed just as it is used again.
+  // Longer than clients keep an idle connection. Else the server could close one that a client is about to use.
   flags.push(`--${service}KeepAliveTimeout`, "120");
 }
 if (options.cert) {
@@ -17,7 +17,7 @@ if (options.cert) {
 }
 process.argv.splice(2, Infinity, ...flags);
 
-// Settings of another Azurite on this machine: other accounts, a database to keep blobs in.
+// These would be settings of another Azurite on this machine: its accounts, and its database.
 delete process.env.AZURITE_ACCOUNTS;
 delete process.env.AZURITE_DB;
 

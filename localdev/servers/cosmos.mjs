@@ -1,8 +1,8 @@
-// Cosmos DB on this machine: the request handlers of @vercel/cosmosdb-server behind our own listener, because some of
-// its answers differ from Azure's where that matters here (cosmos_*.mjs has the larger cures).
+// Cosmos DB on this machine, in memory: the request handlers of @vercel/cosmosdb-server behind a listener that corrects
+// answers where they differ from Azure. The larger corrections are in cosmos_*.mjs.
 //
-// Options: {port, key, cert, certKey}; a port of 0 takes a free one; cert and certKey (paths of PEM files) turn on
-// https. Ready: {endpoint}. Everything is in memory.
+// Options: {port, key, cert, certKey}. Port 0 means a free port. cert and certKey (paths of PEM files) turn on https.
+// Ready: {endpoint}.
 
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -57,9 +57,9 @@ async function answer(req, res) {
   if (isInContainer(req) && !account.database(params.dbId).collection(params.collId).read()) {
     return fail(404, "Owner resource does not exist", "1003");
   }
-  // Without it, the library's point read of a missing item fails instead of answering 404.
+  // Without this header, the library fails at a point read of a missing item, instead of answering 404.
   if (req.method === "GET") req.headers["x-ms-documentdb-query-enablecrosspartition"] = "true";
-  // "Any version", which the library would compare as if it were one.
+  // "*" means any version. The library would compare it with the ETag.
   if (req.headers["if-match"] === "*") delete req.headers["if-match"];
   return (OWN_HANDLERS.get(handler) ?? handler)(account, req, res, params);
 }
@@ -92,7 +92,7 @@ async function serve(req, res) {
   res.end(body === undefined || minimal || res.statusCode === 304 ? "" : JSON.stringify(body));
 }
 
-// Clients read partition ranges as a feed of changes, until it says that there are no more.
+// Clients read partition ranges as a feed of changes, until the answer is 304.
 function endFeed(req, res) {
   if (req.headers["if-none-match"]) res.statusCode = 304;
   res.setHeader("etag", '"1"');
@@ -102,7 +102,7 @@ const secure = Boolean(options.cert);
 const server = secure
   ? https.createServer({ cert: readFileSync(options.cert), key: readFileSync(options.certKey) }, serve)
   : http.createServer(serve);
-// Longer than clients keep an idle connection, so that none is closed just as it is used again.
+// Longer than clients keep an idle connection. Else the server could close one that a client is about to use.
 server.keepAliveTimeout = KEEP_ALIVE_MS;
 server.on("error", (error) => {
   console.error(error.message);
@@ -112,7 +112,7 @@ server.listen(options.port, "127.0.0.1", () => {
   const { port } = server.address();
   const endpoint = `${secure ? "https" : "http"}://127.0.0.1:${port}/`;
   account = new Account("127.0.0.1", port);
-  // The library always says https here, and clients follow it.
+  // Clients use these addresses. The library would always set https.
   const regions = [{ name: "Local", databaseAccountEndpoint: endpoint }];
   Object.assign(account.read(), { readableLocations: regions, writableLocations: regions });
   setInterval(expireDocuments, EXPIRY_INTERVAL_MS, account);

@@ -1,8 +1,8 @@
-// Who may ask: the holder of the account's key, or of an Entra ID token (any: nothing here could check one).
+// Checks requests: a signature with the account's key, or any Entra ID token, as tokens cannot be verified here.
 
 import { createHmac, timingSafeEqual } from "node:crypto";
 
-// Gives undefined, or why not: {status, message}.
+// Returns undefined if the request is allowed, else {status, message}.
 export function authorize(req, key) {
   const { type, signature } = read(req.headers.authorization ?? "");
   if (!signature) return { status: 401, message: "Required Header authorization is missing. Ensure a valid token is passed." };
@@ -11,7 +11,7 @@ export function authorize(req, key) {
   return expected.some((each) => equal(each, signature)) ? undefined : KEY_REFUSED;
 }
 
-// The header is `type=master&ver=1.0&sig=…`, escaped as a whole.
+// The header is the URL-encoded text `type=master&ver=1.0&sig=…`.
 function read(header) {
   try {
     const parts = new URLSearchParams(decodeURIComponent(header).replaceAll("+", "%2B"));
@@ -28,7 +28,7 @@ const KEY_REFUSED = {
     "is not built as per the protocol.",
 };
 
-// On Azure, data-plane roles reach items only; containers are provisioned otherwise.
+// On Azure, data-plane roles give access to items only. Containers are created with a key or by the control plane.
 const MANAGEMENT_REFUSED = {
   status: 403,
   message: "The given request cannot be authorized by AAD token in data plane: create databases and containers with a key.",
@@ -42,7 +42,7 @@ function pathOf(req) {
   return new URL(req.url, "http://localhost").pathname.split("/").filter(Boolean);
 }
 
-// A path of names is signed as it is; one of resource ids in lower case.
+// Clients sign a path of names as it is, and a path of resource ids in lower case.
 function signatures(req, key) {
   const encoded = pathOf(req);
   const decoded = encoded.map(decodeURIComponent);

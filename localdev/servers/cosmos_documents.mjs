@@ -1,10 +1,10 @@
-// Queries and patches of documents, where the library's own handlers go wrong:
+// Queries and patches of documents, in place of the library's handlers, which differ from Azure:
 //
-// * a query for one partition key sees that partition only (the library refuses it, or shows all of them), and a page
-//   has 100 items unless the caller says otherwise (the library: all of them);
-// * a patch's condition is read as it is written, for that one document (the library puts it in lower case, and asks it
-//   of every document with that id in any partition);
-// * a patch below a field that is not there is refused (the library puts the value at the document's top).
+// * A query with a partition key sees that partition only. (The library refuses it, or reads all partitions.)
+// * A page has 100 items by default. (In the library, all items.)
+// * The condition of a patch keeps its case, and is checked against that document only. (The library changes it to
+//   lower case, and checks all documents with that id in any partition.)
+// * A patch below a missing field is refused. (The library adds the value at the top of the document.)
 
 import { createRequire } from "node:module";
 import { parse } from "./cosmos_query.mjs";
@@ -16,7 +16,7 @@ const readItems = require("@vercel/cosmosdb-server/lib/handler/_read-items").def
 const readJson = require("@vercel/cosmosdb-server/lib/json").default;
 
 const PARTITION_KEY = "x-ms-documentdb-partitionkey";
-const USUAL_PAGE = 100;
+const DEFAULT_PAGE = 100;
 const LARGEST_PAGE = 1000;
 
 export function answerQuery(account, req, res, { dbId, collId }) {
@@ -28,7 +28,7 @@ export function answerQuery(account, req, res, { dbId, collId }) {
       return collection.documents._getQuery(query).exec(visible(collection, req.headers[PARTITION_KEY]), {
         parameters,
         continuation,
-        maxItemCount: maxItemCount < 0 ? LARGEST_PAGE : maxItemCount || USUAL_PAGE,
+        maxItemCount: maxItemCount < 0 ? LARGEST_PAGE : maxItemCount || DEFAULT_PAGE,
         compositeIndexes: collection.read().indexingPolicy?.compositeIndexes ?? [],
       });
     } catch (error) {
@@ -37,7 +37,7 @@ export function answerQuery(account, req, res, { dbId, collId }) {
   });
 }
 
-// `partitionKey` is a JSON list of one value; {} stands for none at all.
+// `partitionKey` is a JSON list of one value. The value {} means that documents have no partition key.
 function visible({ documents }, partitionKey) {
   const all = [...documents._data.values()].map((item) => item.read());
   if (!partitionKey) return all;
@@ -68,7 +68,7 @@ export async function answerPatch(account, req, res, { dbId, collId, docId }) {
   return result.body;
 }
 
-// Gives the path of the first operation whose parent is missing, where the operations before it do not create it.
+// Returns the path of the first operation whose parent is missing and is not created by an earlier operation.
 function findOrphan(document, operations) {
   let state = document;
   for (const operation of operations) {
@@ -76,7 +76,7 @@ function findOrphan(document, operations) {
     if (parents.reduce((node, name) => node?.[unescape(name)], state) === undefined) return operation.path;
     const single = { document: () => ({ read: () => state }), documents: { replace: (patched) => patched } };
     const { statusCode, body } = patchOperation(single, { partitionKey: '[""]', operations: [operation] });
-    if (statusCode !== 200) return undefined; // wrong in another way, which the whole patch will tell
+    if (statusCode !== 200) return undefined; // another mistake, which the whole patch reports
     state = body;
   }
   return undefined;

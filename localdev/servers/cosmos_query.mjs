@@ -1,8 +1,8 @@
-// Cures @zeit/cosmosdb-query, which turns a query into JavaScript over arrays:
+// Corrects @zeit/cosmosdb-query, which translates a query to JavaScript over arrays:
 //
-// * a loop over what is no list (`JOIN f IN c.flows` where flows is an object, a string, null …) finds nothing in that
-//   document, as on Azure, instead of failing the whole query;
-// * its cost grows with the number of documents, not with the square of it.
+// * A loop over a value that is not an array (`JOIN f IN c.flows`, and flows is an object, a string, null …) has no
+//   results for that document, as on Azure. (In the library, the whole query fails.)
+// * The cost of a query is linear in the number of documents. (In the library, quadratic.)
 
 import { createRequire } from "node:module";
 
@@ -22,8 +22,8 @@ transformer.default = (sql) => {
 function visit(node) {
   if (Array.isArray(node)) node.forEach(visit);
   else if (node && typeof node === "object") {
-    cureLoop(node);
-    cureSpread(node);
+    correctLoop(node);
+    correctSpread(node);
     Object.values(node).forEach(visit);
   }
 }
@@ -32,7 +32,7 @@ const isMethod = (node, name) =>
   node.type === "CallExpression" && node.callee.type === "MemberExpression" && node.callee.property.name === name;
 
 // `(c.flows || []).map(…)` becomes `$h.list(c?.flows).map(…)`
-function cureLoop(node) {
+function correctLoop(node) {
   const source = node.callee?.object;
   if (!isMethod(node, "map") || source.type !== "LogicalExpression" || source.operator !== "||") return;
   node.callee.object = {
@@ -42,17 +42,18 @@ function cureLoop(node) {
       object: { type: "Identifier", name: "$h" },
       property: { type: "Identifier", name: "list" },
     },
-    arguments: [forgiving(source.left)],
+    arguments: [optional(source.left)],
   };
 }
 
-function forgiving(node) {
+// `c.flows` becomes `c?.flows`
+function optional(node) {
   if (node.type !== "MemberExpression") return node;
-  return { ...node, type: "OptionalMemberExpression", optional: true, object: forgiving(node.object) };
+  return { ...node, type: "OptionalMemberExpression", optional: true, object: optional(node.object) };
 }
 
 // `.reduce(($, c) => [...$, {c}], [])` becomes `.flatMap(c => [{c}])`
-function cureSpread(node) {
+function correctSpread(node) {
   if (!isMethod(node, "reduce")) return;
   const [step] = node.arguments;
   const [, document] = step.params;

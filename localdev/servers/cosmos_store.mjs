@@ -1,8 +1,9 @@
-// Cures how @vercel/cosmosdb-server keeps things:
+// Corrects how @vercel/cosmosdb-server stores items:
 //
-// * ETags are quoted, as on Azure;
-// * replacing a container (to change its time to live, say) keeps what is in it;
-// * time to live works: the container's `defaultTtl` (seconds; -1: only where an item says so) and the item's `ttl`.
+// * ETags have quotes, as on Azure.
+// * A replaced container (for instance with another time to live) keeps its items.
+// * Time to live works: `defaultTtl` of the container (seconds; with -1, only items with a `ttl` expire) and `ttl` of an
+//   item.
 
 import { createRequire } from "node:module";
 
