@@ -16,10 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datasync.errors import TenantInvalid
-from datasync.model.tenant import Tenant
-from datasync.tick.plan import plan
-from flows.registry import registry
+from datasync.model.decode import decode
+from datasync.stores.fleet import StandingProblem
 from localdev import seeds
 from localdev.hosting import host
 from localdev.stack import Stack, stack
@@ -63,7 +61,7 @@ async def demo(console: Console) -> None:
             say("a flow that fails has five attempts; waiting until the queue is empty")
             while await world.waiting():  # noqa: ASYNC110 - a queue has no event to wait for
                 await asyncio.sleep(0.2)
-            report = await world.report(datetime.now(UTC))
+            report = await world.report()
     _show(console, report)
     for said in unloaded:
         console.print(f"[red]•[/] {escape(said)}", soft_wrap=True)
@@ -108,11 +106,12 @@ class World:
         """Return the approximate number of jobs in the queue, hidden ones included."""
         return (await self.jobs.get_queue_properties()).approximate_message_count or 0
 
-    async def report(self, now: datetime) -> Report:
+    async def report(self) -> Report:
         """Read the documents, records and queues."""
         records = [dict(record) async for record in self.runs.query_items("SELECT * FROM c WHERE c.type = 'Run'")]
         records.sort(key=lambda record: (record["tenantId"], record["flowName"], record["runId"], record["attempt"]))
         documents = [dict(document) async for document in self.tenants.query_items("SELECT * FROM c")]
+        standing = self.runs.query_items("SELECT * FROM c WHERE c.type = 'Problem'")
         return Report(
             runs=[list(attempts) for _, attempts in groupby(records, key=lambda record: record["runId"])],
             next_runs={
@@ -126,7 +125,9 @@ class World:
                 for entry in document["flows"]
                 if not entry["enabled"]
             ],
-            problems=[problem for document in documents for problem in _problems(document, now)],
+            problems=[
+                str(decode(StandingProblem, dict(each)).problem) async for each in self.runs.query_items(_STANDING)
+            ],
             poisoned=(await self.poison.get_queue_properties()).approximate_message_count or 0,
         )
 
@@ -147,13 +148,6 @@ async def look(running: Stack) -> AsyncGenerator[World]:
             jobs=jobs,
             poison=poison,
         )
-
-
-def _problems(document: dict[str, Any], now: datetime) -> list[str]:
-    try:
-        return [str(problem) for problem in plan(Tenant.from_document(document), registry, now, now).problems]
-    except TenantInvalid as problem:
-        return [str(problem)]
 
 
 def _show(console: Console, report: Report) -> None:
@@ -181,7 +175,7 @@ def _show(console: Console, report: Report) -> None:
             console.print(
                 f"[red]•[/] run: {last['tenantId']}/{last['flowName']}: {escape(last['error'])}", soft_wrap=True
             )
-    console.print(f"[red]•[/] queue: {report.poisoned} messages in the poison queue, one for each dead run")
+    console.print(f"[red]•[/] queue: in the poison queue, one for each dead run: {report.poisoned}")
 
 
 def _seconds(record: dict[str, Any]) -> float:
