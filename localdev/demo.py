@@ -125,9 +125,7 @@ class World:
                 for entry in document["flows"]
                 if not entry["enabled"]
             ],
-            problems=[
-                str(decode(StandingProblem, dict(each)).problem) async for each in self.runs.query_items(_STANDING)
-            ],
+            problems=sorted([str(decode(StandingProblem, dict(each)).problem) async for each in standing]),
             poisoned=(await self.poison.get_queue_properties()).approximate_message_count or 0,
         )
 
