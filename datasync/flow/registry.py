@@ -137,7 +137,7 @@ def _own_traceback(error: BaseException) -> str:
     lines = traceback.format_exception(type(error), error, at)
     if isinstance(error, SyntaxError):
         lines[-1] = f"SyntaxError: {error}"  # the text names the file and the line
-    return "".join(lines)
+    return "".join(lines).rstrip()
 
 
 def _check_aliases(aliases: object, name: str, place: str) -> None:
