@@ -210,6 +210,9 @@ def test_commands_exist(words: tuple[str, ...]) -> None:
             assert options(arguments) <= set(re.findall(r"--[a-z-]+", help_of(module, command)))
         case ("python", "-m", "localdev.host", *arguments):
             assert options(arguments) <= set(re.findall(r"--[a-z-]+", help_of("localdev.host")))
+        case ("python", "-m", module, *arguments) if module.startswith("benchmarks."):
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+            assert options(arguments) <= set(re.findall(r"--[a-z-]+", help_of(module)))
         case ("python", "-m", "pytest" | "pip", *arguments):
             for name in arguments:
                 assert not name.endswith((".py", ".txt")) or (ROOT / name).is_file()
