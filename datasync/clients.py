@@ -21,7 +21,7 @@ def new_transport() -> AioHttpTransport:
     """Make the HTTP transport of one client.
 
     With `use_env_settings`, aiohttp looks for a proxy and for `~/.netrc` in two executor jobs before every request,
-    which takes half of the CPU time of a run. It is on only where a proxy is configured.
+    a third to a half of the CPU time of a request (benchmarks/transport.py). It is on only where a proxy is configured.
     """
     return AioHttpTransport(use_env_settings=bool(getproxies().keys() - {"no"}))
 
