@@ -2,7 +2,7 @@
 
 The first line on standard output says that the host is ready, for which functions, and at which address. All log lines
 go to standard error. Ctrl-C or SIGTERM stops the host with exit code 0: running functions may finish, for a bounded
-time. A second signal cancels them. The exit code is 1 when the host cannot start or cannot go on.
+time. A second signal cancels them. The exit code is 1 when the host cannot start or continue.
 """
 
 import argparse

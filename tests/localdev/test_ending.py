@@ -1,4 +1,4 @@
-"""How `python -m localdev start` ends: nothing stays, and running functions may finish."""
+"""The end of `python -m localdev start`: nothing stays, and running functions may finish."""
 
 import asyncio
 import os
@@ -86,7 +86,7 @@ def content(folder: Path) -> list[Path]:
 
 @asynccontextmanager
 async def started(folder: Path, *arguments: str) -> AsyncGenerator[Started]:
-    """Start Python with these arguments; kill it at the end of the block, if it still runs."""
+    """Start Python with these arguments. At the end of the block it is killed, if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
@@ -114,7 +114,7 @@ async def started(folder: Path, *arguments: str) -> AsyncGenerator[Started]:
 
 
 async def descendants(ancestor: int) -> dict[int, str]:
-    """Return the process ids and commands of all processes below one."""
+    """Return the commands of all descendants of a process, by process id."""
     listing = await asyncio.create_subprocess_exec("ps", "-A", "-o", "pid=,ppid=,stat=,command=", stdout=PIPE)
     text, _ = await listing.communicate()
     parents: dict[int, int] = {}

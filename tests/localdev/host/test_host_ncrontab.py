@@ -31,7 +31,7 @@ def test_the_next_occurrence(text: str, expected: str) -> None:
 
 
 def test_the_next_occurrence_is_later_than_the_given_instant() -> None:
-    """This is so if the instant is an occurrence itself, and for an instant in any time zone."""
+    """The instant can be an occurrence itself, and can be in any time zone."""
     there = START.astimezone(timezone(timedelta(hours=5, minutes=30)))
     assert Schedule.parse("0 0 12 * * *").next_after(there) == START + timedelta(days=1)
 

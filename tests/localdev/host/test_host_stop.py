@@ -73,7 +73,7 @@ def tick(timer: func.TimerRequest) -> None: ...
 
 
 async def test_a_signal_stops_the_host_during_the_import_of_the_app(bare_app: App) -> None:
-    """This is so even if the import never ends."""
+    """The import of this app never ends by itself."""
     bare_app.write("seen(importing=True)\ntime.sleep(3600)")
     async with bare_app.starting() as process:
         await wait_until(bare_app.seen, description="the app is being imported")

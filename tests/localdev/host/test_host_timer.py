@@ -81,7 +81,7 @@ async def test_the_wall_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_timer_runs_on_schedule_and_at_the_start(bare_app: App) -> None:
-    """The schedule can be an app setting. A failed run is logged, and the next occurrence runs all the same."""
+    """The schedule can be an app setting. A failed run is logged, and the next occurrence still runs."""
     bare_app.write(
         """
 @app.timer_trigger(arg_name="timer", schedule="%EVERY%", run_on_startup=True)

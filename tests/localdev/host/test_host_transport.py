@@ -1,4 +1,4 @@
-"""How the host's own requests to Azure Storage leave the machine."""
+"""The HTTP transport of the host's own requests to Azure Storage."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
