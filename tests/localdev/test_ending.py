@@ -154,6 +154,23 @@ async def test_nothing_stays_after_a_kill(temporary: Path, moment: str) -> None:
         await wait_until(gone, description="no child process and no folder is left")
 
 
+async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_app: App) -> None:
+    """After SIGKILL of its parent, the host ends at once: nothing that its functions need is left."""
+    bare_app.write(WAITING)
+    async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
+        await wait_until(bare_app.seen, description="the function is running")
+        children = set(await descendants(running.process.pid))
+        running.process.kill()
+        await running.process.wait()
+        assert children
+
+        async def gone() -> bool:
+            return not await alive(children)
+
+        await wait_until(gone, description="the host has ended", seconds=5)
+    assert bare_app.seen() == [{"started": True}]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 async def test_an_interrupt_lets_running_functions_finish(
     temporary: Path, bare_app: App, number: signal.Signals

@@ -162,7 +162,7 @@ class App:
         if port is not None:
             arguments = ("--port", str(port), *arguments)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *start, "--app", str(self.folder), "--stop-on-stdin-eof", *arguments),
+            *(sys.executable, *start, "--app", str(self.folder), "--stdin-from-parent", *arguments),
             cwd=ROOT,
             env={**_outer_environ(), **self.environ},
             stdin=PIPE,
@@ -177,7 +177,7 @@ class App:
 
 async def _stop(process: Process) -> None:
     assert process.stdin
-    process.stdin.close()  # --stop-on-stdin-eof
+    process.stdin.close()  # --stdin-from-parent
     try:
         async with asyncio.timeout(5):
             await process.wait()

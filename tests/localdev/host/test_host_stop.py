@@ -61,7 +61,7 @@ async def test_a_second_signal_does_not_wait(app: App, queues: Queues) -> None:
 
 
 async def test_the_host_stops_with_its_parent(bare_app: App) -> None:
-    """With --stop-on-stdin-eof it stops when standard input ends, which also happens if the parent is killed."""
+    """With --stdin-from-parent it ends when standard input ends, which also happens if the parent is killed."""
     bare_app.write("""
 @app.timer_trigger(arg_name="timer", schedule="0 0 0 1 1 *")
 def tick(timer: func.TimerRequest) -> None: ...
@@ -70,6 +70,21 @@ def tick(timer: func.TimerRequest) -> None: ...
         assert host.process.stdin
         host.process.stdin.close()
         assert await host.exit_code() == 0
+
+
+async def test_a_line_on_standard_input_lets_running_functions_finish(app: App, queues: Queues) -> None:
+    """With --stdin-from-parent, the parent stops the host with a line."""
+    app.write(WAITING)
+    await queues.put("one")
+    async with app.running() as host:
+        await wait_until(app.seen, description="the function is running")
+        assert host.process.stdin
+        host.process.stdin.write(b"stop\n")
+        await wait_until(lambda: host.has_logged("Stopping: "), description="the host is stopping")
+        app.let_go()
+        assert await host.exit_code() == 0
+    assert app.seen() == [{"started": "one"}, {"finished": "one"}]
+    assert await queues.empty()
 
 
 async def test_a_signal_stops_the_host_during_the_import_of_the_app(bare_app: App) -> None:
