@@ -1,8 +1,4 @@
 import asyncio
-import json
-import signal
-import sys
-from asyncio.subprocess import DEVNULL, PIPE
 
 import pytest
 from azure.core.exceptions import HttpResponseError
@@ -20,20 +16,6 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.usefixtures("node")
 
 OTHER_KEY = KEY[::-1].replace("==", "") + "=="
-
-PROGRAM = """
-import asyncio, json, signal
-from localdev.azurite import azurite
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in a shell's background ignores it
-
-async def main():
-    async with azurite() as storage:
-        print(json.dumps([storage.queue_endpoint, storage.blob_endpoint, storage.table_endpoint]), flush=True)
-        await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
 
 
 def ports(storage: Storage) -> list[int]:
@@ -156,25 +138,3 @@ async def test_nothing_is_left_after_a_cancelled_start() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2), azurite():
             pytest.fail("Azurite started in less than 0.2 s")
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        "KILL",
-        pytest.param("INT", marks=pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send SIGINT")),
-    ],
-)
-async def test_nothing_is_left_when_the_parent_ends(end: str) -> None:
-    """Azurite stops when its parent process is killed, or interrupted by Ctrl-C."""
-    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, stdout=PIPE, stderr=DEVNULL)
-    assert parent.stdout
-    numbers = [port_of(url) for url in json.loads(await parent.stdout.readline())]
-    assert all([await answers(number) for number in numbers])
-    if end == "KILL":
-        parent.kill()
-    else:
-        parent.send_signal(signal.SIGINT)
-    async with asyncio.timeout(30):
-        await parent.wait()
-    await wait_until(lambda: all_closed(numbers), description="Azurite's ports are closed")
