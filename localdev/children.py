@@ -1,8 +1,8 @@
 """Child processes that end with this process, also when it is killed.
 
-Each child reads its standard input and exits when that ends. The operating system closes the pipe however this process
-ends. Each child has a process group of its own: Ctrl-C in a terminal then reaches this process only, which stops its
-children one after the other.
+Each child reads its standard input, and exits when that ends. The operating system closes the pipe when this process
+ends, for any reason. Each child has a process group of its own: Ctrl-C in a terminal then reaches this process only,
+which stops its children one after the other.
 """
 
 import asyncio
@@ -13,6 +13,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from localdev.errors import StartFailed
 
 OWN_GROUP: dict[str, Any] = {
     "start_new_session": True,
@@ -47,7 +49,7 @@ async def stop(process: Process, seconds: float) -> None:
 
 @contextmanager
 def scratch_folder() -> Generator[Path]:
-    """Make a temporary folder for the length of the block. A child process owns it, and removes it at the end."""
+    """Give a temporary folder for the block. A child process makes and removes it. Raises StartFailed."""
     child = subprocess.Popen(  # noqa: S603 - this interpreter
         [sys.executable, "-I", "-X", "utf8", "-c", _KEEP_FOLDER],
         stdin=subprocess.PIPE,
@@ -57,5 +59,7 @@ def scratch_folder() -> Generator[Path]:
     )
     with child:  # closes the pipes at its end, and waits for the child
         if child.stdout is None:
-            raise AssertionError("the pipe was asked for")
-        yield Path(child.stdout.readline().rstrip("\n"))
+            raise AssertionError("the child has no pipe for its standard output")
+        if not (folder := child.stdout.readline().rstrip("\n")):
+            raise StartFailed("No temporary folder could be created. The reason is in the lines above.")
+        yield Path(folder)

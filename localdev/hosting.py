@@ -18,6 +18,7 @@ from localdev.errors import StartFailed
 ROOT = Path(__file__).parent.parent
 _TAIL = 30  # log lines in an error message
 _STOP_SECONDS = 15  # more than the 10 s that the host gives running functions
+_END_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ async def host(
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "localdev.host", "--app", str(app), "--port", str(port), "--stop-on-stdin-eof"),
+        *("-m", "localdev.host", "--app", str(app), "--port", str(port), "--stdin-from-parent"),
         cwd=ROOT,
         stdin=PIPE,
         stdout=PIPE,
@@ -73,7 +74,7 @@ async def host(
         },  # flow names contain arrows, which some code pages do not have
         **OWN_GROUP,
     )
-    if process.stdout is None or process.stderr is None:
+    if process.stdin is None or process.stdout is None or process.stderr is None:
         raise AssertionError("the pipes were asked for")
     tail: deque[str] = deque(maxlen=_TAIL)
 
@@ -96,5 +97,12 @@ async def host(
         readers.append(asyncio.create_task(read(process.stdout)))
         yield RunningHost(url=text.rpartition(" on ")[2], process=process)
     finally:
-        await stop(process, _STOP_SECONDS)
+        process.stdin.write(b"stop\n")
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await stop(process, _END_SECONDS)
         await asyncio.gather(*readers)

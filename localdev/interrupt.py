@@ -1,4 +1,4 @@
-"""Ctrl-C before a program has a handler of its own. Imports nothing that takes time."""
+"""Handles Ctrl-C during the imports of a program. This module imports quickly itself."""
 
 import os
 import signal
@@ -8,5 +8,5 @@ INTERRUPTED = 130
 
 
 def exit_at_once() -> None:
-    """From now on, end the process at Ctrl-C without a traceback. Nothing may be open yet: nothing is closed."""
+    """Make Ctrl-C end the process at once, without a traceback. Call it before anything needs closing."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))

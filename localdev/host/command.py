@@ -2,7 +2,7 @@
 
 The first line on standard output says that the host is ready, for which functions, and at which address. All log lines
 go to standard error. Ctrl-C or SIGTERM stops the host with exit code 0: running functions may finish, for a bounded
-time. A second signal cancels them. The exit code is 1 when the host cannot start or cannot go on.
+time. A second signal cancels them. The exit code is 1 when the host cannot start or continue.
 """
 
 import argparse
@@ -39,7 +39,9 @@ def _arguments() -> argparse.Namespace:
         help="time that running functions have to finish (default: 10)",
     )
     parser.add_argument(
-        "--stop-on-stdin-eof", action="store_true", help="stop when standard input ends, and so with the parent process"
+        "--stdin-from-parent",
+        action="store_true",
+        help="stop at a line on standard input, and at once at its end, and so with the parent process",
     )
     return parser.parse_args()
 
@@ -55,14 +57,14 @@ async def _run(arguments: argparse.Namespace) -> None:
     # Windows does not have loop.add_signal_handler.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: call(host.interrupt))
-    if arguments.stop_on_stdin_eof:
+    if arguments.stdin_from_parent:
 
         def watch() -> None:
             try:
                 while os.read(0, 1024):
-                    pass
+                    call(host.stop)
             finally:
-                call(host.stop)
+                call(host.stop_now)
 
         threading.Thread(target=watch, name="stdin", daemon=True).start()
     await host.run()

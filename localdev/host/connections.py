@@ -90,7 +90,7 @@ def new_transport() -> AioHttpTransport:
     """Make an HTTP transport for one client.
 
     With `use_env_settings`, aiohttp reads the proxy settings and `~/.netrc` in a thread pool before every request. It
-    is on only where a proxy is configured. The host runs any app, so it imports nothing of this one for it.
+    is on only where a proxy is configured. The app has the same function, which the host of any app cannot import.
     """
     return AioHttpTransport(use_env_settings=bool(getproxies().keys() - {"no"}))
 

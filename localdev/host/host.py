@@ -40,10 +40,15 @@ class Host:
         """Stop listening, and let running functions finish, for a bounded time. A second call changes nothing."""
         self._stopping.set()
 
+    def stop_now(self) -> None:
+        """Stop listening, and cancel running functions."""
+        self._hurry.set()
+        self.stop()
+
     def interrupt(self) -> None:
-        """Stop as `stop` does. A second call cancels running functions."""
+        """Stop as `stop` does. A second call stops as `stop_now` does."""
         if self._stopping.is_set():
-            self._hurry.set()
+            self.stop_now()
         self.stop()
 
     async def run(self) -> None:
@@ -78,7 +83,8 @@ class Host:
                 self._spawn(listeners[function.name].run(self._stopping, self._spawn))
             print(_ready(listening, port), flush=True)
             await self._stopping.wait()
-            log.info("Stopping: running functions have %g s to finish", self._drain.total_seconds())
+            if not self._hurry.is_set():
+                log.info("Stopping: running functions have %g s to finish", self._drain.total_seconds())
             await self._drained()
         if self._death is not None:
             raise self._death

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 POISON_SUFFIX = "-poison"
 POISON_TTL = timedelta(days=7)
 
-# Statuses that are temporary, like those from 500: the queue does not exist (yet), timeout, the queue is being deleted,
-# too many requests.
+# Temporary, like the statuses from 500: the queue does not exist (yet), timeout, the queue is being deleted, too many
+# requests.
 _PASSING = {404, 408, 409, 429}
 
 

@@ -4,7 +4,7 @@ The event loop of the host (polls, renewals, deletes, signals) runs in the main 
 other functions, as on Azure, but not the host. The invocation's own task sets the result, because a callback would run
 only when the app's event loop is free again.
 
-The real host can end a function that blocks for ever, or that continues after its timeout: it restarts the worker
+The real host can end a function that never returns, or that continues after its timeout: it restarts the worker
 process. The local host cannot.
 """
 

@@ -5,7 +5,7 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 // Returns undefined if the request is allowed, else {status, message}.
 export function authorize(req, key) {
   const { type, signature } = read(req.headers.authorization ?? "");
-  if (!signature) return { status: 401, message: "Required Header authorization is missing. Ensure a valid token is passed." };
+  if (!signature) return SIGNATURE_MISSING;
   if (type === "aad") return manages(req) ? MANAGEMENT_REFUSED : undefined;
   const expected = signatures(req, key);
   return expected.some((each) => equal(each, signature)) ? undefined : KEY_REFUSED;
@@ -21,6 +21,11 @@ function read(header) {
   }
 }
 
+const SIGNATURE_MISSING = {
+  status: 401,
+  message: "Required Header authorization is missing. Ensure a valid token is passed.",
+};
+
 const KEY_REFUSED = {
   status: 401,
   message:
@@ -31,7 +36,8 @@ const KEY_REFUSED = {
 // On Azure, data-plane roles give access to items only. Containers are created with a key or by the control plane.
 const MANAGEMENT_REFUSED = {
   status: 403,
-  message: "The given request cannot be authorized by AAD token in data plane: create databases and containers with a key.",
+  message:
+    "The given request cannot be authorized by AAD token in data plane. Create databases and containers with a key.",
 };
 
 function manages(req) {

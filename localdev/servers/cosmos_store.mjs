@@ -2,8 +2,8 @@
 //
 // * ETags have quotes, as on Azure.
 // * A replaced container (for instance with another time to live) keeps its items.
-// * Time to live works: `defaultTtl` of the container (seconds; with -1, only items with a `ttl` expire) and `ttl` of an
-//   item.
+// * Time to live works: `defaultTtl` of the container (seconds; with -1, only items with a `ttl` expire), and `ttl` of
+//   an item.
 
 import { createRequire } from "node:module";
 

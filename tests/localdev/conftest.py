@@ -16,7 +16,7 @@ from tests.localdev.host.running import App
 
 @pytest.fixture(scope="session")
 def node() -> None:
-    """Skip, or fail in CI, where Node and its packages are missing."""
+    """Skip the test if Node or its packages are missing. In CI, fail instead."""
     try:
         node_path()
     except NodeMissing as why:
@@ -27,14 +27,14 @@ def node() -> None:
 
 @pytest_asyncio.fixture(scope="session")
 async def cosmos_client(database: Database) -> AsyncGenerator[CosmosClient]:
-    """Connect to the run's Cosmos DB account with its key."""
+    """Connect to the session's Cosmos DB account with its key."""
     async with CosmosClient.from_connection_string(database.connection_string) as client:
         yield client
 
 
 @pytest_asyncio.fixture
 async def items(cosmos_client: CosmosClient) -> AsyncGenerator[ContainerProxy]:
-    """Make a container, partitioned by tenant, that no other test sees."""
+    """Make a container for one test, partitioned by tenant."""
     database = await cosmos_client.create_database(f"test-{uuid.uuid4().hex[:12]}")
     yield await database.create_container("items", PartitionKey("/tenantId"), default_ttl=-1)
     await cosmos_client.delete_database(database)
@@ -42,5 +42,5 @@ async def items(cosmos_client: CosmosClient) -> AsyncGenerator[ContainerProxy]:
 
 @pytest.fixture
 def bare_app(tmp_path: Path) -> App:
-    """Make an app without storage."""
+    """Make the folder of an app without a storage account."""
     return App(tmp_path, {})

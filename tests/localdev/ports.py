@@ -9,7 +9,7 @@ def port_of(url: str) -> int:
 
 
 async def answers(port: int) -> bool:
-    """Tell whether anything accepts connections at a port of this machine."""
+    """Return whether a program accepts connections at a port of this machine."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

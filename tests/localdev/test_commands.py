@@ -12,18 +12,18 @@ from localdev.tls import Certificates
 
 
 async def run(*arguments: str) -> tuple[int, str]:
-    """Run a command in a thread, as it has an event loop of its own."""
+    """Run a command in a thread, because it starts an event loop."""
     result = await asyncio.to_thread(CliRunner().invoke, command.cli, arguments)
     return result.exit_code, result.output
 
 
-async def test_a_secret_can_be_put_into_the_local_vault(
+async def test_a_command_stores_a_secret_in_the_local_vault(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without certificates or tokens to care about; a name that no vault takes is refused by name."""
+    """It needs no certificates or tokens from its user. For an invalid name, the error shows the name."""
     async with key_vault({}, tls=certificates) as vault:
         monkeypatch.setattr(command, "PORTS", Ports(vault=int(vault.uri.rstrip("/").rpartition(":")[2])))
-        monkeypatch.setattr("signal.signal", lambda *_: None)  # which only the main thread may call
+        monkeypatch.setattr("signal.signal", lambda *_: None)  # only the main thread can call it
 
         stored = await run("secret", "tenants--t--crm--token", "s3cret")
         refused = await run("secret", "tenants--t_1--crm", "s3cret")

@@ -37,7 +37,7 @@ def setting(path: str, value: Any) -> dict[str, Any]:
 
 
 def query(items: ContainerProxy, text: str, **options: Any) -> AsyncItemPaged[Any]:
-    return cast("AsyncItemPaged[Any]", items.query_items(text, **options))  # annotated as dicts, whatever is selected
+    return cast("AsyncItemPaged[Any]", items.query_items(text, **options))  # the SDK annotates all results as dicts
 
 
 async def found(items: ContainerProxy, text: str, **options: Any) -> list[Any]:
@@ -58,7 +58,7 @@ async def status_of(request: Awaitable[object]) -> tuple[int | None, int | None]
 
 
 async def test_an_item_is_read_as_it_was_created(items: ContainerProxy) -> None:
-    """Ids and values keep every character."""
+    """Ids and values keep all characters."""
     item_id = "tenant 1|home-depot→builder-prime %20+&='"
     await items.create_item(tenant(item_id, name="Dąbrowski & Söhne"))
     read = await items.read_item(item_id, item_id)
@@ -66,15 +66,15 @@ async def test_an_item_is_read_as_it_was_created(items: ContainerProxy) -> None:
 
 
 async def test_missing_items_are_404(items: ContainerProxy) -> None:
-    """Whatever is asked of an item that is not there, the answer is 404 with no sub-status."""
+    """Each operation on a missing item is answered with 404, without a sub-status."""
     assert await status_of(items.read_item("none", "none")) == (404, None)
     assert await status_of(items.patch_item("none", "none", [setting("/x", 1)])) == (404, None)
     assert await status_of(items.replace_item("none", tenant("none"))) == (404, None)
     assert await status_of(items.delete_item("none", "none")) == (404, None)
 
 
-async def test_a_container_that_vanished_is_404_with_its_own_sub_status(cosmos_client: CosmosClient) -> None:
-    """A missing container can be told from a missing item: sub-status 1003."""
+async def test_a_missing_container_is_404_with_a_sub_status(cosmos_client: CosmosClient) -> None:
+    """The sub-status 1003 distinguishes a missing container from a missing item."""
     database = await cosmos_client.create_database(f"test-{uuid.uuid4().hex[:12]}")
     container = await database.create_container("short-lived", PartitionKey("/tenantId"))
     await container.create_item(tenant())
@@ -84,7 +84,7 @@ async def test_a_container_that_vanished_is_404_with_its_own_sub_status(cosmos_c
 
 
 async def test_creating_twice_is_a_conflict(items: ContainerProxy) -> None:
-    """An id exists once in a partition, and as often as there are partitions."""
+    """An id is unique in its partition. Other partitions can have the same id."""
     await items.create_item(tenant("same", tenant_id="one"))
     await items.create_item(tenant("same", tenant_id="two", name="Two"))
     with pytest.raises(CosmosResourceExistsError):
@@ -94,7 +94,7 @@ async def test_creating_twice_is_a_conflict(items: ContainerProxy) -> None:
 
 
 async def test_upsert_creates_and_replaces(items: ContainerProxy) -> None:
-    """The second upsert of an id takes the place of the first."""
+    """A second upsert with the same id replaces the item."""
     await items.upsert_item(tenant(version=1))
     await items.upsert_item(tenant(version=2))
     assert await found(items, "SELECT VALUE c.version FROM c") == [2]
@@ -105,12 +105,12 @@ async def test_upsert_creates_and_replaces(items: ContainerProxy) -> None:
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 async def test_an_item_of_more_than_two_megabytes_is_refused(items: ContainerProxy) -> None:
-    """The size limit is Azure's."""
+    """The limit is the same as on Azure."""
     assert await status_of(items.create_item(tenant(padding="x" * 2_200_000))) == (413, None)
 
 
 async def test_every_write_changes_the_etag(items: ContainerProxy) -> None:
-    """ETags are quoted, come back from each write, and hold until the next."""
+    """ETags have quotes, and each write returns the new one."""
     created = await items.create_item(tenant())
     patched = await items.patch_item("t1", "t1", [setting("/name", "Acme")])
     replaced = await items.replace_item("t1", dict(patched))
@@ -122,7 +122,7 @@ async def test_every_write_changes_the_etag(items: ContainerProxy) -> None:
 
 
 async def test_a_stale_etag_is_refused(items: ContainerProxy) -> None:
-    """Of two writers who read the same version, the second gets 412, whatever it does."""
+    """Of two writers that have read the same version, the second gets 412, for each kind of write."""
     stale = await items.create_item(tenant())
     await items.patch_item("t1", "t1", [setting("/name", "first")])
     condition: dict[str, Any] = {"etag": stale["_etag"], "match_condition": MatchConditions.IfNotModified}
@@ -137,14 +137,14 @@ async def test_a_stale_etag_is_refused(items: ContainerProxy) -> None:
     assert (await items.read_item("t1", "t1"))["name"] == "first"
 
 
-async def test_any_version_will_do_where_it_is_asked_for(items: ContainerProxy) -> None:
-    """`IfPresent` (If-Match: *) asks for no version in particular."""
+async def test_a_write_can_accept_any_version(items: ContainerProxy) -> None:
+    """`IfPresent` (If-Match: *) only requires that the item exists."""
     await items.create_item(tenant())
     await items.patch_item("t1", "t1", [setting("/name", "Acme")], match_condition=MatchConditions.IfPresent)
 
 
-async def test_one_of_many_concurrent_writers_wins(items: ContainerProxy) -> None:
-    """64 writers with the same ETag: one succeeds, and the others are told."""
+async def test_one_of_many_concurrent_writers_succeeds(items: ContainerProxy) -> None:
+    """Of 64 writers with the same ETag, one succeeds, and the others get 412."""
     created = await items.create_item(tenant())
     answers = await asyncio.gather(
         *(
@@ -166,16 +166,16 @@ async def test_one_of_many_concurrent_writers_wins(items: ContainerProxy) -> Non
 # Patches
 
 
-async def test_a_patch_leaves_everything_else_alone(items: ContainerProxy) -> None:
-    """A path into a list changes that one value; fields nobody knows stay."""
+async def test_a_patch_changes_nothing_else(items: ContainerProxy) -> None:
+    """A path into a list changes one value. All other fields stay."""
     await items.create_item(tenant(note="by hand"))
     patched = await items.patch_item("t1", "t1", [setting("/flows/0/nextRunUtc", NEXT_RUN)])
     assert patched["note"] == "by hand"
     assert patched["flows"] == [{"name": "home-depot→builder-prime", "enabled": True, "nextRunUtc": NEXT_RUN}]
 
 
-async def test_a_patch_has_ten_operations_at_the_most(items: ContainerProxy) -> None:
-    """Ten are taken; eleven, or none, are refused, and nothing is changed."""
+async def test_a_patch_has_at_most_ten_operations(items: ContainerProxy) -> None:
+    """Eleven operations, or none, are refused, and the item is not changed."""
     await items.create_item(tenant())
     await items.patch_item("t1", "t1", [setting(f"/field{number}", 1) for number in range(10)])
     assert await status_of(items.patch_item("t1", "t1", [setting(f"/field{number}", 2) for number in range(11)])) == (
@@ -187,14 +187,14 @@ async def test_a_patch_has_ten_operations_at_the_most(items: ContainerProxy) -> 
 
 
 @pytest.mark.parametrize("path", ["/flows/7/nextRunUtc", "/nothing/there", "/id", "/tenantId", "/_etag"])
-async def test_a_patch_of_what_cannot_be_patched_is_refused(items: ContainerProxy, path: str) -> None:
-    """A path that leads nowhere, and a field that is not the caller's to change."""
+async def test_a_patch_with_an_invalid_path_is_refused(items: ContainerProxy, path: str) -> None:
+    """The parent of the path must exist, and system fields and keys cannot be changed."""
     await items.create_item(tenant())
     assert (await status_of(items.patch_item("t1", "t1", [setting(path, "x")])))[0] == 400
 
 
-async def test_a_patch_condition_is_read_as_written_for_that_item_alone(items: ContainerProxy) -> None:
-    """Upper and lower case count, and an item of that id in another partition does not."""
+async def test_a_patch_condition_is_checked_for_its_item_only(items: ContainerProxy) -> None:
+    """The condition keeps its case. An item with the same id in another partition has no effect."""
     await items.create_item(tenant("same", tenant_id="one", nextRunUtc=NEXT_RUN))
     await items.create_item(tenant("same", tenant_id="two"))
     condition = f"FROM c WHERE c.nextRunUtc = '{NEXT_RUN}'"
@@ -203,8 +203,8 @@ async def test_a_patch_condition_is_read_as_written_for_that_item_alone(items: C
     assert await status_of(refused) == (412, 1110)
 
 
-async def test_a_write_without_response_still_tells_the_etag(items: ContainerProxy) -> None:
-    """`no_response` leaves the body out, not the header."""
+async def test_a_write_without_a_response_returns_the_etag(items: ContainerProxy) -> None:
+    """With `no_response`, the body is empty, and the header is there."""
     await items.create_item(tenant())
     patched = await items.patch_item("t1", "t1", [setting("/name", "Acme")], no_response=True)
     assert dict(patched) == {}
@@ -212,29 +212,23 @@ async def test_a_write_without_response_still_tells_the_etag(items: ContainerPro
 
 
 async def test_a_patch_increments_and_answers_with_the_whole_item(items: ContainerProxy) -> None:
-    """The answer of a patch is the new item: with the new values, and a new `_etag` and `_ts`."""
+    """The answer of a patch is the new item, with the new values and a new `_etag`."""
     created = await items.create_item(tenant(lease={"token": 7, "run": "old"}, note="by hand"))
     operations = [{"op": "incr", "path": "/lease/token", "value": 2}, setting("/lease/run", "new")]
-
-    async def patched_later() -> dict[str, Any] | None:
-        patched = dict(await items.patch_item("t1", "t1", operations))
-        return patched if patched["_ts"] > created["_ts"] else None
-
-    first = dict(await items.patch_item("t1", "t1", operations))
-    assert first["lease"] == {"token": 9, "run": "new"}
-    assert first["note"] == "by hand"
-    assert first["flows"] == created["flows"]
-    assert first["_etag"] != created["_etag"]
-    assert first == await items.read_item("t1", "t1")
-    await wait_until(patched_later, description="a patch in a later second has a later _ts")
+    patched = dict(await items.patch_item("t1", "t1", operations))
+    assert patched["lease"] == {"token": 9, "run": "new"}
+    assert patched["note"] == "by hand"
+    assert patched["flows"] == created["flows"]
+    assert patched["_etag"] != created["_etag"]
+    assert patched == await items.read_item("t1", "t1")
 
 
 # Queries
 
 
 @pytest.mark.parametrize("flows", [None, {"name": "x"}, "x", 7, True, [None, 7, "x"]])
-async def test_flows_that_are_no_list_hide_nobody_else(items: ContainerProxy, flows: Any) -> None:
-    """A loop over what is no list finds nothing there, and goes on, in JOIN, EXISTS and FROM … IN alike."""
+async def test_a_loop_over_a_value_that_is_not_a_list_finds_nothing(items: ContainerProxy, flows: Any) -> None:
+    """Such an item has no results in JOIN, EXISTS and FROM … IN. All other items are found."""
     await items.create_item(tenant("good"))
     await items.create_item(tenant("odd", flows=flows))
     await items.create_item({"id": "bare", "tenantId": "bare"})
@@ -268,10 +262,10 @@ async def test_flows_that_are_no_list_hide_nobody_else(items: ContainerProxy, fl
         ("ARRAY_CONTAINS(c.flows, {enabled: true}, true)", ["a"]),
     ],
 )
-async def test_conditions_mean_what_they_mean_on_azure(
+async def test_conditions_have_the_same_results_as_on_azure(
     items: ContainerProxy, condition: str, expected: list[str]
 ) -> None:
-    """The functions a query of ours may use; comparing different types is never true."""
+    """These are the functions that queries of this app may use. A comparison of different types is never true."""
     await items.create_item(tenant("a", name="Acme", on=True, number=1))
     await items.create_item(tenant("b", flows=[], number=2))
     await items.create_item(tenant("c", flows={}, name=None, on="true", number=3))
@@ -286,7 +280,7 @@ CHANGED_OR_DUE = (
 
 async def test_items_are_found_by_the_time_of_their_last_change(items: ContainerProxy) -> None:
     """`_ts` is the second of the last write, also of a patch; `>=` includes that second."""
-    await items.create_item(tenant("old"))
+    first = (await items.create_item(tenant("old")))["_ts"]
     old = (await items.create_item(tenant("patched")))["_ts"]
 
     async def next_second() -> bool:
@@ -304,7 +298,7 @@ async def test_items_are_found_by_the_time_of_their_last_change(items: Container
 
     assert await changed(since + 1) == set()
     assert await changed(since) - {"clock"} == {"patched"}
-    assert await changed(old) == {"old", "patched", "clock"}
+    assert await changed(first) == {"old", "patched", "clock"}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +325,7 @@ async def test_items_are_found_by_the_time_of_their_last_change(items: Container
     ],
 )
 async def test_items_are_found_by_their_due_entries(items: ContainerProxy, flows: dict[str, Any]) -> None:
-    """An entry is due if it is enabled and its time is a string up to the horizon. Entries of another shape are not."""
+    """An entry is due if it is enabled and its time is a string up to the horizon. Entries of other shapes are not."""
     due = {"name": "weather", "enabled": True, "nextRunUtc": NEXT_RUN}
     await items.create_item(tenant("due", flows=[None, {"enabled": False}, due]))
     await items.create_item({"id": "odd", "tenantId": "odd", **flows})
@@ -344,8 +338,8 @@ async def test_items_are_found_by_their_due_entries(items: ContainerProxy, flows
     assert await ids(since=0) == ["due", "odd"]
 
 
-async def test_parameters_order_and_counts(items: ContainerProxy) -> None:
-    """ORDER BY, TOP, COUNT and parameters, in one partition and across all."""
+async def test_queries_can_sort_limit_and_count(items: ContainerProxy) -> None:
+    """ORDER BY, TOP, COUNT and parameters work in one partition and across partitions."""
     for number in range(6):
         await items.create_item(tenant(f"i{number}", tenant_id=f"p{number % 2}", number=number))
     numbers = "SELECT VALUE c.number FROM c"
@@ -358,7 +352,7 @@ async def test_parameters_order_and_counts(items: ContainerProxy) -> None:
 
 
 async def test_a_query_of_one_partition_sees_that_partition_only(items: ContainerProxy) -> None:
-    """Also where the partition key is not a tenant's id, and whatever the query is."""
+    """The partition key can be other than the id of a tenant."""
     await items.create_item(tenant("watermark", tenant_id="@fleet", type="Watermark", since=7))
     await items.create_item(tenant("problem", tenant_id="@fleet", type="Problem"))
     await items.create_item(tenant("run", tenant_id="acme", type="Problem"))
@@ -370,13 +364,13 @@ async def test_a_query_of_one_partition_sees_that_partition_only(items: Containe
     assert await found(items, ids, partition_key="@nobody") == []
 
 
-async def test_a_query_that_cannot_be_read_is_refused(items: ContainerProxy) -> None:
-    """A mistake in a query is the caller's: 400."""
+async def test_an_invalid_query_is_refused(items: ContainerProxy) -> None:
+    """The answer is 400."""
     assert await status_of(found(items, "SELECT FROM WHERE")) == (400, None)
 
 
-async def test_results_come_in_pages(items: ContainerProxy) -> None:
-    """A page has as many items as asked for, 100 by default; a continuation token takes up where a page ended."""
+async def test_results_have_pages(items: ContainerProxy) -> None:
+    """A page has the requested number of items, 100 by default. A continuation token continues after a page."""
     await asyncio.gather(*(items.create_item(tenant(f"i{number}")) for number in range(150)))
 
     async def sizes(**options: Any) -> list[int]:
@@ -393,8 +387,8 @@ async def test_results_come_in_pages(items: ContainerProxy) -> None:
     assert [item async for page in rest async for item in page] == ["i99"]
 
 
-async def test_changing_items_while_paging_loses_none(items: ContainerProxy) -> None:
-    """Items that are patched as they are read neither vanish from later pages nor come twice."""
+async def test_items_can_be_changed_between_pages(items: ContainerProxy) -> None:
+    """If the items of each page are patched, later pages neither miss nor repeat an item."""
     await asyncio.gather(*(items.create_item(tenant(f"i{number}", due=True)) for number in range(30)))
     seen: list[str] = []
     async for page in query(items, "SELECT VALUE c.id FROM c WHERE c.due", max_item_count=7).by_page():
@@ -405,7 +399,7 @@ async def test_changing_items_while_paging_loses_none(items: ContainerProxy) -> 
 
 
 async def test_a_scan_can_be_split_by_feed_range(items: ContainerProxy) -> None:
-    """All feed ranges together hold every item once."""
+    """All feed ranges together have each item once."""
     for number in range(5):
         await items.create_item(tenant(f"i{number}"))
     ranges = [each async for each in items.read_feed_ranges()]
@@ -414,7 +408,7 @@ async def test_a_scan_can_be_split_by_feed_range(items: ContainerProxy) -> None:
 
 
 async def test_two_thousand_documents_and_64_requests_at_once(items: ContainerProxy) -> None:
-    """A fleet of the size that tests use is written, queried and counted without a failure."""
+    """Writes, queries and counts of this size succeed."""
     numbers = iter(range(2000))
 
     async def write() -> None:
@@ -429,13 +423,13 @@ async def test_two_thousand_documents_and_64_requests_at_once(items: ContainerPr
 # Containers
 
 
-async def test_time_to_live(items: ContainerProxy) -> None:
-    """With a container's default of -1, an item lives as long as it says itself, or forever."""
-    await items.create_item(tenant("mayfly", ttl=1))
-    await items.create_item(tenant("tortoise"))
+async def test_items_expire_after_their_time_to_live(items: ContainerProxy) -> None:
+    """If the container's default is -1, only items with a `ttl` of their own expire."""
+    await items.create_item(tenant("temporary", ttl=1))
+    await items.create_item(tenant("permanent"))
 
     async def left() -> bool:
-        return await where(items, "true") == ["tortoise"]
+        return await where(items, "true") == ["permanent"]
 
     await wait_until(left, description="the item with a ttl of one second is gone")
 
@@ -459,7 +453,7 @@ async def test_an_indexing_policy_reads_back(cosmos_client: CosmosClient) -> Non
 
 
 async def test_replacing_a_container_keeps_its_items(cosmos_client: CosmosClient, items: ContainerProxy) -> None:
-    """A time to live can be changed under a container that is in use."""
+    """The time to live of a container in use can be changed."""
     await items.create_item(tenant())
     (database,) = [
         cosmos_client.get_database_client(each["id"])
@@ -475,25 +469,25 @@ async def test_replacing_a_container_keeps_its_items(cosmos_client: CosmosClient
 
 
 async def test_a_wrong_key_is_refused(database: Database) -> None:
-    """The key counts, as on Azure: 401 for any other."""
+    """A request with another key gets 401, as on Azure."""
     client = CosmosClient(database.endpoint, KEY.replace("C2y6", "D3z7"))
     with pytest.raises(CosmosHttpResponseError) as caught:
         await client.__aenter__()
-    await client.close()  # which a failed __aenter__ leaves to its caller
+    await client.close()  # a failed __aenter__ does not close it
     assert caught.value.status_code == 401
 
 
 @pytest.mark.parametrize("authorization", [None, "nonsense", "type%3Dmaster%26sig%3D", "%"])
-async def test_whoever_has_no_key_is_refused(database: Database, authorization: str | None) -> None:
-    """A request with no authorization, or one that cannot be read, gets 401."""
+async def test_a_request_without_a_signature_is_refused(database: Database, authorization: str | None) -> None:
+    """A request without an authorization, or with one that cannot be read, gets 401."""
     async with httpx.AsyncClient(base_url=database.endpoint) as stranger:
         answer = await stranger.get("/dbs", headers={"Authorization": authorization} if authorization else {})
     assert answer.status_code == 401
     assert answer.json()["code"] == "Unauthorized"
 
 
-async def test_an_identity_reaches_items_over_https(certificates: Certificates, vault: KeyVault) -> None:
-    """With certificates, an Entra ID token opens items; creating databases takes the key, as with Azure's roles."""
+async def test_an_identity_has_access_to_items_over_https(certificates: Certificates, vault: KeyVault) -> None:
+    """With certificates, an Entra ID token gives access to items. It cannot create databases, like Azure's roles."""
     async with (
         cosmos(tls=certificates) as database,
         DefaultAzureCredential() as identity,
@@ -508,12 +502,12 @@ async def test_an_identity_reaches_items_over_https(certificates: Certificates, 
         assert (await status_of(client.create_database("e")))[0] == 403
 
 
-async def test_a_taken_port_is_named_and_nothing_is_left(database: Database) -> None:
-    """A fixed port that is taken is an error; a free one is free again after the block."""
+async def test_a_port_in_use_is_reported_and_nothing_is_left(database: Database) -> None:
+    """The error for a port in use names the part and the port. The port is closed after the block."""
     taken = port_of(database.endpoint)
     with pytest.raises(PortTaken, match=f"Cosmos DB cannot listen on port {taken}"):
         async with cosmos(port=taken):
-            pytest.fail("Cosmos DB took a port that was taken")
+            pytest.fail("Cosmos DB listens on a port in use")
     async with cosmos() as other:
         port = port_of(other.endpoint)
         assert await answers(port)

@@ -23,7 +23,7 @@ def bearer(token: str) -> dict[str, str]:
 
 @pytest_asyncio.fixture
 async def demo() -> AsyncGenerator[DemoApis]:
-    """Run the APIs, well-behaved."""
+    """Run the APIs without limits and failures."""
     async with demo_apis(base_time=NOW, trouble=NO_TROUBLE) as running:
         yield running
 
@@ -47,8 +47,8 @@ async def read_all(caller: httpx.AsyncClient, **params: Any) -> list[list[dict[s
     return pages
 
 
-async def test_weather_has_the_public_form(caller: httpx.AsyncClient) -> None:
-    """Whoever reads api.open-meteo.com can read this, without a token."""
+async def test_the_weather_has_the_form_of_open_meteo(caller: httpx.AsyncClient) -> None:
+    """A client of api.open-meteo.com can read it. It needs no token."""
     place = {"latitude": "41.88", "longitude": "-87.63", "current": "temperature_2m,wind_speed_10m"}
     weather = (await caller.get("/v1/forecast", params=place, headers={"Authorization": ""})).raise_for_status().json()
     assert isinstance(weather["current"]["temperature_2m"], float)
@@ -59,8 +59,8 @@ async def test_weather_has_the_public_form(caller: httpx.AsyncClient) -> None:
     }
 
 
-async def test_orders_come_in_pages_each_once(demo: DemoApis, caller: httpx.AsyncClient) -> None:
-    """Following the cursors yields every order of the account once, by last change."""
+async def test_pages_have_each_order_once(demo: DemoApis, caller: httpx.AsyncClient) -> None:
+    """The pages together have all orders of the account, in the order of their last change."""
     pages = await read_all(caller, page_size=70)
     assert len(pages) > 2
     assert {len(page) for page in pages[:-1]} == {70}
@@ -68,8 +68,8 @@ async def test_orders_come_in_pages_each_once(demo: DemoApis, caller: httpx.Asyn
     assert ids == [order.id for order in demo.orders("acme")]
 
 
-async def test_a_window_holds_its_start_and_not_its_end(demo: DemoApis, caller: httpx.AsyncClient) -> None:
-    """Two windows that touch share no order, and miss none."""
+async def test_a_window_includes_its_start_and_not_its_end(demo: DemoApis, caller: httpx.AsyncClient) -> None:
+    """Two adjacent windows have each order exactly once."""
     middle = demo.orders("acme")[100].body["updated_at"]
     before = await read_all(caller, updated_before=middle)
     after = await read_all(caller, updated_since=middle)
@@ -77,8 +77,8 @@ async def test_a_window_holds_its_start_and_not_its_end(demo: DemoApis, caller: 
     assert sum(map(len, before + after)) == len(demo.orders("acme"))
 
 
-async def test_orders_look_like_orders(caller: httpx.AsyncClient) -> None:
-    """An order has what a flow maps, and its total is that of its lines."""
+async def test_an_order_has_all_fields(caller: httpx.AsyncClient) -> None:
+    """An order has the fields that a flow maps, and its total is the sum of its lines."""
     (order, *_), *_ = await read_all(caller)
     assert {"id", "status", "created_at", "updated_at", "customer", "store", "category", "lines", "total"} == set(order)
     assert {"name", "email", "phone", "address"} == set(order["customer"])
@@ -87,8 +87,8 @@ async def test_orders_look_like_orders(caller: httpx.AsyncClient) -> None:
     assert order["total"] == pytest.approx(total, abs=0.01)
 
 
-def test_orders_are_the_same_every_time() -> None:
-    """Seed, token and time make the orders; another token is another account."""
+def test_orders_are_the_same_each_time() -> None:
+    """Orders depend on the seed, the token and the time only. Another token has other orders."""
     assert make_orders(7, "acme", NOW) == make_orders(7, "acme", NOW)
     assert make_orders(7, "acme", NOW) != make_orders(7, "bayou", NOW)
     later = make_orders(7, "acme", NOW + timedelta(days=1))
@@ -100,21 +100,19 @@ def test_orders_are_the_same_every_time() -> None:
     [
         ({"updated_since": "yesterday"}, "updated_since must be an ISO 8601 time, not 'yesterday'."),
         ({"page_size": 1000}, "page_size must be from 1 to 200, not 1000."),
-        ({"cursor": "%%%"}, "cursor is none of ours: '%%%'."),
+        ({"cursor": "%%%"}, "cursor '%%%' is not a next_cursor of this API."),
     ],
 )
-async def test_a_request_that_makes_no_sense_is_refused(
-    caller: httpx.AsyncClient, params: dict[str, Any], reason: str
-) -> None:
-    """400 says what was wrong."""
+async def test_an_invalid_request_is_refused(caller: httpx.AsyncClient, params: dict[str, Any], reason: str) -> None:
+    """The answer is 400, with the reason."""
     answer = await caller.get(ORDERS, params={**ALL, **params})
     assert answer.status_code == 400
     assert answer.json() == {"error": {"code": "bad_request", "message": reason}}
 
 
 @pytest.mark.parametrize("headers", [{}, bearer("expired"), {"Authorization": "Basic acme"}])
-async def test_a_caller_without_a_good_token_is_refused(demo: DemoApis, headers: dict[str, str]) -> None:
-    """401, as JSON, on every endpoint but the weather."""
+async def test_a_request_without_a_valid_token_is_refused(demo: DemoApis, headers: dict[str, str]) -> None:
+    """Each endpoint except the weather answers 401, with JSON."""
     async with httpx.AsyncClient(base_url=demo.url, headers=headers) as stranger:
         for answer in (
             await stranger.get(ORDERS, params=ALL),
@@ -126,8 +124,8 @@ async def test_a_caller_without_a_good_token_is_refused(demo: DemoApis, headers:
     assert demo.refusals == {401: 3}
 
 
-async def test_upserting_leads_twice_changes_nothing(demo: DemoApis, caller: httpx.AsyncClient) -> None:
-    """A lead is known by its external id; accounts do not see each other's."""
+async def test_a_repeated_upsert_changes_nothing(demo: DemoApis, caller: httpx.AsyncClient) -> None:
+    """A lead is identified by its external id. Each account sees its own leads only."""
     batch = {"leads": [{"external_id": f"hd-{number}", "name": "Ava"} for number in range(3)]}
     assert (await caller.post(UPSERT, json=batch)).json() == {"created": 3, "updated": 0}
     batch["leads"].append({"external_id": "hd-3", "name": "Ben"})
@@ -140,16 +138,14 @@ async def test_upserting_leads_twice_changes_nothing(demo: DemoApis, caller: htt
 @pytest.mark.parametrize(
     "body", [{}, {"leads": []}, {"leads": [{"external_id": str(n)} for n in range(51)]}, {"leads": [{"name": "Ava"}]}]
 )
-async def test_a_batch_is_taken_whole_or_not_at_all(
-    demo: DemoApis, caller: httpx.AsyncClient, body: dict[str, Any]
-) -> None:
-    """Up to 50 leads, each with an external id."""
+async def test_an_invalid_batch_is_refused(demo: DemoApis, caller: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    """A batch has up to 50 leads, each with an external id. None of an invalid batch is stored."""
     assert (await caller.post(UPSERT, json=body)).status_code == 400
     assert not demo.leads["acme"]
 
 
-async def test_whoever_comes_too_often_is_told_to_wait() -> None:
-    """429 with Retry-After, for that token only."""
+async def test_requests_above_the_rate_limit_are_refused() -> None:
+    """The answer is 429 with Retry-After. The limit is per token."""
     trouble = Trouble(requests_per_second=0.001, burst=2, retry_after=3, fail_every=0)
     async with (
         demo_apis(base_time=NOW, trouble=trouble) as demo,
@@ -165,8 +161,8 @@ async def test_whoever_comes_too_often_is_told_to_wait() -> None:
     assert demo.requests == {f"GET {ORDERS}": 5}
 
 
-async def test_each_nth_request_fails() -> None:
-    """500 comes as regularly as configured, and the same request works the next time."""
+async def test_every_nth_request_fails() -> None:
+    """The answer is 500. The same request succeeds the next time."""
     async with (
         demo_apis(base_time=NOW, trouble=Trouble(requests_per_second=0, fail_every=3)) as demo,
         httpx.AsyncClient(base_url=demo.url, headers=bearer("acme")) as caller,
@@ -176,7 +172,7 @@ async def test_each_nth_request_fails() -> None:
 
 
 async def test_nothing_is_left_after_the_block() -> None:
-    """The port is closed, kept-alive connections or not."""
+    """The port is closed, also if a client keeps its connection open."""
     async with demo_apis() as demo, httpx.AsyncClient(base_url=demo.url) as caller:
         await caller.get("/v1/forecast")
         port = port_of(demo.url)

@@ -1,4 +1,4 @@
-"""How `python -m localdev start` ends: nothing stays, and running functions may finish."""
+"""The end of `python -m localdev start`: nothing stays, and running functions may finish."""
 
 import asyncio
 import os
@@ -86,7 +86,7 @@ def content(folder: Path) -> list[Path]:
 
 @asynccontextmanager
 async def started(folder: Path, *arguments: str) -> AsyncGenerator[Started]:
-    """Start Python with these arguments; kill it at the end of the block, if it still runs."""
+    """Start Python with these arguments. At the end of the block it is killed, if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
@@ -114,7 +114,7 @@ async def started(folder: Path, *arguments: str) -> AsyncGenerator[Started]:
 
 
 async def descendants(ancestor: int) -> dict[int, str]:
-    """Return the process ids and commands of all processes below one."""
+    """Return the commands of all descendants of a process, by process id."""
     listing = await asyncio.create_subprocess_exec("ps", "-A", "-o", "pid=,ppid=,stat=,command=", stdout=PIPE)
     text, _ = await listing.communicate()
     parents: dict[int, int] = {}
@@ -152,6 +152,23 @@ async def test_nothing_stays_after_a_kill(temporary: Path, moment: str) -> None:
             return not await alive(children) and not content(temporary)
 
         await wait_until(gone, description="no child process and no folder is left")
+
+
+async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_app: App) -> None:
+    """After SIGKILL of its parent, the host ends at once: nothing that its functions need is left."""
+    bare_app.write(WAITING)
+    async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
+        await wait_until(bare_app.seen, description="the function is running")
+        children = set(await descendants(running.process.pid))
+        running.process.kill()
+        await running.process.wait()
+        assert children
+
+        async def gone() -> bool:
+            return not await alive(children)
+
+        await wait_until(gone, description="the host has ended", seconds=5)
+    assert bare_app.seen() == [{"started": True}]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -1,24 +1,27 @@
-"""Throw-away function apps, and the host as a process that runs them."""
+"""Temporary function apps, and the host that runs them, as a process."""
 
 import asyncio
 import json
 import os
 import signal
 import sys
+import uuid
 from asyncio.subprocess import PIPE, Process
 from base64 import b64encode
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.queue.aio import QueueClient
+from azure.storage.queue.aio import QueueClient, QueueServiceClient
+
+from localdev.azurite import Storage
 
 ROOT = Path(__file__).parents[3]
 
-# Every app starts with this: what a function notes with seen(), the test reads with App.seen().
+# The start of each app. A function notes facts with seen(), and the test reads them with App.seen().
 HEADER = """
 import asyncio, json, logging, os, sys, time
 from pathlib import Path
@@ -34,7 +37,7 @@ def seen(**facts):
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """A test's own queue, and its poison queue."""
+    """The queue of a test, and its poison queue."""
 
     connection_string: str
     name: str
@@ -42,12 +45,12 @@ class Queues:
     poison: QueueClient
 
     async def put(self, *bodies: str | bytes) -> None:
-        """Send messages encoded as the trigger expects them."""
+        """Send messages in the encoding of the trigger."""
         for body in bodies:
             await self.jobs.send_message(b64encode(body.encode() if isinstance(body, str) else body).decode())
 
     async def empty(self) -> bool:
-        """Tell whether there are no messages in the queue, hidden ones included."""
+        """Return whether the queue has no messages, hidden ones included."""
         return not (await self.jobs.get_queue_properties()).approximate_message_count
 
     async def poisoned(self) -> list[str | None]:
@@ -55,12 +58,25 @@ class Queues:
         try:
             return [message.content for message in await self.poison.peek_messages(32)]
         except ResourceNotFoundError:
-            return []  # the host creates that queue when it needs it
+            return []  # the host creates the queue at its first use
+
+
+@asynccontextmanager
+async def new_queues(storage: Storage) -> AsyncGenerator[Queues]:
+    """Make a queue with a unique name in Azurite. The host creates its poison queue."""
+    name = f"jobs-{uuid.uuid4().hex[:12]}"
+    async with QueueServiceClient.from_connection_string(storage.connection_string) as service:
+        jobs, poison = service.get_queue_client(name), service.get_queue_client(f"{name}-poison")
+        await jobs.create_queue()
+        yield Queues(storage.connection_string, name, jobs, poison)
+        for queue in (jobs, poison):
+            with suppress(ResourceNotFoundError):
+                await queue.delete_queue()
 
 
 @dataclass(slots=True)
 class RunningHost:
-    """The host's process, and what it has said so far."""
+    """The process of the host, and its output so far."""
 
     process: Process
     ready: str
@@ -73,11 +89,11 @@ class RunningHost:
         return self.ready.split()[-1]
 
     def has_logged(self, text: str, times: int = 1) -> bool:
-        """Tell whether so many lines hold a text."""
+        """Return whether at least this number of lines contain a text."""
         return sum(text in line for line in self.logged) >= times
 
     async def exit_code(self, *signals: signal.Signals) -> int:
-        """Send signals, if any, and wait for the end."""
+        """Send signals, if any, and wait until the process has ended."""
         for one in signals:
             self.process.send_signal(one)
         async with asyncio.timeout(30):
@@ -86,10 +102,16 @@ class RunningHost:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A function app in a folder of its own."""
+    """A function app in a temporary folder."""
 
     folder: Path
     environ: dict[str, str]
+
+    @classmethod
+    def with_storage(cls, folder: Path, storage: Storage, **environ: str) -> Self:
+        """Return an app with a storage account. Its host polls fast."""
+        interval = "AzureFunctionsJobHost__extensions__queues__maxPollingInterval"
+        return cls(folder, {"AzureWebJobsStorage": storage.connection_string, interval: "00:00:00.100", **environ})
 
     def write(self, functions: str, *, host: dict[str, Any] | None = None, settings: Any = None) -> None:
         """Write function_app.py, host.json and, if given, local.settings.json."""
@@ -99,17 +121,17 @@ class App:
             (self.folder / "local.settings.json").write_text(json.dumps(settings))
 
     def seen(self) -> list[dict[str, Any]]:
-        """Return what the functions noted."""
+        """Return the facts that the functions have noted."""
         file = self.folder / "seen"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def let_go(self) -> None:
-        """Create the file that a function may be waiting for."""
+        """Create the file that the function waits for."""
         (self.folder / "go").touch()
 
     @asynccontextmanager
     async def running(self, *arguments: str, port: int | None = 0, code: str = "") -> AsyncGenerator[RunningHost]:
-        """Run the host until the block ends; `code` replaces `-m localdev.host`."""
+        """Run the host until the block ends. `code` replaces `-m localdev.host`."""
         async with self.starting(*arguments, port=port, code=code) as process:
             assert process.stdout
             assert process.stderr
@@ -126,7 +148,7 @@ class App:
                 await asyncio.gather(*readers)
 
     async def refused(self, *, port: int = 0) -> list[str]:
-        """Run the host, which must not start; return the lines it left on standard error."""
+        """Run the host with an app that it refuses. Returns the lines on standard error."""
         async with self.starting(port=port) as process, asyncio.timeout(30):
             assert process.stderr
             errors = await process.stderr.read()
@@ -135,12 +157,12 @@ class App:
 
     @asynccontextmanager
     async def starting(self, *arguments: str, port: int | None = 0, code: str = "") -> AsyncGenerator[Process]:
-        """Start the host, and leave nothing of it behind when the block ends; `code` replaces `-m localdev.host`."""
+        """Start the host, and end its process when the block ends. `code` replaces `-m localdev.host`."""
         start = ["-c", code] if code else ["-m", "localdev.host"]
         if port is not None:
             arguments = ("--port", str(port), *arguments)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *start, "--app", str(self.folder), "--stop-on-stdin-eof", *arguments),
+            *(sys.executable, *start, "--app", str(self.folder), "--stdin-from-parent", *arguments),
             cwd=ROOT,
             env={**_outer_environ(), **self.environ},
             stdin=PIPE,
@@ -155,7 +177,7 @@ class App:
 
 async def _stop(process: Process) -> None:
     assert process.stdin
-    process.stdin.close()  # --stop-on-stdin-eof
+    process.stdin.close()  # --stdin-from-parent
     try:
         async with asyncio.timeout(5):
             await process.wait()
@@ -170,4 +192,4 @@ def _outer_environ() -> dict[str, str]:
 
 async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
     async for line in stream:
-        lines.append(line.decode().rstrip())  # noqa: PERF401 - to be seen line by line
+        lines.append(line.decode().rstrip())  # noqa: PERF401 - each line must be visible at once

@@ -1,17 +1,25 @@
-"""The admin calls: running functions by hand, and asking how the host is."""
+"""The admin calls: run a function, list the functions, read the state of the host."""
 
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
+import pytest_asyncio
 from aiohttp import ClientSession
 
-from tests.localdev.host.running import App, Queues
+from localdev.azurite import Storage
+from tests.localdev.host.running import App, Queues, RunningHost, new_queues
 from tests.waiting import wait_until
 
-FUNCTIONS = """
+TIMER = """
 @app.timer_trigger(arg_name="timer", schedule="0 0 0 1 1 *")
 async def tick(timer: func.TimerRequest) -> None:
     seen(function="tick", past_due=timer.past_due)
+"""
 
+FUNCTIONS = f"""
+{TIMER}
 @app.queue_trigger(arg_name="msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
 async def work(msg: func.QueueMessage) -> None:
     seen(function="work", body=msg.get_body().decode(), attempt=msg.dequeue_count, id=msg.id)
@@ -23,57 +31,82 @@ async def off(timer: func.TimerRequest) -> None:
 """
 
 
-async def test_functions_are_run_by_hand(app: App, queues: Queues) -> None:
-    """Any of them, also a disabled one, in any case of its name; a queue function gets the input as its body."""
-    app.environ["AzureWebJobs.Off.Disabled"] = "1"
-    app.write(FUNCTIONS)
-    async with app.running() as host, ClientSession(host.url) as client:
-        assert host.ready.startswith("Host started: 2 functions (tick timer, work queue) on http://127.0.0.1:")
-        for name, body in (("tick", {}), ("work", {"input": '{"a": 1}'}), ("OFF", {"input": None})):
-            async with client.post(f"/admin/functions/{name}", json=body) as response:
-                assert response.status == 202
-                assert await response.read() == b""
-        await wait_until(lambda: len(app.seen()) == 3, description="all three have run")
-        async with client.get("/admin/host/status") as response:
-            assert (await response.json())["state"] == "Running"
-        async with client.get("/admin/functions") as response:
-            listed = await response.json()
-    assert sorted(app.seen(), key=str) == [
-        {"function": "Off"},
-        {"function": "tick", "past_due": False},
-        {"function": "work", "body": '{"a": 1}', "attempt": 0, "id": None},
-    ]
-    assert await queues.empty()
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The host of this module, with three functions."""
+
+    app: App
+    host: RunningHost
+    queues: Queues
+    client: ClientSession
+
+
+@pytest_asyncio.fixture(scope="module")
+async def shared(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Shared]:
+    """Run one host for the tests of this module."""
+    async with new_queues(storage) as queues:
+        settings = {"QUEUE": queues.name, "AzureWebJobs.Off.Disabled": "1"}
+        app = App.with_storage(tmp_path_factory.mktemp("admin"), storage, **settings)
+        app.write(FUNCTIONS)
+        async with app.running() as host, ClientSession(host.url) as client:
+            yield Shared(app, host, queues, client)
+
+
+async def test_functions_and_state_are_listed(shared: Shared) -> None:
+    """The list has all functions, with their bindings and whether they are disabled."""
+    assert shared.host.ready.startswith("Host started: 2 functions (tick timer, work queue) on http://127.0.0.1:")
+    async with shared.client.get("/admin/host/status") as response:
+        assert (await response.json())["state"] == "Running"
+    async with shared.client.get("/admin/functions") as response:
+        listed = await response.json()
     assert [(function["name"], function["isDisabled"]) for function in listed] == [
         ("tick", False),
         ("work", False),
         ("Off", True),
     ]
     assert listed[1]["config"]["bindings"][0]["queueName"] == "%QUEUE%"
-    assert host.has_logged("(Reason='This function was programmatically called via the host APIs.', Id=", times=3)
 
 
-async def test_a_wrong_call_is_told_what_is_wrong(bare_app: App) -> None:
-    """With the status the real host answers."""
-    bare_app.write(FUNCTIONS.split("@app.queue_trigger", maxsplit=1)[0])
-    calls: list[tuple[str, dict[str, Any], int, str]] = [
-        ("nope", {"json": {}}, 404, "No function 'nope' here: tick"),
+@pytest.mark.parametrize(
+    ("function", "request_", "status", "message"),
+    [
+        ("nope", {"json": {}}, 404, "There is no function 'nope'. The functions are: tick, work, Off"),
         ("tick", {"data": b"{}"}, 415, "Content-Type: application/json"),
         ("tick", {"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, '{"input": "text"}'),
         ("tick", {"json": ["input"]}, 400, '{"input": "text"}'),
         ("tick", {"json": {"input": {"a": 1}}}, 400, '{"input": "text"}'),
+    ],
+)
+async def test_an_invalid_call_is_refused(
+    shared: Shared, function: str, request_: dict[str, Any], status: int, message: str
+) -> None:
+    """The status is that of the real host, and the message shows the correct form. No function runs."""
+    before = shared.app.seen()
+    async with shared.client.post(f"/admin/functions/{function}", **request_) as response:
+        assert response.status == status
+        assert message in await response.text()
+    assert shared.app.seen() == before
+
+
+async def test_a_call_runs_a_function(shared: Shared) -> None:
+    """Also a disabled one, and in any case of its name. A queue function gets the input as the body of its message."""
+    for name, body in (("tick", {}), ("work", {"input": '{"a": 1}'}), ("OFF", {"input": None})):
+        async with shared.client.post(f"/admin/functions/{name}", json=body) as response:
+            assert response.status == 202
+            assert await response.read() == b""
+    await wait_until(lambda: len(shared.app.seen()) == 3, description="all three functions have run")
+    assert sorted(shared.app.seen(), key=str) == [
+        {"function": "Off"},
+        {"function": "tick", "past_due": False},
+        {"function": "work", "body": '{"a": 1}', "attempt": 0, "id": None},
     ]
-    async with bare_app.running() as host, ClientSession(host.url) as client:
-        for name, arguments, status, told in calls:
-            async with client.post(f"/admin/functions/{name}", **arguments) as response:
-                assert response.status == status
-                assert told in await response.text()
-    assert bare_app.seen() == []
+    assert await shared.queues.empty()
+    reason = "(Reason='This function was programmatically called via the host APIs.', Id="
+    await wait_until(lambda: shared.host.has_logged(reason, times=3), description="the three calls are logged")
 
 
-async def test_the_port_may_stand_in_local_settings(bare_app: App, unused_tcp_port: int) -> None:
-    """`Host.LocalHttpPort`, where no --port is given."""
-    settings = {"IsEncrypted": False, "Host": {"LocalHttpPort": unused_tcp_port}}
-    bare_app.write(FUNCTIONS.split("@app.queue_trigger", maxsplit=1)[0], settings=settings)
+async def test_local_settings_can_have_the_port(bare_app: App, unused_tcp_port: int) -> None:
+    """`Host.LocalHttpPort` is the port if --port is not given."""
+    bare_app.write(TIMER, settings={"IsEncrypted": False, "Host": {"LocalHttpPort": unused_tcp_port}})
     async with bare_app.running(port=None) as host:
         assert host.url == f"http://127.0.0.1:{unused_tcp_port}"

@@ -1,4 +1,4 @@
-"""What the host checks that the worker library does not: names, schedules, %NAME%, connections."""
+"""The host's checks of an app: names, schedules, %NAME%, connections."""
 
 import json
 from typing import Any
@@ -25,8 +25,8 @@ def timer(schedule: str = "0 0 * * * *", **more: Any) -> dict[str, Any]:
     return {"type": "timerTrigger", "name": "timer", "schedule": schedule, **more}
 
 
-def test_percent_names_are_app_settings() -> None:
-    """In the schedule, the queue's name and the connection, also within a longer text; a queue's name is lowered."""
+def test_percent_names_are_replaced_by_app_settings() -> None:
+    """This works in schedules, queue names and connections, also inside a text. Queue names become lower case."""
     environ = {**STORAGE, "EVERY": "0 */5 * * * *", "STAGE": "Dev", "WHERE": "Storage"}
     functions = functions_of(
         [indexed("tick", timer("%EVERY%")), indexed("work", queue("jobs-%stage%", "%WHERE%"))], environ
@@ -40,8 +40,8 @@ def test_percent_names_are_app_settings() -> None:
     assert work.connection.setting == "AzureWebJobsStorage"
 
 
-def test_all_errors_are_told_at_once() -> None:
-    """Each names the function, the property, the value and the remedy."""
+def test_all_errors_are_reported_together() -> None:
+    """Each line names the function, the property, the value and the remedy."""
     with pytest.raises(HostError) as caught:
         functions_of(
             [
@@ -55,7 +55,7 @@ def test_all_errors_are_told_at_once() -> None:
             ],
             STORAGE,
         )
-    for told in (
+    for message in (
         "function 'tick': schedule '%NOT_SET%': %NOT_SET% does not resolve to a value. Set the app setting NOT_SET",
         "function 'tock': schedule '0 0 0 * * 7' is not a valid NCRONTAB expression: day of week field '7'",
         "function 'work': queue_name 'jobs_1' is not a valid queue name: 3 to 63 lower-case letters",
@@ -65,17 +65,17 @@ def test_all_errors_are_told_at_once() -> None:
         "function '2nd': arg_name 'my_msg' is not a valid binding name; use letters and digits only",
         "function 'host': not a valid function name",
     ):
-        assert told in str(caught.value)
+        assert message in str(caught.value)
 
 
 def test_an_app_without_functions_is_an_error() -> None:
-    """On Azure it deploys, and then nothing ever happens."""
+    """Azure accepts such an app, and nothing runs."""
     with pytest.raises(HostError, match="^0 functions found"):
         functions_of([], STORAGE)
 
 
-def test_what_is_not_supported_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Other triggers, and queue or timer functions with further bindings."""
+def test_unsupported_functions_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """These are functions with other triggers, or with bindings besides their trigger."""
     output = {"type": "queue", "name": "out", "direction": "OUT"}
     functions = functions_of(
         [
@@ -86,32 +86,32 @@ def test_what_is_not_supported_is_left_out_with_a_warning(caplog: pytest.LogCapt
         STORAGE,
     )
     assert [function.name for function in functions] == ["tick"]
-    assert "Function 'web' (httpTrigger) is not supported by the local host: skipped" in caplog.text
-    assert "Function 'both' (timerTrigger, queue) is not supported by the local host: skipped" in caplog.text
+    assert "Function 'web' (httpTrigger) is left out: the local host does not support it" in caplog.text
+    assert "Function 'both' (timerTrigger, queue) is left out: the local host does not support it" in caplog.text
 
 
-def test_a_retry_policy_is_not_applied_and_that_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Queue triggers have none on Azure either."""
+def test_a_retry_policy_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """On Azure, queue triggers do not support retry policies."""
     functions_of([indexed("work", queue(), retried=True)], STORAGE)
     assert "Function 'work': its retry policy is not applied" in caplog.text
 
 
 def test_a_function_can_be_disabled_by_an_app_setting() -> None:
-    """`AzureWebJobs.<name>.Disabled`, as on Azure."""
+    """The setting is `AzureWebJobs.<name>.Disabled`, as on Azure."""
     environ = {**STORAGE, "AzureWebJobs.tick.Disabled": "true", "AzureWebJobs.tock.Disabled": "false"}
     tick, tock = functions_of([indexed("tick", timer()), indexed("tock", timer())], environ)
     assert (tick.disabled, tock.disabled) == (True, False)
 
 
-def test_a_connection_is_first_tried_with_its_prefix() -> None:
-    """`Jobs` means AzureWebJobsJobs before it means Jobs, and nothing at all means AzureWebJobsStorage."""
+def test_a_connection_is_looked_up_with_its_prefix_first() -> None:
+    """`Jobs` means AzureWebJobsJobs if it is set, else Jobs. An empty connection means AzureWebJobsStorage."""
     assert resolve("Jobs", {"Jobs": "b", "AzureWebJobsJobs": "a"}).connection_string == "a"
     assert resolve("Jobs", {"Jobs": "b"}).connection_string == "b"
     assert resolve("", {"AzureWebJobsStorage": "USEDEVELOPMENTSTORAGE=True;"}).setting == "AzureWebJobsStorage"
 
 
-def test_a_connection_may_name_an_account_to_be_reached_by_identity() -> None:
-    """By the queue service's address or the account's name; `managedidentity` and a client id choose the identity."""
+def test_a_connection_can_use_an_identity() -> None:
+    """The account is given by its URL or its name, and the identity by `managedidentity` and a client id."""
     assert (
         resolve("X", {"X__queueServiceUri": "https://a.queue.core.windows.net"}).url
         == "https://a.queue.core.windows.net"
@@ -122,6 +122,6 @@ def test_a_connection_may_name_an_account_to_be_reached_by_identity() -> None:
     assert identity.client_id == "me"
 
 
-def test_a_connection_string_does_not_show() -> None:
-    """It holds the account's key."""
+def test_a_connection_string_is_not_shown() -> None:
+    """It contains the key of the account."""
     assert "secret" not in repr(resolve("X", {"X": "AccountKey=secret"}))

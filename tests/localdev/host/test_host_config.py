@@ -1,4 +1,4 @@
-"""What host.json and local.settings.json may say, and what the host makes of it."""
+"""How the host reads host.json and local.settings.json."""
 
 import json
 import logging
@@ -34,21 +34,21 @@ def host_config(folder: Path, content: Any = None, **environ: str) -> HostConfig
     ],
 )
 def test_a_time_span_is_read_as_dot_net_reads_it(text: str, meaning: timedelta) -> None:
-    """`hh:mm:ss`, with days before a dot and fractions after one; a bare number is days."""
+    """The form is `hh:mm:ss`, with days before a dot and fractions after a dot. A bare number means days."""
     assert timespan(text) == meaning
 
 
 @pytest.mark.parametrize(
     "text", ["", "30s", "24:00:00", "00:60:00", "00:00:60", "-00:00:01", "1:2:3:4", "00:00:00.12345678"]
 )
-def test_what_is_no_time_span_is_refused(text: str) -> None:
-    """The message shows the form that is expected."""
+def test_an_invalid_time_span_is_refused(text: str) -> None:
+    """The message shows the expected form."""
     with pytest.raises(ValueError, match="expected a time span"):
         timespan(text)
 
 
 def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
-    """With nothing in host.json the queue trigger behaves as its documentation says."""
+    """An empty host.json gives the values of Azure's documentation."""
     config = host_config(tmp_path)
     assert config.queues.batch_size == 16
     assert config.queues.new_batch_threshold == 8 * (os.cpu_count() or 1)
@@ -59,8 +59,8 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     assert config.function_timeout == timedelta(minutes=30)
 
 
-def test_host_json_is_honoured(tmp_path: Path) -> None:
-    """Every value the local host knows can be set, and an even smaller batch halves to a threshold of 0."""
+def test_host_json_changes_the_defaults(tmp_path: Path) -> None:
+    """All values that the local host uses can be set. A batch size of 1 gives a threshold of 0."""
     queues = {
         "batchSize": 1,
         "maxDequeueCount": 2,
@@ -84,7 +84,7 @@ def test_host_json_is_honoured(tmp_path: Path) -> None:
 
 
 def test_an_app_setting_overrides_host_json(tmp_path: Path) -> None:
-    """`AzureFunctionsJobHost__…` wins, whatever its case, as in .NET's configuration."""
+    """`AzureFunctionsJobHost__…` replaces the value, and its case does not matter, as in .NET's configuration."""
     content = {"extensions": {"queues": {"batchSize": 4, "newBatchThreshold": 1}}}
     environ = {
         "AzureFunctionsJobHost__extensions__queues__batchSize": "8",
@@ -120,15 +120,15 @@ def test_in_development_an_app_setting_changes_the_polling_interval(tmp_path: Pa
     assert host_config(tmp_path, **environ).queues.max_polling_interval == timedelta(seconds=5)
 
 
-def test_a_bare_number_means_days_and_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """`"visibilityTimeout": 5` is five days, which is hardly ever meant."""
+def test_a_bare_number_means_days_and_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """`"visibilityTimeout": 5` means five days, which is almost always a mistake."""
     config = host_config(tmp_path, {"extensions": {"queues": {"visibilityTimeout": 5}}})
     assert config.queues.visibility_timeout == timedelta(days=5)
-    assert "extensions.queues.visibilityTimeout is 5, which the host reads as DAYS" in caplog.text
+    assert "extensions.queues.visibilityTimeout is 5, and the host reads a bare number as DAYS" in caplog.text
 
 
-def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
-    """Each with its key (or the app setting it came from), the value, and what is allowed."""
+def test_all_invalid_values_are_reported_together(tmp_path: Path) -> None:
+    """Each line has the key (or the app setting), the value and the allowed values."""
     content = {
         "functionTimeout": "00:00:00",
         "logging": {"logLevel": {"default": "Loud"}},
@@ -145,7 +145,7 @@ def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
     environ = {"AzureFunctionsJobHost__extensions__queues__newBatchThreshold": "-1"}
     with pytest.raises(HostError) as caught:
         host_config(tmp_path, content, **environ)
-    for told in (
+    for message in (
         "extensions.queues.batchSize is 33: expected a whole number from 1 to 32",
         "extensions.queues.maxDequeueCount is 0: expected a whole number from 1",
         "extensions.queues.visibilityTimeout is '8.00:00:00': expected at most 7 days",
@@ -155,47 +155,47 @@ def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
         "functionTimeout is '00:00:00': expected a time span",
         "logging.logLevel.default is 'Loud': expected Trace",
     ):
-        assert told in str(caught.value)
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("{", "not valid JSON"), ("[]", "must hold a JSON object"), ("{}", 'write "version": "2.0"')],
 )
-def test_a_host_json_that_is_none_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_host_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """The message names the file."""
     path = tmp_path / "host.json"
     path.write_text(text)
-    with pytest.raises(HostError, match=rf"host\.json.*{told}"):
+    with pytest.raises(HostError, match=rf"host\.json.*{message}"):
         HostConfig.load(path, {})
 
 
-def test_a_folder_without_host_json_is_no_function_app(tmp_path: Path) -> None:
-    """The message says what --app is for."""
-    with pytest.raises(HostError, match=r"host\.json is missing: --app must name"):
+def test_a_missing_host_json_is_refused(tmp_path: Path) -> None:
+    """The message explains --app."""
+    with pytest.raises(HostError, match=r"host\.json is missing. Give --app the directory of a function app"):
         HostConfig.load(tmp_path / "host.json", {})
 
 
-def test_local_settings_need_not_be_there(tmp_path: Path) -> None:
-    """Then the environment alone holds the settings."""
+def test_local_settings_are_optional(tmp_path: Path) -> None:
+    """Without the file, all settings come from the environment."""
     assert LocalSettings.load(tmp_path / "local.settings.json").values == {}
 
 
 def test_local_settings_do_not_replace_the_environment(tmp_path: Path) -> None:
-    """A variable that is already set wins; the environment's name becomes Development unless it has one."""
+    """A variable that is already set is kept. AZURE_FUNCTIONS_ENVIRONMENT becomes Development if it is not set."""
     settings = LocalSettings.load(write(tmp_path, {"IsEncrypted": False, "Values": {"A": "file", "B": "file"}}))
     environ = {"A": "outer"}
     settings.apply(environ)
     assert environ == {"A": "outer", "B": "file", "AZURE_FUNCTIONS_ENVIRONMENT": "Development"}
 
 
-def test_the_port_may_stand_in_local_settings(tmp_path: Path) -> None:
-    """`Host.LocalHttpPort`, as for Core Tools."""
+def test_local_settings_can_have_the_port(tmp_path: Path) -> None:
+    """The key is `Host.LocalHttpPort`, as for Core Tools."""
     assert LocalSettings.load(write(tmp_path, {"IsEncrypted": False, "Host": {"LocalHttpPort": 7072}})).port == 7072
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({"Values": {}}, '"IsEncrypted" is missing, which means true.*Write "IsEncrypted": false'),
         ({"IsEncrypted": True}, '"IsEncrypted" is True.*Write "IsEncrypted": false'),
@@ -204,14 +204,14 @@ def test_the_port_may_stand_in_local_settings(tmp_path: Path) -> None:
         ({"IsEncrypted": False, "Host": {"LocalHttpPort": "7072"}}, "\"LocalHttpPort\" is '7072'; expected a port"),
     ],
 )
-def test_wrong_local_settings_are_refused(tmp_path: Path, content: Any, told: str) -> None:
-    """The message names the file and the remedy, and shows no values: they may be secrets."""
-    with pytest.raises(HostError, match=rf"file\.json: {told}"):
+def test_invalid_local_settings_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+    """The message names the file and the remedy. It shows no values, as they can be secrets."""
+    with pytest.raises(HostError, match=rf"file\.json: {message}"):
         LocalSettings.load(write(tmp_path, content))
 
 
-def test_a_setting_is_found_whatever_its_case() -> None:
-    """As in .NET's configuration; an empty one counts as unset."""
+def test_the_name_of_a_setting_is_compared_without_case() -> None:
+    """This is as in .NET's configuration. An empty setting is unset."""
     environ = {"Schedule": "now", "empty": ""}
     assert setting(environ, "SCHEDULE") == "now"
     assert setting(environ, "empty") is None

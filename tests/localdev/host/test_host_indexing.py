@@ -1,9 +1,11 @@
-"""Apps that do not start: the whole error, a clear last line, exit code 1."""
+"""Apps that the host does not start: the whole error, a clear last line, exit code 1."""
 
+import asyncio
 import socket
 from contextlib import closing
 
 import pytest
+import pytest_asyncio
 
 from tests.localdev.host.running import App
 
@@ -12,42 +14,50 @@ TIMER = """
 def tick(timer: func.TimerRequest) -> None: ...
 """
 
+# The functions of each app, the part of them that the traceback shows, and the last line.
+REFUSED = {
+    "syntax": ("def broken(:", "def broken(:", "SyntaxError"),
+    "import": ("import nowhere", "import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+    "duplicate": (TIMER + TIMER, "", "Function tick does not have a unique function name"),
+    "annotation": (TIMER.replace("func.TimerRequest", "func.TimerRequest | None"), "", "invalid non-type annotation"),
+    "exit": ("sys.exit(3)", "sys.exit(3)", "the app ended the process while it was imported"),
+    "empty": ("", "", "0 functions found in function_app.py"),
+    "cron": (TIMER.replace("0 0 *", "0 0 25"), "", "schedule '0 0 25 * * *' is not a valid NCRONTAB expression: hour"),
+}
 
-@pytest.mark.parametrize(
-    ("functions", "traceback", "last"),
-    [
-        ("def broken(:", "def broken(:", "SyntaxError"),
-        ("import nowhere", "import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
-        (TIMER + TIMER, "", "Function tick does not have a unique function name"),
-        (TIMER.replace("func.TimerRequest", "func.TimerRequest | None"), "", "invalid non-type annotation"),
-        ("sys.exit(3)", "sys.exit(3)", "the app ended the process while it was imported"),
-        ("", "", "0 functions found: function_app.py defines none"),
-        (
-            TIMER.replace("0 0 *", "0 0 25"),
-            "",
-            "schedule '0 0 25 * * *' is not a valid NCRONTAB expression: hour field",
-        ),
-    ],
-    ids=["syntax", "import", "duplicate", "annotation", "exit", "empty", "cron"],
-)
-async def test_an_app_that_cannot_be_indexed(bare_app: App, functions: str, traceback: str, last: str) -> None:
-    """The traceback is shown whole, down to the line in function_app.py, and the last line says what it was."""
-    bare_app.write(functions)
-    lines = await bare_app.refused()
+
+@pytest_asyncio.fixture(scope="module")
+async def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Run a host for each app of REFUSED, all at the same time. Gives the lines on standard error."""
+
+    async def run(functions: str) -> list[str]:
+        app = App(tmp_path_factory.mktemp("refused"), {})
+        app.write(functions)
+        return await app.refused()
+
+    lines = await asyncio.gather(*[run(functions) for functions, _, _ in REFUSED.values()])
+    return dict(zip(REFUSED, lines, strict=True))
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+async def test_an_app_with_a_mistake_is_refused(refused: dict[str, list[str]], mistake: str) -> None:
+    """The whole traceback is shown, down to the line in function_app.py. The last line names the mistake."""
+    lines = refused[mistake]
+    _, traceback, last = REFUSED[mistake]
     assert traceback in "\n".join(lines)
     assert last in lines[-1]
     if traceback:
         assert any("function_app.py" in line and "line" in line for line in lines)
 
 
-async def test_a_folder_that_is_no_app(bare_app: App) -> None:
-    """The last line says what --app is for."""
+async def test_a_folder_without_an_app_is_refused(bare_app: App) -> None:
+    """The last line explains --app."""
     lines = await bare_app.refused()
-    assert lines[-1].endswith("host.json is missing: --app must name a function app's directory, with its host.json")
+    assert lines[-1].endswith("host.json is missing. Give --app the directory of a function app with a host.json")
 
 
 async def test_a_module_of_the_same_name_elsewhere_is_not_taken_for_the_app(bare_app: App) -> None:
-    """The app's directory comes last on sys.path, as on Azure, so another function_app could come before."""
+    """The app's directory is the last one on sys.path, as on Azure: another function_app can come before it."""
     bare_app.write(TIMER)
     other = bare_app.folder / "other"
     other.mkdir()
@@ -56,17 +66,17 @@ async def test_a_module_of_the_same_name_elsewhere_is_not_taken_for_the_app(bare
     assert f"the app was imported from {other}" in (await bare_app.refused())[-1]
 
 
-async def test_a_taken_port_is_named(bare_app: App) -> None:
-    """With the way out."""
+async def test_a_port_in_use_is_reported(bare_app: App) -> None:
+    """The message names the port and the cause."""
     bare_app.write(TIMER)
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         lines = await bare_app.refused(port=port)
-    assert f"cannot listen on port {port}: something else already does" in lines[-1]
+    assert f"cannot listen on port {port}: another program uses it" in lines[-1]
 
 
-async def test_a_connection_string_that_is_none_is_not_shown(bare_app: App) -> None:
-    """The message names the app setting only: the text may hold a key."""
+async def test_an_invalid_connection_string_is_not_shown(bare_app: App) -> None:
+    """The message has the name of the app setting only, as the text can contain a key."""
     bare_app.write("""
 @app.queue_trigger(arg_name="msg", queue_name="jobs", connection="Jobs")
 def work(msg: func.QueueMessage) -> None: ...

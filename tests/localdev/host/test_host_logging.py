@@ -38,7 +38,7 @@ def line_of(lines: list[str], text: str) -> str:
 
 
 async def test_lines_outside_an_invocation_are_marked_as_not_seen_on_azure(app: App, queues: Queues) -> None:
-    """Lines logged at import, or by a task that outlives its invocation, carry the mark; no other line does."""
+    """The mark is on lines logged at import, and by a task after the end of its invocation. It is on no other line."""
     app.write(BACKGROUND)
     await queues.put("one")
     async with app.running() as host:

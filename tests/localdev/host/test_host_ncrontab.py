@@ -26,23 +26,23 @@ START = datetime(2025, 8, 23, 12, 0, 0, tzinfo=UTC)  # a Saturday
     ],
 )
 def test_the_next_occurrence(text: str, expected: str) -> None:
-    """Six fields, or five with second 0; day and day of week must both match."""
+    """An expression has six fields, or five with second 0. Day and day of week must both match."""
     assert Schedule.parse(text).next_after(START) == datetime.fromisoformat(f"{expected}+00:00")
 
 
 def test_the_next_occurrence_is_later_than_the_given_instant() -> None:
-    """Also when that one is an occurrence, and in whatever zone it is given."""
+    """The instant can be an occurrence itself, and can be in any time zone."""
     there = START.astimezone(timezone(timedelta(hours=5, minutes=30)))
     assert Schedule.parse("0 0 12 * * *").next_after(there) == START + timedelta(days=1)
 
 
-def test_a_day_that_never_comes_has_no_occurrence() -> None:
-    """The host accepts such a schedule too, and never fires it."""
+def test_a_date_that_does_not_exist_has_no_occurrence() -> None:
+    """The real host accepts such a schedule too, and never runs the function."""
     assert Schedule.parse("0 0 0 31 2 *").next_after(START) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "0 fields, expected 6"),
         ("* * * *", "4 fields, expected 6"),
@@ -61,12 +61,12 @@ def test_a_day_that_never_comes_has_no_occurrence() -> None:
         ("0 */0 * * * *", "minute field '*/0': step '0' must be a whole number from 1"),
         ("0 */ * * * *", "minute field"),
         ("0 1,, * * * *", "minute field"),
-        ("0 0 22-2 * * *", "hour field '22-2': '22-2' runs backwards; write 22-23,0-2"),
+        ("0 0 22-2 * * *", "hour field '22-2': '22-2' runs backwards. Write 22-23,0-2 instead"),
         ("0 0 ٣ * * *", "hour field"),
     ],
 )
-def test_what_is_no_ncrontab_is_refused(text: str, told: str) -> None:
-    """The message names the field, its text and what is wrong."""
+def test_an_invalid_expression_is_refused(text: str, message: str) -> None:
+    """The message names the field, its text and the mistake."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the texts are compared below
         Schedule.parse(text)
-    assert told in str(caught.value)
+    assert message in str(caught.value)

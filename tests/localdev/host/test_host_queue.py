@@ -1,18 +1,29 @@
 """The queue trigger: the host as a process, on a real storage queue."""
 
 from base64 import b64encode
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import pytest
+import pytest_asyncio
 from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
-from localdev.azurite import azurite
+from localdev.azurite import Storage, azurite
 from localdev.keyvault import KeyVault
 from localdev.tls import Certificates
-from tests.localdev.host.running import App, Queues
+from tests.localdev.host.running import App, Queues, RunningHost, new_queues
 from tests.waiting import wait_until
 
-TRIGGER = '@app.queue_trigger(arg_name="msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")'
+
+def trigger(setting: str) -> str:
+    """Return the decorator of a function whose queue is named by an app setting."""
+    return f'@app.queue_trigger(arg_name="msg", queue_name="%{setting}%", connection="AzureWebJobsStorage")'
+
+
+TRIGGER = trigger("QUEUE")
 
 NOTING = f"""
 {TRIGGER}
@@ -44,40 +55,110 @@ def encoded(body: bytes) -> str:
     return b64encode(body).decode()
 
 
-async def test_a_message_is_run_once_and_deleted(app: App, queues: Queues) -> None:
-    """The function sees the body, the message's properties and its own invocation; success is logged."""
-    app.write(f"""
-{TRIGGER}
-async def work(msg: func.QueueMessage, context: func.Context) -> None:
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The host of this module, with functions that note what they get. Each has a queue of its own."""
+
+    app: App
+    host: RunningHost
+    queues: dict[str, Queues]
+    """Queues by function name."""
+
+    def seen(self, function: str) -> list[dict[str, Any]]:
+        """Return the facts that one function has noted."""
+        return [facts for facts in self.app.seen() if facts.pop("by") == function]
+
+
+NOTES = f"""
+{trigger("DETAILS")}
+async def details(msg: func.QueueMessage, context: func.Context) -> None:
     logging.info("working on %s", msg.get_json()["tenantId"])
     print("printed")
     lifetime = msg.expiration_time - msg.insertion_time
     hidden = msg.time_next_visible - msg.insertion_time
-    seen(body=msg.get_body().decode(), id=msg.id, receipt=msg.pop_receipt, attempt=msg.dequeue_count,
+    seen(by="details", body=msg.get_body().decode(), id=msg.id, receipt=msg.pop_receipt, attempt=msg.dequeue_count,
          days=lifetime.days, minutes=round(hidden.total_seconds() / 60),
          function=context.function_name, invocation=context.invocation_id)
-""")
+
+{trigger("RAW").replace("connection", "data_type=func.DataType.BINARY, connection")}
+def raw(msg: func.QueueMessage) -> None:
+    seen(by="raw", body=msg.get_body().hex())
+
+{trigger("KEYS")}
+async def keys(msg: func.QueueMessage) -> None:
+    seen(by="keys", id=msg.id, attempt=msg.dequeue_count, receipt=msg.pop_receipt is not None)
+
+{trigger("TEXT")}
+async def text(msg: func.QueueMessage) -> None:
+    seen(by="text", body=msg.get_body().decode())
+"""
+
+
+@pytest_asyncio.fixture(scope="module")
+async def shared(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Shared]:
+    """Run one host for the tests that need no app or options of their own."""
+    async with AsyncExitStack() as stack:
+        names = ("details", "raw", "keys", "text")
+        queues = {name: await stack.enter_async_context(new_queues(storage)) for name in names}
+        settings = {name.upper(): queues[name].name for name in names}
+        app = App.with_storage(tmp_path_factory.mktemp("queue"), storage, **settings)
+        app.write(NOTES, host=queue_options(maxDequeueCount=2))
+        host = await stack.enter_async_context(app.running())
+        yield Shared(app, host, queues)
+
+
+async def test_a_message_is_run_once_and_deleted(shared: Shared) -> None:
+    """The function gets the body, the message's properties and its own invocation. Its success is logged."""
+    queues, host = shared.queues["details"], shared.host
+    start = len(host.logged)
     await queues.put('{"tenantId": "tenant-1→"}')
-    async with app.running() as host:
-        assert host.ready.startswith("Host started: 1 function (work queue) on http://127.0.0.1:")
-        await wait_until(queues.empty, description="the message is deleted")
-    (seen,) = app.seen()
+    await wait_until(queues.empty, description="the message is deleted")
+    await wait_until(lambda: host.has_logged("Executed 'Functions.details'"), description="the end is logged")
+    await wait_until(lambda: host.printed, description="the function's output is read")
+    (seen,) = shared.seen("details")
     assert seen["body"] == '{"tenantId": "tenant-1→"}'
     assert seen["id"]
     assert seen["receipt"]
     assert (seen["attempt"], seen["days"], seen["minutes"]) == (1, 7, 10)
-    assert seen["function"] == "work"
-    executing, details, user, executed = host.logged[:4]
-    assert f"Executing 'Functions.work' (Reason='New queue message detected on '{queues.name}'.', Id=" in executing
-    assert f"Trigger Details: MessageId: {seen['id']}, DequeueCount: 1" in details
+    assert seen["function"] == "details"
+    executing, properties, user, executed = host.logged[start : start + 4]
+    assert f"Executing 'Functions.details' (Reason='New queue message detected on '{queues.name}'.', Id=" in executing
+    assert f"Trigger Details: MessageId: {seen['id']}, DequeueCount: 1" in properties
     assert host.printed == ["printed"]
     assert user.startswith("[20")
     assert user.endswith("Z] working on tenant-1→")
-    assert f"Executed 'Functions.work' (Succeeded, Id={seen['invocation']}, Duration=" in executed
+    assert f"Executed 'Functions.details' (Succeeded, Id={seen['invocation']}, Duration=" in executed
 
 
-async def test_a_failing_message_is_tried_again_and_then_poison(app: App, queues: Queues) -> None:
-    """It is delayed by visibilityTimeout, and its text moves to a new poison queue after maxDequeueCount attempts."""
+async def test_a_function_can_get_bytes(shared: Shared) -> None:
+    """With `data_type=BINARY` the body can be other than UTF-8. This function is not async: it runs in a thread."""
+    await shared.queues["raw"].put(b"\xff\xfe")
+    await wait_until(shared.queues["raw"].empty, description="the message is deleted")
+    assert shared.seen("raw") == [{"body": "fffe"}]
+
+
+async def test_top_level_keys_overwrite_the_metadata(shared: Shared) -> None:
+    """Keys are compared without case: an `id` in the body hides the message's own. Lists and nulls do not."""
+    await shared.queues["keys"].put('{"ID": "mine", "dequeuecount": 7, "popReceipt": ["a"], "insertionTime": null}')
+    await wait_until(shared.queues["keys"].empty, description="the message is deleted")
+    assert shared.seen("keys") == [{"id": "mine", "attempt": 7, "receipt": True}]
+
+
+async def test_a_body_that_is_not_base64_or_not_text_is_poison(shared: Shared) -> None:
+    """Invalid base64 is moved unchanged at the first attempt. Base64 of other bytes than UTF-8 fails each attempt."""
+    queues, host = shared.queues["text"], shared.host
+    await queues.jobs.send_message("not base64!")
+    await queues.put(b"\xff\xfe", "good")
+    await queues.jobs.send_message("Z29\nvZA==")
+    await wait_until(queues.empty, description="all messages are processed")
+    assert [seen["body"] for seen in shared.seen("text")] == ["good", "good"]
+    assert set(await queues.poisoned()) == {"not base64!", encoded(b"\xff\xfe")}
+    assert host.has_logged("is not valid base64, and messageEncoding is base64")
+    assert host.has_logged("Function 'text' cannot take message", times=2)
+
+
+async def test_a_failing_message_has_more_attempts_and_then_is_poison(app: App, queues: Queues) -> None:
+    """Each attempt waits for visibilityTimeout. After maxDequeueCount attempts the text moves to a new poison queue."""
     app.write(FAILING, host=queue_options(maxDequeueCount=2, visibilityTimeout="00:00:01"))
     await queues.put("one")
     async with app.running() as host:
@@ -99,7 +180,7 @@ async def test_a_failing_message_is_tried_again_and_then_poison(app: App, queues
 
 
 async def test_without_a_visibility_timeout_attempts_follow_at_once(app: App, queues: Queues) -> None:
-    """The default of 0 burns all five; a visibilityTimeout below a second is no more than that."""
+    """The default is 0. A visibilityTimeout below one second has the same effect."""
     app.write(FAILING, host=queue_options(visibilityTimeout="00:00:00.999"))
     await queues.put("one")
     async with app.running():
@@ -107,48 +188,8 @@ async def test_without_a_visibility_timeout_attempts_follow_at_once(app: App, qu
     assert [seen["attempt"] for seen in app.seen()] == [1, 2, 3, 4, 5]
 
 
-async def test_what_is_not_base64_or_not_text(app: App, queues: Queues) -> None:
-    """Bad base64 is poison at once, as it is; base64 of what is not UTF-8 fails each attempt. Neither is run."""
-    app.write(NOTING, host=queue_options(maxDequeueCount=2))
-    await queues.jobs.send_message("not base64!")
-    await queues.put(b"\xff\xfe", "good")
-    await queues.jobs.send_message("Z29\nvZA==")
-    async with app.running() as host:
-        await wait_until(queues.empty, description="all messages are done with")
-    assert [seen["body"] for seen in app.seen()] == ["good", "good"]
-    assert set(await queues.poisoned()) == {"not base64!", encoded(b"\xff\xfe")}
-    assert host.has_logged("is not valid base64, and messageEncoding is base64")
-    assert host.has_logged("Function 'work' cannot take message", times=2)
-
-
-async def test_bytes_are_taken_as_they_are_if_asked_for(app: App, queues: Queues) -> None:
-    """`data_type=BINARY` needs no UTF-8. This function is not async: it runs on the library's threads."""
-    app.write(f"""
-{TRIGGER.replace("connection", "data_type=func.DataType.BINARY, connection")}
-def work(msg: func.QueueMessage) -> None:
-    seen(body=msg.get_body().hex())
-""")
-    await queues.put(b"\xff\xfe")
-    async with app.running():
-        await wait_until(queues.empty, description="the message is deleted")
-    assert app.seen() == [{"body": "fffe"}]
-
-
-async def test_top_level_keys_overwrite_the_metadata(app: App, queues: Queues) -> None:
-    """Whatever their case: a body with an `id` hides the message's own. Lists and nulls do not."""
-    app.write(f"""
-{TRIGGER}
-async def work(msg: func.QueueMessage) -> None:
-    seen(id=msg.id, attempt=msg.dequeue_count, receipt=msg.pop_receipt is not None)
-""")
-    await queues.put('{"ID": "mine", "dequeuecount": 7, "popReceipt": ["a"], "insertionTime": null}')
-    async with app.running():
-        await wait_until(queues.empty, description="the message is deleted")
-    assert app.seen() == [{"id": "mine", "attempt": 7, "receipt": True}]
-
-
-async def test_plain_text_with_encoding_none(app: App, queues: Queues) -> None:
-    """`messageEncoding: none` takes the text as it is, and moves it as it is."""
+async def test_a_message_can_be_plain_text(app: App, queues: Queues) -> None:
+    """With `messageEncoding: none` the function gets the text unchanged. The poison queue gets it unchanged too."""
     app.write(FAILING, host=queue_options(messageEncoding="none", maxDequeueCount=1))
     await queues.jobs.send_message("<plain> & simple")
     async with app.running() as host:
@@ -158,7 +199,7 @@ async def test_plain_text_with_encoding_none(app: App, queues: Queues) -> None:
 
 
 async def test_a_message_whose_attempts_were_all_killed_is_poison(app: App, queues: Queues) -> None:
-    """One that was handed out more often than maxDequeueCount is not run again."""
+    """A message that was received more than maxDequeueCount times is moved without a run."""
     app.write(NOTING, host=queue_options(maxDequeueCount=2))
     await queues.put("deadly")
     for _ in range(2):
@@ -171,19 +212,19 @@ async def test_a_message_whose_attempts_were_all_killed_is_poison(app: App, queu
 
 
 async def test_the_trigger_waits_for_its_queue(app: App, queues: Queues) -> None:
-    """It never creates it, says so once, and goes on when somebody has."""
+    """The trigger does not create the queue, and warns once. It continues when the queue exists."""
     await queues.jobs.delete_queue()
     app.write(NOTING)
     async with app.running() as host:
         await wait_until(lambda: host.has_logged("does not exist"), description="the host has looked for the queue")
         await queues.jobs.create_queue()
         await queues.put("late")
-        await wait_until(app.seen, description="the message is run")
+        await wait_until(app.seen, description="the message has run")
     assert sum("does not exist" in line for line in host.logged) == 1
 
 
 async def test_concurrency_is_batch_size_plus_threshold(app: App, queues: Queues) -> None:
-    """All of a batch start at once, and the next is fetched when no more than the threshold are running."""
+    """All messages of a batch start at once. The next are fetched when at most `newBatchThreshold` are running."""
     app.write(
         WAITING + "    seen(done=True)\n",
         host=queue_options(batchSize=2, newBatchThreshold=1),
@@ -193,8 +234,8 @@ async def test_concurrency_is_batch_size_plus_threshold(app: App, queues: Queues
         await wait_until(lambda: len(app.seen()) >= 2, description="the first batch is running")
         running_before = len(app.seen())
         app.let_go()
-        await wait_until(queues.empty, description="all messages are done with")
-    assert running_before == 2, "with 2 running no more are fetched"
+        await wait_until(queues.empty, description="all messages are processed")
+    assert running_before == 2, "more messages were fetched while 2 were running"
     running = most = 0
     for seen in app.seen():
         running += -1 if "done" in seen else 1
@@ -202,8 +243,8 @@ async def test_concurrency_is_batch_size_plus_threshold(app: App, queues: Queues
     assert most <= 3
 
 
-async def test_a_function_that_blocks_does_not_keep_the_host_from_renewing(app: App, queues: Queues) -> None:
-    """The host has its own thread: the message stays hidden however long the function holds up the event loop."""
+async def test_a_message_stays_hidden_while_its_function_blocks(app: App, queues: Queues) -> None:
+    """The host renews the message in its own thread, also if the function blocks the event loop of the app."""
     app.write(
         f"""
 {TRIGGER}
@@ -226,8 +267,8 @@ async def work(msg: func.QueueMessage) -> None:
     assert app.seen() == [{"attempt": 1}]
 
 
-async def test_a_message_that_is_gone_when_its_run_ends_is_no_error(app: App, queues: Queues) -> None:
-    """Somebody else deleted it, or had it handed out: the lost receipt is passed over."""
+async def test_a_message_that_was_deleted_during_its_run_is_not_an_error(app: App, queues: Queues) -> None:
+    """The same is true of a message that another process has received: the old receipt is ignored."""
     app.write(WAITING)
     await queues.put("one")
     async with app.running() as host:
@@ -238,8 +279,8 @@ async def test_a_message_that_is_gone_when_its_run_ends_is_no_error(app: App, qu
     assert not host.has_logged("could not be deleted")
 
 
-async def test_runs_that_take_too_long_or_end_the_process_fail(app: App, queues: Queues) -> None:
-    """FunctionTimeout cancels an async function; `sys.exit` in a function is a failure of that function only."""
+async def test_a_run_that_takes_too_long_or_exits_fails(app: App, queues: Queues) -> None:
+    """FunctionTimeout cancels an async function. `sys.exit` in a function is a failure of that function only."""
     app.write(
         f"""
 {TRIGGER}
@@ -257,9 +298,9 @@ async def work(msg: func.QueueMessage) -> None:
     )
     await queues.put("exit", "hang")
     async with app.running() as host:
-        await wait_until(queues.empty, description="both are done with")
+        await wait_until(queues.empty, description="both messages are processed")
         await queues.put("good")
-        await wait_until(lambda: {"body": "good"} in app.seen(), description="the next message is run")
+        await wait_until(lambda: {"body": "good"} in app.seen(), description="the next message has run")
     assert {"cancelled": True} in app.seen()
     assert sorted(await queues.poisoned(), key=str) == [encoded(b"exit"), encoded(b"hang")]
     assert host.has_logged("Timeout value of 0:00:00.500000 was exceeded by function 'Functions.work'")
@@ -267,7 +308,7 @@ async def work(msg: func.QueueMessage) -> None:
 
 
 async def test_a_poison_queue_has_no_poison_queue(app: App, queues: Queues) -> None:
-    """A message that fails there stays hidden rather than going round and round."""
+    """A message that fails there stays hidden, and is not moved."""
     poison = f"{queues.name}-poison"
     app.environ["QUEUE"] = poison
     app.write(FAILING, host=queue_options(maxDequeueCount=1))
@@ -282,8 +323,8 @@ async def test_a_poison_queue_has_no_poison_queue(app: App, queues: Queues) -> N
         assert [queue.name async for queue in service.list_queues(name_starts_with=poison)] == [poison]
 
 
-async def test_storage_that_refuses_stops_the_host(app: App, queues: Queues) -> None:
-    """A listener that cannot go on ends the process, and the last line says which setting to look at."""
+async def test_storage_that_refuses_access_stops_the_host(app: App, queues: Queues) -> None:
+    """The process ends with exit code 1, and the last line names the app setting."""
     app.environ["AzureWebJobsStorage"] = queues.connection_string.replace("AccountKey=Eby8", "AccountKey=AAAA")
     app.write(NOTING)
     async with app.running() as host:
@@ -293,9 +334,8 @@ async def test_storage_that_refuses_stops_the_host(app: App, queues: Queues) -> 
     assert "AccountKey" not in "\n".join(host.logged)
 
 
-async def test_storage_that_is_not_there_is_waited_for(app: App, queues: Queues) -> None:
-    """An emulator that is started after the host is found; until then its absence is told, once."""
-    app.environ["AzureWebJobsStorage"] = "UseDevelopmentStorage=true"
+async def test_the_host_waits_for_storage_that_cannot_be_reached(app: App, queues: Queues) -> None:
+    """An emulator can be started after the host. Until then the host warns once."""
     app.environ["AzureWebJobsStorage"] = queues.connection_string.replace(
         "QueueEndpoint=http://127.0.0.1:", "QueueEndpoint=http://127.0.0.2:"
     )
@@ -307,7 +347,7 @@ async def test_storage_that_is_not_there_is_waited_for(app: App, queues: Queues)
 
 
 async def test_an_account_is_reached_by_identity(app: App, certificates: Certificates, shared_vault: KeyVault) -> None:
-    """`…__queueServiceUri` instead of a connection string: the host asks for a token, as on Azure."""
+    """With `…__queueServiceUri` instead of a connection string, the host gets a token, as on Azure."""
     del app.environ["AzureWebJobsStorage"]
     app.environ.update(shared_vault.environ)
     app.write(NOTING)
@@ -317,5 +357,5 @@ async def test_an_account_is_reached_by_identity(app: App, certificates: Certifi
             await queue.create_queue()
             await queue.send_message(encoded(b"by identity"))
         async with app.running():
-            await wait_until(app.seen, description="the message is run")
+            await wait_until(app.seen, description="the message has run")
     assert app.seen() == [{"body": "by identity"}]

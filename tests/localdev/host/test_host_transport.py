@@ -1,4 +1,4 @@
-"""How the host's own requests to Azure Storage leave the machine."""
+"""The HTTP transport of the host's own requests to Azure Storage."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ STORAGE = (
 
 @asynccontextmanager
 async def proxy(hosts: list[str]) -> AsyncGenerator[str]:
-    """Run an HTTP proxy that notes the hosts it is asked for, and answers 404."""
+    """Run an HTTP proxy that notes the hosts of requests, and answers 404."""
 
     async def refuse(request: web.Request) -> web.Response:
         hosts.append(request.headers["Host"])
@@ -41,7 +41,7 @@ async def test_a_configured_proxy_is_used(app: App) -> None:
     async with proxy(hosts) as url:
         app.environ.update(AzureWebJobsStorage=STORAGE, HTTP_PROXY=url, NO_PROXY="")
         async with app.running():
-            await wait_until(lambda: hosts, description="the proxy is asked for the storage account")
+            await wait_until(lambda: hosts, description="the proxy has received a request")
     assert set(hosts) == {"acme.queue.example.invalid"}
 
 
@@ -49,7 +49,7 @@ async def test_a_configured_proxy_is_used(app: App) -> None:
 async def test_without_a_proxy_the_environment_is_not_read_for_each_request(
     app: App, queues: Queues, environ: dict[str, str]
 ) -> None:
-    """A .netrc file is not looked for, and so a missing one is not reported."""
+    """The host does not read .netrc: a missing file is not reported."""
     app.write(NOTING)
     app.environ.update(environ, NETRC=str(app.folder / "missing"))
     await queues.put("one")
