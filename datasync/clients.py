@@ -72,10 +72,12 @@ class CosmosAccount:
         await self._open.aclose()
 
     async def _connect(self) -> CosmosClient:
-        client = cosmos_client(self._account, self._credential)
-        self._open.push_async_callback(client.close)
-        with explained("while connecting"):
-            await client.__aenter__()
+        async with AsyncExitStack() as stack:
+            client = cosmos_client(self._account, self._credential)
+            stack.push_async_callback(client.close)
+            with explained("while connecting"):
+                await client.__aenter__()
+            self._open = stack.pop_all()  # a client that failed to connect is closed instead
         return client
 
 

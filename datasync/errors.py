@@ -78,11 +78,6 @@ class FlowUnknown(DataSyncError):
 class FlowFailed(DataSyncError):
     """An attempt of a flow raised an exception or ran out of time. The message holds no secret that the run read."""
 
-    def __init__(self, reason: str, traceback: str = "") -> None:
-        super().__init__(reason)
-        self.traceback = traceback
-        """The traceback of the flow's own exception, as text."""
-
 
 class SecretError(DataSyncError):
     """A flow cannot have a secret."""

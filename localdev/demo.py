@@ -19,6 +19,7 @@ from rich.table import Table
 from datasync.model.decode import decode
 from datasync.stores.fleet import StandingProblem
 from localdev import seeds
+from localdev.host.console import NOT_SEEN
 from localdev.hosting import host
 from localdev.stack import Stack, stack
 
@@ -45,7 +46,7 @@ async def demo(console: Console) -> None:
             say(said)
             if said.startswith("TICK"):
                 ticked.set()
-            if said.startswith("BROKEN"):
+            if said.startswith("BROKEN") and NOT_SEEN not in said:
                 unloaded.append(said)
         elif "Executed 'Functions.orchestrator' (Failed" in line:
             ticked.set()  # no TICK line will come, and the report shows that nothing ran

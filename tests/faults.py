@@ -20,6 +20,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.transports: list[FaultyTransport] = []
+        """Every transport of the app's clients."""
         self.refuse = False
         """Whether every connection is refused."""
         self._kill_at: tuple[int, bool] | None = None
@@ -82,7 +84,7 @@ class Wire:
 
 def to(method: str, part: str, body: str = "") -> Callable[[Request], bool]:
     """Return a predicate for requests by method, part of the URL, and part of the body."""
-    return lambda request: request[0] == method and part in request[1] and body in request[2]
+    return lambda request: method in request[0] and part in request[1] and body in request[2]
 
 
 class FaultyTransport(AioHttpTransport):  # type: ignore[misc]
@@ -91,6 +93,7 @@ class FaultyTransport(AioHttpTransport):  # type: ignore[misc]
     def __init__(self, wire: Wire) -> None:
         super().__init__(use_env_settings=False)
         self._wire = wire
+        wire.transports.append(self)
 
     @override
     async def send(self, request: Any, **options: Any) -> Any:

@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -23,7 +23,7 @@ from datasync.cron import CronSchedule
 from datasync.errors import CronInvalid, SettingsInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.health import ping
-from datasync.model.times import utc_text
+from datasync.model.times import EXPECTED, has_offset, read_utc, utc_text
 from datasync.services import Services
 from datasync.settings import Settings
 from datasync.tick.check import find_zone
@@ -50,13 +50,15 @@ def _zone(_: click.Context, __: click.Parameter, name: str) -> ZoneInfo:
         raise click.BadParameter(str(why)) from None
 
 
-def _instant(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
-    """Parse an ISO 8601 time. The result is naive if the text has no offset."""
+def _time(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    """Check that a text is an ISO 8601 time."""
+    if text is None:
+        return None
     try:
-        read = datetime.fromisoformat(text) if text is not None else None
-        return read.astimezone(UTC) if read and read.tzinfo else read
-    except (ValueError, OverflowError):
-        raise click.BadParameter(f"expected an ISO 8601 time such as 2025-08-23T01:00:00Z, got {text!r}") from None
+        read_utc(text)
+    except ValueError:
+        raise click.BadParameter(f"expected {EXPECTED}, got {text!r}") from None
+    return text
 
 
 def _flows(_: click.Context, __: click.Parameter, package: str) -> FlowRegistry:
@@ -78,17 +80,17 @@ def _local_settings(_: click.Context, __: click.Parameter, file: Path | None) ->
 @click.option(
     "--tz", "zone", metavar="ZONE", default="UTC", callback=_zone, help="Time zone of the expression.  [default: UTC]"
 )
-@click.option("--from", "start", metavar="ISO", callback=_instant, help="Time to start after.  [default: now]")
+@click.option("--from", "start", metavar="ISO", callback=_time, help="Time to start after.  [default: now]")
 @click.option("--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of occurrences.")
 @click.pass_obj
-def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: datetime | None, count: int) -> None:
+def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: str | None, count: int) -> None:
     """List the next occurrences of a cron expression. It has six fields, seconds first, and must be in quotes.
 
     With --tz, the local time is listed too. Occurrences affected by a clock change have a note.
     """
-    after = (start or now).replace(tzinfo=UTC)
+    after = read_utc(start) if start else now
     since = f"after {utc_text(after)}"
-    if start and start.tzinfo is None:
+    if start and not has_offset(start):
         since += " (--from has no offset, and is read as UTC)"
     found = [*islice(occurrences(schedule, after, zone), count)]
     if not found:

@@ -31,7 +31,7 @@ class HttpStory:
     sent: int = 0
     """Requests that were sent, retries included."""
     waited: timedelta = timedelta()
-    """Time spent between retries."""
+    """Time spent between retries, added up over all requests, also over those that waited at the same time."""
 
     def attributes(self) -> dict[str, object]:
         """Return the numbers that are not zero: `http` (sent), `retried`, and `waited` in seconds."""

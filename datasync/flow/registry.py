@@ -12,7 +12,7 @@ from hashlib import sha256
 from types import ModuleType
 
 from datasync.errors import FlowInvalid, FlowUnknown
-from datasync.model.decode import FORBIDDEN_IN_IDS
+from datasync.model.decode import NAME_LIMIT, fits_in_id
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import FlowFileBroken
 from datasync.version import VERSION
@@ -21,8 +21,6 @@ type FlowFunction = Callable[..., Awaitable[None]]
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
 """Bounds one attempt. Well below host.json's functionTimeout, at which the host restarts the whole worker."""
-
-_NAME_LIMIT = 200  # the id of a FlowState holds the name, and Cosmos DB takes 255 characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +151,9 @@ def _check_timeout(timeout: object, name: str, place: str) -> None:
 def _check_name(name: object, place: str) -> None:
     if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
         raise FlowInvalid(f"flow {name!r} in {place}: a name is a printable text without blanks around it")
-    if len(name) > _NAME_LIMIT or any(character in name for character in FORBIDDEN_IN_IDS):
+    if not fits_in_id(name):
         raise FlowInvalid(
-            f"flow {name!r} in {place}: a name has at most {_NAME_LIMIT} characters and none of / \\ ? # "
+            f"flow {name!r} in {place}: a name has at most {NAME_LIMIT} characters and none of / \\ ? # "
             "(it becomes part of a Cosmos DB id)"
         )
 

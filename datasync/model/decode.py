@@ -5,6 +5,7 @@ ignores fields it does not know. What a field expects stands on the field, as th
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
@@ -12,6 +13,9 @@ import msgspec
 
 FORBIDDEN_IN_IDS = "/\\?#"
 """Characters that the id of a Cosmos DB document cannot hold."""
+
+NAME_LIMIT = 200
+"""Characters of a name that becomes part of an id."""
 
 NO_SURROGATES = "^[^\ud800-\udfff]*$"
 """Half of a surrogate pair, which JSON can carry, cannot be hashed, logged or stored."""
@@ -48,7 +52,7 @@ def decode[T: msgspec.Struct](shape: type[T], document: object) -> T:
     """
     try:
         return msgspec.convert(document, shape)
-    except (msgspec.ValidationError, OverflowError):
+    except (msgspec.ValidationError, ValueError, OverflowError):
         raise _fault(shape, document) from None
 
 
@@ -63,9 +67,14 @@ def _fault(shape: type[msgspec.Struct], document: object) -> FieldError:
             continue
         try:
             msgspec.convert(document[name], field.type)
-        except (msgspec.ValidationError, OverflowError):
-            return FieldError(name, expected, document[name])
+        except (msgspec.ValidationError, ValueError, OverflowError):
+            return FieldError(name, _whole(expected, document[name]), document[name])
     return FieldError("", f"the fields of a {shape.__name__}", dict(document))
+
+
+def _whole(expected: str, value: object) -> str:
+    halved = isinstance(value, str) and re.search("[\ud800-\udfff]", value)
+    return f"{expected}, without half of a surrogate pair" if halved else expected
 
 
 def _expected(type_: Any) -> str:
@@ -73,6 +82,11 @@ def _expected(type_: Any) -> str:
     annotated = getattr(type_, "__value__", type_)
     described = [each.description for each in get_args(annotated) if isinstance(each, msgspec.Meta)]
     return next(filter(None, reversed(described)), "another value")
+
+
+def fits_in_id(text: str) -> bool:
+    """Return whether a name can be part of the id of a Cosmos DB document, which takes 255 characters."""
+    return len(text) <= NAME_LIMIT and not re.search(r"[/\\?#\ud800-\udfff]", text)
 
 
 def shorten(text: str, limit: int = 200) -> str:

@@ -67,10 +67,16 @@ class Job(msgspec.Struct, frozen=True):
     """When the message was put on the queue (aware, UTC)."""
     attempt: int
     """1 at the first; counts on over RetryLater."""
+    message_id: str
     delivery: int
     """1 at the first delivery of this message."""
     rev: str | None = None
     """`Tenant.revision_of` the entry at the time of planning; None in a message posted by hand."""
+
+    @property
+    def delivery_key(self) -> str:
+        """Identifies this delivery: no other delivery of any message has the same key."""
+        return f"{self.message_id}-{self.delivery}"
 
     @property
     def planned_ahead(self) -> bool:

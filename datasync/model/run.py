@@ -47,12 +47,12 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel"):
     counts: dict[str, int] = {}
     """The numbers that the flow reported with `run.count()`."""
 
-    @property
-    def key(self) -> str:
-        """Identifies the attempt: the same in every delivery that makes it."""
-        return f"{self.run_id}-{self.attempt}"
-
     def document(self, retention: timedelta) -> dict[str, Any]:
         """Return the document to store, which expires after `retention`."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
-        return {"id": f"run-{self.key}", "type": "Run", "ttl": int(retention.total_seconds()), **fields}
+        return {
+            "id": f"run-{self.run_id}-{self.attempt}",
+            "type": "Run",
+            "ttl": int(retention.total_seconds()),
+            **fields,
+        }

@@ -15,7 +15,7 @@ from datasync.model.run import Outcome, RunRecord
 from datasync.model.times import in_utc
 
 REMEMBERED = 24
-"""How many attempts a state remembers to have applied."""
+"""How many deliveries a state remembers to have applied."""
 
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 
@@ -32,7 +32,7 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel"):
     last_success_utc: _Time = None
     consecutive_failures: Annotated[int, Meta(ge=0, description="a whole number")] = 0
     applied: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
-    """Keys of the last attempts that this state includes, oldest first."""
+    """Keys of the last deliveries that this state includes, oldest first."""
     etag: str | None = None
     """None while nothing is stored."""
 
@@ -41,19 +41,25 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel"):
         """The document's id within its tenant's partition."""
         return f"state-{self.flow_name}"
 
-    def after(self, attempt: RunRecord, window_end: datetime | None) -> Self:
-        """Return the state after an attempt. Applying an attempt a second time changes nothing.
+    def after(self, attempt: RunRecord, window_end: datetime | None, delivery: str) -> Self:
+        """Return the state after an attempt. Applying a delivery a second time changes nothing.
 
-        Only success moves the window, and never back. `window_end` is None for an attempt that ended before the flow
-        started.
+        Only success moves the window, and never back.
+
+        Args:
+            attempt: The record of the attempt.
+            window_end: End of its window; None for an attempt that ended before the flow started.
+            delivery: Key of the delivery that made the attempt. Two messages of one run may make attempts of the same
+                number, and both count.
+
         """
-        if attempt.key in self.applied:
+        if delivery in self.applied:
             return self
         state = replace(
             self,
             last_run_utc=attempt.finished_utc,
             last_outcome=attempt.outcome,
-            applied=(*self.applied, attempt.key)[-REMEMBERED:],
+            applied=(*self.applied, delivery)[-REMEMBERED:],
         )
         if attempt.outcome is Outcome.SUCCEEDED:
             ends = [end for end in (window_end, self.window_end_utc) if end]

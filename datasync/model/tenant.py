@@ -199,7 +199,7 @@ def _unreadable(tenant_id: str, index: int, content: object, error: FieldError) 
     name = content.get("name") if isinstance(content, dict) else None
     return Problem(
         tenant_id=tenant_id,
-        flow=name if isinstance(name, str) else None,
+        flow=shorten(name) if isinstance(name, str) else None,
         path=f"flows[{index}]{error.path and '.'}{error.path}",
         why=error.why,
     )

@@ -26,6 +26,11 @@ def read_utc(text: str) -> datetime:
         raise ValueError(str(error)) from None
 
 
+def has_offset(text: str) -> bool:
+    """Return whether an ISO 8601 time has an offset. Raises ValueError as `read_utc` does."""
+    return datetime.fromisoformat(text).tzinfo is not None
+
+
 def in_utc(time: datetime) -> datetime:
     """Return a time as an instant in UTC; a time without an offset is UTC already.
 

@@ -78,7 +78,7 @@ async def _run_flow(flow: Flow, kv: TenantSecretClient, run: FlowRun, redact: Re
 
 
 def _failed(reason: str, traceback: str = "") -> Ending:
-    return Ending(Outcome.FAILED, reason, traceback, failure=FlowFailed(reason, traceback))
+    return Ending(Outcome.FAILED, reason, traceback, failure=FlowFailed(reason))
 
 
 def _signal(error: BaseException) -> FlowSignal | None:

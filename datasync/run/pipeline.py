@@ -3,6 +3,8 @@
 The worker may be killed at any await: the message then comes back, and the attempt is made again.
 """
 
+from msgspec.structs import replace
+
 from datasync.errors import JobInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.job import QueueMessage
@@ -36,10 +38,10 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
         emit(JobRefused(error=error, attempt=message.dequeue_count))
         raise
     await wait_for_its_time(services, job)
-    attempt = Attempt(job=job, names=(job.flow_name,), started_utc=services.clock.now())
+    attempt = Attempt(job=job, names=(job.flow_name,), started_utc=services.clock.now(), delivery=job.delivery_key)
     try:
         flow = registry.resolve(job.flow_name)
-        attempt = Attempt(job=job, names=flow.names, started_utc=attempt.started_utc)
+        attempt = replace(attempt, names=flow.names)
         admission = await admit(services, flow, job)
         ending = await call(services, admission) if isinstance(admission, Admitted) else admission
     except Exception as error:  # noqa: BLE001 - settle records it, and raises it for the host

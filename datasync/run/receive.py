@@ -39,6 +39,7 @@ def receive(message: QueueMessage) -> Job:
         scheduled_utc=scheduled,
         enqueued_utc=in_utc(message.inserted),
         attempt=wire.prior_attempts + message.dequeue_count,
+        message_id=message.id,
         delivery=message.dequeue_count,
         rev=wire.rev,
     )

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, StateInvalid, TenantUnknown
 from datasync.flow.redact import Redaction
+from datasync.model.decode import fits_in_id
 from datasync.model.job import Job, PlannedJob
 from datasync.model.run import Outcome, RunRecord
 from datasync.run.ending import Ending
@@ -22,6 +24,8 @@ class Attempt(msgspec.Struct, frozen=True):
     names: Sequence[str]
     """The flow's name and aliases; only the name in the job where no flow has it."""
     started_utc: datetime
+    delivery: str
+    """Identifies the settlement: the key of the delivery."""
 
 
 async def settle(services: Services, attempt: Attempt, ending: Ending) -> RunRecord:
@@ -39,7 +43,7 @@ async def settle(services: Services, attempt: Attempt, ending: Ending) -> RunRec
     record = _record(services, attempt, ending)
     try:
         if await _counts(services, attempt, ending):
-            await services.runs.apply(record, ending.window_end, attempt.names)
+            await services.runs.apply(record, ending.window_end, attempt.delivery, attempt.names)
         await services.runs.record(record)
     except Exception as error:  # noqa: BLE001 - the host has to hear of the failure of the flow first
         emit(EndingNotRecorded(record=record, error=error, traceback=ending.traceback))
@@ -52,12 +56,16 @@ async def settle(services: Services, attempt: Attempt, ending: Ending) -> RunRec
         try:
             await services.jobs.send(PlannedJob(message=attempt.job.again(), visible_at=visible_at))
         except ServiceUnavailable as error:
-            return await settle(services, attempt, not_started(error))
+            unsent = replace(attempt, delivery=f"{attempt.delivery}-unsent")
+            failed = not_started(error)
+            return await settle(
+                services, unsent, replace(ending, outcome=failed.outcome, error=failed.error, failure=error, again=None)
+            )
     return record
 
 
 def not_started(error: Exception) -> Ending:
-    """Return the ending of an attempt whose flow could not be called, or whose job could not be put back."""
+    """Return the ending of an attempt whose flow could not be called."""
     return Ending(Outcome.FAILED, Redaction().one_line(error), failure=error)
 
 
@@ -90,11 +98,13 @@ async def _counts(services: Services, attempt: Attempt, ending: Ending) -> bool:
         return ending.window_end is not None
     if isinstance(ending.failure, ServiceUnavailable | StateInvalid | TenantUnknown):
         return False
-    return await services.tenants.has_entry(attempt.job.tenant_id, {attempt.job.flow_name, *attempt.names})
+    if not fits_in_id(attempt.names[0]):  # no flow can have this name, and no state can be stored under it
+        return False
+    return await services.tenants.has_entry(attempt.job.tenant_id, (attempt.job.flow_name, *attempt.names))
 
 
 def _report(record: RunRecord, ending: Ending) -> None:
-    if isinstance(ending.failure, ServiceUnavailable):
+    if isinstance(ending.failure, ServiceUnavailable) and ending.window_end is None:
         subject = f"{record.tenant_id}/{record.flow_name}"
         emit(ServiceAway(subject=subject, run=record.run_id, attempt=record.attempt, error=ending.failure))
         if record.outcome is not Outcome.DEAD:

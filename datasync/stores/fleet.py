@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from datasync.errors import StateInvalid
 from datasync.model import times
-from datasync.model.decode import FieldError, decode
+from datasync.model.decode import FieldError, decode, shorten
 from datasync.model.tenant import Problem
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
@@ -32,8 +32,10 @@ class Watermark(msgspec.Struct, frozen=True, rename="camel"):
     """Start of the last complete tick, in seconds since 1970 by the clock of Cosmos DB."""
     scanned_utc: _Time = None
     """Start of the last complete scan."""
-    registry: Annotated[str | None, Meta(description="a text")] = None
-    """Fingerprint of the flows at the last complete scan."""
+    scope: Annotated[str | None, Meta(description="a text")] = None
+    """The container that was scanned, and the fingerprint of the flows at that time."""
+    again: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
+    """Ids of the documents that the last tick could not handle."""
 
 
 class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
@@ -51,7 +53,7 @@ class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def id(self) -> str:
         """The id of the stored document: one for each field of a tenant document."""
-        return f"problem-{sha256(f'{self.document}\n{self.path}'.encode()).hexdigest()[:32]}"
+        return f"problem-{sha256(f'{self.document}\n{self.path}'.encode(errors='backslashreplace')).hexdigest()[:32]}"
 
     @property
     def problem(self) -> Problem:
@@ -62,12 +64,12 @@ class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
     def found(cls, document: str, problem: Problem, now: datetime) -> Self:
         """Return a problem found at an instant (aware)."""
         return cls(
-            document=document,
-            tenant=problem.tenant_id,
+            document=shorten(document),
+            tenant=shorten(problem.tenant_id),
             path=problem.path,
-            why=problem.why,
+            why=shorten(problem.why, 2000),
             since_utc=utc_text(now),
-            flow=problem.flow,
+            flow=problem.flow and shorten(problem.flow),
         )
 
 

@@ -56,10 +56,10 @@ class RunStore:
             return state if name == names[0] else replace(state, flow_name=names[0], etag=None)
         return FlowState(tenant_id=tenant_id, flow_name=names[0])
 
-    async def apply(self, attempt: RunRecord, window_end: datetime | None, names: Sequence[str]) -> None:
+    async def apply(self, attempt: RunRecord, window_end: datetime | None, delivery: str, names: Sequence[str]) -> None:
         """Bring a flow's state up to date with an attempt that ended. `names` are as for `state`.
 
-        Applying an attempt twice changes nothing, so a write whose answer was lost is safe to repeat.
+        Applying a delivery twice changes nothing, so a write whose answer was lost is safe to repeat.
 
         Raises:
             ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the state every time.
@@ -67,7 +67,7 @@ class RunStore:
         """
         for _ in range(_TRIES):
             state = await self.state(attempt.tenant_id, names)
-            changed = state.after(attempt, window_end)
+            changed = state.after(attempt, window_end, delivery)
             if changed is state or await self._save(changed):
                 return
             # Another attempt of the flow ended at the same time: apply this one on top.

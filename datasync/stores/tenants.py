@@ -1,6 +1,6 @@
 """The tenants container: documents that people edit. The app changes `nextRunUtc` and nothing else."""
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ _TRIES = 20
 
 _ALL = "SELECT * FROM c"
 _CHANGED = "SELECT * FROM c WHERE c._ts >= @since"
+_AGAIN = "SELECT * FROM c WHERE ARRAY_CONTAINS(@ids, c.id)"
 # Both comparisons are served by the tuple index /flows/[]/{enabled, nextRunUtc}/?. Times in the app's own form compare
 # as text; a tick rewrites any other form when it examines the edit that brought it.
 _DUE = """
@@ -56,8 +57,8 @@ class TenantStore:
 
     def __init__(self, container: Container) -> None:
         self._container = container
-        self._written: dict[str, str] = {}
-        """ETags of documents as this process wrote them last, by tenant."""
+        self._examined: dict[str, str] = {}
+        """ETags of the documents that this process has written and examined in full, by tenant."""
 
     async def ping(self) -> None:
         """Try the container. Raises ServiceUnavailable if it is missing, or is not set up as it must be."""
@@ -68,25 +69,37 @@ class TenantStore:
         async for page in self._pages(_ALL):
             yield page
 
-    async def changed_or_due(self, since: int, horizon: datetime) -> AsyncIterator[list[dict[str, Any]]]:
+    async def changed_or_due(
+        self, since: int, horizon: datetime, again: Sequence[str] = ()
+    ) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield the documents changed since a time, and those with an enabled entry due by the horizon, page by page.
 
-        Documents as this process wrote them last are left out, unless an entry is due: nobody has edited them.
+        Documents that are as `remember` has them are left out, unless an entry is due: nobody has edited them.
 
         Args:
             since: Seconds since 1970 by the clock of Cosmos DB, as in `_ts`.
             horizon: The latest `nextRunUtc` that is due (aware).
+            again: Ids of further documents to yield.
 
         """
         text = utc_text(horizon)
         seen: set[tuple[Any, Any]] = set()
         async for page in self._pages(_CHANGED, since=since):
-            edited = [document for document in page if not self._wrote(document) or _is_due(document, text)]
+            edited = [document for document in page if not self._remembers(document) or _is_due(document, text)]
             seen.update(_version(document) for document in edited)
             yield edited
         # A separate query, since an OR of the two conditions is not sure to use both indexes.
         async for page in self._pages(_DUE, horizon=text):
-            yield [document for document in page if _version(document) not in seen]
+            due = [document for document in page if _version(document) not in seen]
+            seen.update(_version(document) for document in due)
+            yield due
+        if again:
+            async for page in self._pages(_AGAIN, ids=[*again]):
+                yield [document for document in page if _version(document) not in seen]
+
+    def remember(self, tenant: Tenant) -> None:
+        """Note that this process has written a document and examined it in full."""
+        self._examined[tenant.id] = tenant.etag
 
     async def get(self, tenant_id: str) -> Tenant:
         """Return a tenant.
@@ -98,7 +111,7 @@ class TenantStore:
         """
         return Tenant.from_document(await self._read(tenant_id))
 
-    async def has_entry(self, tenant_id: str, names: Collection[str]) -> bool:
+    async def has_entry(self, tenant_id: str, names: Sequence[str]) -> bool:
         """Return whether a tenant's document, readable as a whole or not, has an entry under one of these names."""
         try:
             flows = (await self._read(tenant_id)).get("flows")
@@ -135,11 +148,10 @@ class TenantStore:
                         match_condition=MatchConditions.IfNotModified,
                         retry_write=RETRY_WRITE,
                     )
-                except CosmosAccessConditionFailedError:
+                except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
                     tenant = await self.get(tenant.id)
                     continue
             moved = Tenant.from_document(document)
-            self._written[moved.id] = moved.etag
             return Moved(tenant=moved, entries=len(left), conflicts=conflicts)
         raise ServiceUnavailable(
             f"tenant {tenant.id!r} was changed by others in each of {_TRIES} tries to schedule it. "
@@ -171,9 +183,9 @@ class TenantStore:
             async for page in pages:
                 yield [document async for document in page]
 
-    def _wrote(self, document: Mapping[str, Any]) -> bool:
-        written = self._written.get(str(document.get("id")))
-        return written is not None and written == document.get("_etag")
+    def _remembers(self, document: Mapping[str, Any]) -> bool:
+        etag = self._examined.get(str(document.get("id")))
+        return etag is not None and etag == document.get("_etag")
 
 
 def _version(document: Mapping[str, Any]) -> tuple[Any, Any]:

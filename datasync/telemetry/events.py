@@ -9,7 +9,7 @@
 | DONE          | info    | an attempt succeeded |
 | FAIL          | error   | an attempt failed, or a message is not a job |
 | DEFERRED, GAVE_UP, SKIPPED_… | warning | an attempt ended otherwise |
-| UNAVAILABLE   | error   | a service refused or could not be reached, or a tick could not examine all documents |
+| UNAVAILABLE   | error   | a run did not start or was not recorded, or a tick did not handle a tenant |
 """
 
 import logging
@@ -50,7 +50,7 @@ class TickEnded(Event):
     enqueued: int
     advanced: int
     conflicts: int
-    problems: int
+    problems: int | None
     broken: int
     failed: int
     seconds: float
@@ -90,11 +90,11 @@ class TenantFailed(Event):
 
     def sentence(self) -> str:
         """Name the tenant and the error."""
-        return f"tenant {self.tenant!r} could not be scheduled: {self.error}"
+        return f"UNAVAILABLE tenant {self.tenant!r} could not be scheduled: {self.error}"
 
     def attributes(self) -> dict[str, object]:
-        """Return the class of the error."""
-        return {"error": type(self.error).__name__}
+        """Return the tenant and the class of the error."""
+        return {"tenant": self.tenant, "error": type(self.error).__name__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +119,10 @@ class DocumentInvalid(Event):
     def sentence(self) -> str:
         """Name the tenant, the flow, the field, and the expectation."""
         return f"INVALID {self.problem}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the tenant, the flow and the field."""
+        return {"tenant": self.problem.tenant_id, "flow": self.problem.flow, "path": self.problem.path}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,10 @@ class FlowFileBroken(Event):
         cause = self.traceback.strip().splitlines()[-1]
         return f"BROKEN flow file {self.module} could not be loaded: {cause}"
 
+    def attributes(self) -> dict[str, object]:
+        """Return the module."""
+        return {"module": self.module}
+
     def details(self) -> str:
         """Return the traceback."""
         return self.traceback
@@ -167,6 +175,9 @@ class RunStarted(Event):
     def attributes(self) -> dict[str, object]:
         """Return the run id and the attempt."""
         return {"run": self.run, "attempt": self.attempt}
+
+
+_RESERVED = ("http", "retried", "waited", "run", "attempt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,8 +208,13 @@ class RunEnded(Event):
         return f"{record.outcome.upper()} {subject} after {took}: {record.error}"
 
     def attributes(self) -> dict[str, object]:
-        """Return the counts, the HTTP requests, the run id and the attempt."""
-        return {**self.record.counts, **self.http, "run": self.record.run_id, "attempt": self.record.attempt}
+        """Return the counts, the HTTP requests, the run id and the attempt.
+
+        A count that is named like an attribute of the app is shown as `count.http`.
+        """
+        own = {**self.http, "run": self.record.run_id, "attempt": self.record.attempt}
+        counts = {f"count.{name}" if name in _RESERVED else name: n for name, n in self.record.counts.items()}
+        return {**counts, **own}
 
     def details(self) -> str:
         """Return the traceback of a failure."""

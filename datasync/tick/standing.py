@@ -40,6 +40,10 @@ class StandingProblems:
             await self._fleet.delete(problem)
             del before[problem.id]
 
+    def concerns(self, document: str) -> bool:
+        """Return whether a document has problems."""
+        return bool(self._by_document.get(document))
+
     async def keep_only(self, documents: Collection[str]) -> None:
         """Delete the problems of documents that no longer exist. Raises ServiceUnavailable."""
         gone = [document for document in self._by_document if document not in documents]

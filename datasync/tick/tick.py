@@ -1,10 +1,12 @@
 """One tick: examine the documents that changed or are due, enqueue their jobs, move `nextRunUtc`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
+
+from msgspec.structs import replace
 
 from datasync.errors import StateInvalid, TenantInvalid, TenantUnknown
 from datasync.flow.registry import FlowRegistry
@@ -34,6 +36,9 @@ OVERLAP = 60
 MOST_LISTED = 100
 """The most standing problems that a tick logs."""
 
+MOST_AGAIN = 100
+"""The most documents that a tick may leave to the next one, and still move the watermark."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -48,8 +53,8 @@ class Tally:
     """Entries whose `nextRunUtc` was written."""
     conflicts: int = 0
     """Writes repeated because somebody else had written meanwhile."""
-    problems: int = 0
-    """Standing problems in documents, which somebody must correct."""
+    problems: int | None = 0
+    """Standing problems in documents, which somebody must correct; None where they could not be read."""
     broken: int = 0
     """Flow files that could not be loaded."""
     failed: int = 0
@@ -61,7 +66,8 @@ async def tick(services: Services, registry: FlowRegistry) -> Tally:
 
     A tenant that cannot be handled is logged and counted, and the tick goes on. Killed at any point, it loses nothing:
     jobs are enqueued before `nextRunUtc` moves, and a job that is enqueued twice has the same run id. The watermark
-    moves at the end of a tick without failures, so that an edit is examined in full at least once.
+    moves when all documents were listed, and keeps those that could not be handled, so that an edit is examined in full
+    at least once.
 
     Raises:
         ServiceUnavailable: nothing at all could be done; any other exception of a first tenant likewise.
@@ -76,10 +82,11 @@ class _Tick:
         self._registry = registry
         self._now = services.clock.now()
         self._horizon = self._now + services.settings.lookahead
-        self._standing = StandingProblems(services.fleet, (), self._now)
+        self._standing: StandingProblems | None = None
         self._limit = asyncio.Semaphore(services.settings.tenants_at_once)
         self._tally = Tally(broken=len(registry.broken))
         self._examined: set[str] = set()
+        self._again: list[str] = []
         self._failure: Exception | None = None
 
     async def run(self) -> Tally:
@@ -96,20 +103,20 @@ class _Tick:
         return self._tally
 
     async def _examine_documents(self) -> None:
-        fleet, fingerprint = self._services.fleet, self._registry.fingerprint
+        fleet = self._services.fleet
         watermark, started_ts = await self._begin()
-        self._standing = StandingProblems(fleet, await fleet.problems(), self._now)
-        since = watermark.since_ts
-        if since is None or watermark.registry != fingerprint or self._scan_is_old(watermark):
-            watermark = Watermark(scanned_utc=self._now, registry=fingerprint)
-            await self._examine(self._services.tenants.all())
-            await self._standing.keep_only(self._examined)
+        standing = self._standing = StandingProblems(fleet, await fleet.problems(), self._now)
+        scope = self._scope()
+        if watermark.since_ts is None or watermark.scope != scope or self._scan_is_old(watermark):
+            watermark = Watermark(scanned_utc=self._now, scope=scope)
+            await self._examine(self._services.tenants.all(), standing)
+            await standing.keep_only(self._examined)
         else:
-            await self._examine(self._services.tenants.changed_or_due(since - OVERLAP, self._horizon))
-        if not self._failure:
-            await fleet.end_tick(
-                Watermark(since_ts=started_ts, scanned_utc=watermark.scanned_utc, registry=watermark.registry)
-            )
+            since = watermark.since_ts - OVERLAP
+            pages = self._services.tenants.changed_or_due(since, self._horizon, watermark.again)
+            await self._examine(pages, standing)
+        if len(self._again) <= MOST_AGAIN:
+            await fleet.end_tick(replace(watermark, since_ts=started_ts, again=tuple(self._again)))
 
     async def _begin(self) -> tuple[Watermark, int]:
         try:
@@ -118,35 +125,58 @@ class _Tick:
             emit(WatermarkInvalid(error=error))
             return Watermark(), 0
 
-    def _scan_is_old(self, watermark: Watermark) -> bool:
-        return watermark.scanned_utc is None or self._now - watermark.scanned_utc >= SCAN_INTERVAL
+    def _scope(self) -> str:
+        settings = self._services.settings
+        return f"{settings.cosmos_database}/{settings.tenants_container} {self._registry.fingerprint}"
 
-    async def _examine(self, pages: AsyncIterator[list[dict[str, Any]]]) -> None:
+    def _scan_is_old(self, watermark: Watermark) -> bool:
+        # A clock that was wrong once may have left a time in the future.
+        return watermark.scanned_utc is None or abs(self._now - watermark.scanned_utc) >= SCAN_INTERVAL
+
+    async def _examine(self, pages: AsyncIterator[list[dict[str, Any]]], standing: StandingProblems) -> None:
         async for page in _read_ahead(pages):
             async with asyncio.TaskGroup() as documents:
                 for document in page:
-                    if is_tenant_document(document):
-                        documents.create_task(self._examine_document(document))
+                    documents.create_task(self._examine_document(document, standing))
 
-    async def _examine_document(self, document: Mapping[str, Any]) -> None:
+    async def _examine_document(self, document: Mapping[str, Any], standing: StandingProblems) -> None:
+        key = document_key(document)
+        if not is_tenant_document(document) and not standing.concerns(key):
+            return
         async with self._limit:
-            key = document_key(document)
-            self._examined.add(key)
-            self._tally.tenants += 1
             try:
-                await self._standing.examined(key, await self._schedule(document))
+                if is_tenant_document(document):
+                    await self._examine_tenant(key, document, standing)
+                else:  # it was a tenant's document before
+                    await standing.examined(key, ())
             except Exception as error:  # noqa: BLE001 - one tenant never stops the others
                 self._fail(error)
+                if not isinstance(_cause(error), TenantUnknown):  # deleted meanwhile
+                    self._again.append(str(document["id"]))
                 emit(TenantFailed(tenant=key, error=_cause(error)))
 
-    async def _schedule(self, document: Mapping[str, Any]) -> Sequence[Problem]:
-        """Enqueue and move the entries of a document; return its problems."""
+    async def _examine_tenant(self, key: str, document: Mapping[str, Any], standing: StandingProblems) -> None:
+        self._examined.add(key)
+        self._tally.tenants += 1
         try:
             tenant = Tenant.from_document(document)
         except TenantInvalid as error:
-            return [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)]
+            await standing.examined(key, [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)])
+            return
         decision = self._plan(tenant)
-        problems = decision.problems
+        moved = await self._schedule(tenant, decision)
+        await standing.examined(key, decision.problems)
+        if moved and moved.etag != tenant.etag:
+            self._services.tenants.remember(moved)
+
+    async def _schedule(self, tenant: Tenant, decision: Plan) -> Tenant | None:
+        """Enqueue and move the entries of a tenant.
+
+        Returns:
+            The document as this process has left it; None where somebody else has edited it meanwhile.
+
+        """
+        conflicts = 0
         served: set[str] = set()
         # In groups that one patch can move. Killed in between, the next tick decides on the group again from the same
         # document (same ETag, so the same run ids), and no longer on the groups before it.
@@ -159,11 +189,12 @@ class _Tick:
                 tenant, [Move(each.entry.name, each.entry.next_run_text, each.next_run) for each in group]
             )
             self._tally.advanced += moved.entries
-            self._tally.conflicts += moved.conflicts
+            conflicts += moved.conflicts
             served.update(advance.entry.name for advance in group)
             tenant = moved.tenant
             decision = self._plan(tenant)
-        return problems
+        self._tally.conflicts += conflicts
+        return None if conflicts else tenant
 
     def _plan(self, tenant: Tenant) -> Plan:
         return plan(tenant, self._registry, self._now, self._horizon, self._services.settings.spread)
@@ -175,12 +206,12 @@ class _Tick:
             self._failure = self._failure or cause
 
     def _report(self) -> None:
-        problems = self._standing.all()
+        problems = self._standing.all() if self._standing else []
         for problem in problems[:MOST_LISTED]:
             emit(DocumentInvalid(problem=problem))
         if len(problems) > MOST_LISTED:
             emit(ProblemsOmitted(count=len(problems) - MOST_LISTED))
-        self._tally.problems = len(problems)
+        self._tally.problems = len(problems) if self._standing else None
         seconds = (self._services.clock.now() - self._now).total_seconds()
         emit(TickEnded(**asdict(self._tally), seconds=seconds))
 

@@ -31,7 +31,10 @@ class _Lines(logging.Formatter):
     @override
     def formatMessage(self, record: logging.LogRecord) -> str:
         message = super().formatMessage(record)
-        return f"{message} {NOT_SEEN}" if _is_dropped_on_azure(record) else message
+        if not _is_dropped_on_azure(record):
+            return message
+        first, *rest = message.split("\n")
+        return "\n".join([f"{first} {NOT_SEEN}", *rest])
 
     @override
     def format(self, record: logging.LogRecord) -> str:

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from azure.cosmos.aio import CosmosClient
 
 from datasync.errors import ServiceUnavailable
 from datasync.services import Services
-from datasync.tick.tick import MOST_LISTED, SCAN_INTERVAL, Tally
+from datasync.settings import Settings
+from datasync.tick.tick import MOST_AGAIN, MOST_LISTED, SCAN_INTERVAL, Tally
+from localdev.provision import provision
 from tests.documents import document, entry
 from tests.faults import Wire, to
 from tests.stages import FLOWS, FakeClock, registry_of, tick
@@ -197,20 +201,147 @@ async def test_another_form_of_next_run_is_rewritten(
     assert (await tick(services, datetime.fromisoformat(stored))).enqueued == 1
 
 
-async def test_a_tick_with_a_failure_leaves_the_watermark(world: World, wire: Wire, services: Services) -> None:
-    """Edits that it may not have examined are examined by the next one."""
+async def test_a_document_that_could_not_be_handled_is_examined_again(
+    world: World, wire: Wire, services: Services
+) -> None:
+    """The watermark moves for the others, so one document never makes the ticks read the whole fleet."""
     await tick(services, NOW)
-    before = (await watermark(world))["sinceTs"]
-    await world.put(document("tenant-1", entry(nextRunUtc="2025-08-24", cron="0 0 * * * *")))
+    await world.put(document("other", entry(nextRunUtc=AHEAD)))
+    await world.put(document("tenant-1", entry(nextRunUtc="2025-08-24")))
     wire.refuse_all(to("PATCH", "/docs/tenant-1"))
     with pytest.raises(ServiceUnavailable):
         await tick(services, LATER)
-    assert (await watermark(world))["sinceTs"] == before
+    assert (await watermark(world))["again"] == ["tenant-1"]
+    await forget_overlap(world)
+    assert (await tick(services, NOW + SCAN_INTERVAL)).failed == 1
+    await forget_overlap(world)
 
     wire.heal()
-    await tick(services, LATER)
+    tally = await tick(services, LATER + SCAN_INTERVAL)
 
-    assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] == "2025-08-24T00:00:00Z"
+    assert (tally.tenants, (await watermark(world))["again"]) == (1, [])
+    assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] > "2025-08-24T00:00:00Z"
+
+
+async def test_an_outage_leaves_the_watermark(world: World, wire: Wire, services: Services) -> None:
+    """Where very many documents fail, the next tick reads all changes again."""
+    await tick(services, NOW)
+    before = await watermark(world)
+    await asyncio.gather(*[world.put(document(f"tenant-{n}", entry(nextRunUtc=DUE))) for n in range(MOST_AGAIN + 1)])
+    wire.refuse_all(to("POST", "/messages"))
+
+    with pytest.raises(ServiceUnavailable):
+        await tick(services, LATER)
+
+    after = await watermark(world)
+    assert [after[name] for name in ("sinceTs", "again")] == [before[name] for name in ("sinceTs", "again")]
+
+
+async def test_an_edit_between_read_and_write_is_examined_by_the_next_tick(
+    world: World, wire: Wire, services: Services
+) -> None:
+    """The tick's own patch lies on top of the edit; the document is not taken for one that nobody has edited."""
+    await world.put(document("tenant-1", entry(nextRunUtc=DUE), entry("first", nextRunUtc=AHEAD)))
+    edited = document("tenant-1", entry(nextRunUtc=DUE), entry("first", nextRunUtc=AHEAD, cron="hourly"))
+    wire.after(to("POST", "/messages"), lambda: world.put(edited))
+
+    first = await tick(services, NOW)
+    second = await tick(services, LATER)
+
+    assert (first.conflicts, first.problems) == (1, 0)
+    assert second.problems == 1
+
+
+async def test_a_problem_that_could_not_be_stored_is_found_by_the_next_tick(
+    world: World, wire: Wire, services: Services
+) -> None:
+    """`nextRunUtc` has moved by then, and the document is still not taken for examined."""
+    await world.put(document("tenant-1", entry(nextRunUtc=DUE), entry("first", nextRunUtc=AHEAD, cron="hourly")))
+    wire.refuse_all(to("POST", "/docs", "sinceUtc"))
+    assert (await tick(services, NOW)).failed == 1
+
+    wire.heal()
+
+    assert (await tick(services, LATER)).problems == 1
+
+
+async def test_a_deleted_document_is_not_examined_again(
+    world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tenant that is deleted during a tick is named, and the watermark moves."""
+    await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
+    wire.after(to("POST", "/messages"), lambda: world.tenants.delete_item("tenant-1", partition_key="tenant-1"))
+
+    await tick(services, NOW)
+
+    assert "there is no tenant 'tenant-1' in container" in caplog.text
+    assert (await watermark(world))["again"] == []
+
+
+async def test_a_document_that_is_no_longer_a_tenants_has_no_problems(world: World, services: Services) -> None:
+    """Somebody who archives a document by its type gets rid of its problems."""
+    await world.put(document("tenant-1", entry(cron="hourly")))
+    await tick(services, NOW)
+    await world.put(document("tenant-1", entry(cron="hourly"), type="Archive"))
+
+    assert (await tick(services, LATER)).problems == 0
+
+
+async def test_another_container_is_scanned_completely(world: World, services: Services) -> None:
+    """The watermark belongs to one tenants container."""
+    await tick(services, NOW)
+    await forget_overlap(world)
+    settings = Settings.from_environ({**world.environ, "COSMOS_TENANTS_CONTAINER": "others"})
+    await provision(settings)
+    another = Services(settings, FakeClock())
+    async with CosmosClient.from_connection_string(world.environ["COSMOS_CONNECTION_STRING"]) as client:
+        others = client.get_database_client(world.settings.cosmos_database).get_container_client("others")
+        await others.upsert_item(document("tenant-1", entry(nextRunUtc=None)))
+
+    tally = await tick(another, LATER)
+    await another.close()
+
+    assert (tally.tenants, tally.advanced) == (1, 1)
+
+
+async def test_a_clock_that_was_wrong_once_does_not_stop_the_daily_scan(world: World, services: Services) -> None:
+    """A scan that seems to lie in the future counts as old."""
+    await tick(services, datetime(2035, 1, 1, tzinfo=UTC))
+    await world.put(document("tenant-1", entry(nextRunUtc=AHEAD)))
+    await forget_overlap(world)
+
+    assert (await tick(services, NOW)).tenants == 1
+
+
+async def test_a_tick_that_cannot_read_the_problems_does_not_report_none(
+    world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An alert on `problems=` must not clear because a service is away."""
+    caplog.set_level(logging.INFO)
+    wire.refuse_all(to("", "/colls/runs/"))
+    with pytest.raises(ServiceUnavailable):
+        await tick(services, NOW)
+
+    (line,) = [text for text in caplog.messages if text.startswith("TICK")]
+    assert "failed=1" in line
+    assert "problems=" not in line
+    assert "UNAVAILABLE the tick could not examine all documents: Cosmos DB could not be reached" in caplog.text
+
+
+@pytest.mark.parametrize("field", ["id", "enabled", "name"])
+async def test_half_a_character_in_a_document_is_a_problem(world: World, services: Services, field: str) -> None:
+    """It fails neither the tick nor the storing of the problem."""
+    half = "\ud800"
+    odd = {
+        "id": document(f"t{half}"),
+        "enabled": document("t", entry(enabled=half)),
+        "name": document("t", entry(half)),
+    }
+    await world.put(odd[field], document("sound", entry(nextRunUtc=DUE)))
+
+    tally = await tick(services, NOW)
+
+    assert (tally.enqueued, tally.problems, tally.failed) == (1, 1, 0)
 
 
 async def test_a_watermark_that_was_edited_is_replaced(

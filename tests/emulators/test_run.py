@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
+from msgspec.structs import replace
 
 from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClient
 from datasync.errors import FlowFailed, FlowUnknown, ServiceUnavailable, StateInvalid, TenantInvalid, TenantUnknown
@@ -27,7 +28,7 @@ NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
 
 def message(attempt: int = 1, **fields: Any) -> QueueMessage:
     job = JobMessage(**{"tenant_id": "t", "flow_name": "flow", "scheduled_utc": NOW, "run_id": "r-1", **fields})
-    return QueueMessage("m-1", job.encode().encode(), attempt, NOW)
+    return QueueMessage(f"m-{job.run_id}", job.encode().encode(), attempt, NOW)
 
 
 def registered(function: Callable[..., Awaitable[None]], **options: Any) -> FlowRegistry:
@@ -368,6 +369,23 @@ async def test_an_attempt_is_applied_once_though_answers_are_lost(
     assert [record["outcome"] for record in await world.records()] == [outcome, outcome]
 
 
+async def test_two_messages_of_one_run_both_count(world: World, services: Services) -> None:
+    """A killed tick sends a message twice. The attempt of the second message succeeds, and the window moves."""
+    results = iter([OSError("down"), None])
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        if error := next(results):
+            raise error
+
+    await world.put(document("t", entry("flow")))
+    for message_id in ("m-1", "m-2"):
+        with suppress(FlowFailed):
+            await run_job(services, registered(flow), replace(message(), id=message_id), NOW)
+
+    state = await services.runs.state("t", ["flow"])
+    assert (state.consecutive_failures, state.last_outcome, state.window_end_utc) == (0, "succeeded", NOW)
+
+
 async def test_a_state_that_changes_all_the_time_is_given_up(world: World, wire: Wire, services: Services) -> None:
     """The tries to write it are bounded, and the message comes back."""
     await world.put(document("t", entry("flow")))
@@ -427,23 +445,29 @@ async def test_a_deferral_killed_before_it_is_enqueued_is_not_lost(
     assert [record["outcome"] for record in await world.records()] == ["deferred", "deferred"]
 
 
-async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(world: World, wire: Wire, services: Services) -> None:
-    """Its record says that the queue was unavailable, and the message comes back."""
+async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(
+    world: World, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its record says that the queue was unavailable, keeps the counts, and the state is not green."""
 
-    async def later(tenant_id: str, kv: SecretClient) -> None:
+    async def later(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        run.count(items=5)
         raise RetryLater(timedelta(hours=1), "asked too often")
 
     await world.put(document("t", entry("flow")))
     await world.jobs.delete_queue()
     try:
         with pytest.raises(ServiceUnavailable, match="does not exist"):
-            await run_job(services, registered(later), message(1), NOW)
+            await run_job(services, registered(later), message(services.settings.max_attempts), NOW)
     finally:
         await world.jobs.create_queue()
 
     (record,) = await world.records()
-    assert (record["outcome"], record["attempt"]) == ("failed", 1)
+    assert (record["outcome"], record["counts"]) == ("dead", {"items": 5})
     assert "does not exist" in record["error"]
+    state = await services.runs.state("t", ["flow"])
+    assert (state.last_outcome, state.consecutive_failures) == ("dead", 1)
+    assert "FAIL t/flow after 0.0s (dead): ServiceUnavailable: queue" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -453,8 +477,17 @@ async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(world: World, wir
         ([entry("flow", enabled="yes")], "flow", 1),
         ("not a list", "flow", None),
         ([entry("another")], "gone", None),
+        ([{"name": ["odd"]}, entry("gone")], "gone", 1),
+        ([entry("a/b")], "a/b", None),
     ],
-    ids=["an unknown flow", "an entry that cannot be read", "no entry at all", "an unknown flow without entry"],
+    ids=[
+        "an unknown flow",
+        "an entry that cannot be read",
+        "no entry at all",
+        "an unknown flow without entry",
+        "an unknown flow beside an odd entry",
+        "a name under which no state can be stored",
+    ],
 )
 async def test_a_failure_before_the_flow_starts_counts_where_the_tenant_has_the_entry(
     world: World, services: Services, entries: Any, job: str, failures: int | None
@@ -465,8 +498,19 @@ async def test_a_failure_before_the_flow_starts_counts_where_the_tenant_has_the_
     with pytest.raises((FlowUnknown, TenantInvalid)):
         await run_job(services, registered(succeed), message(flow_name=job), NOW)
 
-    state = await services.runs.state("t", [job])
+    assert [record["outcome"] for record in await world.records()] == ["failed"]
+    state = FlowState(tenant_id="t", flow_name=job) if "/" in job else await services.runs.state("t", [job])
     assert (state.consecutive_failures or None, state.last_outcome) == (failures, failures and "failed")
+
+
+async def test_a_disabled_flow_is_skipped_though_its_state_cannot_be_read(world: World, services: Services) -> None:
+    """A run that does not start needs no state."""
+    await world.put(document("t", entry("flow", enabled=False)))
+    await world.runs.upsert_item(
+        {"id": "state-flow", "tenantId": "t", "flowName": "flow", "type": "FlowState", "windowEndUtc": "last week"}
+    )
+
+    assert (await run_job(services, registered(succeed), message(), NOW)).outcome == "skipped_disabled"
 
 
 async def test_an_invalid_tenant_counts_in_the_flow_that_could_not_start(world: World, services: Services) -> None:

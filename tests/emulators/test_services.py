@@ -68,6 +68,17 @@ async def test_a_failure_to_connect_is_not_kept(world: World, wire: Wire, servic
     assert await services.runs.state("t", ["weather"]) == FlowState(tenant_id="t", flow_name="weather")
 
 
+async def test_a_client_that_failed_to_connect_is_closed(world: World, wire: Wire, services: Services) -> None:
+    """An outage leaves no open connections behind, however many invocations try to connect."""
+    wire.refuse = True
+    for _ in range(3):
+        with pytest.raises(ServiceUnavailable):
+            await services.runs.state("t", ["weather"])
+
+    assert wire.transports
+    assert not [transport for transport in wire.transports if transport.session]
+
+
 async def test_closed_services_hold_nothing_open(world: World) -> None:
     """After close(), the HTTP connections of the flows are closed, and closing again does no harm."""
     connected = Services(world.settings)

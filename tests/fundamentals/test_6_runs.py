@@ -22,7 +22,7 @@ NOON = datetime(2025, 8, 23, 12, tzinfo=UTC)
 
 def message(attempt: int = 1, scheduled: datetime = NOON, run_id: str = "r-1") -> QueueMessage:
     job = JobMessage(tenant_id="tenant-999", flow_name="my-source→my-target", scheduled_utc=scheduled, run_id=run_id)
-    return QueueMessage("m-1", job.encode().encode(), attempt, scheduled)
+    return QueueMessage(f"m-{run_id}", job.encode().encode(), attempt, scheduled)
 
 
 def registered(function: Callable[..., Awaitable[None]]) -> FlowRegistry:

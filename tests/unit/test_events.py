@@ -56,12 +56,12 @@ STORY = HttpStory(calls=9, sent=13, waited=timedelta(seconds=3.1))
         (
             DocumentInvalid(problem=Problem(tenant_id="acme", flow="weather", path="flows[0].cron", why="5 fields")),
             logging.ERROR,
-            "INVALID acme/weather flows[0].cron: 5 fields",
+            "INVALID acme/weather flows[0].cron: 5 fields tenant=acme flow=weather path=flows[0].cron",
         ),
         (
             FlowFileBroken(module="flows.crm", traceback="Traceback …\n  in flows/crm.py\nImportError: no crm"),
             logging.ERROR,
-            "BROKEN flow file flows.crm could not be loaded: ImportError: no crm\n"
+            "BROKEN flow file flows.crm could not be loaded: ImportError: no crm module=flows.crm\n"
             "Traceback …\n  in flows/crm.py\nImportError: no crm",
         ),
         (RunStarted(subject="acme/weather", run="5f", attempt=1), logging.INFO, "START acme/weather run=5f attempt=1"),
@@ -113,6 +113,16 @@ def test_an_event_is_one_line_with_every_attribute(
 
     (logged,) = caplog.records
     assert (logged.levelno, logged.getMessage()) == (level, line)
+
+
+def test_a_count_does_not_replace_an_attribute_of_the_app(caplog: pytest.LogCaptureFixture) -> None:
+    """A flow may count under any name; the run id in the line stays the run's."""
+    configure()
+    emit(RunEnded(record=record(Outcome.SUCCEEDED, counts={"run": 3, "http": 7}), http=STORY.attributes()))
+
+    assert caplog.messages == [
+        "DONE acme/weather in 4.5s count.run=3 count.http=7 http=13 retried=4 waited=3.1s run=5f attempt=1"
+    ]
 
 
 def test_attributes_stay_on_the_log_record(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,11 @@ def attempt(outcome: Outcome, number: int = 1, run_id: str = "r-1") -> RunRecord
     )
 
 
+def applied(state: FlowState, record: RunRecord, window_end: datetime | None) -> FlowState:
+    """Apply an attempt, each in a delivery of its own."""
+    return state.after(record, window_end, f"message-{record.run_id}-{record.attempt}")
+
+
 @pytest.fixture
 def empty() -> FlowState:
     return FlowState(tenant_id="t", flow_name="weather")
@@ -31,27 +36,39 @@ def empty() -> FlowState:
 @pytest.mark.parametrize("outcome", Outcome)
 def test_applying_an_attempt_twice_changes_nothing(empty: FlowState, outcome: Outcome) -> None:
     """A write that is repeated because its answer was lost leaves the same state."""
-    once = empty.after(attempt(outcome), NOON)
+    once = applied(empty, attempt(outcome), NOON)
 
     assert once != empty
-    assert once.after(attempt(outcome), NOON) == once
+    assert applied(once, attempt(outcome), NOON) == once
 
 
 def test_an_older_attempt_is_recognised_after_others(empty: FlowState) -> None:
     """Other attempts of the flow may end between a write and its repetition."""
     state = empty
     for number in range(1, REMEMBERED + 1):
-        state = state.after(attempt(Outcome.FAILED, number), None)
+        state = applied(state, attempt(Outcome.FAILED, number), None)
 
-    assert state.after(attempt(Outcome.FAILED, 1), None) == state
+    assert applied(state, attempt(Outcome.FAILED, 1), None) == state
     assert state.consecutive_failures == REMEMBERED
+
+
+def test_two_messages_of_one_run_both_count(empty: FlowState) -> None:
+    """A tick that was killed sends a message twice: the second one may succeed where the first one failed."""
+    failed = empty.after(attempt(Outcome.FAILED), NOON, "message-1")
+    state = failed.after(attempt(Outcome.SUCCEEDED), NOON, "message-2")
+
+    assert (state.consecutive_failures, state.last_success_utc, state.window_end_utc) == (
+        0,
+        NOON + timedelta(seconds=1),
+        NOON,
+    )
 
 
 def test_the_memory_of_attempts_is_bounded(empty: FlowState) -> None:
     """A state stays small, however long the flow runs."""
     state = empty
     for number in range(100):
-        state = state.after(attempt(Outcome.SUCCEEDED, run_id=f"{number:032}"), NOON)
+        state = applied(state, attempt(Outcome.SUCCEEDED, run_id=f"{number:032}"), NOON)
 
     assert len(state.applied) == REMEMBERED
     assert len(str(state.document())) < 2048
@@ -59,12 +76,12 @@ def test_the_memory_of_attempts_is_bounded(empty: FlowState) -> None:
 
 def test_only_success_moves_the_window_and_never_back(empty: FlowState) -> None:
     """Each run covers the time since the last success."""
-    state = empty.after(attempt(Outcome.SUCCEEDED, 1), NOON)
+    state = applied(empty, attempt(Outcome.SUCCEEDED, 1), NOON)
     for number, outcome in enumerate(set(Outcome) - {Outcome.SUCCEEDED}, start=2):
-        state = state.after(attempt(outcome, number), NOON + timedelta(hours=1))
+        state = applied(state, attempt(outcome, number), NOON + timedelta(hours=1))
     assert state.window_end_utc == NOON
 
-    assert state.after(attempt(Outcome.SUCCEEDED, 99), NOON - timedelta(hours=1)).window_end_utc == NOON
+    assert applied(state, attempt(Outcome.SUCCEEDED, 99), NOON - timedelta(hours=1)).window_end_utc == NOON
 
 
 @pytest.mark.parametrize(
@@ -75,6 +92,6 @@ def test_failures_in_a_row_are_counted_until_a_success(empty: FlowState, outcome
     """Endings that are neither failure nor success leave the number as it is."""
     state = empty
     for number in (1, 2):
-        state = state.after(attempt(Outcome.FAILED, number), None)
+        state = applied(state, attempt(Outcome.FAILED, number), None)
 
-    assert state.after(attempt(outcome, 3), NOON).consecutive_failures == failures
+    assert applied(state, attempt(outcome, 3), NOON).consecutive_failures == failures
