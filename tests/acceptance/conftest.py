@@ -63,7 +63,6 @@ def start(app: App, world: World) -> Start:
     async def started(**settings: str) -> AsyncGenerator[RunningHost]:
         environ = {
             **world.environ,
-            "AZURE_FUNCTIONS_ENVIRONMENT": "Production",  # in Development the host polls at most every 2 s
             "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:00",
             "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
             **settings,
