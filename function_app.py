@@ -1,4 +1,4 @@
-"""The entry: two triggers. Each unpacks what the host hands over and calls one stage."""
+"""The entry: two triggers. Each unpacks its input and calls one stage."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The API of a flow's author. Everything else in the package belongs to the framework."""
+"""The public API for authors of flows. Everything else in the package belongs to the framework."""
 
 from datasync.errors import GiveUp, RetryLater
 from datasync.flow.context import FlowRun, Window

@@ -1,11 +1,11 @@
-"""The clock of the process. Everything else is given the time, or asks this clock."""
+"""The clock of the process. Other modules receive the time, or this clock."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
 
 
 class Clock:
-    """Tells the time, and waits."""
+    """Returns the time, and sleeps."""
 
     def now(self) -> datetime:
         """Return the present instant (aware, UTC)."""

@@ -80,7 +80,7 @@ class FlowFailed(DataSyncError):
 
 
 class SecretError(DataSyncError):
-    """A flow cannot have a secret."""
+    """Base of the errors about secrets."""
 
 
 class SecretRefused(SecretError):

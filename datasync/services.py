@@ -29,7 +29,7 @@ class Pingable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ExternalService:
     """A service outside the process."""
 
     name: str
@@ -40,7 +40,7 @@ class Part:
 
 
 class Services:
-    """Everything the stages work with. Nothing connects before its first use."""
+    """The clients and stores that the stages use. Nothing connects before its first use."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.settings = settings
@@ -87,18 +87,18 @@ class Services:
         return transport
 
     @property
-    def parts(self) -> list[Part]:
+    def external(self) -> list[ExternalService]:
         """The services outside the process. Key Vault is left out where none is configured."""
         settings = self.settings
         database, cosmos, storage = settings.cosmos_database, settings.cosmos.setting, settings.storage.setting
         parts = [
-            Part(f"Cosmos DB {database}/{settings.tenants_container}", cosmos, lambda: self.tenants),
-            Part(f"Cosmos DB {database}/{settings.runs_container}", cosmos, lambda: self.runs),
-            Part(f"queue {settings.queue_name}", storage, lambda: self.jobs),
-            Part(f"queue {settings.queue_name}-poison", storage, lambda: self.poison),
+            ExternalService(f"Cosmos DB {database}/{settings.tenants_container}", cosmos, lambda: self.tenants),
+            ExternalService(f"Cosmos DB {database}/{settings.runs_container}", cosmos, lambda: self.runs),
+            ExternalService(f"queue {settings.queue_name}", storage, lambda: self.jobs),
+            ExternalService(f"queue {settings.queue_name}-poison", storage, lambda: self.poison),
         ]
         if settings.key_vault_url:
-            parts.append(Part(f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", lambda: self.vault))
+            parts.append(ExternalService(f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", lambda: self.vault))
         return parts
 
     async def close(self) -> None:

@@ -33,11 +33,10 @@ DEFAULT_QUEUE = "flow-jobs"
 
 
 def binding(environ: Mapping[str, str], setting: str, default: str) -> str:
-    """Return the value of a trigger's property that an app setting may change.
+    """Return a trigger's property that an app setting may change.
 
-    Where the setting is set, this is `%SETTING%`, which the host and the platform's scale controller resolve; a text
-    that the app puts there itself reaches the scale controller only while the app is awake. Where it is not set, the
-    host refuses `%SETTING%`, so this is the default.
+    Returns `%SETTING%` if the setting is set, so that the platform's scale controller can read it while the app is
+    asleep. Otherwise returns the default, because the host refuses the name of a setting that is not set.
     """
     return f"%{setting}%" if environ.get(setting) else default
 

@@ -1,1 +1,1 @@
-"""The commands of `python -m datasync`, without click and output, which are in datasync/cli.py."""
+"""The commands of `python -m datasync`. Only `main.py` imports click."""

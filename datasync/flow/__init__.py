@@ -1,1 +1,1 @@
-"""The surface of a flow's author: registration, the run, secrets, HTTP, logging."""
+"""The parts that a flow uses: registration, the run, secrets, HTTP, logging."""

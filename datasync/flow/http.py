@@ -22,8 +22,8 @@ _TRANSIENT = (429, 500, 502, 503, 504)
 
 
 @dataclass(slots=True)
-class HttpStory:
-    """The HTTP requests of one attempt."""
+class HttpUsage:
+    """Counts the HTTP requests of one attempt."""
 
     clock: Clock = field(default_factory=Clock)
     calls: int = 0
@@ -40,8 +40,8 @@ class HttpStory:
         return {**{name: number for name, number in numbers.items() if number > 0}, **waited}
 
 
-_story: ContextVar[HttpStory] = ContextVar("_story")
-"""The story of the request that is under way: the connections and their retries are shared by all runs."""
+_current: ContextVar[HttpUsage] = ContextVar("_current")
+"""The counter for the present request. All runs share the connections and their retries."""
 
 
 class _PatientRetry(Retry):
@@ -53,9 +53,9 @@ class _PatientRetry(Retry):
         if wait > LONGEST_WAIT and isinstance(response, httpx.Response):
             delay = min(wait, RetryLater.LONGEST)
             raise RetryLater(delay, f"HTTP {response.status_code} asks to wait for {wait}")
-        story = _story.get()
-        story.waited += wait
-        await story.clock.sleep(wait)
+        usage = _current.get()
+        usage.waited += wait
+        await usage.clock.sleep(wait)
 
     def _asked(self, response: httpx.Response | Exception) -> timedelta:
         """Return the wait that a Retry-After asks for; zero where it asks for none, or cannot be read."""
@@ -84,26 +84,26 @@ def new_transport() -> httpx.AsyncBaseTransport:
     return RetryTransport(_Counted(AiohttpTransport(client=_new_session)), _RETRY)
 
 
-def new_client(transport: httpx.AsyncBaseTransport, story: HttpStory) -> httpx.AsyncClient:
+def new_client(transport: httpx.AsyncBaseTransport, usage: HttpUsage) -> httpx.AsyncClient:
     """Make the client of one run. Headers and cookies are its own, the connections are shared."""
-    return httpx.AsyncClient(transport=_Shared(transport, story), timeout=_TIMEOUT)
+    return httpx.AsyncClient(transport=_Shared(transport, usage), timeout=_TIMEOUT)
 
 
 class _Shared(httpx.AsyncBaseTransport):
     """The shared transport, which the client of one run does not close."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, story: HttpStory) -> None:
+    def __init__(self, transport: httpx.AsyncBaseTransport, usage: HttpUsage) -> None:
         self._transport = transport
-        self._own_story = story
+        self._usage = usage
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self._own_story.calls += 1
-        token = _story.set(self._own_story)
+        self._usage.calls += 1
+        token = _current.set(self._usage)
         try:
             return await self._transport.handle_async_request(request)
         finally:
-            _story.reset(token)
+            _current.reset(token)
 
 
 class _Counted(httpx.AsyncBaseTransport):
@@ -114,7 +114,7 @@ class _Counted(httpx.AsyncBaseTransport):
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _story.get().sent += 1
+        _current.get().sent += 1
         return await self._transport.handle_async_request(request)
 
     @override

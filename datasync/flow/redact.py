@@ -1,4 +1,4 @@
-"""Takes the secrets that a run has read out of every text that leaves the run."""
+"""Removes the secrets that a run has read from its logs, records and errors."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from urllib.parse import quote
 _SHORTEST = 4  # characters: a shorter secret would blank out everything
 _SHORTEST_LINE = 8  # characters: a shorter line of a secret, such as `{` or `},`, is not secret
 
-# APIs without a better way have callers put keys there. The address may be a secret itself, and replaced already.
+# Some APIs expect keys in the query. The address may be a secret, which is replaced already.
 _URL_QUERY = re.compile(r"((?:https?://|<[0-9A-Za-z-]+>)[^\s?'\"]*\?)[^\s'\"]+")
 _URL_PASSWORD = re.compile(r"(https?://[^\s/@:'\"]*:)[^\s/@'\"]+(?=@)")
 
@@ -37,7 +37,7 @@ class Redaction:
         return " ".join(self(text).split())[:2000]
 
     def one_line(self, error: BaseException) -> str:
-        """Describe an exception in one line: its class, its message and notes; of a group, the first three in it."""
+        """Describe an exception in one line: class, message and notes, and the first three exceptions of a group."""
         return self.line(_described(error))
 
     def traceback(self, error: BaseException) -> str:

@@ -20,7 +20,7 @@ from datasync.version import VERSION
 type FlowFunction = Callable[..., Awaitable[None]]
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
-"""Bounds one attempt. Well below host.json's functionTimeout, at which the host restarts the whole worker."""
+"""Time limit of one attempt. It is below host.json's functionTimeout, after which the host restarts the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class FlowRegistry:
         r"""Register the decorated coroutine function under a public name; the function itself stays as it is.
 
         Args:
-            name: The name of the flow in tenant documents. Any text without `/ \ ? #`.
+            name: The name of the flow in tenant documents. A printable text of up to 200 characters without `/ \ ? #`.
             aliases: Former names. Documents that hold one keep working.
             timeout: The longest an attempt may take. It is cancelled then, and counts as failed.
 

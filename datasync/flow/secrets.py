@@ -32,7 +32,7 @@ class Vault:
         self._read_cached = alru_cache(maxsize=_CACHED, ttl=time_to_live.total_seconds())(self._read)
 
     async def get(self, name: str, version: str | None = None) -> KeyVaultSecret:
-        """Return a secret, from memory where it was read less than five minutes ago.
+        """Return a secret, cached for five minutes.
 
         Raises:
             SettingsInvalid: no vault is configured.
@@ -43,7 +43,7 @@ class Vault:
         return await self._read_cached(name, version)
 
     async def ping(self) -> None:
-        """Try the vault. Raises as `get` does; a vault that has no such secret is well."""
+        """Try the vault. Raises as `get` does; a missing secret is not an error."""
         with suppress(SecretNotFound):
             await self.get("shared--datasync-check")
 
@@ -94,7 +94,7 @@ def _first_line(error: Exception) -> str:
 class TenantSecretClient(SecretClient):
     """A SecretClient that reads `tenants--{tenantId}--…` and `shared--…`, and nothing else.
 
-    It guards against mistakes, not against malice: flows run in one process.
+    It guards against mistakes, not against attackers: flows run in one process.
     """
 
     def __init__(self, tenant_id: str, vault: Vault, on_read: Callable[[str, str | None], None]) -> None:

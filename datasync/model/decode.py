@@ -1,7 +1,7 @@
 """Decodes JSON objects into structs, and explains the first field that does not fit.
 
 Documents are edited by hand and messages may be posted by hand. Decoding is strict about the fields it reads and
-ignores fields it does not know. What a field expects stands on the field, as the description of its `msgspec.Meta`.
+ignores fields it does not know. The expectation of a field is the description of its `msgspec.Meta`.
 """
 
 import json

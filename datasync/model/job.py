@@ -1,4 +1,4 @@
-"""Jobs: requests to run one flow of one tenant, as they travel on the queue and as the app works on them."""
+"""Jobs: requests to run one flow of one tenant, in the message and in the app."""
 
 import hashlib
 from datetime import datetime, timedelta
@@ -56,7 +56,7 @@ class QueueMessage(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A complete request to run one flow of one tenant once, in one delivery."""
+    """A job with all its fields, for one delivery."""
 
     tenant_id: str
     flow_name: str
@@ -66,7 +66,7 @@ class Job(msgspec.Struct, frozen=True):
     enqueued_utc: datetime
     """When the message was put on the queue (aware, UTC)."""
     attempt: int
-    """1 at the first; counts on over RetryLater."""
+    """1 at first. RetryLater does not reset it."""
     message_id: str
     delivery: int
     """1 at the first delivery of this message."""
@@ -80,10 +80,10 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def planned_ahead(self) -> bool:
-        """Whether the occurrence still lay ahead when the message was put on the queue."""
+        """Whether the occurrence was still in the future when the message was put on the queue."""
         return self.scheduled_utc > self.enqueued_utc
 
-    def again(self) -> JobMessage:
+    def next_message(self) -> JobMessage:
         """Return the message that asks for the next attempt of the same run."""
         return JobMessage(
             tenant_id=self.tenant_id,

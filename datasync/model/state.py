@@ -15,7 +15,7 @@ from datasync.model.run import Outcome, RunRecord
 from datasync.model.times import in_utc
 
 REMEMBERED = 24
-"""How many deliveries a state remembers to have applied."""
+"""Number of applied deliveries that a state keeps."""
 
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 

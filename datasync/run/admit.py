@@ -66,8 +66,8 @@ def is_scheduled(candidate: Candidate) -> Ending | None:
 GATES: tuple[Gate, ...] = (is_present, is_enabled, is_scheduled)
 
 
-async def wait_for_its_time(services: Services, job: Job) -> None:
-    """Wait out the head start of a job that was planned ahead."""
+async def wait_until_scheduled(services: Services, job: Job) -> None:
+    """Wait for the scheduled time of a job that was planned ahead, which appears a little early."""
     early = job.scheduled_utc - services.clock.now()
     if timedelta() < early <= _LONGEST_HEAD_START:
         await services.clock.sleep(early)
@@ -77,7 +77,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Ending:
     """Read the tenant and the state side by side, and pass the gates.
 
     Raises:
-        TenantUnknown, TenantInvalid, StateInvalid: the job cannot be run as things are.
+        TenantUnknown, TenantInvalid, StateInvalid: the job cannot run.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
@@ -91,7 +91,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Ending:
     for gate in GATES:
         if ending := gate(candidate):
             return ending
-    if isinstance(state, BaseException):  # after the gates: a skipped job needs no state
+    if isinstance(state, BaseException):  # raised after the gates, since a skipped job needs no state
         raise state
     if entry is None:
         raise AssertionError("is_present lets no job without an entry pass")

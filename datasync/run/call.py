@@ -1,4 +1,4 @@
-"""call: the flow runs under its timeout."""
+"""call: runs the flow under its timeout."""
 
 import asyncio
 from collections import Counter
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from datasync.errors import FlowFailed, FlowSignal, GiveUp, RetryLater
 from datasync.flow.context import FlowRun, Window
-from datasync.flow.http import HttpStory, new_client
+from datasync.flow.http import HttpUsage, new_client
 from datasync.flow.log import RunLog
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
@@ -24,12 +24,12 @@ from datasync.telemetry.events import RunStarted
 async def call(services: Services, admitted: Admitted) -> Ending:
     """Run the flow. The ending holds no secret that the run read.
 
-    A cancellation from outside is raised: the worker stops, and the message comes back.
+    A cancellation from outside is raised: the worker stops, and the message is delivered again.
     """
     job, flow, tenant = admitted.job, admitted.flow, admitted.tenant
     subject = f"{tenant.id}/{flow.name}"
     emit(RunStarted(subject=subject, run=job.run_id, attempt=job.attempt))
-    redact, story, window = Redaction(), HttpStory(services.clock), _window(services, admitted)
+    redact, usage, window = Redaction(), HttpUsage(services.clock), _window(services, admitted)
     run = FlowRun(
         run_id=job.run_id,
         tenant=tenant,
@@ -38,13 +38,13 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         scheduled_utc=job.scheduled_utc,
         attempt=job.attempt,
         window=window,
-        http=new_client(services.http_transport, story),
+        http=new_client(services.http_transport, usage),
         log=RunLog(subject, {"run": job.run_id, "attempt": job.attempt}, redact),
         counts=Counter(),
     )
     kv = TenantSecretClient(tenant.id, services.vault, redact.add)
     ending = await _run_flow(flow, kv, run, redact)
-    return replace(ending, window_end=window.end, counts=dict(run.counts), http=story.attributes())
+    return replace(ending, window_end=window.end, counts=dict(run.counts), http=usage.attributes())
 
 
 def _window(services: Services, admitted: Admitted) -> Window:
@@ -64,7 +64,7 @@ async def _run_flow(flow: Flow, kv: TenantSecretClient, run: FlowRun, redact: Re
             raise
         match _signal(error):
             case RetryLater() as signal:
-                return Ending(Outcome.DEFERRED, redact.line(str(signal)), again=signal.delay)
+                return Ending(Outcome.DEFERRED, redact.line(str(signal)), delay=signal.delay)
             case GiveUp() as signal:
                 return Ending(Outcome.GAVE_UP, redact.line(str(signal)))
         if not bound.expired():
@@ -82,7 +82,7 @@ def _failed(reason: str, traceback: str = "") -> Ending:
 
 
 def _signal(error: BaseException) -> FlowSignal | None:
-    """Return the signal that an error is; of a task group that ended with nothing but signals, the strongest."""
+    """Return the signal in an error, if any. For a group of nothing but signals, return the strongest."""
     if not isinstance(error, ExceptionGroup):
         return error if isinstance(error, FlowSignal) else None
     signals = [signal for each in error.exceptions if (signal := _signal(each))]
@@ -92,6 +92,6 @@ def _signal(error: BaseException) -> FlowSignal | None:
 
 
 def _comes_from_outside(error: BaseException) -> bool:
-    """Tell whether an error is a cancellation of the invocation, and not the flow's own."""
+    """Return whether an error is a cancellation of the invocation, and not the flow's own."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

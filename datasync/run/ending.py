@@ -16,11 +16,11 @@ class Ending(msgspec.Struct, frozen=True):
     """One line, unless it succeeded."""
     traceback: str = ""
     failure: Exception | None = None
-    """The exception that the host has to hear of."""
-    again: timedelta | None = None
-    """The delay after which the job comes back, where the flow asked for that."""
+    """The exception to raise for the host."""
+    delay: timedelta | None = None
+    """The time after which the flow asked to run again."""
     window_end: datetime | None = None
     """End of the window that the flow was given; None where it did not start."""
     counts: dict[str, int] = {}
     http: dict[str, Any] = {}
-    """The HTTP requests, as `HttpStory.attributes` has them."""
+    """The HTTP requests, as `HttpUsage.attributes` has them."""

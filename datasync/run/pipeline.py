@@ -1,6 +1,6 @@
 """The stages of a run, in order: receive → admit → call → settle.
 
-The worker may be killed at any await: the message then comes back, and the attempt is made again.
+The worker may be killed at any await: the message is then delivered again, and the attempt is repeated.
 """
 
 from msgspec.structs import replace
@@ -9,7 +9,7 @@ from datasync.errors import JobInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.job import QueueMessage
 from datasync.model.run import RunRecord
-from datasync.run.admit import Admitted, admit, wait_for_its_time
+from datasync.run.admit import Admitted, admit, wait_until_scheduled
 from datasync.run.call import call
 from datasync.run.receive import receive
 from datasync.run.settle import Attempt, not_started, settle
@@ -22,13 +22,12 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
     """Run the job in a message, and record how the attempt ended.
 
     Returns:
-        The record, when the message is done with.
+        The record, if the message is complete.
 
     Raises:
         JobInvalid: the body is not a job. Nothing is recorded; the poison queue keeps the message.
         FlowFailed: the attempt failed. The host delivers the message again, or moves it to the poison queue.
-        FlowUnknown, TenantUnknown, TenantInvalid, StateInvalid: the job cannot be run as things are; the host acts as
-            above.
+        FlowUnknown, TenantUnknown, TenantInvalid, StateInvalid: the job cannot run; the host acts as above.
         ServiceUnavailable: Cosmos DB or the queue refused or could not be reached; the host acts as above.
 
     """
@@ -37,8 +36,8 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
     except JobInvalid as error:
         emit(JobRefused(error=error, attempt=message.dequeue_count))
         raise
-    await wait_for_its_time(services, job)
-    attempt = Attempt(job=job, names=(job.flow_name,), started_utc=services.clock.now(), delivery=job.delivery_key)
+    await wait_until_scheduled(services, job)
+    attempt = Attempt(job=job, names=(job.flow_name,), started_utc=services.clock.now(), key=job.delivery_key)
     try:
         flow = registry.resolve(job.flow_name)
         attempt = replace(attempt, names=flow.names)

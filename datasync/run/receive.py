@@ -1,4 +1,4 @@
-"""receive: a queue message becomes a complete job."""
+"""receive: turns a queue message into a complete job."""
 
 import json
 from typing import Any

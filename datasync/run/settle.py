@@ -1,4 +1,4 @@
-"""settle: the ending of an attempt is recorded, logged, and passed on to the queue or to the host."""
+"""settle: records and logs the ending of an attempt, and passes it on to the queue or to the host."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,23 +18,23 @@ from datasync.telemetry.events import EndingNotRecorded, RunEnded, ServiceAway
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One delivery of a job, from its start."""
+    """An attempt to settle."""
 
     job: Job
     names: Sequence[str]
     """The flow's name and aliases; only the name in the job where no flow has it."""
     started_utc: datetime
-    delivery: str
-    """Identifies the settlement: the key of the delivery."""
+    key: str
+    """Identifies this attempt in the flow's state, which applies it once."""
 
 
 async def settle(services: Services, attempt: Attempt, ending: Ending) -> RunRecord:
     """Record the ending of an attempt, log it, and put a deferred job back on the queue.
 
-    A kill in between loses nothing: the message comes back, and the attempt is made again.
+    A kill in between loses nothing: the message is delivered again, and the attempt is repeated.
 
     Returns:
-        The record, when the message is done with.
+        The record, if the message is complete.
 
     Raises:
         The failure of the attempt, if it failed; ServiceUnavailable, if its ending could not be recorded.
@@ -43,23 +43,23 @@ async def settle(services: Services, attempt: Attempt, ending: Ending) -> RunRec
     record = _record(services, attempt, ending)
     try:
         if await _counts(services, attempt, ending):
-            await services.runs.apply(record, ending.window_end, attempt.delivery, attempt.names)
+            await services.runs.apply(record, ending.window_end, attempt.key, attempt.names)
         await services.runs.record(record)
-    except Exception as error:  # noqa: BLE001 - the host has to hear of the failure of the flow first
+    except Exception as error:  # noqa: BLE001 - the failure of the flow takes precedence over this one
         emit(EndingNotRecorded(record=record, error=error, traceback=ending.traceback))
         raise (ending.failure or error) from None
     _report(record, ending)
     if ending.failure:
         raise ending.failure from None
-    if ending.again is not None:
-        visible_at = services.clock.now() + ending.again
+    if ending.delay is not None:
+        visible_at = services.clock.now() + ending.delay
         try:
-            await services.jobs.send(PlannedJob(message=attempt.job.again(), visible_at=visible_at))
+            await services.jobs.send(PlannedJob(message=attempt.job.next_message(), visible_at=visible_at))
         except ServiceUnavailable as error:
-            unsent = replace(attempt, delivery=f"{attempt.delivery}-unsent")
+            unsent = replace(attempt, key=f"{attempt.key}-unsent")
             failed = not_started(error)
             return await settle(
-                services, unsent, replace(ending, outcome=failed.outcome, error=failed.error, failure=error, again=None)
+                services, unsent, replace(ending, outcome=failed.outcome, error=failed.error, failure=error, delay=None)
             )
     return record
 

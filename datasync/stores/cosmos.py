@@ -35,8 +35,7 @@ class Container:
     async def open(self) -> ContainerProxy:
         """Return the client of the container.
 
-        The check comes first, so that no flow runs, and no tenant is reported as unknown, where the container itself
-        is missing.
+        Checks the container first. A missing container would otherwise be reported as an unknown tenant.
 
         Raises:
             ServiceUnavailable: the container is missing or has another partition key, or Cosmos DB refused the request

@@ -29,12 +29,12 @@ class Watermark(msgspec.Struct, frozen=True, rename="camel"):
     """How far the ticks have examined the tenants container."""
 
     since_ts: Annotated[int | None, Meta(description="a whole number of seconds since 1970")] = None
-    """Start of the last complete tick, in seconds since 1970 by the clock of Cosmos DB."""
+    """Start of the last tick that listed all its documents, in seconds since 1970 by the clock of Cosmos DB."""
     scanned_utc: _Time = None
     """Start of the last complete scan."""
     scope: Annotated[str | None, Meta(description="a text")] = None
     """The container that was scanned, and the fingerprint of the flows at that time."""
-    again: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
+    retry: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
     """Ids of the documents that the last tick could not handle."""
 
 

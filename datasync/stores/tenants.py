@@ -22,7 +22,7 @@ _TRIES = 20
 
 _ALL = "SELECT * FROM c"
 _CHANGED = "SELECT * FROM c WHERE c._ts >= @since"
-_AGAIN = "SELECT * FROM c WHERE ARRAY_CONTAINS(@ids, c.id)"
+_BY_ID = "SELECT * FROM c WHERE ARRAY_CONTAINS(@ids, c.id)"
 # Both comparisons are served by the tuple index /flows/[]/{enabled, nextRunUtc}/?. Times in the app's own form compare
 # as text; a tick rewrites any other form when it examines the edit that brought it.
 _DUE = """
@@ -36,8 +36,8 @@ class Move(msgspec.Struct, frozen=True):
 
     flow: str
     """The entry's name."""
-    served: str | None
-    """`nextRunUtc` as it was when the move was decided."""
+    previous: str | None
+    """`nextRunUtc` at the time of the decision."""
     next_run: datetime
 
 
@@ -47,7 +47,7 @@ class Moved(msgspec.Struct, frozen=True):
     tenant: Tenant
     """The document as it is now."""
     entries: int
-    """Entries moved; the others were edited meanwhile, and the edit stands."""
+    """Number of moved entries. Entries that somebody has edited meanwhile are not moved."""
     conflicts: int
     """Writes repeated because somebody else had written meanwhile."""
 
@@ -70,16 +70,16 @@ class TenantStore:
             yield page
 
     async def changed_or_due(
-        self, since: int, horizon: datetime, again: Sequence[str] = ()
+        self, since: int, horizon: datetime, retry: Sequence[str] = ()
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield the documents changed since a time, and those with an enabled entry due by the horizon, page by page.
 
-        Documents that are as `remember` has them are left out, unless an entry is due: nobody has edited them.
+        Documents that have not changed since `remember` are left out, unless an entry is due.
 
         Args:
             since: Seconds since 1970 by the clock of Cosmos DB, as in `_ts`.
             horizon: The latest `nextRunUtc` that is due (aware).
-            again: Ids of further documents to yield.
+            retry: Ids of further documents to yield.
 
         """
         text = utc_text(horizon)
@@ -93,8 +93,8 @@ class TenantStore:
             due = [document for document in page if _version(document) not in seen]
             seen.update(_version(document) for document in due)
             yield due
-        if again:
-            async for page in self._pages(_AGAIN, ids=[*again]):
+        if retry:
+            async for page in self._pages(_BY_ID, ids=[*retry]):
                 yield [document for document in page if _version(document) not in seen]
 
     def remember(self, tenant: Tenant) -> None:
@@ -123,7 +123,7 @@ class TenantStore:
     async def move(self, tenant: Tenant, moves: Sequence[Move]) -> Moved:
         """Set `nextRunUtc` of up to PATCH_LIMIT entries, and leave everything else as it is.
 
-        An entry whose `nextRunUtc` was edited meanwhile stays as it was edited.
+        An entry whose `nextRunUtc` somebody has edited meanwhile is not changed.
 
         Raises:
             TenantUnknown, TenantInvalid: the document was deleted, or made unusable, meanwhile.
@@ -132,7 +132,7 @@ class TenantStore:
         """
         container = await self._container.open()
         for conflicts in range(_TRIES):
-            left = [*_as_served(tenant, moves)]
+            left = [*_unedited(tenant, moves)]
             if not left:
                 return Moved(tenant=tenant, entries=0, conflicts=conflicts)
             with explained(f"while scheduling tenant {tenant.id!r}"):
@@ -198,10 +198,10 @@ def _is_due(document: Mapping[str, Any], horizon: str) -> bool:
     return any(str(entry.get("nextRunUtc") or "") <= horizon for entry in entries)
 
 
-def _as_served(tenant: Tenant, moves: Sequence[Move]) -> Iterator[tuple[int, Move]]:
+def _unedited(tenant: Tenant, moves: Sequence[Move]) -> Iterator[tuple[int, Move]]:
     """Yield the moves whose entry nobody has edited, each with the entry's present index."""
     entries = {entry.name: entry for entry in tenant.flows}
     for move in moves:
         entry = entries.get(move.flow)
-        if entry and entry.next_run_text == move.served:
+        if entry and entry.next_run_text == move.previous:
             yield entry.index, move

@@ -29,5 +29,5 @@ def emit(event: Event) -> None:
 
 
 def line(sentence: str, attributes: Mapping[str, object]) -> str:
-    """Return a sentence with its attributes behind it: `DONE acme/weather in 1.2s run=5f… attempt=1`."""
+    """Return a sentence followed by its attributes: `DONE acme/weather in 1.2s run=5f… attempt=1`."""
     return " ".join([sentence, *(f"{key}={value}" for key, value in attributes.items())])

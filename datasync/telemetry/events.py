@@ -33,7 +33,7 @@ class Event:
         raise NotImplementedError
 
     def attributes(self) -> dict[str, object]:
-        """Return the facts that stand behind the sentence; those that are None are left out."""
+        """Return the fields after the sentence. None is left out."""
         return {}
 
     def details(self) -> str:
@@ -51,6 +51,7 @@ class TickEnded(Event):
     advanced: int
     conflicts: int
     problems: int | None
+    """None where they could not be read."""
     broken: int
     failed: int
     seconds: float
@@ -61,7 +62,8 @@ class TickEnded(Event):
 
     def attributes(self) -> dict[str, object]:
         """Return the numbers."""
-        return {**asdict(self), "seconds": round(self.seconds, 2)}
+        problems = "?" if self.problems is None else self.problems
+        return {**asdict(self), "problems": problems, "seconds": round(self.seconds, 2)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +188,7 @@ class RunEnded(Event):
 
     record: RunRecord
     http: Mapping[str, object] = field(default_factory=dict)
-    """The HTTP requests of the attempt: see datasync.flow.http.HttpStory."""
+    """The HTTP requests of the attempt: see datasync.flow.http.HttpUsage."""
     traceback: str = ""
 
     @property

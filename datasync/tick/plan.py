@@ -80,8 +80,8 @@ def _advance(tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime,
 
 def _job(tenant: Tenant, entry: FlowEntry, at: datetime, now: datetime, late: timedelta) -> PlannedJob:
     rev = tenant.revision_of(entry)
-    # An overdue instant is decided on once per version of the document, since somebody may set the same instant again
-    # to force a run. An instant ahead is decided on by the schedule: no edit of the document plans it twice.
+    # The run id of an overdue occurrence contains the ETag, so that setting the same time again forces a run. That of a
+    # future occurrence contains the schedule instead, so that other edits do not plan it again.
     decided_on = rev if at > now else tenant.etag
     message = JobMessage(
         tenant_id=tenant.id,

@@ -20,7 +20,7 @@ class StandingProblems:
         for problem in stored:
             self._by_document[problem.document][problem.id] = problem
 
-    async def examined(self, document: str, found: Iterable[Problem]) -> None:
+    async def update(self, document: str, found: Iterable[Problem]) -> None:
         """Store the problems found in a document, and delete those that are corrected.
 
         Raises:
@@ -40,7 +40,7 @@ class StandingProblems:
             await self._fleet.delete(problem)
             del before[problem.id]
 
-    def concerns(self, document: str) -> bool:
+    def has(self, document: str) -> bool:
         """Return whether a document has problems."""
         return bool(self._by_document.get(document))
 
@@ -48,7 +48,7 @@ class StandingProblems:
         """Delete the problems of documents that no longer exist. Raises ServiceUnavailable."""
         gone = [document for document in self._by_document if document not in documents]
         for document in gone:
-            await self.examined(document, ())
+            await self.update(document, ())
 
     def all(self) -> list[Problem]:
         """Return the standing problems, the newest first."""

@@ -28,7 +28,7 @@ from datasync.tick.plan import Plan, plan
 from datasync.tick.standing import StandingProblems
 
 SCAN_INTERVAL = timedelta(days=1)
-"""A complete scan of the tenants container follows the last one after this time."""
+"""Time between two complete scans of the tenants container."""
 
 OVERLAP = 60
 """Seconds by which a tick reads changes again: `_ts` has whole seconds, and each replica its own clock."""
@@ -36,8 +36,8 @@ OVERLAP = 60
 MOST_LISTED = 100
 """The most standing problems that a tick logs."""
 
-MOST_AGAIN = 100
-"""The most documents that a tick may leave to the next one, and still move the watermark."""
+MOST_RETRIED = 100
+"""The most documents that the next tick tries again. If more fail, the watermark does not move."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ async def tick(services: Services, registry: FlowRegistry) -> Tally:
     at least once.
 
     Raises:
-        ServiceUnavailable: nothing at all could be done; any other exception of a first tenant likewise.
+        ServiceUnavailable, or another exception of the first tenant that failed: nothing was enqueued or advanced.
 
     """
     return await _Tick(services, registry).run()
@@ -86,7 +86,7 @@ class _Tick:
         self._limit = asyncio.Semaphore(services.settings.tenants_at_once)
         self._tally = Tally(broken=len(registry.broken))
         self._examined: set[str] = set()
-        self._again: list[str] = []
+        self._retry: list[str] = []
         self._failure: Exception | None = None
 
     async def run(self) -> Tally:
@@ -113,10 +113,10 @@ class _Tick:
             await standing.keep_only(self._examined)
         else:
             since = watermark.since_ts - OVERLAP
-            pages = self._services.tenants.changed_or_due(since, self._horizon, watermark.again)
+            pages = self._services.tenants.changed_or_due(since, self._horizon, watermark.retry)
             await self._examine(pages, standing)
-        if len(self._again) <= MOST_AGAIN:
-            await fleet.end_tick(replace(watermark, since_ts=started_ts, again=tuple(self._again)))
+        if len(self._retry) <= MOST_RETRIED:
+            await fleet.end_tick(replace(watermark, since_ts=started_ts, retry=tuple(self._retry)))
 
     async def _begin(self) -> tuple[Watermark, int]:
         try:
@@ -141,18 +141,18 @@ class _Tick:
 
     async def _examine_document(self, document: Mapping[str, Any], standing: StandingProblems) -> None:
         key = document_key(document)
-        if not is_tenant_document(document) and not standing.concerns(key):
+        if not is_tenant_document(document) and not standing.has(key):
             return
         async with self._limit:
             try:
                 if is_tenant_document(document):
                     await self._examine_tenant(key, document, standing)
                 else:  # it was a tenant's document before
-                    await standing.examined(key, ())
+                    await standing.update(key, ())
             except Exception as error:  # noqa: BLE001 - one tenant never stops the others
                 self._fail(error)
                 if not isinstance(_cause(error), TenantUnknown):  # deleted meanwhile
-                    self._again.append(str(document["id"]))
+                    self._retry.append(str(document["id"]))
                 emit(TenantFailed(tenant=key, error=_cause(error)))
 
     async def _examine_tenant(self, key: str, document: Mapping[str, Any], standing: StandingProblems) -> None:
@@ -161,11 +161,11 @@ class _Tick:
         try:
             tenant = Tenant.from_document(document)
         except TenantInvalid as error:
-            await standing.examined(key, [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)])
+            await standing.update(key, [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)])
             return
         decision = self._plan(tenant)
         moved = await self._schedule(tenant, decision)
-        await standing.examined(key, decision.problems)
+        await standing.update(key, decision.problems)
         if moved and moved.etag != tenant.etag:
             self._services.tenants.remember(moved)
 
@@ -178,8 +178,8 @@ class _Tick:
         """
         conflicts = 0
         served: set[str] = set()
-        # In groups that one patch can move. Killed in between, the next tick decides on the group again from the same
-        # document (same ETag, so the same run ids), and no longer on the groups before it.
+        # In groups that one patch can move. If the tick is killed, the next one repeats only the present group, with the
+        # ETag of the same document, so with the same run ids.
         while group := [each for each in decision.advances if each.entry.name not in served][:PATCH_LIMIT]:
             jobs = [job for advance in group for job in advance.jobs]
             self._tally.due += len(jobs)

@@ -8,7 +8,7 @@ import pytest
 from httpx_retries import Retry
 
 from datasync.errors import ServiceUnavailable, SettingsInvalid
-from datasync.flow.http import HttpStory, new_client
+from datasync.flow.http import HttpUsage, new_client
 from datasync.model.state import FlowState
 from datasync.services import Services, shared_services
 from tests.faults import Wire
@@ -82,7 +82,7 @@ async def test_a_client_that_failed_to_connect_is_closed(world: World, wire: Wir
 async def test_closed_services_hold_nothing_open(world: World) -> None:
     """After close(), the HTTP connections of the flows are closed, and closing again does no harm."""
     connected = Services(world.settings)
-    client, once = new_client(connected.http_transport, HttpStory()), {"retry": Retry(total=0)}
+    client, once = new_client(connected.http_transport, HttpUsage()), {"retry": Retry(total=0)}
     with pytest.raises(httpx.TransportError):
         await client.get("http://127.0.0.1:1/", extensions=once)
     await connected.close()

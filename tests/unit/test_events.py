@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from datasync.errors import JobInvalid, ServiceUnavailable
-from datasync.flow.http import HttpStory
+from datasync.flow.http import HttpUsage
 from datasync.model.run import Outcome, RunRecord
 from datasync.model.tenant import Problem
 from datasync.telemetry.emit import configure, emit
@@ -40,7 +40,7 @@ def record(outcome: Outcome, **fields: Any) -> RunRecord:
     )
 
 
-STORY = HttpStory(calls=9, sent=13, waited=timedelta(seconds=3.1))
+USAGE = HttpUsage(calls=9, sent=13, waited=timedelta(seconds=3.1))
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ STORY = HttpStory(calls=9, sent=13, waited=timedelta(seconds=3.1))
         ),
         (RunStarted(subject="acme/weather", run="5f", attempt=1), logging.INFO, "START acme/weather run=5f attempt=1"),
         (
-            RunEnded(record=record(Outcome.SUCCEEDED, counts={"readings": 1}), http=STORY.attributes()),
+            RunEnded(record=record(Outcome.SUCCEEDED, counts={"readings": 1}), http=USAGE.attributes()),
             logging.INFO,
             "DONE acme/weather in 4.5s readings=1 http=13 retried=4 waited=3.1s run=5f attempt=1",
         ),
         (
-            RunEnded(record=record(Outcome.SUCCEEDED), http=HttpStory().attributes()),
+            RunEnded(record=record(Outcome.SUCCEEDED), http=HttpUsage().attributes()),
             logging.INFO,
             "DONE acme/weather in 4.5s run=5f attempt=1",
         ),
@@ -118,7 +118,7 @@ def test_an_event_is_one_line_with_every_attribute(
 def test_a_count_does_not_replace_an_attribute_of_the_app(caplog: pytest.LogCaptureFixture) -> None:
     """A flow may count under any name; the run id in the line stays the run's."""
     configure()
-    emit(RunEnded(record=record(Outcome.SUCCEEDED, counts={"run": 3, "http": 7}), http=STORY.attributes()))
+    emit(RunEnded(record=record(Outcome.SUCCEEDED, counts={"run": 3, "http": 7}), http=USAGE.attributes()))
 
     assert caplog.messages == [
         "DONE acme/weather in 4.5s count.run=3 count.http=7 http=13 retried=4 waited=3.1s run=5f attempt=1"

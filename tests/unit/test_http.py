@@ -9,7 +9,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from datasync import IDEMPOTENT, RetryLater
-from datasync.flow.http import HttpStory, new_client, new_transport
+from datasync.flow.http import HttpUsage, new_client, new_transport
 from localdev.web import serving
 from tests.stages import FakeClock
 
@@ -45,15 +45,15 @@ async def transport() -> AsyncGenerator[httpx.AsyncBaseTransport]:
 
 
 @pytest.fixture
-def story() -> HttpStory:
-    """Give the story of one run, by a clock that never waits."""
-    return HttpStory(FakeClock())
+def usage() -> HttpUsage:
+    """Give the usage of one run, by a clock that never waits."""
+    return HttpUsage(FakeClock())
 
 
 @pytest.fixture
-def client(transport: httpx.AsyncBaseTransport, story: HttpStory) -> httpx.AsyncClient:
+def client(transport: httpx.AsyncBaseTransport, usage: HttpUsage) -> httpx.AsyncClient:
     """Give the client of one run."""
-    return new_client(transport, story)
+    return new_client(transport, usage)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -90,15 +90,15 @@ async def test_a_post_is_repeated_only_if_the_flow_allows_it(server: Server, cli
     assert len(server.requests) == 3
 
 
-async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClient, story: HttpStory) -> None:
+async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClient, usage: HttpUsage) -> None:
     """The next request is sent after the delay that the server asked for."""
     server.answers = [web.Response(status=429, headers={"Retry-After": "1"})]
 
     response = await client.get(server.url)
 
     assert response.status_code == 200
-    assert story.waited == timedelta(seconds=1)
-    assert story.attributes() == {"http": 2, "retried": 1, "waited": "1.0s"}
+    assert usage.waited == timedelta(seconds=1)
+    assert usage.attributes() == {"http": 2, "retried": 1, "waited": "1.0s"}
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,12 @@ async def test_runs_of_different_tenants_do_not_share_headers_or_cookies(
 ) -> None:
     """Each run has its own headers and cookies. Closing its client does not close the client of another run."""
     server.answers = [web.Response(headers={"Set-Cookie": "session=acme; Path=/"})]
-    async with new_client(transport, HttpStory()) as first:
+    async with new_client(transport, HttpUsage()) as first:
         first.headers["Authorization"] = "Bearer acme"
         await first.get(server.url)
         await first.get(server.url)
 
-    await new_client(transport, HttpStory()).get(server.url)
+    await new_client(transport, HttpUsage()).get(server.url)
 
     sent = [(request.headers.get("Authorization"), request.headers.get("Cookie")) for request in server.requests]
     assert sent == [("Bearer acme", None), ("Bearer acme", "session=acme"), (None, None)]
