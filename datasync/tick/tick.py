@@ -178,8 +178,8 @@ class _Tick:
         """
         conflicts = 0
         served: set[str] = set()
-        # In groups that one patch can move. If the tick is killed, the next one repeats only the present group, with the
-        # ETag of the same document, so with the same run ids.
+        # In groups that one patch can move. If the tick is killed, the next one repeats only the present group. The
+        # document has the same ETag then, so the run ids are the same.
         while group := [each for each in decision.advances if each.entry.name not in served][:PATCH_LIMIT]:
             jobs = [job for advance in group for job in advance.jobs]
             self._tally.due += len(jobs)
