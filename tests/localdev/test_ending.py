@@ -42,7 +42,7 @@ async def main():
         await app.invoke("work")
         await app.ended()
 
-cli.run(main())
+cli.run(cli.until_interrupted(main()))
 """
 
 WAITING = """
@@ -182,7 +182,7 @@ async def test_an_interrupt_lets_running_functions_finish(
         running.interrupt(number)
         await wait_until(lambda: running.has_written("Stopping: "), description="the host is stopping")
         bare_app.let_go()
-        assert await running.exit_code() == 130
+        assert await running.exit_code() == 0
     assert bare_app.seen() == [{"started": True}, {"finished": True}]
     assert running.has_written("Executed 'Functions.work' (Succeeded")
     assert running.output[-1] == "Stopped."
@@ -207,7 +207,7 @@ async def test_a_second_interrupt_does_not_wait(temporary: Path, bare_app: App) 
 
 @pytest.mark.parametrize("moment", ["aiohttp", "server.key", "Ctrl-C stops everything."])
 async def test_an_interrupt_while_starting_shows_no_traceback(temporary: Path, moment: str) -> None:
-    """Ctrl-C during the imports, the start of the emulators or the start of the host ends everything quietly."""
+    """Ctrl-C can come during the imports, the start of the emulators or the start of the host."""
     arguments = ["-X", "importtime", "-m", "localdev", "start"] if moment == "aiohttp" else ["-c", START, "start"]
     async with started(temporary, *arguments) as running:
         await wait_until(
@@ -215,8 +215,18 @@ async def test_an_interrupt_while_starting_shows_no_traceback(temporary: Path, m
         )
         children = set(await descendants(running.process.pid))
         running.interrupt()
-        assert await running.exit_code() == 130
+        assert await running.exit_code() == (130 if moment == "aiohttp" else 0)
         assert not await alive(children)
     assert not content(temporary)
     assert not running.has_written("Traceback")
     assert not running.has_written("Error")
+
+
+async def test_an_interrupted_demo_has_exit_code_130(temporary: Path) -> None:
+    """The demo has not done its work: 130 is the exit code of a command that Ctrl-C ended."""
+    async with started(temporary, "-m", "localdev", "demo") as running:
+        await wait_until(lambda: running.has_written("starting Azurite"), description="the demo is starting")
+        running.interrupt()
+        assert await running.exit_code() == 130
+    assert running.output[-1] == "Stopped."
+    assert not content(temporary)

@@ -579,13 +579,25 @@ def without_click(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_without_click_a_message_names_the_requirements(without_click: str) -> None:
-    """The package click is in requirements-dev.txt only, and the message says so."""
+def test_without_click_a_sentence_names_the_remedy(without_click: str) -> None:
+    """The package click is in requirements-dev.txt only, so it may be the only missing package."""
     ended = process("-m", "datasync", "schedule", "@daily", PYTHONPATH=without_click)
 
     assert ended.stderr.splitlines() == [
-        "The command line needs the package click. Install it: pip install -r requirements-dev.txt"
+        "python -m datasync needs the packages of this project. Activate the environment "
+        "(. .venv/bin/activate, Windows: .venv\\Scripts\\activate) or run make install"
     ]
+    assert ended.returncode == 1
+
+
+def test_another_missing_module_has_a_traceback(tmp_path: Path) -> None:
+    """A mistake in an import of the project is not a missing package."""
+    (tmp_path / "click.py").write_text("import no_such_module\n")
+
+    ended = process("-m", "datasync", "schedule", "@daily", PYTHONPATH=str(tmp_path))
+
+    assert ended.stderr.startswith("Traceback")
+    assert ended.stderr.endswith("ModuleNotFoundError: No module named 'no_such_module'\n")
     assert ended.returncode == 1
 
 
