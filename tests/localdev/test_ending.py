@@ -1,4 +1,4 @@
-"""The end of `python -m localdev start`: nothing stays, and running functions may finish."""
+"""The end of `python -m localdev start`: running functions may finish, and all processes and files are removed."""
 
 import asyncio
 import os
@@ -57,7 +57,7 @@ async def work(timer: func.TimerRequest) -> None:
 
 @pytest.fixture
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder in which the processes of a test make their temporary folders."""
+    """Return the folder in which the processes of a test create their temporary folders."""
     return tmp_path_factory.mktemp("temporary")
 
 
@@ -135,7 +135,7 @@ async def alive(pids: set[int]) -> set[int]:
 
 
 @pytest.mark.parametrize("moment", ["starting", "running"])
-async def test_nothing_stays_after_a_kill(temporary: Path, moment: str) -> None:
+async def test_a_kill_leaves_no_process_and_no_folder(temporary: Path, moment: str) -> None:
     """After SIGKILL, all child processes end, and the folder with the certificates and the key is removed."""
     async with started(temporary, "-c", START, "start") as running:
         if moment == "starting":
@@ -148,14 +148,14 @@ async def test_nothing_stays_after_a_kill(temporary: Path, moment: str) -> None:
         await running.process.wait()
         assert children
 
-        async def gone() -> bool:
+        async def ended() -> bool:
             return not await alive(children) and not content(temporary)
 
-        await wait_until(gone, description="no child process and no folder is left")
+        await wait_until(ended, description="no child process and no folder is left")
 
 
 async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_app: App) -> None:
-    """After SIGKILL of its parent, the host ends at once: nothing that its functions need is left."""
+    """After SIGKILL of its parent, the host ends at once, because the services of its functions end too."""
     bare_app.write(WAITING)
     async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
         await wait_until(bare_app.seen, description="the function is running")
@@ -164,10 +164,10 @@ async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_
         await running.process.wait()
         assert children
 
-        async def gone() -> bool:
+        async def ended() -> bool:
             return not await alive(children)
 
-        await wait_until(gone, description="the host has ended", seconds=5)
+        await wait_until(ended, description="the host has ended", seconds=5)
     assert bare_app.seen() == [{"started": True}]
 
 
@@ -175,7 +175,7 @@ async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_
 async def test_an_interrupt_lets_running_functions_finish(
     temporary: Path, bare_app: App, number: signal.Signals
 ) -> None:
-    """Ctrl-C reaches a whole process group, and a function that is running still has time to finish."""
+    """Ctrl-C is sent to a whole process group. A running function has time to finish, and the exit code is 0."""
     bare_app.write(WAITING)
     async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
         await wait_until(bare_app.seen, description="the function is running")
@@ -190,7 +190,7 @@ async def test_an_interrupt_lets_running_functions_finish(
 
 
 async def test_a_second_interrupt_does_not_wait(temporary: Path, bare_app: App) -> None:
-    """Ctrl-C again ends everything at once, also a function that has not finished."""
+    """The second Ctrl-C ends a function that has not finished. The exit code is 130."""
     bare_app.write(WAITING)
     async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
         await wait_until(bare_app.seen, description="the function is running")
@@ -211,7 +211,7 @@ async def test_an_interrupt_while_starting_shows_no_traceback(temporary: Path, m
     arguments = ["-X", "importtime", "-m", "localdev", "start"] if moment == "aiohttp" else ["-c", START, "start"]
     async with started(temporary, *arguments) as running:
         await wait_until(
-            lambda: running.has_written(moment) or list(temporary.glob(f"*/{moment}")), description=f"{moment} is there"
+            lambda: running.has_written(moment) or list(temporary.glob(f"*/{moment}")), description=f"{moment} exists"
         )
         children = set(await descendants(running.process.pid))
         running.interrupt()

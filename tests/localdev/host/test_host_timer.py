@@ -53,7 +53,7 @@ async def run_timer(
 
 
 async def test_one_run_follows_missed_occurrences() -> None:
-    """It has `past_due`. The next occurrence is on time. Failed runs do not change the schedule."""
+    """The run has `past_due`, and the next occurrence is on time. Failed runs do not change the schedule."""
     clock = ["12:00:00.5", "12:00:05.1", "12:00:05.2", "12:00:06.1", "12:00:06.2"]
     late, on_time = await run_timer("* * * * * *", clock, runs=2)
     assert late == {
@@ -70,7 +70,7 @@ async def test_one_run_follows_missed_occurrences() -> None:
     assert on_time["ScheduleStatus"]["Next"] == "2025-08-23T12:00:06+00:00"
 
 
-async def test_the_wall_clock_decides() -> None:
+async def test_a_timer_follows_the_wall_clock() -> None:
     """The host looks at the wall clock often, because the event loop's clock stops while the machine sleeps."""
     clock = ["12:00:01", "12:00:02", "13:00:00", "13:00:00"]
     (run,) = await run_timer("0 0 * * * *", clock, runs=1, use_monitor=False, nap=timedelta(milliseconds=10))
