@@ -71,7 +71,7 @@ async def test_one_run_follows_missed_occurrences() -> None:
 
 
 async def test_a_timer_follows_the_wall_clock() -> None:
-    """The host looks at the wall clock often, because the event loop's clock stops while the machine sleeps."""
+    """The host reads the wall clock often, because the event loop's clock stops while the machine sleeps."""
     clock = ["12:00:01", "12:00:02", "13:00:00", "13:00:00"]
     (run,) = await run_timer("0 0 * * * *", clock, runs=1, use_monitor=False, nap=timedelta(milliseconds=10))
     assert not run["IsPastDue"]
