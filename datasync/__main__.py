@@ -9,7 +9,10 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name != "click":
         raise
-    sys.exit("The command line needs the package click. Install it: pip install -r requirements-dev.txt")
+    sys.exit(
+        "python -m datasync needs the packages of this project. Activate the environment "
+        "(. .venv/bin/activate, Windows: .venv\\Scripts\\activate) or run make install"
+    )
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -1,10 +1,12 @@
-"""`python -m localdev demo | start | tick | secret`: run the app on this machine, without an account."""
+"""`python -m localdev demo | start | tick | secret | tenant`: run the app on this machine, without an account."""
 
 if __name__ == "__main__":
     from localdev.interrupt import exit_at_once
+    from localdev.packages import needing_packages
 
     exit_at_once()  # the imports below take a second
 
-    from localdev.cli import main
+    with needing_packages("python -m localdev"):
+        from localdev.cli import main
 
     main()

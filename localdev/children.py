@@ -49,7 +49,7 @@ async def stop(process: Process, seconds: float) -> None:
 
 @contextmanager
 def scratch_folder() -> Generator[Path]:
-    """Give a temporary folder for the block. A child process makes and removes it. Raises StartFailed."""
+    """Yield a temporary folder. A child process creates it, and removes it after the block. Raises StartFailed."""
     child = subprocess.Popen(  # noqa: S603 - this interpreter
         [sys.executable, "-I", "-X", "utf8", "-c", _KEEP_FOLDER],
         stdin=subprocess.PIPE,

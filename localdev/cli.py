@@ -1,19 +1,28 @@
 """The commands of `python -m localdev`."""
 
 import asyncio
+import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import click
+from azure.cosmos.aio import ContainerProxy
+from azure.cosmos.exceptions import CosmosHttpResponseError
 from rich.console import Console
 
-from datasync.errors import DataSyncError
+from datasync.cli.validate import Report, load
+from datasync.clients import CosmosAccount, Credential
+from datasync.errors import DataSyncError, ServiceUnavailable
+from datasync.settings import Settings
+from localdev.cosmos import KEY, Database
 from localdev.demo import QUICK_RETRIES, demo, seed
 from localdev.errors import LocalPartError
 from localdev.hosting import host, invoke
@@ -42,7 +51,7 @@ def demo_command() -> None:
 @cli.command()
 def start() -> None:
     """Run everything on fixed ports until Ctrl-C."""
-    run(_start())
+    run(until_interrupted(_start()))
 
 
 @cli.command()
@@ -59,6 +68,13 @@ def secret(name: str, value: str) -> None:
     run(_secret(name, value))
 
 
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def tenant(file: Path) -> None:
+    """Store tenants in the Cosmos DB of `start`: the tenant document, or the list of documents, in a JSON file."""
+    run(_tenant(file))
+
+
 async def _start() -> None:
     async with stack(PORTS, QUICK_RETRIES) as running:
         await seed(running, datetime.now(UTC))
@@ -66,10 +82,11 @@ async def _start() -> None:
             f"Cosmos DB      {running.database.endpoint}  database {running.settings.cosmos_database}, containers "
             f"{running.settings.tenants_container} and {running.settings.runs_container}\n"
             f"               {running.database.connection_string}\n"
+            "               python -m localdev tenant FILE stores a tenant\n"
             f"Storage        {running.storage.queue_endpoint}  queues {running.settings.queue_name} and "
             f"{running.settings.queue_name}-poison\n"
             f"Key Vault      {running.vault.uri}\n"
-            "               python -m localdev secret NAME VALUE adds a secret\n"
+            "               python -m localdev secret NAME VALUE stores a secret\n"
             f"Demo APIs      {running.demo.url}\n"
             "The demo's tenants are stored. Most of their flows are due: `make tick` runs them.\n"
             "Ctrl-C stops everything."
@@ -99,6 +116,59 @@ async def _secret(name: str, value: str) -> None:
     click.echo(f"Stored. A flow that has just read {name} gets the new value within five minutes.")
 
 
+async def _tenant(file: Path) -> None:
+    documents = _valid_documents(file)
+    database = Database(endpoint=f"http://127.0.0.1:{PORTS.cosmos}/", key=KEY)
+    settings = Settings.from_environ(
+        {
+            **os.environ,
+            "AzureWebJobsStorage": "UseDevelopmentStorage=true",
+            "COSMOS_CONNECTION_STRING": database.connection_string,
+        }
+    )
+    account = CosmosAccount(settings.cosmos, Credential())
+    try:
+        container = await account.container(settings.cosmos_database, settings.tenants_container)
+        for document in documents:
+            await _store(container, document)
+    except ServiceUnavailable:
+        raise click.ClickException(
+            f"the Cosmos DB on port {PORTS.cosmos} does not answer. Run `make start` first"
+        ) from None
+    finally:
+        await account.close()
+    names = ", ".join(document["tenantId"] for document in documents)
+    click.echo(f"Stored: {names}. `make tick` runs the flows that are due.")
+
+
+async def _store(container: ContainerProxy, document: dict[str, Any]) -> None:
+    try:
+        await container.upsert_item(document)
+    except CosmosHttpResponseError as error:
+        reason = str(error.message).splitlines()[0]
+        raise click.ClickException(
+            f"tenant {document['tenantId']!r} is not stored: Cosmos DB answered {error.status_code}: {reason}"
+        ) from None
+
+
+def _valid_documents(file: Path) -> list[dict[str, Any]]:
+    """Return the tenant documents of a file. Prints the problems and warnings of `python -m datasync validate`."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"{file} cannot be read: {error.strerror}") from None
+    report = Report(load("flows"), datetime.now(UTC))
+    for line in report.documents(str(file), content):
+        click.echo(line)
+    if report.problems:
+        raise click.ClickException("nothing is stored. Correct the file first")
+    read = json.loads(content.decode("utf-8-sig"))
+    documents: list[dict[str, Any]] = read if isinstance(read, list) else [read]
+    if not documents:
+        raise click.ClickException(f"{file} contains no tenant document: the list is empty")
+    return documents
+
+
 async def _tick() -> None:
     try:
         await invoke(HOST_URL, "orchestrator")
@@ -109,11 +179,19 @@ async def _tick() -> None:
     click.echo("The timer function runs. The host's log shows its result.")
 
 
+async def until_interrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Run a command that Ctrl-C ends. Its exit code is then 0, so that `make` reports no error."""
+    try:
+        await work
+    except asyncio.CancelledError:
+        click.echo("Stopped.")
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
     """Run a command, and report its errors. SIGTERM stops it as Ctrl-C does.
 
     The first Ctrl-C stops the command's parts one after the other, and running functions may finish. The second one
-    kills them.
+    kills them. The exit code is 130, except after the first Ctrl-C of `until_interrupted`.
     """
     # The handler is set explicitly: a process that a shell starts in the background ignores SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -52,7 +52,7 @@ async def demo(console: Console) -> None:
             ticked.set()  # no TICK line will come, and the report shows that nothing ran
 
     say("starting Azurite, a Cosmos DB server, a Key Vault and the demo APIs")
-    async with stack(settings=QUICK_RETRIES) as running, look(running) as world:
+    async with stack(settings=QUICK_RETRIES) as running, open_world(running) as world:
         documents = await seed(running, datetime.now(UTC))
         say(f"stored {len(documents)} tenants; starting the Functions host on function_app.py")
         async with host(running.environ, on_line=log) as app, asyncio.timeout(_PATIENCE.total_seconds()):
@@ -74,7 +74,7 @@ async def seed(running: Stack, now: datetime) -> list[dict[str, Any]]:
     for name, value in seeds.secrets(running.demo.url).items():
         running.vault.set_secret(name, value)
     documents = seeds.tenants(now, running.demo.url)
-    async with look(running) as world:
+    async with open_world(running) as world:
         for document in documents:
             await world.tenants.upsert_item(document)
     return documents
@@ -132,7 +132,7 @@ class World:
 
 
 @asynccontextmanager
-async def look(running: Stack) -> AsyncGenerator[World]:
+async def open_world(running: Stack) -> AsyncGenerator[World]:
     """Open the stack's containers and queues."""
     settings, storage = running.settings, running.storage.connection_string
     async with (

@@ -123,7 +123,7 @@ async def world(storage: Storage, database: Database, shared_vault: KeyVault) ->
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
-    """Give the wire between the app's clients and their services, for faults."""
+    """Return the wire between the app's clients and their services, on which a test can cause faults."""
     made = Wire()
     monkeypatch.setattr(clients, "new_transport", lambda: FaultyTransport(made))
     return made

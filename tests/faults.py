@@ -1,4 +1,4 @@
-"""Faults on the wire between the app and its services: a kill at the n-th request, or a lost answer."""
+"""Faults between the app and its services: a kill at the n-th request, a refused connection, or a lost answer."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, override
@@ -8,7 +8,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 
 
 class Killed(BaseException):
-    """The worker is killed: nothing after this point happens."""
+    """Raised where the worker is killed. No code of the app after this point runs."""
 
 
 type Request = tuple[str, str, str]
@@ -16,7 +16,7 @@ type Request = tuple[str, str, str]
 
 
 class Wire:
-    """Every request of the app's clients passes here, and meets the faults that a test asks for."""
+    """Passes on every request of the app's clients, and causes the faults that a test asks for."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -44,7 +44,7 @@ class Wire:
         self._refuse = wanted
 
     def heal(self) -> None:
-        """Let every request pass again."""
+        """Stop killing and refusing."""
         self._kill_at = self._kill_before = self._refuse = None
 
     def lose_answer(self, wanted: Callable[[Request], bool]) -> None:
@@ -88,7 +88,7 @@ def to(method: str, part: str, body: str = "") -> Callable[[Request], bool]:
 
 
 class FaultyTransport(AioHttpTransport):  # type: ignore[misc]
-    """The transport of one client, over a wire."""
+    """The transport of one client, with the faults of a wire."""
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(use_env_settings=False)

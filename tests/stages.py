@@ -1,4 +1,4 @@
-"""The two stages at a chosen instant, by a clock that never waits."""
+"""The two stages at a chosen instant, with a clock that never waits."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from datasync.tick.tick import tick as tick_now
 
 
 class FakeClock(Clock):
-    """A clock that stands still until somebody sleeps or sets it."""
+    """A clock that changes only when code sleeps or a test sets it."""
 
     def __init__(self, now: datetime = datetime(2025, 8, 23, 12, tzinfo=UTC)) -> None:
         self.time = now
@@ -52,7 +52,7 @@ FLOWS = registry_of("weather", "first", "second", *(f"flow-{n}" for n in range(5
 
 
 def plan(tenant: Tenant, now: datetime, horizon: datetime, spread: timedelta = timedelta()) -> Plan:
-    """Plan a tenant, all of whose flows are known."""
+    """Plan a tenant with a registry that has all of its flows."""
     return plan_tenant(tenant, registry_of(*(entry.name for entry in tenant.flows)), now, horizon, spread)
 
 

@@ -1,4 +1,4 @@
-"""The arrows between the rooms of the code, held against its own imports and calls."""
+"""The imports and calls that each part of the code may have, checked against the imports and calls in its files."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-ROOMS = {
+PARTS = {
     "errors": set(),
     "version": set(),
     "clock": set(),
@@ -27,7 +27,7 @@ ROOMS = {
     "__main__": {"cli"},
     "__init__": {"errors", "flow"},
 }
-"""Each room of `datasync`, and the rooms that it may import."""
+"""Each part of `datasync`, a module or a package, and the parts that it may import."""
 
 PURE = ("errors.py", "cron.py", "model/*.py", "tick/check.py", "tick/plan.py")
 
@@ -55,11 +55,11 @@ def in_package(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-def room(path: Path) -> str:
+def part(path: Path) -> str:
     return path.relative_to(ROOT / "datasync").parts[0].removesuffix(".py")
 
 
-def rooms_imported(path: Path) -> set[str]:
+def parts_imported(path: Path) -> set[str]:
     names = (name.split(".") for name in imports(path) if in_package(name, "datasync"))
     return {parts[1] for parts in names if len(parts) > 1}
 
@@ -68,29 +68,29 @@ PRODUCT = [ROOT / "function_app.py", *modules("datasync"), *modules("flows")]
 PURE_FILES = [path for pattern in PURE for path in sorted((ROOT / "datasync").glob(pattern))]
 
 
-def test_there_is_something_to_check() -> None:
-    """The lists of these tests are not empty, and every room is in the table."""
+def test_every_module_is_checked() -> None:
+    """The lists of these tests are not empty, and every part of `datasync` is in the table."""
     assert len(PRODUCT) > 40
     assert len(PURE_FILES) > 8
-    assert {room(path) for path in modules("datasync")} == set(ROOMS)
+    assert {part(path) for path in modules("datasync")} == set(PARTS)
 
 
 @pytest.mark.parametrize("path", modules("datasync"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_room_imports_the_rooms_below_it(path: Path) -> None:
-    """Each room of `datasync` imports itself and the rooms that the table allows."""
-    assert rooms_imported(path) - {room(path)} <= ROOMS[room(path)]
+def test_a_part_imports_only_the_parts_that_the_table_allows(path: Path) -> None:
+    """A part may also import its own modules."""
+    assert parts_imported(path) - {part(path)} <= PARTS[part(path)]
 
 
 @pytest.mark.parametrize("path", modules("datasync"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_framework_does_not_import_its_users(path: Path) -> None:
-    """`datasync` imports neither flows nor local tooling, tests, or the entry."""
+    """`datasync` does not import flows, local tooling, tests, benchmarks or the entry."""
     forbidden = ("flows", "localdev", "tests", "benchmarks", "function_app")
     assert [name for name in imports(path) if any(in_package(name, package) for package in forbidden)] == []
 
 
 @pytest.mark.parametrize("path", modules("flows"), ids=lambda path: path.name)
 def test_flows_import_the_framework_only(path: Path) -> None:
-    """Flows import `datasync` and the registry; neither local tooling nor the host."""
+    """Flows import `datasync` and the registry. They do not import local tooling or the host."""
     forbidden = ("localdev", "tests", "benchmarks", "function_app", "azure.functions")
     assert [name for name in imports(path) if any(in_package(name, package) for package in forbidden)] == []
 
@@ -100,12 +100,12 @@ def test_flows_import_the_framework_only(path: Path) -> None:
     [("azure.functions", {"function_app.py"}), ("croniter", {"cron.py"}), ("click", {"main.py"})],
 )
 def test_a_library_is_imported_in_one_place(package: str, only: set[str]) -> None:
-    """The entry unpacks the objects of the host, croniter stays behind `cron`, and click behind the command line."""
+    """Only the entry uses the host's objects, only `cron` uses croniter, and only the command line uses click."""
     assert {path.name for path in PRODUCT for name in imports(path) if in_package(name, package)} == only
 
 
 def test_only_clients_constructs_azure_clients() -> None:
-    """Every other module is given its client, so each exists once per process."""
+    """Every other module receives its client, so each client exists once per process."""
     constructors = {
         path.name
         for path in PRODUCT
@@ -117,7 +117,7 @@ def test_only_clients_constructs_azure_clients() -> None:
 
 
 def test_only_the_clock_and_the_entries_read_the_time() -> None:
-    """Everywhere else time is an argument, or the clock's. This holds for the event loop's time and for sleeping."""
+    """All other code receives the time as an argument or uses a Clock, also to sleep."""
     readers = (
         "datetime.now", "datetime.utcnow", "datetime.today", "date.today", "time.time", "time.monotonic",
         "time.perf_counter", "loop.time", "get_running_loop().time", "get_event_loop().time", "asyncio.sleep",
@@ -130,6 +130,6 @@ def test_only_the_clock_and_the_entries_read_the_time() -> None:
 
 @pytest.mark.parametrize("path", PURE_FILES, ids=lambda path: path.name)
 def test_shapes_checks_and_plans_do_no_io(path: Path) -> None:
-    """The pure modules import nothing that could wait."""
+    """These modules import no library that does input, output or waiting."""
     impure = ("asyncio", "os", "httpx", "aiohttp", "azure.cosmos", "azure.storage", "azure.identity", "logging")
     assert [name for name in imports(path) if any(in_package(name, package) for package in impure)] == []

@@ -2,9 +2,11 @@
 
 if __name__ == "__main__":
     from localdev.interrupt import exit_at_once
+    from localdev.packages import needing_packages
 
     exit_at_once()  # the imports below take a second
 
-    from localdev.host.command import main
+    with needing_packages("python -m localdev.host"):
+        from localdev.host.command import main
 
     main()

@@ -79,7 +79,7 @@ class Hidden:
             if _lost(error):
                 log.debug("Message %s was not %s: it was deleted, or is being processed elsewhere", self.id, done)
             else:
-                log.error("Message %s could not be %s and will come back: %s", self.id, done, error.message)  # noqa: TRY400
+                log.error("Message %s could not be %s and will be delivered again: %s", self.id, done, error.message)  # noqa: TRY400
 
 
 def _lost(error: AzureError) -> bool:

@@ -192,7 +192,7 @@ class QueueListener:
         try:
             await self._send_to_poison(text)
         except AzureError as error:
-            log.error("Message %s could not be moved and will come back: %s", hidden.id, error.message)  # noqa: TRY400
+            log.error("Message %s could not be moved and will be delivered again: %s", hidden.id, error.message)  # noqa: TRY400
         else:
             await hidden.delete()
 

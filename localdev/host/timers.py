@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from localdev.host.app import Function, TimerTrigger
@@ -21,19 +22,38 @@ log = logging.getLogger(__name__)
 
 LATE = timedelta(seconds=1)
 """An occurrence that is later than this is past due."""
-_NAP_SECONDS = 10.0  # between looks at the wall clock: the event loop's clock stops while the machine sleeps
+NAP = timedelta(seconds=10)
 _NEVER = "0001-01-01T00:00:00+00:00"
 
 
-class TimerListener:
-    """Runs one function on its schedule."""
+def utc_now() -> datetime:
+    """Return the present time, in UTC."""
+    return datetime.now(UTC)
 
-    def __init__(self, function: Function, trigger: TimerTrigger, executor: Executor) -> None:
+
+class TimerListener:
+    """Runs one function on its schedule.
+
+    `now` is the wall clock (aware). It is read at least once per `nap`, because the event loop's clock stops while the
+    machine sleeps.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        trigger: TimerTrigger,
+        executor: Executor,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        nap: timedelta = NAP,
+    ) -> None:
         self._function = function
         self._trigger = trigger
         self._executor = executor
+        self._now = now
+        self._nap = nap
         self._last: datetime | None = None
-        self._next = trigger.schedule.next_after(_now())
+        self._next = trigger.schedule.next_after(now())
 
     async def run(self, stopping: asyncio.Event, spawn: Spawn) -> None:  # noqa: ARG002 - runs one at a time, in this task
         """Run the function on its schedule until `stopping` is set. A run that has started finishes first."""
@@ -44,10 +64,10 @@ class TimerListener:
         if self._trigger.run_on_startup:
             await self._fire(why="RunOnStartup")
         while self._next is not None and not stopping.is_set():
-            remaining = (self._next - _now()).total_seconds()
+            remaining = (self._next - self._now()).total_seconds()
             if remaining > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stopping.wait(), min(remaining, _NAP_SECONDS))
+                    await asyncio.wait_for(stopping.wait(), min(remaining, self._nap.total_seconds()))
             else:
                 await self._fire(why="IsPastDue" if timedelta(seconds=-remaining) > LATE else "")
         await stopping.wait()
@@ -57,7 +77,7 @@ class TimerListener:
         await self._invoke(reason=BY_HAND, details="", past_due=False)
 
     async def _fire(self, *, why: str) -> None:
-        now = _now()
+        now = self._now()
         await self._invoke(
             reason=f"Timer fired at {now.isoformat()}",
             details=why and f"UnscheduledInvocationReason: {why}",
@@ -80,7 +100,3 @@ class TimerListener:
             "IsPastDue": past_due,
         }
         await self._executor.run(self._function, Datum(json.dumps(info), "json"), {}, reason=reason, details=details)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -21,7 +21,7 @@ async def succeeds(tenant_id, kv, run):
 
 @flow("fails")
 async def fails(tenant_id, kv):
-    raise ConnectionError("the source hung up")
+    raise ConnectionError("the source closed the connection")
 """
 
 
@@ -36,7 +36,7 @@ class App:
     def add_flow_file(self, name: str, source: str) -> None:
         (self.folder / "flows" / name).write_text(source)
 
-    def said(self, text: str) -> bool:
+    def has_logged(self, text: str) -> bool:
         return any(text in line for line in self.log)
 
 

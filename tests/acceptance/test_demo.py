@@ -1,4 +1,4 @@
-"""`make demo`, the first command of a newcomer."""
+"""`make demo`, the first command of a new developer."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from localdev.hosting import ROOT
 
 
 async def test_the_demo_runs_every_flow_and_shows_every_problem() -> None:
-    """Its table has the last outcome of each run. Below it are the problems that the tick found, and the dead run."""
+    """The table has the last outcome of each run. The problems and the dead run are listed below the table."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "localdev", "demo"),
         cwd=ROOT,

@@ -45,7 +45,7 @@ def indexed(**settings: str) -> dict[str, dict[str, str]]:
 
 
 def test_it_is_indexed_without_settings_and_without_the_network() -> None:
-    """A Function App without settings has both functions, with an hourly timer and the queue `flow-jobs`."""
+    """Without settings, the timer is hourly and the queue is `flow-jobs`."""
     functions = indexed()
 
     assert set(functions) == {"orchestrator", "run_flow"}

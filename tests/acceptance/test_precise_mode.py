@@ -1,4 +1,4 @@
-"""Schedules that are kept to the second, by a timer that ticks less often."""
+"""Schedules that are exact to the second, with a timer that fires less often."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,12 +9,12 @@ from tests.world import World
 
 
 async def test_every_occurrence_starts_at_its_second(world: World, app: App, start: Start) -> None:
-    """A flow runs every second. Two ticks with overlapping lookaheads enqueue each occurrence once, and on time."""
+    """A flow runs every second. Two ticks with overlapping lookaheads enqueue each occurrence once."""
     async with start(ORCHESTRATOR_LOOKAHEAD="5", AZURE_FUNCTIONS_ENVIRONMENT="Development") as host:
         soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=4)
         await world.put(document("tenant-1", entry("succeeds", cron="* * * * * *", nextRunUtc=soon.isoformat())))
         await host.invoke("orchestrator")
-        await wait_until(lambda: app.said("TICK tenants=1"), description="the first tick has ended")
+        await wait_until(lambda: app.has_logged("TICK tenants=1"), description="the first tick has ended")
         await wait_until(world.records, description="the first run is recorded")
         await host.invoke("orchestrator")
 

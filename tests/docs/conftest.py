@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from localdev.demo import World, look, seed
+from localdev.demo import World, open_world, seed
 from localdev.errors import NodeMissing
 from localdev.hosting import ROOT, host
 from localdev.stack import Stack, stack
@@ -96,7 +96,7 @@ async def lived(copy: Copy, tmp_path_factory: pytest.TempPathFactory) -> AsyncGe
         "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
     }
     try:
-        async with stack(settings=settings) as running, look(running) as world, serving("an API", _api()) as url:
+        async with stack(settings=settings) as running, open_world(running) as world, serving("an API", _api()) as url:
             await seed(running, datetime.now(UTC))
             await _add_tenants(running, world, url)
             lived = Lived(running, world, app)

@@ -5,7 +5,7 @@ from tests.world import World
 
 
 async def test_ticks_read_the_documents_that_are_due_or_changed(world: World) -> None:
-    """A complete scan, nothing to do, four due, the tick's own four writes, three edits, and twice nothing to do."""
+    """The ticks: a complete scan, no work, four due documents, their four writes, three edits, and no work twice."""
     rows = await tick_documents.measure(world.settings, tick_documents.Fleet(tenants=120, due=4, edited=3))
 
     assert [row.transferred for row in rows] == [120, 0, 4, 4, 3, 0, 0]
@@ -14,7 +14,7 @@ async def test_ticks_read_the_documents_that_are_due_or_changed(world: World) ->
 
 
 async def test_each_transport_runs_all_operations(world: World) -> None:
-    """A first round that is not counted, and one that is, of five operations with each transport."""
+    """Each transport runs five operations in a round that is not measured, and in one that is measured."""
     measured = await transport.measure(world.settings, operations=5, at_once=2, rounds=1)
 
     assert len(await world.messages()) == 20

@@ -78,7 +78,7 @@ async def test_environment_variables_override_the_settings_file(world: World, tm
 
 
 async def test_missing_parts_are_reported_with_the_remedy(world: World) -> None:
-    """A missing container and a missing queue are reported. The other services are still checked."""
+    """A missing container and a missing queue are reported. The other services are checked too."""
     await world.poison.delete_queue()
     try:
         code, lines = await check(**world.environ, COSMOS_RUNS_CONTAINER="no-such")
@@ -129,16 +129,16 @@ async def test_a_container_with_wrong_options_is_reported(world: World) -> None:
     async with CosmosClient.from_connection_string(connection) as client:
         database = client.get_database_client(world.settings.cosmos_database)
         await database.create_container("by-id", PartitionKey(path="/id"))
-        await database.create_container("for-ever", PartitionKey(path="/tenantId"))
+        await database.create_container("forever", PartitionKey(path="/tenantId"))
     settings = Settings.from_environ(
-        {**world.environ, "COSMOS_TENANTS_CONTAINER": "by-id", "COSMOS_RUNS_CONTAINER": "for-ever", "KEY_VAULT_URI": ""}
+        {**world.environ, "COSMOS_TENANTS_CONTAINER": "by-id", "COSMOS_RUNS_CONTAINER": "forever", "KEY_VAULT_URI": ""}
     )
 
     tenants, runs, *others = (await ping(settings)).values()
 
     assert "'by-id' is partitioned by /id" in tenants
     assert "create it again with the partition key /tenantId" in tenants
-    assert "'for-ever' keeps run records for ever: turn its time to live on" in runs
+    assert "'forever' keeps run records for ever: turn its time to live on" in runs
     assert others == ["ok", "ok"]
 
 

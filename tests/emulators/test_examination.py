@@ -38,20 +38,20 @@ async def watermark(world: World) -> dict[str, Any]:
 
 @pytest_asyncio.fixture
 async def another_process(world: World) -> AsyncGenerator[Services]:
-    """Give the services of a second process."""
+    """Return the services of a second process."""
     made = Services(world.settings, FakeClock())
     yield made
     await made.close()
 
 
 async def forget_overlap(world: World) -> None:
-    """Let the last tick lie so far back that no edit before it is read again."""
+    """Move the watermark forward, so that the next tick does not read the edits before it again."""
     stored = await watermark(world)
     await world.runs.upsert_item({**stored, "sinceTs": stored["sinceTs"] + 3600})
 
 
 async def test_only_changed_and_due_documents_are_examined(world: World, services: Services) -> None:
-    """The first tick examines all; the next one leaves out every document that is neither changed nor due."""
+    """The first tick examines all documents. The next one examines only the document that is due."""
     quiet = [document(f"quiet-{n}", entry(nextRunUtc=AHEAD)) for n in range(20)]
     await world.put(*quiet, document("due", entry(nextRunUtc="2025-08-23T12:05:00Z")))
 
@@ -63,8 +63,8 @@ async def test_only_changed_and_due_documents_are_examined(world: World, service
     assert (second.tenants, second.enqueued) == (1, 1)
 
 
-async def test_an_edit_is_examined_in_full_though_nothing_is_due(world: World, services: Services) -> None:
-    """A mistake in an entry of next year is a problem at the next tick."""
+async def test_an_edited_document_is_examined_even_if_nothing_is_due(world: World, services: Services) -> None:
+    """A mistake in an entry is a problem at the next tick, even if the next run is far in the future."""
     await world.put(document("tenant-1", entry(nextRunUtc=AHEAD)))
     await tick(services, NOW)
     await world.put(document("tenant-1", entry(nextRunUtc=AHEAD, cron="hourly")))
@@ -74,18 +74,18 @@ async def test_an_edit_is_examined_in_full_though_nothing_is_due(world: World, s
     assert (tally.tenants, tally.problems) == (1, 1)
 
 
-async def test_an_edit_is_seen_though_the_clocks_of_app_and_database_differ(world: World, services: Services) -> None:
-    """Changes are found by the clock of Cosmos DB alone: here the app's is more than a year behind."""
+async def test_an_edit_is_found_even_if_the_clocks_of_app_and_database_differ(world: World, services: Services) -> None:
+    """Only the clock of Cosmos DB is used to find changes. Here the clock of the app is years behind."""
     await tick(services, datetime(2020, 1, 1, tzinfo=UTC))
     await world.put(document("tenant-1", entry(nextRunUtc=AHEAD, cron="hourly")))
 
     assert (await tick(services, datetime(2020, 1, 1, 1, tzinfo=UTC))).problems == 1
 
 
-async def test_the_apps_own_writes_are_examined_by_other_processes_only(
+async def test_only_other_processes_examine_a_document_that_a_tick_has_written(
     world: World, services: Services, another_process: Services
 ) -> None:
-    """The process that moved `nextRunUtc` skips the document when it comes back; another one finds nothing to do."""
+    """The process that advanced `nextRunUtc` skips the document. Another process examines it and finds no work."""
     await world.put(*[document(f"tenant-{n}", entry(nextRunUtc=DUE)) for n in range(5)])
     await tick(services, NOW)
 
@@ -96,7 +96,7 @@ async def test_the_apps_own_writes_are_examined_by_other_processes_only(
 async def test_a_problem_is_kept_until_it_is_corrected(
     world: World, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is stored with its field and its first time, logged at each tick, and deleted with the correction."""
+    """It is stored with its field and the time it was found, logged at each tick, and deleted after the correction."""
     await world.put(document("tenant-1", entry(nextRunUtc=AHEAD, cron="hourly"), entry("first", nextRunUtc=AHEAD)))
     await tick(services, NOW)
     await forget_overlap(world)
@@ -115,8 +115,8 @@ async def test_a_problem_is_kept_until_it_is_corrected(
     assert await problems(world) == []
 
 
-async def test_a_problem_that_changes_is_one_problem_since_its_first_time(world: World, services: Services) -> None:
-    """Another wrong value in the same field is told with the new value."""
+async def test_another_wrong_value_in_the_same_field_is_the_same_problem(world: World, services: Services) -> None:
+    """The problem is stored with the new value, and keeps the time at which it was first found."""
     for now, cron in ((NOW, "hourly"), (LATER, "daily")):
         await world.put(document("tenant-1", entry(nextRunUtc=AHEAD, cron=cron)))
         await tick(services, now)
@@ -126,10 +126,10 @@ async def test_a_problem_that_changes_is_one_problem_since_its_first_time(world:
     assert "daily" in stored["why"]
 
 
-async def test_the_problems_of_a_deleted_document_go_with_the_next_complete_scan(
+async def test_the_problems_of_a_deleted_document_are_deleted_by_the_next_complete_scan(
     world: World, services: Services
 ) -> None:
-    """No tick sees a deletion; the daily scan misses the document."""
+    """Only the daily scan notices that a document is gone."""
     await world.put(document("gone", entry(cron="hourly")), document("broken", entry(cron="hourly")))
     await tick(services, NOW)
     await world.tenants.delete_item("gone", partition_key="gone")
@@ -140,7 +140,7 @@ async def test_the_problems_of_a_deleted_document_go_with_the_next_complete_scan
 
 
 async def test_all_documents_are_examined_once_a_day(world: World, services: Services) -> None:
-    """A change that the watermark missed is found within a day."""
+    """A change that no tick has found is found within a day."""
     await world.put(*[document(f"tenant-{n}", entry(nextRunUtc=AHEAD)) for n in range(3)])
     await tick(services, NOW)
     await forget_overlap(world)
@@ -152,7 +152,7 @@ async def test_all_documents_are_examined_once_a_day(world: World, services: Ser
 
 
 async def test_all_documents_are_examined_when_the_flows_change(world: World, services: Services) -> None:
-    """A flow that was removed is a problem of each tenant that names it, at the first tick after the deployment."""
+    """After a flow is removed, the next tick finds a problem in each tenant that uses it."""
     await world.put(*[document(f"tenant-{n}", entry(nextRunUtc=AHEAD)) for n in range(3)])
     await tick(services, NOW, registry_of("weather"))
     await forget_overlap(world)
@@ -161,10 +161,10 @@ async def test_all_documents_are_examined_when_the_flows_change(world: World, se
     assert (await tick(services, LATER, registry_of("weather"))).problems == 0
 
 
-async def test_an_unknown_flow_stays_due_and_runs_once_when_it_is_there(
+async def test_an_unknown_flow_stays_due_and_runs_once_when_it_exists(
     world: World, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No job is burned on it. The problem names a similar flow."""
+    """It gets no job. The problem names a similar flow."""
     await world.put(document("tenant-1", entry("wether", nextRunUtc=DUE)))
     ticks = [await tick(services, NOW + timedelta(hours=hour), registry_of("weather")) for hour in range(3)]
 
@@ -172,8 +172,8 @@ async def test_an_unknown_flow_stays_due_and_runs_once_when_it_is_there(
     assert "INVALID tenant-1/wether flows[0].name: no flow is named 'wether'; did you mean 'weather'?" in caplog.text
     assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] == DUE
 
-    there = [await tick(services, NOW + timedelta(hours=3), registry_of("weather", "wether")) for _ in range(2)]
-    assert [(tally.enqueued, tally.problems) for tally in there] == [(1, 0), (0, 0)]
+    known = [await tick(services, NOW + timedelta(hours=3), registry_of("weather", "wether")) for _ in range(2)]
+    assert [(tally.enqueued, tally.problems) for tally in known] == [(1, 0), (0, 0)]
     assert [json.loads(body)["flowName"] for body in await world.messages()] == ["wether"]
 
 
@@ -192,7 +192,7 @@ async def test_an_unknown_flow_stays_due_and_runs_once_when_it_is_there(
 async def test_another_form_of_next_run_is_rewritten(
     world: World, services: Services, written: str, stored: str
 ) -> None:
-    """The query compares texts, so an instant ahead gets the app's own form, and runs at its time."""
+    """The query compares texts, so a future time is rewritten in the app's own form. The flow runs at that time."""
     await world.put(document("tenant-1", entry(nextRunUtc=written)))
 
     assert (await tick(services, NOW)).enqueued == 0
@@ -201,10 +201,10 @@ async def test_another_form_of_next_run_is_rewritten(
     assert (await tick(services, datetime.fromisoformat(stored))).enqueued == 1
 
 
-async def test_a_document_that_could_not_be_handled_is_examined_again(
+async def test_a_document_that_could_not_be_scheduled_is_examined_again(
     world: World, wire: Wire, services: Services
 ) -> None:
-    """The watermark moves for the others, so one document never makes the ticks read the whole fleet."""
+    """The watermark still advances, so later ticks do not read all other documents again."""
     await tick(services, NOW)
     await world.put(document("other", entry(nextRunUtc=AHEAD)))
     await world.put(document("tenant-1", entry(nextRunUtc="2025-08-24")))
@@ -223,8 +223,8 @@ async def test_a_document_that_could_not_be_handled_is_examined_again(
     assert (await world.document("tenant-1"))["flows"][0]["nextRunUtc"] > "2025-08-24T00:00:00Z"
 
 
-async def test_an_outage_leaves_the_watermark(world: World, wire: Wire, services: Services) -> None:
-    """Where very many documents fail, the next tick reads all changes again."""
+async def test_an_outage_does_not_advance_the_watermark(world: World, wire: Wire, services: Services) -> None:
+    """If very many documents fail, the next tick reads all changes again."""
     await tick(services, NOW)
     before = await watermark(world)
     await asyncio.gather(*[world.put(document(f"tenant-{n}", entry(nextRunUtc=DUE))) for n in range(MOST_RETRIED + 1)])
@@ -237,10 +237,8 @@ async def test_an_outage_leaves_the_watermark(world: World, wire: Wire, services
     assert [after[name] for name in ("sinceTs", "retry")] == [before[name] for name in ("sinceTs", "retry")]
 
 
-async def test_an_edit_between_read_and_write_is_examined_by_the_next_tick(
-    world: World, wire: Wire, services: Services
-) -> None:
-    """The tick's own patch lies on top of the edit; the document is not taken for one that nobody has edited."""
+async def test_an_edit_during_a_tick_is_examined_by_the_next_tick(world: World, wire: Wire, services: Services) -> None:
+    """The tick patches the edited document, which is examined again."""
     await world.put(document("tenant-1", entry(nextRunUtc=DUE), entry("first", nextRunUtc=AHEAD)))
     edited = document("tenant-1", entry(nextRunUtc=DUE), entry("first", nextRunUtc=AHEAD, cron="hourly"))
     wire.after(to("POST", "/messages"), lambda: world.put(edited))
@@ -255,7 +253,7 @@ async def test_an_edit_between_read_and_write_is_examined_by_the_next_tick(
 async def test_a_problem_that_could_not_be_stored_is_found_by_the_next_tick(
     world: World, wire: Wire, services: Services
 ) -> None:
-    """`nextRunUtc` has moved by then, and the document is still not taken for examined."""
+    """`nextRunUtc` has advanced, and the document is examined again."""
     await world.put(document("tenant-1", entry(nextRunUtc=DUE), entry("first", nextRunUtc=AHEAD, cron="hourly")))
     wire.refuse_all(to("POST", "/docs", "sinceUtc"))
     assert (await tick(services, NOW)).failed == 1
@@ -268,7 +266,7 @@ async def test_a_problem_that_could_not_be_stored_is_found_by_the_next_tick(
 async def test_a_deleted_document_is_not_examined_again(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A tenant that is deleted during a tick is named, and the watermark moves."""
+    """The log names a tenant that is deleted during a tick, and the watermark advances."""
     await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
     wire.after(to("POST", "/messages"), lambda: world.tenants.delete_item("tenant-1", partition_key="tenant-1"))
 
@@ -278,8 +276,8 @@ async def test_a_deleted_document_is_not_examined_again(
     assert (await watermark(world))["retry"] == []
 
 
-async def test_a_document_that_is_no_longer_a_tenants_has_no_problems(world: World, services: Services) -> None:
-    """Somebody who archives a document by its type gets rid of its problems."""
+async def test_a_document_that_is_not_a_tenant_any_more_has_no_problems(world: World, services: Services) -> None:
+    """After an edit of `type`, the problems of the document are deleted."""
     await world.put(document("tenant-1", entry(cron="hourly")))
     await tick(services, NOW)
     await world.put(document("tenant-1", entry(cron="hourly"), type="Archive"))
@@ -288,7 +286,7 @@ async def test_a_document_that_is_no_longer_a_tenants_has_no_problems(world: Wor
 
 
 async def test_another_container_is_scanned_completely(world: World, services: Services) -> None:
-    """The watermark belongs to one tenants container."""
+    """The watermark is valid for one container of tenants only."""
     await tick(services, NOW)
     await forget_overlap(world)
     settings = Settings.from_environ({**world.environ, "COSMOS_TENANTS_CONTAINER": "others"})
@@ -304,8 +302,8 @@ async def test_another_container_is_scanned_completely(world: World, services: S
     assert (tally.tenants, tally.advanced) == (1, 1)
 
 
-async def test_a_clock_that_was_wrong_once_does_not_stop_the_daily_scan(world: World, services: Services) -> None:
-    """A scan that seems to lie in the future counts as old."""
+async def test_a_clock_that_was_once_wrong_does_not_stop_the_daily_scan(world: World, services: Services) -> None:
+    """A scan with a time in the future counts as older than a day."""
     await tick(services, datetime(2035, 1, 1, tzinfo=UTC))
     await world.put(document("tenant-1", entry(nextRunUtc=AHEAD)))
     await forget_overlap(world)
@@ -313,10 +311,10 @@ async def test_a_clock_that_was_wrong_once_does_not_stop_the_daily_scan(world: W
     assert (await tick(services, NOW)).tenants == 1
 
 
-async def test_a_tick_that_cannot_read_the_problems_does_not_report_none(
+async def test_a_tick_that_cannot_read_the_problems_does_not_report_their_number(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An alert on `problems=` must not clear because a service is away."""
+    """An alert on `problems=` must not clear while a service is unavailable."""
     caplog.set_level(logging.INFO)
     wire.refuse_all(to("", "/colls/runs/"))
     with pytest.raises(ServiceUnavailable):
@@ -330,7 +328,7 @@ async def test_a_tick_that_cannot_read_the_problems_does_not_report_none(
 
 @pytest.mark.parametrize("field", ["id", "enabled", "name"])
 async def test_half_a_character_in_a_document_is_a_problem(world: World, services: Services, field: str) -> None:
-    """It fails neither the tick nor the storing of the problem."""
+    """The tick does not fail, and the problem is stored."""
     half = "\ud800"
     odd = {
         "id": document(f"t{half}"),
@@ -347,7 +345,7 @@ async def test_half_a_character_in_a_document_is_a_problem(world: World, service
 async def test_a_watermark_that_was_edited_is_replaced(
     world: World, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The tick says so, and examines all documents."""
+    """The tick logs this, and examines all documents."""
     await world.put(document("tenant-1", entry(nextRunUtc=AHEAD)))
     await tick(services, NOW)
     await world.runs.upsert_item({**await watermark(world), "sinceTs": "yesterday"})
@@ -359,8 +357,8 @@ async def test_a_watermark_that_was_edited_is_replaced(
     assert isinstance((await watermark(world))["sinceTs"], int)
 
 
-async def test_a_problem_that_was_edited_is_found_again(world: World, services: Services) -> None:
-    """One that cannot be read is deleted; the next complete scan stores it as it is."""
+async def test_a_stored_problem_that_was_edited_is_replaced(world: World, services: Services) -> None:
+    """A stored problem that cannot be read is deleted. The next complete scan finds the problem again."""
     await world.put(document("tenant-1", entry(cron="hourly")))
     await tick(services, NOW)
     (stored,) = await problems(world)
@@ -375,7 +373,7 @@ async def test_a_problem_that_was_edited_is_found_again(world: World, services: 
 async def test_many_problems_are_counted_and_some_are_listed(
     world: World, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A flow that is gone is a problem of every tenant; the log says where to read all of them."""
+    """A removed flow is a problem of every tenant that uses it. The log names the place with the complete list."""
     count = MOST_LISTED + 5
     await asyncio.gather(*[world.put(document(f"tenant-{n}", entry("gone"))) for n in range(count)])
 
@@ -389,7 +387,7 @@ async def test_many_problems_are_counted_and_some_are_listed(
 async def test_a_broken_flow_file_is_logged_at_each_tick(
     world: World, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On Azure the line at import never arrives, so each tick repeats it while it lasts."""
+    """On Azure, the log line at import is lost, so each tick logs the file again."""
     registry = registry_of("weather")
     registry.broken["flows.crm"] = "Traceback …\nModuleNotFoundError: No module named 'crm'"
 
@@ -399,8 +397,8 @@ async def test_a_broken_flow_file_is_logged_at_each_tick(
     assert "BROKEN flow file flows.crm could not be loaded: ModuleNotFoundError: No module named 'crm'" in caplog.text
 
 
-async def test_a_lost_answer_of_the_watermark_does_no_harm(world: World, wire: Wire, services: Services) -> None:
-    """Every write of a tick may be repeated."""
+async def test_a_write_whose_answer_is_lost_is_repeated(world: World, wire: Wire, services: Services) -> None:
+    """Repeating a write of a tick changes nothing."""
     await world.put(document("tenant-1", entry(cron="hourly")), document("tenant-2", entry(nextRunUtc=DUE)))
     for method in ("PATCH", "POST", "PATCH"):
         wire.lose_answer(to(method, "/docs"))

@@ -93,7 +93,7 @@ async def test_a_due_run_is_not_skipped_if_its_schedule_changes(world: World, se
 
 
 async def test_a_run_that_arrives_early_starts_at_its_scheduled_time(world: World, services: Services) -> None:
-    """A job becomes visible shortly before its time, because the host polls. The run waits for the rest."""
+    """A job becomes visible shortly before its time, because the host polls. The run waits for its time."""
     await world.put(document("tenant-1", FLOW))
     ended = await run(services, planned(), now=AT - timedelta(milliseconds=300))
 
@@ -102,7 +102,7 @@ async def test_a_run_that_arrives_early_starts_at_its_scheduled_time(world: Worl
 
 
 async def test_a_message_far_ahead_of_its_time_does_not_block_a_worker(world: World, services: Services) -> None:
-    """The wait is limited. A message posted by hand with a later time runs at once."""
+    """The wait is limited. A message that was posted by hand with a far later time runs at once."""
     await world.put(document("tenant-1", FLOW))
 
     ended = await run(services, planned(), now=AT - timedelta(minutes=20))

@@ -60,7 +60,7 @@ async def test_an_attempt_that_exceeds_its_timeout_is_cancelled(world: World, se
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "error"),
     [
         (TimeoutError("the source took too long"), "TimeoutError: the source took too long"),
         (SystemExit(3), "SystemExit: 3"),
@@ -70,7 +70,7 @@ async def test_an_attempt_that_exceeds_its_timeout_is_cancelled(world: World, se
     ],
 )
 async def test_any_exception_of_a_flow_is_a_failure(
-    world: World, services: Services, raised: BaseException, said: str
+    world: World, services: Services, raised: BaseException, error: str
 ) -> None:
     """No exception of a flow ends the worker. It is recorded in one line, and FlowFailed is raised for the host."""
 
@@ -81,7 +81,7 @@ async def test_any_exception_of_a_flow_is_a_failure(
     with pytest.raises(FlowFailed):
         await run_job(services, registered(flow), message(), NOW)
 
-    assert [record["error"] for record in await world.records()] == [said]
+    assert [record["error"] for record in await world.records()] == [error]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_any_exception_of_a_flow_is_a_failure(
 async def test_a_signal_from_a_task_group_is_a_signal(
     world: World, services: Services, raised: list[Exception], outcome: str
 ) -> None:
-    """A group that contains only signals is a signal. GiveUp takes precedence, then the longest delay."""
+    """A group of signals only is a signal: GiveUp if it has one, otherwise RetryLater with the longest delay."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         raise ExceptionGroup("several", [ExceptionGroup("inner", raised)])
@@ -168,7 +168,7 @@ async def test_a_count_that_is_not_a_number_fails_in_the_flow(world: World, serv
 async def test_a_success_that_cannot_be_recorded_is_logged(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The message comes back, and the log has the ending and the reason."""
+    """The message is delivered again. The log has the outcome and the reason."""
     await world.put(document("t", entry("flow")))
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
@@ -313,7 +313,7 @@ async def test_consecutive_failures_are_counted_until_a_success(world: World, se
 async def test_a_failure_that_cannot_be_recorded_is_still_raised(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The exception is the failure of the flow. The log says that the record could not be written."""
+    """The exception is the failure of the flow. The log states that it could not be recorded."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         wire.refuse = True
@@ -328,7 +328,7 @@ async def test_a_failure_that_cannot_be_recorded_is_still_raised(
 
 
 async def test_runs_that_end_at_once_do_not_overwrite_each_others_state(world: World, services: Services) -> None:
-    """All results are applied to the state, and the window does not move back."""
+    """All attempts are applied to the state, and the window does not go back to an earlier time."""
     await world.put(document("t", entry("flow")))
     times = [NOW + timedelta(hours=n) for n in range(8)]
 
@@ -348,10 +348,10 @@ def writes_state(method: str) -> Callable[[Request], bool]:
 
 
 @pytest.mark.parametrize("outcome", ["failed", "succeeded"])
-async def test_an_attempt_is_applied_once_though_answers_are_lost(
+async def test_an_attempt_is_applied_once_even_if_an_answer_is_lost(
     world: World, wire: Wire, services: Services, outcome: str
 ) -> None:
-    """A state write that took effect, and whose answer was lost, is recognised when it is repeated."""
+    """The client repeats the write of the state, and the state counts the attempt once."""
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         if outcome == "failed":
@@ -370,7 +370,7 @@ async def test_an_attempt_is_applied_once_though_answers_are_lost(
 
 
 async def test_two_messages_of_one_run_both_count(world: World, services: Services) -> None:
-    """A killed tick sends a message twice. The attempt of the second message succeeds, and the window moves."""
+    """A killed tick may send a message twice. The attempt of the second message succeeds, and the window advances."""
     results = iter([OSError("down"), None])
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
@@ -386,8 +386,8 @@ async def test_two_messages_of_one_run_both_count(world: World, services: Servic
     assert (state.consecutive_failures, state.last_outcome, state.window_end_utc) == (0, "succeeded", NOW)
 
 
-async def test_a_state_that_changes_all_the_time_is_given_up(world: World, wire: Wire, services: Services) -> None:
-    """The tries to write it are bounded, and the message comes back."""
+async def test_the_tries_to_write_a_state_are_limited(world: World, wire: Wire, services: Services) -> None:
+    """The number of tries is limited. The message is delivered again."""
     await world.put(document("t", entry("flow")))
     await run_job(services, registered(succeed), message(), NOW)
 
@@ -400,8 +400,8 @@ async def test_a_state_that_changes_all_the_time_is_given_up(world: World, wire:
         await run_job(services, registered(succeed), message(run_id="r-2"), NOW)
 
 
-async def test_a_run_killed_at_any_request_is_made_again(world: World, wire: Wire, services: Services) -> None:
-    """The message comes back; in the end there is a recorded success, and the window has moved once."""
+async def test_a_run_that_is_killed_at_any_request_is_repeated(world: World, wire: Wire, services: Services) -> None:
+    """The message is delivered again. Then a success is recorded, and the window has advanced once."""
     await services.runs.state("t", ["flow"])  # connects
     killed = 0
     for answered in (False, True):
@@ -448,7 +448,7 @@ async def test_a_deferral_killed_before_it_is_enqueued_is_not_lost(
 async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(
     world: World, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its record says that the queue was unavailable, keeps the counts, and the state is not green."""
+    """The record has the reason and the counts, and the state counts a failure."""
 
     async def later(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         run.count(items=5)
@@ -489,10 +489,10 @@ async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(
         "a name under which no state can be stored",
     ],
 )
-async def test_a_failure_before_the_flow_starts_counts_where_the_tenant_has_the_entry(
+async def test_a_failure_before_the_flow_starts_counts_if_the_tenant_has_the_entry(
     world: World, services: Services, entries: Any, job: str, failures: int | None
 ) -> None:
-    """A flow that cannot start is failing. A message for a flow that the tenant does not have leaves no state."""
+    """A flow that cannot start counts as failing. A message for a flow without an entry creates no state."""
     await world.put({**document("t"), "flows": entries})
 
     with pytest.raises((FlowUnknown, TenantInvalid)):
@@ -503,7 +503,7 @@ async def test_a_failure_before_the_flow_starts_counts_where_the_tenant_has_the_
     assert (state.consecutive_failures or None, state.last_outcome) == (failures, failures and "failed")
 
 
-async def test_a_disabled_flow_is_skipped_though_its_state_cannot_be_read(world: World, services: Services) -> None:
+async def test_a_disabled_flow_is_skipped_even_if_its_state_cannot_be_read(world: World, services: Services) -> None:
     """A run that does not start needs no state."""
     await world.put(document("t", entry("flow", enabled=False)))
     await world.runs.upsert_item(
@@ -514,7 +514,7 @@ async def test_a_disabled_flow_is_skipped_though_its_state_cannot_be_read(world:
 
 
 async def test_an_invalid_tenant_counts_in_the_flow_that_could_not_start(world: World, services: Services) -> None:
-    """The document as a whole cannot be used, and its entry still names the flow."""
+    """The document cannot be used, but it has an entry for the flow."""
     await world.put(document("t", entry("flow"), timezone=5))
 
     with pytest.raises(TenantInvalid, match="timezone: expected an IANA name"):
@@ -526,7 +526,7 @@ async def test_an_invalid_tenant_counts_in_the_flow_that_could_not_start(world: 
 async def test_an_unavailable_service_counts_in_no_state(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An outage says nothing about the flow: the log has an event, the record the reason, and the state stays."""
+    """An outage is not a failure of the flow. The log has an event, and the state is not changed."""
     await world.put(document("t", entry("flow")))
     await run_job(services, registered(succeed), message(), NOW)
     wire.refuse_all(to("GET", "/docs/t/"))
@@ -539,8 +539,8 @@ async def test_an_unavailable_service_counts_in_no_state(
     assert (state.consecutive_failures, state.last_outcome) == (0, "succeeded")
 
 
-async def test_flow_state_never_expires_and_records_do(world: World, services: Services) -> None:
-    """A run record has a time to live. The state, with the start of the next window, has none."""
+async def test_records_expire_and_flow_state_does_not(world: World, services: Services) -> None:
+    """A run record has a time to live. The state has none, because it has the start of the next window."""
     await world.put(document("t", entry("flow")))
     await run_job(services, registered(succeed), message(), NOW)
 

@@ -1,4 +1,4 @@
-"""The services of a process: made at the first use, once, and closed."""
+"""The services of a process are created once, at their first use, and are closed."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.world import World
 
 @pytest.fixture
 def new_process() -> Iterator[None]:
-    """Start without services, as a new process does, and leave none behind."""
+    """Start and end the test without shared services, as in a new process."""
     shared_services.cache_clear()
     yield
     shared_services.cache_clear()
@@ -47,7 +47,7 @@ def test_wrong_settings_are_read_again(new_process: None, world: World, monkeypa
 
 
 async def test_nothing_connects_before_its_first_use(world: World, wire: Wire, services: Services) -> None:
-    """Many invocations that come at the same time connect once, and check a container once."""
+    """Concurrent invocations share one connection and one check of the container."""
     assert wire.requests == []
 
     states = await asyncio.gather(*[services.runs.state(f"t-{n}", ["weather"]) for n in range(20)])
@@ -57,8 +57,8 @@ async def test_nothing_connects_before_its_first_use(world: World, wire: Wire, s
     assert len(checks) == 1
 
 
-async def test_a_failure_to_connect_is_not_kept(world: World, wire: Wire, services: Services) -> None:
-    """After an outage, the next use connects."""
+async def test_a_failure_to_connect_is_not_cached(world: World, wire: Wire, services: Services) -> None:
+    """The next use after an outage connects."""
     wire.refuse = True
     with pytest.raises(ServiceUnavailable, match="Cosmos DB could not be reached while connecting"):
         await services.runs.state("t", ["weather"])
@@ -69,7 +69,7 @@ async def test_a_failure_to_connect_is_not_kept(world: World, wire: Wire, servic
 
 
 async def test_a_client_that_failed_to_connect_is_closed(world: World, wire: Wire, services: Services) -> None:
-    """An outage leaves no open connections behind, however many invocations try to connect."""
+    """During an outage, failed invocations do not leave open connections."""
     wire.refuse = True
     for _ in range(3):
         with pytest.raises(ServiceUnavailable):
@@ -79,8 +79,8 @@ async def test_a_client_that_failed_to_connect_is_closed(world: World, wire: Wir
     assert not [transport for transport in wire.transports if transport.session]
 
 
-async def test_closed_services_hold_nothing_open(world: World) -> None:
-    """After close(), the HTTP connections of the flows are closed, and closing again does no harm."""
+async def test_closing_services_closes_their_connections(world: World) -> None:
+    """close() closes the HTTP connections of the flows. It can be called twice."""
     connected = Services(world.settings)
     client, once = new_client(connected.http_transport, HttpUsage()), {"retry": Retry(total=0)}
     with pytest.raises(httpx.TransportError):

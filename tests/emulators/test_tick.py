@@ -30,10 +30,10 @@ SENT = to("POST", "/messages")
 
 
 class TestConflicts:
-    """Somebody saves the document between the tick's read and its write."""
+    """The document is edited after the tick has read it, and before the tick writes it."""
 
     async def test_another_field_is_edited(self, world: World, wire: Wire, services: Services) -> None:
-        """The edit stays, the flow is moved on, and nothing is enqueued twice."""
+        """The edit is kept, `nextRunUtc` advances, and nothing is enqueued twice."""
         before, edited = (document("tenant-1", entry(nextRunUtc=DUE), name=name) for name in ("Acme", "Renamed"))
         await world.put(before)
         wire.after(SENT, lambda: world.put(edited))
@@ -46,7 +46,7 @@ class TestConflicts:
         assert len(await world.take()) == 1
 
     async def test_next_run_itself_is_edited(self, world: World, wire: Wire, services: Services) -> None:
-        """The edited `nextRunUtc` stands."""
+        """The edited `nextRunUtc` is kept."""
         await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
         wire.after(SENT, lambda: world.put(document("tenant-1", entry(nextRunUtc="2030-01-01T00:00:00Z"))))
 
@@ -56,7 +56,7 @@ class TestConflicts:
         assert (tally.enqueued, tally.advanced, tally.conflicts) == (1, 0, 1)
 
     async def test_entries_are_reordered(self, world: World, wire: Wire, services: Services) -> None:
-        """Each entry is found again by its name, and an entry that was added is left alone."""
+        """The tick finds its entry by name, and does not change the other entry."""
         first, second = entry("first", nextRunUtc=DUE), entry("second", nextRunUtc="2030-01-01T00:00:00Z")
         await world.put(document("tenant-1", first, second))
         wire.after(SENT, lambda: world.put(document("tenant-1", second, first)))
@@ -69,7 +69,7 @@ class TestConflicts:
         ]
 
     async def test_the_tenant_is_deleted(self, world: World, wire: Wire, services: Services) -> None:
-        """It is counted as failed, and the others are served."""
+        """It is counted as failed, and the other tenants are scheduled."""
         await world.put(document("tenant-1", entry(nextRunUtc=DUE)), document("tenant-2", entry(nextRunUtc=DUE)))
         its_job = to("POST", "/messages", b64encode(b'{"tenantId":"tenant-1').decode())
         wire.after(its_job, lambda: world.tenants.delete_item("tenant-1", partition_key="tenant-1"))
@@ -81,7 +81,7 @@ class TestConflicts:
     async def test_a_document_that_changes_all_the_time_is_left_to_the_next_tick(
         self, world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The tries are bounded, and the tick ends."""
+        """The number of tries is limited."""
         await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
         wire.before_each(to("PATCH", "/docs/tenant-1"), lambda: world.put(document("tenant-1", entry(nextRunUtc=DUE))))
 
@@ -94,7 +94,7 @@ class TestConflicts:
 async def test_a_tick_killed_at_any_request_is_repeated_with_the_same_run_ids(
     world: World, wire: Wire, services: Services
 ) -> None:
-    """Nothing is lost: each flow has one run id, on one message or more, and its next run is in the future."""
+    """Every flow is enqueued, and all messages of a flow have the same run id. Its next run is in the future."""
     killed = 0
     for answered in (False, True):
         for number in count(1):
@@ -133,7 +133,7 @@ async def test_500_flows_of_one_tenant_are_enqueued_in_one_tick(world: World, se
 
 
 async def test_all_tenants_of_several_pages_are_enqueued(world: World, services: Services) -> None:
-    """The query is paged, and changes by the tick itself do not cause it to skip a tenant."""
+    """The query returns pages. The tick's own writes do not cause it to skip a tenant."""
     await asyncio.gather(*[world.put(document(f"tenant-{n}", entry(nextRunUtc=DUE))) for n in range(250)])
 
     assert await tick(services, NOW) == Tally(tenants=250, due=250, enqueued=250, advanced=250)
@@ -217,7 +217,7 @@ async def test_a_missing_queue_is_named_with_the_remedy(world: World, caplog: py
 
 
 async def fails(world: World, **settings: str) -> str:
-    """Tick with changed settings, which has to fail; return the error."""
+    """Run a tick with changed settings, which must fail. Return the error."""
     services = Services(Settings.from_environ({**world.environ, **settings}), FakeClock())
     try:
         with pytest.raises(ServiceUnavailable) as refused:
@@ -229,7 +229,7 @@ async def fails(world: World, **settings: str) -> str:
 
 @pytest.mark.parametrize("setting", ["COSMOS_TENANTS_CONTAINER", "COSMOS_RUNS_CONTAINER"])
 async def test_a_missing_container_is_named_with_the_remedy(world: World, setting: str) -> None:
-    """The tick enqueues nothing: no flow runs whose state could not be stored."""
+    """The tick enqueues nothing, because the state of a run could not be stored."""
     await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
 
     error = await fails(world, **{setting: "misspelt"})

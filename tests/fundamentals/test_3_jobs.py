@@ -1,4 +1,4 @@
-"""A job is a small message: run this flow for this tenant."""
+"""A job is a small message that names a tenant and a flow to run."""
 
 import json
 from datetime import UTC, datetime
@@ -33,8 +33,8 @@ def test_a_job_is_decoded_as_it_was_encoded() -> None:
     assert json.loads(sent.encode())["scheduledUtc"] == "2025-08-23T01:00:00Z"
 
 
-def test_a_job_with_two_keys_is_complete() -> None:
-    """The scheduled time is then the time of posting, and the run id is derived from the message id."""
+def test_a_job_needs_only_two_keys() -> None:
+    """By default, the scheduled time is the time of posting, and the run id is derived from the message id."""
     job = receive(message('{"tenantId": "tenant-123", "flowName": "weather"}'))
 
     assert job.scheduled_utc == POSTED
@@ -44,7 +44,7 @@ def test_a_job_with_two_keys_is_complete() -> None:
 
 
 def test_a_job_has_no_key_that_the_host_reserves() -> None:
-    """The Functions host would overwrite the metadata of the message with such keys."""
+    """A job with such keys would overwrite the metadata of its message in the Functions host."""
     job = JobMessage(tenant_id="t", flow_name="f", scheduled_utc=POSTED, run_id="r", rev="v", prior_attempts=1)
 
     assert not {key.lower() for key in json.loads(job.encode())} & RESERVED_KEYS
@@ -81,7 +81,7 @@ def test_a_message_that_is_not_a_job_is_rejected(body: str | bytes, why: str) ->
 
 
 def test_unknown_keys_are_ignored() -> None:
-    """Newer versions and users may add keys."""
+    """Users and later versions of the app may add keys."""
     assert receive(message('{"tenantId": "t", "flowName": "f", "note": "asked for by Ann"}')).flow_name == "f"
 
 

@@ -34,7 +34,7 @@ async def test_a_flow_that_is_not_due_waits(world: World, services: Services) ->
 
 
 async def test_setting_next_run_to_the_past_forces_a_run(world: World, services: Services) -> None:
-    """Any past time is possible. Setting the same time again gives another run."""
+    """Any past time can be used. Setting the same time again gives another run."""
     past = document("tenant-123", entry(nextRunUtc="2020-01-01T00:00:00Z"))
     await world.put(past)
     await tick(services, NOW)

@@ -1,4 +1,4 @@
-"""Each message runs one flow for one tenant. The result is kept in a run record."""
+"""Each message runs one flow for one tenant. The result is stored in a run record."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -87,18 +87,18 @@ async def test_a_failure_is_recorded_logged_and_raised(
     """Any exception is a failure. The host delivers the message again, and the last attempt is recorded as dead."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
-        raise ConnectionError("the source hung up")
+        raise ConnectionError("the source closed the connection")
 
     await world.put(tenant)
     for attempt in (1, services.settings.max_attempts):
-        with pytest.raises(FlowFailed, match="ConnectionError: the source hung up"):
+        with pytest.raises(FlowFailed, match="ConnectionError: the source closed the connection"):
             await run_job(services, registered(flow), message(attempt), NOW)
 
     assert "FAIL tenant-999/my-source→my-target after " in caplog.text
-    assert "ConnectionError: the source hung up" in caplog.text
+    assert "ConnectionError: the source closed the connection" in caplog.text
     records = await world.records()
     assert [(record["attempt"], record["outcome"]) for record in records] == [(1, "failed"), (5, "dead")]
-    assert {record["error"] for record in records} == {"ConnectionError: the source hung up"}
+    assert {record["error"] for record in records} == {"ConnectionError: the source closed the connection"}
 
 
 async def test_secrets_are_removed_from_logs_records_and_errors(
@@ -187,8 +187,8 @@ async def test_a_disabled_flow_is_skipped(world: World, services: Services) -> N
     ]
 
 
-async def test_a_flow_can_put_its_job_back(world: World, services: Services, tenant: dict[str, object]) -> None:
-    """RetryLater ends the attempt without a failure. The same run continues after the delay with the next attempt."""
+async def test_a_flow_can_ask_for_a_later_attempt(world: World, services: Services, tenant: dict[str, object]) -> None:
+    """RetryLater ends the attempt without a failure. The next attempt of the run starts after the delay."""
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         raise RetryLater(timedelta(), f"asked too often, attempt {run.attempt}")

@@ -204,7 +204,7 @@ async def test_a_patch_condition_is_checked_for_its_item_only(items: ContainerPr
 
 
 async def test_a_write_without_a_response_returns_the_etag(items: ContainerProxy) -> None:
-    """With `no_response`, the body is empty, and the header is there."""
+    """With `no_response`, the body is empty, and the header has the ETag."""
     await items.create_item(tenant())
     patched = await items.patch_item("t1", "t1", [setting("/name", "Acme")], no_response=True)
     assert dict(patched) == {}
@@ -279,7 +279,7 @@ CHANGED_OR_DUE = (
 
 
 async def test_items_are_found_by_the_time_of_their_last_change(items: ContainerProxy) -> None:
-    """`_ts` is the second of the last write, also of a patch; `>=` includes that second."""
+    """`_ts` is the second of the last write or patch. `>=` includes that second."""
     first = (await items.create_item(tenant("old")))["_ts"]
     old = (await items.create_item(tenant("patched")))["_ts"]
 
@@ -325,7 +325,7 @@ async def test_items_are_found_by_the_time_of_their_last_change(items: Container
     ],
 )
 async def test_items_are_found_by_their_due_entries(items: ContainerProxy, flows: dict[str, Any]) -> None:
-    """An entry is due if it is enabled and its time is a string up to the horizon. Entries of other shapes are not."""
+    """An entry is due if it is enabled and its time is a string up to the horizon. Other entries are not found."""
     due = {"name": "weather", "enabled": True, "nextRunUtc": NEXT_RUN}
     await items.create_item(tenant("due", flows=[None, {"enabled": False}, due]))
     await items.create_item({"id": "odd", "tenantId": "odd", **flows})
@@ -351,8 +351,8 @@ async def test_queries_can_sort_limit_and_count(items: ContainerProxy) -> None:
     assert sorted(await found(items, f"{numbers} WHERE c.number >= @least", parameters=above)) == [4, 5]
 
 
-async def test_a_query_of_one_partition_sees_that_partition_only(items: ContainerProxy) -> None:
-    """The partition key can be other than the id of a tenant."""
+async def test_a_query_of_one_partition_finds_only_its_items(items: ContainerProxy) -> None:
+    """The partition key can differ from the id of a tenant."""
     await items.create_item(tenant("watermark", tenant_id="@fleet", type="Watermark", since=7))
     await items.create_item(tenant("problem", tenant_id="@fleet", type="Problem"))
     await items.create_item(tenant("run", tenant_id="acme", type="Problem"))
@@ -431,11 +431,11 @@ async def test_items_expire_after_their_time_to_live(items: ContainerProxy) -> N
     async def left() -> bool:
         return await where(items, "true") == ["permanent"]
 
-    await wait_until(left, description="the item with a ttl of one second is gone")
+    await wait_until(left, description="the item with a ttl of one second has expired")
 
 
-async def test_an_indexing_policy_reads_back(cosmos_client: CosmosClient) -> None:
-    """A container has the indexing policy that it was created with, tuple paths included."""
+async def test_an_indexing_policy_is_stored(cosmos_client: CosmosClient) -> None:
+    """A container keeps the indexing policy that it was created with, with its tuple paths."""
     policy: dict[str, Any] = {
         "indexingMode": "consistent",
         "automatic": True,
@@ -487,7 +487,7 @@ async def test_a_request_without_a_signature_is_refused(database: Database, auth
 
 
 async def test_an_identity_has_access_to_items_over_https(certificates: Certificates, vault: KeyVault) -> None:
-    """With certificates, an Entra ID token gives access to items. It cannot create databases, like Azure's roles."""
+    """With certificates, an Entra ID token gives access to items. As with Azure's roles, it cannot create databases."""
     async with (
         cosmos(tls=certificates) as database,
         DefaultAzureCredential() as identity,

@@ -125,7 +125,7 @@ async def test_a_request_without_a_valid_token_is_refused(demo: DemoApis, header
 
 
 async def test_a_repeated_upsert_changes_nothing(demo: DemoApis, caller: httpx.AsyncClient) -> None:
-    """A lead is identified by its external id. Each account sees its own leads only."""
+    """A lead is identified by its external id. Each account has its own leads."""
     batch = {"leads": [{"external_id": f"hd-{number}", "name": "Ava"} for number in range(3)]}
     assert (await caller.post(UPSERT, json=batch)).json() == {"created": 3, "updated": 0}
     batch["leads"].append({"external_id": "hd-3", "name": "Ben"})
@@ -139,7 +139,7 @@ async def test_a_repeated_upsert_changes_nothing(demo: DemoApis, caller: httpx.A
     "body", [{}, {"leads": []}, {"leads": [{"external_id": str(n)} for n in range(51)]}, {"leads": [{"name": "Ava"}]}]
 )
 async def test_an_invalid_batch_is_refused(demo: DemoApis, caller: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """A batch has up to 50 leads, each with an external id. None of an invalid batch is stored."""
+    """A batch has up to 50 leads, each with an external id. An invalid batch is not stored."""
     assert (await caller.post(UPSERT, json=body)).status_code == 400
     assert not demo.leads["acme"]
 

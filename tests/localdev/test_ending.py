@@ -1,4 +1,4 @@
-"""The end of `python -m localdev start`: nothing stays, and running functions may finish."""
+"""The end of `python -m localdev start`: running functions may finish, and all processes and files are removed."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ async def main():
         await app.invoke("work")
         await app.ended()
 
-cli.run(main())
+cli.run(cli.until_interrupted(main()))
 """
 
 WAITING = """
@@ -57,7 +57,7 @@ async def work(timer: func.TimerRequest) -> None:
 
 @pytest.fixture
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder in which the processes of a test make their temporary folders."""
+    """Return the folder in which the processes of a test create their temporary folders."""
     return tmp_path_factory.mktemp("temporary")
 
 
@@ -135,7 +135,7 @@ async def alive(pids: set[int]) -> set[int]:
 
 
 @pytest.mark.parametrize("moment", ["starting", "running"])
-async def test_nothing_stays_after_a_kill(temporary: Path, moment: str) -> None:
+async def test_a_kill_leaves_no_process_and_no_folder(temporary: Path, moment: str) -> None:
     """After SIGKILL, all child processes end, and the folder with the certificates and the key is removed."""
     async with started(temporary, "-c", START, "start") as running:
         if moment == "starting":
@@ -148,14 +148,14 @@ async def test_nothing_stays_after_a_kill(temporary: Path, moment: str) -> None:
         await running.process.wait()
         assert children
 
-        async def gone() -> bool:
+        async def ended() -> bool:
             return not await alive(children) and not content(temporary)
 
-        await wait_until(gone, description="no child process and no folder is left")
+        await wait_until(ended, description="no child process and no folder is left")
 
 
 async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_app: App) -> None:
-    """After SIGKILL of its parent, the host ends at once: nothing that its functions need is left."""
+    """After SIGKILL of its parent, the host ends at once, because the services of its functions end too."""
     bare_app.write(WAITING)
     async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
         await wait_until(bare_app.seen, description="the function is running")
@@ -164,10 +164,10 @@ async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_
         await running.process.wait()
         assert children
 
-        async def gone() -> bool:
+        async def ended() -> bool:
             return not await alive(children)
 
-        await wait_until(gone, description="the host has ended", seconds=5)
+        await wait_until(ended, description="the host has ended", seconds=5)
     assert bare_app.seen() == [{"started": True}]
 
 
@@ -175,14 +175,14 @@ async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_
 async def test_an_interrupt_lets_running_functions_finish(
     temporary: Path, bare_app: App, number: signal.Signals
 ) -> None:
-    """Ctrl-C reaches a whole process group, and a function that is running still has time to finish."""
+    """Ctrl-C is sent to a whole process group. A running function has time to finish, and the exit code is 0."""
     bare_app.write(WAITING)
     async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
         await wait_until(bare_app.seen, description="the function is running")
         running.interrupt(number)
         await wait_until(lambda: running.has_written("Stopping: "), description="the host is stopping")
         bare_app.let_go()
-        assert await running.exit_code() == 130
+        assert await running.exit_code() == 0
     assert bare_app.seen() == [{"started": True}, {"finished": True}]
     assert running.has_written("Executed 'Functions.work' (Succeeded")
     assert running.output[-1] == "Stopped."
@@ -190,7 +190,7 @@ async def test_an_interrupt_lets_running_functions_finish(
 
 
 async def test_a_second_interrupt_does_not_wait(temporary: Path, bare_app: App) -> None:
-    """Ctrl-C again ends everything at once, also a function that has not finished."""
+    """The second Ctrl-C ends a function that has not finished. The exit code is 130."""
     bare_app.write(WAITING)
     async with started(temporary, "-c", ONE_APP, str(bare_app.folder)) as running:
         await wait_until(bare_app.seen, description="the function is running")
@@ -207,16 +207,26 @@ async def test_a_second_interrupt_does_not_wait(temporary: Path, bare_app: App) 
 
 @pytest.mark.parametrize("moment", ["aiohttp", "server.key", "Ctrl-C stops everything."])
 async def test_an_interrupt_while_starting_shows_no_traceback(temporary: Path, moment: str) -> None:
-    """Ctrl-C during the imports, the start of the emulators or the start of the host ends everything quietly."""
+    """Ctrl-C can come during the imports, the start of the emulators or the start of the host."""
     arguments = ["-X", "importtime", "-m", "localdev", "start"] if moment == "aiohttp" else ["-c", START, "start"]
     async with started(temporary, *arguments) as running:
         await wait_until(
-            lambda: running.has_written(moment) or list(temporary.glob(f"*/{moment}")), description=f"{moment} is there"
+            lambda: running.has_written(moment) or list(temporary.glob(f"*/{moment}")), description=f"{moment} exists"
         )
         children = set(await descendants(running.process.pid))
         running.interrupt()
-        assert await running.exit_code() == 130
+        assert await running.exit_code() == (130 if moment == "aiohttp" else 0)
         assert not await alive(children)
     assert not content(temporary)
     assert not running.has_written("Traceback")
     assert not running.has_written("Error")
+
+
+async def test_an_interrupted_demo_has_exit_code_130(temporary: Path) -> None:
+    """The demo has not done its work: 130 is the exit code of a command that Ctrl-C ended."""
+    async with started(temporary, "-m", "localdev", "demo") as running:
+        await wait_until(lambda: running.has_written("starting Azurite"), description="the demo is starting")
+        running.interrupt()
+        assert await running.exit_code() == 130
+    assert running.output[-1] == "Stopped."
+    assert not content(temporary)

@@ -10,7 +10,7 @@ from localdev.errors import NodeMissing, StartFailed
 pytestmark = pytest.mark.usefixtures("node")
 
 SILENT = "setInterval(() => {}, 1000);"
-DEAF = "console.log(JSON.stringify({ ready: { pid: process.pid } }));" + SILENT
+IGNORES_STDIN = "console.log(JSON.stringify({ ready: { pid: process.pid } }));" + SILENT
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ async def test_a_child_that_is_not_ready_in_time_is_ended(scripts: Path, monkeyp
 async def test_a_child_that_does_not_exit_is_killed(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that continues after the end of its standard input is killed."""
     monkeypatch.setattr(node, "STOP_SECONDS", 0.1)
-    (scripts / "deaf.mjs").write_text(DEAF)
-    async with node.node_server("The part", "deaf.mjs", {}) as ready:
+    (scripts / "ignores_stdin.mjs").write_text(IGNORES_STDIN)
+    async with node.node_server("The part", "ignores_stdin.mjs", {}) as ready:
         pid = ready["pid"]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""The resources that the app expects are created."""
+"""The creation of the resources that the app expects."""
 
 import asyncio
 from typing import Any
@@ -8,7 +8,7 @@ from tests.world import World
 
 
 def indexed(container: dict[str, Any]) -> list[str]:
-    """Return the indexed paths; everything else must be excluded."""
+    """Return the indexed paths. All other paths must be excluded."""
     policy = container["indexingPolicy"]
     assert policy["indexingMode"] == "consistent"
     assert {"path": "/*"} in policy["excludedPaths"]
@@ -28,7 +28,7 @@ async def test_containers_have_their_indexing_policy_and_time_to_live(world: Wor
 
 
 async def test_existing_resources_are_kept(world: World) -> None:
-    """Creating everything a second time changes nothing and removes nothing."""
+    """Creating the resources a second time does not change or remove them."""
     containers = (world.tenants, world.runs)
     for container in containers:
         await container.create_item({"id": "one", "tenantId": "acme"})

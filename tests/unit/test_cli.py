@@ -81,7 +81,7 @@ def test_occurrences_are_those_after_from() -> None:
 
 
 def test_from_without_an_offset_is_read_as_utc() -> None:
-    """The first line says that a `--from` without an offset is read as UTC."""
+    """The first line states this."""
     naive = run("schedule", "@hourly", "--from", "2025-01-01T09:00:00").stdout
     aware = run("schedule", "@hourly", "--from", "2025-01-01T09:00:00Z").stdout
 
@@ -228,12 +228,9 @@ def test_a_clock_change_has_a_note(arguments: tuple[str, ...], expected: list[tu
     ("arguments", "parts"),
     [
         (["0 * * * *"], ["CRON", "'0 * * * *'", "5 fields found, 6 needed", "perhaps '0 0 * * * *'"]),
-        (["0 0 25 * * *"], ["CRON", "hour '25'", "use 0-23"]),
-        ([""], ["CRON", "0 fields found"]),
         (["0", "0", "12", "a.txt", "b.txt"], ["5 arguments", 'quote the expression: "0 0 * * * *"']),
         ([], ["Missing argument 'CRON'"]),
         (["@daily", "--tz", "Mars/Base"], ["--tz", "'Mars/Base'", "expected an IANA name such as America/Chicago"]),
-        (["@daily", "--tz", "../UTC"], ["--tz", "'../UTC'", "expected an IANA name"]),
         (["@daily", "--tz", ""], ["--tz", "''", "expected an IANA name"]),
         (["@daily", "--from", "yesterday"], ["--from", "'yesterday'", "such as 2025-08-23T01:00:00Z"]),
         (["@daily", "--from", "0001-01-01T00:00:00+14:00"], ["--from", "expected an ISO 8601 time such as"]),
@@ -253,7 +250,7 @@ def test_bad_input_is_named_with_its_remedy(arguments: list[str], parts: list[st
 
 
 def test_an_expression_that_never_fires_has_exit_code_1() -> None:
-    """The expression is valid, but there is no occurrence to list."""
+    """The expression is valid, but has no occurrence."""
     result = run("schedule", "0 0 0 30 2 *")
 
     assert result.exit_code == 1
@@ -262,7 +259,7 @@ def test_an_expression_that_never_fires_has_exit_code_1() -> None:
 
 
 def test_the_table_ends_with_the_calendar() -> None:
-    """If there are fewer occurrences than requested, the last line says why."""
+    """If there are fewer occurrences than requested, the last line has the reason."""
     lines = schedule("@yearly", "--from", "9998-06-01", "--count", "3")
 
     assert lines == ["1   Fri 9999-01-01T00:00:00Z", "no more occurrences: the calendar ends with year 9999"]
@@ -447,7 +444,7 @@ def test_a_misspelt_field_is_a_warning(tmp_path: Path) -> None:
 
 @pytest.fixture
 def flow_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """Make a package of flow files, one of them broken; return its name."""
+    """Create a package of flow files, one of them broken. Return its name."""
     name = f"flows_{abs(hash(request.node.nodeid))}"
     package = tmp_path / name
     package.mkdir()
@@ -562,8 +559,8 @@ def test_exit_codes_reach_the_shell(tmp_path: Path) -> None:
     assert codes == [0, 1, 2]
 
 
-def test_characters_that_a_terminal_lacks_are_escaped(tmp_path: Path) -> None:
-    """Characters that a Windows code page lacks are escaped."""
+def test_characters_that_a_terminal_cannot_print_are_escaped(tmp_path: Path) -> None:
+    """A Windows code page does not have the arrow of some flow names."""
     file = write(tmp_path / "bad.json", document("t", entry("home-depot→builder-prime", cron="soon")))
 
     ended = process("-m", "datasync", "validate", file, PYTHONIOENCODING="cp1252")
@@ -579,13 +576,25 @@ def without_click(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_without_click_a_message_names_the_requirements(without_click: str) -> None:
-    """The package click is in requirements-dev.txt only, and the message says so."""
+def test_without_click_a_sentence_names_the_remedy(without_click: str) -> None:
+    """The package click is in requirements-dev.txt only, so it may be the only missing package."""
     ended = process("-m", "datasync", "schedule", "@daily", PYTHONPATH=without_click)
 
     assert ended.stderr.splitlines() == [
-        "The command line needs the package click. Install it: pip install -r requirements-dev.txt"
+        "python -m datasync needs the packages of this project. Activate the environment "
+        "(. .venv/bin/activate, Windows: .venv\\Scripts\\activate) or run make install"
     ]
+    assert ended.returncode == 1
+
+
+def test_another_missing_module_has_a_traceback(tmp_path: Path) -> None:
+    """A mistake in an import of the project is not a missing package."""
+    (tmp_path / "click.py").write_text("import no_such_module\n")
+
+    ended = process("-m", "datasync", "schedule", "@daily", PYTHONPATH=str(tmp_path))
+
+    assert ended.stderr.startswith("Traceback")
+    assert ended.stderr.endswith("ModuleNotFoundError: No module named 'no_such_module'\n")
     assert ended.returncode == 1
 
 

@@ -116,7 +116,7 @@ def test_a_rule_on_which_cron_dialects_differ(expression: str, start: str, expec
 
 @pytest.mark.parametrize("expression", ["0 0 0 * * 7-1/3", "0 0 0 31 2,4 *", "0 0 0 L-30 11 *", "0 0 0 29 2 WED#4"])
 def test_an_expression_without_a_match_never_fires(expression: str) -> None:
-    """Empty ranges and impossible dates give None. The search ends, and does not raise."""
+    """Empty ranges and impossible dates give None."""
     assert parse(expression).next(at("2025-08-23T00:00:00Z")) is None
     assert parse(expression).next(at("0001-01-01T00:00:00Z"), NEW_YORK) is None
     assert parse(expression).next(at("9999-12-31T00:00:00Z"), BERLIN) is None
@@ -176,7 +176,7 @@ def test_the_end_of_a_gap_is_not_a_match_for_times_in_the_gap() -> None:
 
 
 def test_a_start_inside_a_gap_is_read_as_python_reads_it() -> None:
-    """2:30 does not exist on that day. Python reads it as 3:30, and so does the schedule."""
+    """2:30 does not exist on that day. Python and the schedule read it as 3:30."""
     start = datetime(2025, 3, 9, 2, 30, tzinfo=CHICAGO)
     assert parse("0 0 * * * *").next(start, CHICAGO) == datetime(2025, 3, 9, 4, 0, tzinfo=CHICAGO)
 
@@ -218,7 +218,7 @@ def test_the_calendar_ends_without_an_error(expression: str, tz: tzinfo, start: 
 
 
 def test_a_start_before_year_1_in_utc_is_read_as_year_1() -> None:
-    """A zone east of UTC can express such a start, and the search then begins at year 1. After 9999 it gives None."""
+    """A zone east of UTC can have such a start. For a start after year 9999 in UTC, `next` returns None."""
     east = timezone(timedelta(hours=14))
     assert parse("0 0 0 * * *").next(datetime(1, 1, 1, tzinfo=east)) == at("0001-01-02T00:00:00Z")
     west = timezone(timedelta(hours=-12))
@@ -415,7 +415,7 @@ class ByHand:
         self.is_on = cache(self.is_on)  # type: ignore[method-assign]
 
     def is_on(self, day: date) -> bool:
-        """Tell whether the month and both day fields match."""
+        """Return whether the month and both day fields match."""
         return day.month in self.months and self._matches_weekday(day) and self._matches_day(day)
 
     def _matches_day(self, day: date) -> bool:

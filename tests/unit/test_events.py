@@ -1,4 +1,4 @@
-"""Events become log lines: a sentence with a word to search for, then every attribute as `key=value`."""
+"""An event is a log line: a word to search for, a sentence, and every attribute as `key=value`."""
 
 import logging
 from datetime import UTC, datetime, timedelta
@@ -86,9 +86,11 @@ USAGE = HttpUsage(calls=9, sent=13, waited=timedelta(seconds=3.1))
             "GAVE_UP acme/weather after 4.5s: the account was closed run=5f attempt=1",
         ),
         (
-            ServiceAway(subject="acme/weather", run="5f", attempt=1, error=ServiceUnavailable("Cosmos DB is away")),
+            ServiceAway(
+                subject="acme/weather", run="5f", attempt=1, error=ServiceUnavailable("Cosmos DB is unavailable")
+            ),
             logging.ERROR,
-            "UNAVAILABLE acme/weather did not start: Cosmos DB is away run=5f attempt=1",
+            "UNAVAILABLE acme/weather did not start: Cosmos DB is unavailable run=5f attempt=1",
         ),
         (
             EndingNotRecorded(record=record(Outcome.SUCCEEDED), error=ServiceUnavailable("Cosmos DB answered 503")),
@@ -107,7 +109,7 @@ USAGE = HttpUsage(calls=9, sent=13, waited=timedelta(seconds=3.1))
 def test_an_event_is_one_line_with_every_attribute(
     event: Event, level: int, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On Azure only the text arrives, so the text holds all that operators search for."""
+    """Only the text arrives on Azure, so it contains everything that operators search for."""
     configure()
     emit(event)
 
@@ -116,7 +118,7 @@ def test_an_event_is_one_line_with_every_attribute(
 
 
 def test_a_count_does_not_replace_an_attribute_of_the_app(caplog: pytest.LogCaptureFixture) -> None:
-    """A flow may count under any name; the run id in the line stays the run's."""
+    """A flow may use any name for a count, such as `run`. The run id in the line is still that of the run."""
     configure()
     emit(RunEnded(record=record(Outcome.SUCCEEDED, counts={"run": 3, "http": 7}), http=USAGE.attributes()))
 

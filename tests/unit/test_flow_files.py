@@ -62,7 +62,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
     ],
 )
 def test_a_broken_file_does_not_disable_the_others(package: Package, source: str, cause: str) -> None:
-    """The registry keeps the cause, and names it in the error for a flow that is not found."""
+    """The registry keeps the cause. The error for an unknown flow contains it."""
     package.write("a_good", GOOD)
     package.write("broken", source)
 

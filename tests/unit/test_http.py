@@ -46,13 +46,13 @@ async def transport() -> AsyncGenerator[httpx.AsyncBaseTransport]:
 
 @pytest.fixture
 def usage() -> HttpUsage:
-    """Give the usage of one run, by a clock that never waits."""
+    """Return the usage of one run, with a clock that never waits."""
     return HttpUsage(FakeClock())
 
 
 @pytest.fixture
 def client(transport: httpx.AsyncBaseTransport, usage: HttpUsage) -> httpx.AsyncClient:
-    """Give the client of one run."""
+    """Return the client of one run."""
     return new_client(transport, usage)
 
 
@@ -90,7 +90,7 @@ async def test_a_post_is_repeated_only_if_the_flow_allows_it(server: Server, cli
     assert len(server.requests) == 3
 
 
-async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClient, usage: HttpUsage) -> None:
+async def test_the_client_waits_for_retry_after(server: Server, client: httpx.AsyncClient, usage: HttpUsage) -> None:
     """The next request is sent after the delay that the server asked for."""
     server.answers = [web.Response(status=429, headers={"Retry-After": "1"})]
 
@@ -109,10 +109,10 @@ async def test_retry_after_is_waited_for(server: Server, client: httpx.AsyncClie
         ("Fri, 31 Dec 2100 23:59:59 GMT", timedelta(days=7)),
     ],
 )
-async def test_a_long_retry_after_puts_the_run_back_on_the_queue(
+async def test_a_long_retry_after_raises_retry_later(
     server: Server, client: httpx.AsyncClient, retry_after: str, delay: timedelta
 ) -> None:
-    """The client does not wait for an hour. RetryLater puts the job back for the delay that the server asked for."""
+    """The client does not wait for an hour. The job is delivered again after the delay that the server asked for."""
     server.answers = [web.Response(status=429, headers={"Retry-After": retry_after})]
 
     with pytest.raises(RetryLater, match="HTTP 429 asks to wait for") as later:
@@ -146,7 +146,7 @@ async def test_runs_of_different_tenants_do_not_share_headers_or_cookies(
 
 
 async def test_an_unreachable_server_raises_a_transport_error(client: httpx.AsyncClient) -> None:
-    """After the retries, the error is the one from httpx."""
+    """After the retries, the caller gets the error of httpx."""
     once = {"retry": IDEMPOTENT["retry"].copy_with(total=1)}
     with pytest.raises(httpx.TransportError):
         await client.get("http://127.0.0.1:1/", extensions=once)

@@ -94,7 +94,7 @@ def test_an_exception_becomes_one_line() -> None:
 
 
 def test_a_runs_logger_is_a_logger(caplog: pytest.LogCaptureFixture) -> None:
-    """It accepts %-arguments and exceptions, adds the run's name, and removes its secrets."""
+    """It accepts %-arguments and exceptions. It adds the tenant and the flow, and removes the secrets of the run."""
     redact = Redaction()
     redact.add("crm--token", "s3cret-token")
     run_log = RunLog("acme/weather", {"run": "5f"}, redact)
@@ -105,7 +105,7 @@ def test_a_runs_logger_is_a_logger(caplog: pytest.LogCaptureFixture) -> None:
     try:
         int("bad s3cret-token")
     except ValueError:
-        run_log.exception("went on")
+        run_log.exception("continued")
 
     first, _ = (record.getMessage() for record in caplog.records)
     assert first == "acme/weather: 3 items with <crm--token>"

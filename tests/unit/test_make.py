@@ -1,4 +1,4 @@
-"""The Makefile, run by make in a folder of its own with interpreters that only record how they were called."""
+"""The Makefile, in a folder of its own. Its interpreters only record their calls."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ class Checkout:
     tools: Path
 
     def interpreter(self, version: str = "3.13") -> str:
-        """Create an interpreter that says it is of this version; return its path."""
+        """Create an interpreter that reports this version. Return its path."""
         path = executable(self.tools / f"python{version}", INTERPRETER.format(version=version, folder=self.tools))
         executable(self.tools / "environment", ENVIRONMENT.format(version=version, folder=self.tools))
         return str(path)
@@ -65,7 +65,7 @@ class Checkout:
         )
 
     def calls(self) -> list[str]:
-        """Return the modules that were run since the last question, such as `venv` and `pip`."""
+        """Return the modules that were run since the last call, such as `venv` and `pip`."""
         log = self.tools / "calls"
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def executable(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """Give a fresh checkout in which nothing is installed."""
+    """Return a new checkout in which nothing is installed."""
     made = Checkout(tmp_path / "checkout", tmp_path / "tools")
     made.folder.mkdir()
     made.tools.mkdir()
@@ -94,7 +94,7 @@ CHECKED = ["ruff", "ruff", "mypy"]
 
 
 def test_without_a_target_it_prints_the_targets_and_changes_nothing(checkout: Checkout) -> None:
-    """Every target that is not a file has a line."""
+    """Every phony target has a line."""
     makefile = (ROOT / "Makefile").read_text()
     targets = next(line for line in makefile.splitlines() if line.startswith(".PHONY: help")).split()[1:]
 
@@ -132,7 +132,7 @@ def test_an_interpreter_of_another_version_is_refused(checkout: Checkout) -> Non
 
 @pytest.mark.parametrize("target", ["check", "lock"])
 def test_a_missing_interpreter_is_named(checkout: Checkout, target: str) -> None:
-    """The message has the same remedy; pinned versions stay as they are."""
+    """The message has the same remedy. The pinned versions are not changed."""
     pinned = (checkout.folder / "constraints.txt").read_text()
 
     ended = checkout.make("PYTHON=/nowhere/python3.13", target)
@@ -145,7 +145,7 @@ def test_a_missing_interpreter_is_named(checkout: Checkout, target: str) -> None
 
 
 def test_an_installation_that_failed_is_repeated(checkout: Checkout) -> None:
-    """The environment of a failed installation is not used; the next run starts with an empty one."""
+    """The next run does not use the environment of the failed installation. It starts with an empty one."""
     python = checkout.interpreter()
     (checkout.tools / "offline").touch()
     assert checkout.make(f"PYTHON={python}", "check").returncode != 0
@@ -162,7 +162,7 @@ def test_an_installation_that_failed_is_repeated(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "constraints.txt"])
 def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> None:
-    """Into an empty environment, so that a package that is no longer required is removed."""
+    """They are installed into an empty environment, so that packages that are not required any more are removed."""
     python = checkout.interpreter()
     checkout.make(f"PYTHON={python}", "check")
     checkout.calls()
@@ -174,8 +174,8 @@ def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> No
     assert checkout.calls() == [*INSTALLED, *CHECKED]
 
 
-def test_an_environment_whose_interpreter_is_gone_is_made_again(checkout: Checkout) -> None:
-    """As after an upgrade of the system, or in a container that has the folder mounted."""
+def test_an_environment_without_its_interpreter_is_created_again(checkout: Checkout) -> None:
+    """An upgrade of the system removes the interpreter. A container with the folder mounted does not have it."""
     python = checkout.interpreter()
     checkout.make(f"PYTHON={python}", "check")
     checkout.calls()
@@ -186,8 +186,8 @@ def test_an_environment_whose_interpreter_is_gone_is_made_again(checkout: Checko
     assert checkout.calls() == [*INSTALLED, *CHECKED]
 
 
-def test_an_environment_of_another_version_is_made_again(checkout: Checkout) -> None:
-    """Whether it was made by hand, or before the project moved to another version."""
+def test_an_environment_of_another_version_is_created_again(checkout: Checkout) -> None:
+    """It was created by hand, or before the project changed its Python version."""
     python = checkout.interpreter()
     checkout.make(f"PYTHON={python}", "check")
     checkout.calls()
@@ -198,8 +198,8 @@ def test_an_environment_of_another_version_is_made_again(checkout: Checkout) -> 
     assert checkout.calls() == [*INSTALLED, *CHECKED]
 
 
-def test_an_environment_of_another_version_is_kept_where_it_cannot_be_replaced(checkout: Checkout) -> None:
-    """The interpreter is checked first: without Python 3.13 nothing is removed, and nothing is run."""
+def test_an_environment_of_another_version_is_kept_if_it_cannot_be_replaced(checkout: Checkout) -> None:
+    """The interpreter is checked first. Without Python 3.13, nothing is removed or run."""
     python = checkout.interpreter()
     checkout.make(f"PYTHON={python}", "check")
     checkout.calls()
@@ -215,7 +215,7 @@ def test_an_environment_of_another_version_is_kept_where_it_cannot_be_replaced(c
 
 
 def test_lock_writes_the_installed_versions(checkout: Checkout) -> None:
-    """It installs into a temporary environment, without the old pins."""
+    """It installs the newest versions into a temporary environment."""
     python = checkout.interpreter()
 
     assert checkout.make(f"PYTHON={python}", "lock").returncode == 0
@@ -229,7 +229,7 @@ def test_lock_writes_the_installed_versions(checkout: Checkout) -> None:
 
 
 def test_lock_without_a_network_changes_no_pins(checkout: Checkout) -> None:
-    """The file is replaced when the new list is complete."""
+    """The file is replaced only after the new list is complete."""
     python = checkout.interpreter()
     pinned = (checkout.folder / "constraints.txt").read_text()
     (checkout.tools / "offline").touch()

@@ -54,7 +54,7 @@ class Timeline:
         return document("tenant-123", flow, timezone=self.zone if own else "Asia/Tokyo")
 
     def between(self, after: datetime, until: datetime) -> list[datetime]:
-        """Return the occurrences later than one instant, up to and including another."""
+        """Return the occurrences after `after`, up to and including `until`."""
         return [each for each in self.occurrences if after < each <= until]
 
 
@@ -178,7 +178,7 @@ def test_occurrences_missed_between_two_ticks_become_one_run(line: Timeline) -> 
 @properties
 @given(st.data())
 def test_next_run_moves_forward_and_is_later_than_all_jobs(data: st.DataObject) -> None:
-    """A stored `nextRunUtc` is planned once. It is the only past time that a tick plans."""
+    """A tick plans the stored `nextRunUtc` once, and no other past time."""
     line = data.draw(timelines())
     first = data.draw(stored_times(line))
     ticks = simulate(line, first)

@@ -1,4 +1,4 @@
-"""Planning ahead: a job for every occurrence up to the horizon, each with its delay. Spreading of jobs."""
+"""Planning ahead: each occurrence up to the horizon gets a job with a delay. Spreading of jobs."""
 
 from datetime import UTC, datetime, timedelta
 

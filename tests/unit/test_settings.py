@@ -128,7 +128,7 @@ def test_a_bad_setting_is_named_with_its_remedy(changed: dict[str, str], why: st
 
 
 def test_every_bad_setting_is_named_at_once() -> None:
-    """One message lists all settings that must be corrected."""
+    """The message lists all settings that must be corrected."""
     with pytest.raises(SettingsInvalid) as refused:
         Settings.from_environ({"RUN_RETENTION_DAYS": "x"})
 

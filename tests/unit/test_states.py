@@ -24,7 +24,7 @@ def attempt(outcome: Outcome, number: int = 1, run_id: str = "r-1") -> RunRecord
 
 
 def applied(state: FlowState, record: RunRecord, window_end: datetime | None) -> FlowState:
-    """Apply an attempt, each in a delivery of its own."""
+    """Apply an attempt, with a message id of its own."""
     return state.after(record, window_end, f"message-{record.run_id}-{record.attempt}")
 
 
@@ -35,7 +35,7 @@ def empty() -> FlowState:
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_applying_an_attempt_twice_changes_nothing(empty: FlowState, outcome: Outcome) -> None:
-    """A write that is repeated because its answer was lost leaves the same state."""
+    """A write is repeated if its answer was lost. The state stays the same."""
     once = applied(empty, attempt(outcome), NOON)
 
     assert once != empty
@@ -53,7 +53,7 @@ def test_an_older_attempt_is_recognised_after_others(empty: FlowState) -> None:
 
 
 def test_two_messages_of_one_run_both_count(empty: FlowState) -> None:
-    """A tick that was killed sends a message twice: the second one may succeed where the first one failed."""
+    """A killed tick may send a message twice. The second attempt may succeed after the first one has failed."""
     failed = empty.after(attempt(Outcome.FAILED), NOON, "message-1")
     state = failed.after(attempt(Outcome.SUCCEEDED), NOON, "message-2")
 
@@ -64,8 +64,8 @@ def test_two_messages_of_one_run_both_count(empty: FlowState) -> None:
     )
 
 
-def test_the_memory_of_attempts_is_bounded(empty: FlowState) -> None:
-    """A state stays small, however long the flow runs."""
+def test_the_number_of_remembered_attempts_is_limited(empty: FlowState) -> None:
+    """The state stays small after many runs."""
     state = empty
     for number in range(100):
         state = applied(state, attempt(Outcome.SUCCEEDED, run_id=f"{number:032}"), NOON)
@@ -74,8 +74,8 @@ def test_the_memory_of_attempts_is_bounded(empty: FlowState) -> None:
     assert len(str(state.document())) < 2048
 
 
-def test_only_success_moves_the_window_and_never_back(empty: FlowState) -> None:
-    """Each run covers the time since the last success."""
+def test_only_success_advances_the_window(empty: FlowState) -> None:
+    """Each run covers the time since the last success. The window never goes back to an earlier time."""
     state = applied(empty, attempt(Outcome.SUCCEEDED, 1), NOON)
     for number, outcome in enumerate(set(Outcome) - {Outcome.SUCCEEDED}, start=2):
         state = applied(state, attempt(outcome, number), NOON + timedelta(hours=1))
@@ -89,7 +89,7 @@ def test_only_success_moves_the_window_and_never_back(empty: FlowState) -> None:
     [(Outcome.FAILED, 3), (Outcome.DEAD, 3), (Outcome.SUCCEEDED, 0), (Outcome.GAVE_UP, 2), (Outcome.DEFERRED, 2)],
 )
 def test_failures_in_a_row_are_counted_until_a_success(empty: FlowState, outcome: Outcome, failures: int) -> None:
-    """Endings that are neither failure nor success leave the number as it is."""
+    """Other outcomes do not change the number."""
     state = empty
     for number in (1, 2):
         state = applied(state, attempt(Outcome.FAILED, number), None)

@@ -1,4 +1,4 @@
-"""The files that editors, pre-commit and GitHub read name things that exist."""
+"""The files for editors, pre-commit and GitHub use files, targets and versions that exist."""
 
 import configparser
 import json
@@ -43,14 +43,14 @@ def pyproject() -> dict[str, Any]:
 
 @pytest.mark.parametrize("target", ["test", "quick", "check", "format"])
 def test_make_names_folders_that_exist(target: str) -> None:
-    """A folder that moved does not silently drop out of a target."""
+    """A target does not silently leave out a folder that was moved."""
     named = [word for command in make_commands(target) for word in command.split() if word.startswith("tests")]
 
     assert [word for word in named if not list(ROOT.glob(word))] == []
 
 
 def test_every_file_asks_for_the_same_python() -> None:
-    """The version is also in files that cannot read .python-version."""
+    """Files that cannot read .python-version repeat the version."""
     files = pyproject()
     compact = "py" + PYTHON_VERSION.replace(".", "")
 
@@ -72,7 +72,7 @@ def test_editor_tasks_run_make_targets() -> None:
 
 
 def test_debug_configurations_start_modules_that_exist() -> None:
-    """The tests of the open file, and the local app with the flows in it."""
+    """They debug the tests of the open file, and the local app with its flows."""
     configurations = {one["module"]: one["args"] for one in read_json(".vscode/launch.json")["configurations"]}
 
     assert configurations == {"pytest": ["${file}"], "localdev": ["start"]}
@@ -80,7 +80,7 @@ def test_debug_configurations_start_modules_that_exist() -> None:
 
 
 def test_the_container_has_the_extensions_that_the_editor_recommends() -> None:
-    """The formatter in the settings is one of them."""
+    """The formatter in the settings is one of these extensions."""
     recommended = read_json(".vscode/extensions.json")["recommendations"]
 
     assert read_json(".devcontainer/devcontainer.json")["customizations"]["vscode"]["extensions"] == recommended
@@ -88,7 +88,7 @@ def test_the_container_has_the_extensions_that_the_editor_recommends() -> None:
 
 
 def test_the_container_is_set_up_by_make() -> None:
-    """In the same way as any other machine."""
+    """The container is installed by the same command as any other machine."""
     command, target = read_json(".devcontainer/devcontainer.json")["postCreateCommand"].split()
 
     assert command == "make"
@@ -96,7 +96,7 @@ def test_the_container_is_set_up_by_make() -> None:
 
 
 def test_a_commit_is_checked_by_the_commands_of_make_check() -> None:
-    """The hooks come from no other repository, so they need no network and no second list of versions."""
+    """The hooks are local, so they need no network and no second list of versions."""
     (repository,) = read_yaml(".pre-commit-config.yaml")["repos"]
 
     assert repository["repo"] == "local"
@@ -105,7 +105,7 @@ def test_a_commit_is_checked_by_the_commands_of_make_check() -> None:
 
 
 def test_github_runs_the_script_of_ci() -> None:
-    """On pushes and pull requests, with the Python version of the project."""
+    """The workflow runs on pushes and pull requests, with the Python version of the project."""
     workflow = read_yaml(".github/workflows/ci.yml")
     (job,) = workflow["jobs"].values()
     actions = {step["uses"]: step.get("with", {}) for step in job["steps"] if "uses" in step}
@@ -128,7 +128,7 @@ def test_ci_runs_make_targets() -> None:
 
 
 def test_editors_agree_with_the_formatter_and_with_make() -> None:
-    """Lines are as long as ruff allows; recipes start with a tab."""
+    """Lines have the length that ruff allows, and recipes start with a tab."""
     config = configparser.ConfigParser()
     config.read_string("[top]\n" + (ROOT / ".editorconfig").read_text())
 

@@ -148,7 +148,7 @@ class App:
                 await asyncio.gather(*readers)
 
     async def refused(self, *, port: int = 0) -> list[str]:
-        """Run the host with an app that it refuses. Returns the lines on standard error."""
+        """Run the host with an app that it refuses. Return the lines on standard error."""
         async with self.starting(port=port) as process, asyncio.timeout(30):
             assert process.stderr
             errors = await process.stderr.read()

@@ -89,7 +89,7 @@ async def test_an_invalid_call_is_refused(
 
 
 async def test_a_call_runs_a_function(shared: Shared) -> None:
-    """Also a disabled one, and in any case of its name. A queue function gets the input as the body of its message."""
+    """Also a disabled function can be called. The case of the name is ignored. A queue function gets the input."""
     for name, body in (("tick", {}), ("work", {"input": '{"a": 1}'}), ("OFF", {"input": None})):
         async with shared.client.post(f"/admin/functions/{name}", json=body) as response:
             assert response.status == 202

@@ -84,7 +84,7 @@ def test_host_json_changes_the_defaults(tmp_path: Path) -> None:
 
 
 def test_an_app_setting_overrides_host_json(tmp_path: Path) -> None:
-    """`AzureFunctionsJobHost__…` replaces the value, and its case does not matter, as in .NET's configuration."""
+    """`AzureFunctionsJobHost__…` replaces the value. Its case is ignored, as in .NET's configuration."""
     content = {"extensions": {"queues": {"batchSize": 4, "newBatchThreshold": 1}}}
     environ = {
         "AzureFunctionsJobHost__extensions__queues__batchSize": "8",
@@ -211,7 +211,7 @@ def test_invalid_local_settings_are_refused(tmp_path: Path, content: Any, messag
 
 
 def test_the_name_of_a_setting_is_compared_without_case() -> None:
-    """This is as in .NET's configuration. An empty setting is unset."""
+    """.NET's configuration does the same. An empty setting counts as not set."""
     environ = {"Schedule": "now", "empty": ""}
     assert setting(environ, "SCHEDULE") == "now"
     assert setting(environ, "empty") is None

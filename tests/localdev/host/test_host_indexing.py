@@ -1,4 +1,4 @@
-"""Apps that the host does not start: the whole error, a clear last line, exit code 1."""
+"""Apps that the host does not start. It prints the whole error and a clear last line, and exits with code 1."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ REFUSED = {
 
 @pytest_asyncio.fixture(scope="module")
 async def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Run a host for each app of REFUSED, all at the same time. Gives the lines on standard error."""
+    """Run a host for each app of REFUSED, all at the same time. Return the lines on standard error."""
 
     async def run(functions: str) -> list[str]:
         app = App(tmp_path_factory.mktemp("refused"), {})
@@ -56,8 +56,8 @@ async def test_a_folder_without_an_app_is_refused(bare_app: App) -> None:
     assert lines[-1].endswith("host.json is missing. Give --app the directory of a function app with a host.json")
 
 
-async def test_a_module_of_the_same_name_elsewhere_is_not_taken_for_the_app(bare_app: App) -> None:
-    """The app's directory is the last one on sys.path, as on Azure: another function_app can come before it."""
+async def test_another_module_named_function_app_is_an_error(bare_app: App) -> None:
+    """The app's directory is the last one on sys.path, as on Azure. Another directory may have a function_app too."""
     bare_app.write(TIMER)
     other = bare_app.folder / "other"
     other.mkdir()

@@ -1,4 +1,4 @@
-"""Log lines of the app: those that Azure drops are marked."""
+"""The log lines of the app. Lines that are lost on Azure are marked."""
 
 from localdev.host.console import NOT_SEEN
 from tests.localdev.host.running import App, Queues
@@ -38,7 +38,7 @@ def line_of(lines: list[str], text: str) -> str:
 
 
 async def test_lines_outside_an_invocation_are_marked_as_not_seen_on_azure(app: App, queues: Queues) -> None:
-    """The mark is on lines logged at import, and by a task after the end of its invocation. It is on no other line."""
+    """Lines at import and lines of a task after the end of its invocation are marked. Other lines are not."""
     app.write(BACKGROUND)
     await queues.put("one")
     async with app.running() as host:

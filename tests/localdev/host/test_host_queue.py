@@ -57,7 +57,7 @@ def encoded(body: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The host of this module, with functions that note what they get. Each has a queue of its own."""
+    """The host of this module. Its functions note their inputs, and each has a queue of its own."""
 
     app: App
     host: RunningHost
@@ -131,14 +131,14 @@ async def test_a_message_is_run_once_and_deleted(shared: Shared) -> None:
 
 
 async def test_a_function_can_get_bytes(shared: Shared) -> None:
-    """With `data_type=BINARY` the body can be other than UTF-8. This function is not async: it runs in a thread."""
+    """With `data_type=BINARY` the body may be any bytes. This function is not async, and runs in a thread."""
     await shared.queues["raw"].put(b"\xff\xfe")
     await wait_until(shared.queues["raw"].empty, description="the message is deleted")
     assert shared.seen("raw") == [{"body": "fffe"}]
 
 
 async def test_top_level_keys_overwrite_the_metadata(shared: Shared) -> None:
-    """Keys are compared without case: an `id` in the body hides the message's own. Lists and nulls do not."""
+    """Keys are compared without case: an `id` in the body replaces the message's own. Lists and nulls do not."""
     await shared.queues["keys"].put('{"ID": "mine", "dequeuecount": 7, "popReceipt": ["a"], "insertionTime": null}')
     await wait_until(shared.queues["keys"].empty, description="the message is deleted")
     assert shared.seen("keys") == [{"id": "mine", "attempt": 7, "receipt": True}]
@@ -157,7 +157,7 @@ async def test_a_body_that_is_not_base64_or_not_text_is_poison(shared: Shared) -
     assert host.has_logged("Function 'text' cannot take message", times=2)
 
 
-async def test_a_failing_message_has_more_attempts_and_then_is_poison(app: App, queues: Queues) -> None:
+async def test_a_failing_message_is_tried_again_and_then_is_poison(app: App, queues: Queues) -> None:
     """Each attempt waits for visibilityTimeout. After maxDequeueCount attempts the text moves to a new poison queue."""
     app.write(FAILING, host=queue_options(maxDequeueCount=2, visibilityTimeout="00:00:01"))
     await queues.put("one")
@@ -198,8 +198,8 @@ async def test_a_message_can_be_plain_text(app: App, queues: Queues) -> None:
     assert await queues.poisoned() == ["<plain> & simple"]
 
 
-async def test_a_message_whose_attempts_were_all_killed_is_poison(app: App, queues: Queues) -> None:
-    """A message that was received more than maxDequeueCount times is moved without a run."""
+async def test_a_message_that_was_received_too_often_is_poison(app: App, queues: Queues) -> None:
+    """If all attempts were killed, the message is moved without another attempt."""
     app.write(NOTING, host=queue_options(maxDequeueCount=2))
     await queues.put("deadly")
     for _ in range(2):
@@ -268,7 +268,7 @@ async def work(msg: func.QueueMessage) -> None:
 
 
 async def test_a_message_that_was_deleted_during_its_run_is_not_an_error(app: App, queues: Queues) -> None:
-    """The same is true of a message that another process has received: the old receipt is ignored."""
+    """A message that another process has received is handled in the same way: the old receipt is ignored."""
     app.write(WAITING)
     await queues.put("one")
     async with app.running() as host:

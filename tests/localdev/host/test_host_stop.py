@@ -35,7 +35,7 @@ async def test_running_functions_may_finish(app: App, queues: Queues, which: sig
 
 @pytest.mark.parametrize("how", ["await asyncio.sleep", "time.sleep"])
 async def test_functions_that_do_not_finish_are_cancelled(app: App, queues: Queues, how: str) -> None:
-    """This happens after --drain seconds, also if the function blocks. Its message stays hidden, as on Azure."""
+    """They have --drain seconds, also if they block. Their messages stay hidden, as on Azure."""
     app.write(WAITING.replace("await asyncio.sleep", how))
     await queues.put("one")
     async with app.running("--drain", "0.1") as host:
@@ -100,7 +100,7 @@ async def test_a_signal_stops_the_host_during_the_import_of_the_app(bare_app: Ap
     ("call", "message"), [("sys.exit, 3", "SystemExit(3)"), ("loop.stop", "RuntimeError('it was stopped')")]
 )
 async def test_an_app_that_ends_its_event_loop_ends_the_host(app: App, queues: Queues, call: str, message: str) -> None:
-    """No function could run any more: the host reports the reason, and exits with code 1."""
+    """No function can run any more, so the host reports the reason, and exits with code 1."""
     app.write(f"""
 @app.queue_trigger(arg_name="msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
 async def work(msg: func.QueueMessage) -> None:

@@ -3,16 +3,13 @@
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, override
 
-import pytest
-
-from localdev.host import timers
 from localdev.host.app import Function, TimerTrigger
 from localdev.host.execution import Executor
 from localdev.host.ncrontab import Schedule
-from localdev.host.timers import TimerListener
+from localdev.host.timers import NAP, TimerListener
 from localdev.host.worker import Datum
 from tests.localdev.host.running import App
 from tests.waiting import wait_until
@@ -37,25 +34,28 @@ class Recorder(Executor):
 
 
 async def run_timer(
-    monkeypatch: pytest.MonkeyPatch, schedule: str, clock: list[str], *, runs: int, use_monitor: bool = True
+    schedule: str, clock: list[str], *, runs: int, use_monitor: bool = True, nap: timedelta = NAP
 ) -> list[dict[str, Any]]:
-    """Run a timer on a clock that shows the next of its times at each look."""
+    """Run a timer with a clock that shows these times, one after the other."""
     times: Iterator[str] = iter(clock)
-    monkeypatch.setattr("localdev.host.timers._now", lambda: datetime.fromisoformat(f"2025-08-23T{next(times)}Z"))
+
+    def now() -> datetime:
+        return datetime.fromisoformat(f"2025-08-23T{next(times)}Z")
+
     trigger = TimerTrigger(schedule=Schedule.parse(schedule), run_on_startup=False, use_monitor=use_monitor)
     function = Function(name="tick", id="tick", bindings=(), parameter="timer", trigger=trigger, disabled=False)
     stopping = asyncio.Event()
     recorder = Recorder(stopping, runs)
-    listener = TimerListener(function, trigger, recorder)
+    listener = TimerListener(function, trigger, recorder, now=now, nap=nap)
     async with asyncio.timeout(10):
         await listener.run(stopping, asyncio.ensure_future)
     return recorder.got
 
 
-async def test_one_run_follows_missed_occurrences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has `past_due`. The next occurrence is on time. Failed runs do not change the schedule."""
+async def test_one_run_follows_missed_occurrences() -> None:
+    """The run has `past_due`, and the next occurrence is on time. Failed runs do not change the schedule."""
     clock = ["12:00:00.5", "12:00:05.1", "12:00:05.2", "12:00:06.1", "12:00:06.2"]
-    late, on_time = await run_timer(monkeypatch, "* * * * * *", clock, runs=2)
+    late, on_time = await run_timer("* * * * * *", clock, runs=2)
     assert late == {
         "Schedule": {"AdjustForDST": True},
         "ScheduleStatus": {
@@ -70,12 +70,10 @@ async def test_one_run_follows_missed_occurrences(monkeypatch: pytest.MonkeyPatc
     assert on_time["ScheduleStatus"]["Next"] == "2025-08-23T12:00:06+00:00"
 
 
-async def test_the_wall_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host looks at the wall clock often, because the event loop's clock stops while the machine sleeps."""
-    monkeypatch.setattr(timers, "_NAP_SECONDS", 0.01)
-    (run,) = await run_timer(
-        monkeypatch, "0 0 * * * *", ["12:00:01", "12:00:02", "13:00:00", "13:00:00"], runs=1, use_monitor=False
-    )
+async def test_a_timer_follows_the_wall_clock() -> None:
+    """The host reads the wall clock often, because the event loop's clock stops while the machine sleeps."""
+    clock = ["12:00:01", "12:00:02", "13:00:00", "13:00:00"]
+    (run,) = await run_timer("0 0 * * * *", clock, runs=1, use_monitor=False, nap=timedelta(milliseconds=10))
     assert not run["IsPastDue"]
     assert run["ScheduleStatus"] is None, "without use_monitor there is no status"
 
