@@ -6,7 +6,7 @@ and timer triggers of the real host. It differs from the real host in these poin
 * One process. A function that never returns, or that ends the process, does not lead to a new worker (`worker`).
 * Only queue and timer triggers, without input or output bindings (`app`).
 * An unexpected storage error while a message is deleted, released, kept hidden or moved to the poison queue shuts the
-  real host down. The local host logs the error and continues, and the message is delivered again later (`messages`, `queues`).
+  real host down. The local host logs the error, and the message is delivered again later (`messages`, `queues`).
   Sources: Azure/azure-sdk-for-net, QueueListener.cs (ProcessMessageAsync) and QueueProcessor.cs;
   Azure/azure-functions-host, WebScriptHostExceptionHandler.cs.
 * The status of a timer is kept in memory, not in a blob: a restart forgets it (`timers`).
