@@ -11,7 +11,7 @@ from localdev.hosting import ROOT
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-_OTHER_BLOCK = re.compile(r"^(?:[> ]*(?:```|~~~)| {4,}\S| *\t).*$", re.MULTILINE)
+_OTHER_BLOCK = re.compile(r"^(?:[> ]*(?:```|~~~)| {4,}\S| {0,3}\t).*$", re.MULTILINE)
 _SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -54,7 +54,7 @@ def prose(page: Path) -> str:
 
 
 def unread_blocks(page: Path) -> list[str]:
-    """Return the lines that begin a code block which `blocks` does not read: `~~~`, an indent, another form of fence."""
+    """Return the lines of code blocks that `blocks` does not read: with `~~~`, an indent or another form of fence."""
     return _OTHER_BLOCK.findall(prose(page))
 
 

@@ -53,6 +53,17 @@ def test_every_code_block_has_a_fence_that_the_tests_read(page: Path) -> None:
     assert unread_blocks(page) == []
 
 
+@pytest.mark.parametrize(
+    "text", ["~~~\ncode\n~~~\n", "    code\n", "\tcode\n", "> ```\n> code\n> ```\n", "```a b\n```\n"]
+)
+def test_other_forms_of_code_blocks_are_found(tmp_path: Path, text: str) -> None:
+    """The test above refuses them, and accepts a block that it reads."""
+    page = tmp_path / "page.md"
+    page.write_text(f"Text.\n\n```sh\n    make\n```\n\n{text}", encoding="utf-8")
+
+    assert unread_blocks(page)[0] == text.partition("\n")[0]
+
+
 def test_there_are_blocks_of_each_kind() -> None:
     """None of the tests below is without a case."""
     assert {block.language for block in blocks()} == {
@@ -386,7 +397,7 @@ def test_log_queries_find_lines_that_the_app_prints(lived: Lived, query: str) ->
         *(extracts(lived, *each) for each in re.findall(r'extract\(@"(.*?)", (\d), message\)', query)),
         *(
             lived.said(".*".join(re.findall(r'"(.*?)"', each)))
-            for each in re.findall(r"parse message with (.*?)\n\|", query, re.DOTALL)
+            for each in re.findall(r"parse kind=relaxed message with (.*?)\n\|", query, re.DOTALL)
         ),
     ]
 
@@ -403,12 +414,14 @@ def extracts(lived: Lived, pattern: str, group: str) -> bool:
     return any(found[int(group)] for line in lived.lines if (found := re.search(pattern, line)))
 
 
-def test_the_parsed_fields_of_a_tick_are_all_that_it_has(lived: Lived) -> None:
-    """The query for ticks has the fields of the line, in their order."""
-    (query,) = [each.text for each in blocks("kusto") if "parse message" in each.text]
+def test_the_documented_fields_of_a_tick_are_all_that_it_has(lived: Lived) -> None:
+    """The query for ticks and the table have the fields of the line, in their order."""
+    (query,) = [each.text for each in blocks("kusto") if "| parse " in each.text]
+    _, _, below = QUERIES.read_text(encoding="utf-8").partition("| Field of `TICK` |")
     (tick,) = [line for line in lived.lines if line.startswith("TICK tenants=")]
 
     assert re.findall(r"(\w+):(?:long|double)", query) == fields(tick)
+    assert re.findall(r"^\| `(\w+)` \|", below.partition("\n\n")[0], re.MULTILINE) == fields(tick)
 
 
 # --- Cosmos DB queries
