@@ -40,6 +40,8 @@ class Copy:
     """A copy of the repository, with the documented flows and tests in their files."""
 
     folder: Path
+    documented: tuple[str, ...] = ()
+    """The files of the documents, relative to the folder."""
 
     def python(self, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         """Run Python there, in a process of its own."""
@@ -62,11 +64,15 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     if (ROOT / "localdev" / "node_modules").is_dir():
         (folder / "localdev" / "node_modules").symlink_to(ROOT / "localdev" / "node_modules")
-    for block in blocks("python"):
-        if named := re.match(r'"""((?:flows|tests)/\S+\.py)"""', block.text):
-            (folder / named[1]).write_text(block.text, encoding="utf-8")
+    files = {
+        named[1]: block.text
+        for block in blocks("python")
+        if (named := re.match(r'"""((?:flows|tests)/\S+\.py)"""', block.text))
+    }
+    for file, text in files.items():
+        (folder / file).write_text(text, encoding="utf-8")
     shutil.copy(Path(__file__).parent / "documented_flows.py", folder / "tests" / "flows" / "test_documented_flows.py")
-    return Copy(folder)
+    return Copy(folder, tuple(files))
 
 
 @dataclass

@@ -11,6 +11,7 @@ from localdev.hosting import ROOT
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_OTHER_BLOCK = re.compile(r"^(?:[> ]*(?:```|~~~)| {4,}\S| {0,3}\t).*$", re.MULTILINE)
 _SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -50,6 +51,11 @@ def block(language: str, *parts: str) -> Block:
 def prose(page: Path) -> str:
     """Return a page without its code blocks."""
     return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def unread_blocks(page: Path) -> list[str]:
+    """Return the lines of code blocks that `blocks` does not read: with `~~~`, an indent or another form of fence."""
+    return _OTHER_BLOCK.findall(prose(page))
 
 
 def spans(page: Path) -> list[str]:

@@ -17,7 +17,7 @@ from azure.storage.queue.aio import QueueClient
 
 from localdev.hosting import ROOT
 from tests.docs.conftest import Copy, Lived
-from tests.docs.pages import PAGES, Block, block, blocks, rows, spans
+from tests.docs.pages import PAGES, Block, block, blocks, rows, spans, unread_blocks
 from tests.waiting import wait_until
 
 QUERIES = ROOT / "docs" / "queries.md"
@@ -47,6 +47,23 @@ def test_every_block_has_a_check(block: Block) -> None:
     assert has_check(block), f"{block}: no test checks a block of {block.language or 'no language'} like this one"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_code_block_has_a_fence_that_the_tests_read(page: Path) -> None:
+    """A block with `~~~`, with an indent or in a quotation would be checked by no test."""
+    assert unread_blocks(page) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["~~~\ncode\n~~~\n", "    code\n", "\tcode\n", "> ```\n> code\n> ```\n", "```a b\n```\n"]
+)
+def test_other_forms_of_code_blocks_are_found(tmp_path: Path, text: str) -> None:
+    """The test above refuses them, and accepts a block that it reads."""
+    page = tmp_path / "page.md"
+    page.write_text(f"Text.\n\n```sh\n    make\n```\n\n{text}", encoding="utf-8")
+
+    assert unread_blocks(page)[0] == text.partition("\n")[0]
+
+
 def test_there_are_blocks_of_each_kind() -> None:
     """None of the tests below is without a case."""
     assert {block.language for block in blocks()} == {
@@ -69,6 +86,15 @@ def test_documented_flows_load(copy: Copy) -> None:
 
     assert len(entries) >= 7
     assert (validated.stdout, validated.returncode) == ("1 document, 0 problems\n", 0)
+
+
+@pytest.mark.parametrize("tool", ["ruff check", "ruff format --check", "mypy"])
+def test_documented_files_pass_make_check(copy: Copy, tool: str) -> None:
+    """A reader can copy a flow or a test, and `make check` has no complaint."""
+    checked = copy.python("-m", *tool.split(), *copy.documented)
+
+    assert len(copy.documented) >= 9
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.usefixtures("storage", "database")  # which skip the test without Node
@@ -178,6 +204,27 @@ def commands(text: str) -> Iterator[list[str]]:
             yield found[1].split()
 
 
+def recipe(target: str) -> list[str]:
+    """Return the commands of a target of the Makefile, with patterns of files expanded as a shell does."""
+    lines = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert lines, f"the Makefile has no target {target}"
+    return [" ".join(expanded(line.replace("$(BIN)/", "").split())) for line in lines[1].splitlines()]
+
+
+def expanded(words: list[str]) -> Iterator[str]:
+    for word in words:
+        files = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(word)) if "*" in word else [word]
+        yield from files
+
+
+@pytest.mark.parametrize("cells", rows(ROOT / "docs" / "deploy.md", "Without make")[1:], ids=lambda cells: cells[0])
+def test_commands_without_make_are_those_of_the_makefile(cells: list[str]) -> None:
+    """Each row has the commands of its target, in their order."""
+    (target,) = re.findall(r"`make (\w+)`", cells[0])
+
+    assert re.findall(r"`(python [^`]*)`", cells[1]) == recipe(target)
+
+
 COMMANDS = sorted(
     {
         tuple(words)
@@ -216,6 +263,8 @@ def test_commands_exist(words: tuple[str, ...]) -> None:
         case ("python", "-m", "pytest" | "pip", *arguments):
             for name in arguments:
                 assert not name.endswith((".py", ".txt")) or (ROOT / name).is_file()
+        case ("python", "-m", "coverage" | "ruff" | "mypy", *_):
+            pass  # compared with the Makefile
         case ("python", "-m", "datasync" | "localdev", *_) | ("python", "-" | "…", *_):
             pass  # names the program, without a command; or reads a block that a test runs
         case ("python", script, *_):
@@ -348,7 +397,7 @@ def test_log_queries_find_lines_that_the_app_prints(lived: Lived, query: str) ->
         *(extracts(lived, *each) for each in re.findall(r'extract\(@"(.*?)", (\d), message\)', query)),
         *(
             lived.said(".*".join(re.findall(r'"(.*?)"', each)))
-            for each in re.findall(r"parse message with (.*?)\n\|", query, re.DOTALL)
+            for each in re.findall(r"parse kind=relaxed message with (.*?)\n\|", query, re.DOTALL)
         ),
     ]
 
@@ -365,12 +414,14 @@ def extracts(lived: Lived, pattern: str, group: str) -> bool:
     return any(found[int(group)] for line in lived.lines if (found := re.search(pattern, line)))
 
 
-def test_the_parsed_fields_of_a_tick_are_all_that_it_has(lived: Lived) -> None:
-    """The query for ticks has the fields of the line, in their order."""
-    (query,) = [each.text for each in blocks("kusto") if "parse message" in each.text]
+def test_the_documented_fields_of_a_tick_are_all_that_it_has(lived: Lived) -> None:
+    """The query for ticks and the table have the fields of the line, in their order."""
+    (query,) = [each.text for each in blocks("kusto") if "| parse " in each.text]
+    _, _, below = QUERIES.read_text(encoding="utf-8").partition("| Field of `TICK` |")
     (tick,) = [line for line in lived.lines if line.startswith("TICK tenants=")]
 
     assert re.findall(r"(\w+):(?:long|double)", query) == fields(tick)
+    assert re.findall(r"^\| `(\w+)` \|", below.partition("\n\n")[0], re.MULTILINE) == fields(tick)
 
 
 # --- Cosmos DB queries

@@ -139,6 +139,7 @@ def test_only_the_app_and_its_requirements_are_published(publishes: Callable[[st
         "local.settings.json",
         "localdev/.npmrc",
         "localdev/node_modules/.package-lock.json",
+        "tenant-999.json",
     ],
 )
 def test_files_of_a_developer_are_not_published(publishes: Callable[[str], bool], path: str) -> None:
