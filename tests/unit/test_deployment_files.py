@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from datasync import settings
 from datasync.flow.registry import DEFAULT_TIMEOUT
 from datasync.model.job import HEAD_START
 from datasync.settings import Settings
+from datasync.version import VERSION
 
 ROOT = Path(__file__).parent.parent.parent
 HOST = json.loads((ROOT / "host.json").read_text())
@@ -203,3 +205,8 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    """The app knows its version, since a new one makes the next tick examine all documents."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
