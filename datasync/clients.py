@@ -77,7 +77,7 @@ class CosmosAccount:
             stack.push_async_callback(client.close)
             with explained("while connecting"):
                 await client.__aenter__()
-            self._open = stack.pop_all()  # a client that failed to connect is closed instead
+            self._open.push_async_exit(stack.pop_all())  # a client that failed to connect is closed instead
         return client
 
 

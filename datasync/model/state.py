@@ -89,9 +89,9 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel"):
         """
         try:
             state = decode(cls, {**document, "etag": document.get("_etag")})
-        except FieldError as error:
+            return replace(state, window_end_utc=state.window_end_utc and in_utc(state.window_end_utc))
+        except (FieldError, OverflowError) as error:
             raise StateInvalid(
                 f"flow state id={document.get('id')!r} of tenant {document.get('tenantId')!r}: {error}. Correct "
                 "it, or delete the document: the flow then starts as if it had never run"
             ) from None
-        return replace(state, window_end_utc=state.window_end_utc and in_utc(state.window_end_utc))

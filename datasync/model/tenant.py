@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from datasync.errors import TenantInvalid
 from datasync.model import times
-from datasync.model.decode import NO_SURROGATES, FieldError, Text, decode, shorten
+from datasync.model.decode import FORBIDDEN_IN_IDS, NO_SURROGATES, FieldError, Text, decode, shorten
 from datasync.model.times import read_utc
 
 
@@ -82,6 +82,8 @@ class Tenant(msgspec.Struct, frozen=True):
             )
         if read.id.startswith("@"):
             raise TenantInvalid(read.id, "id", "a tenant's id does not start with '@', which the app uses itself")
+        if any(character in FORBIDDEN_IN_IDS for character in read.id):
+            raise TenantInvalid(read.id, "id", "an id has none of / \\ ? #, which Cosmos DB does not accept")
         flows: dict[str, FlowEntry] = {}
         problems: list[Problem] = []
         for index, content in enumerate(read.flows):
@@ -168,7 +170,7 @@ def is_tenant_document(document: Mapping[str, Any]) -> bool:
 def document_key(document: Mapping[str, Any]) -> str:
     """Identify a document of the tenants container: by its id, or by tenantId and id where they differ."""
     own, tenant = document.get("id"), document.get("tenantId")
-    return str(own) if own == tenant else f"{tenant!r}/{own!r}"
+    return shorten(str(own) if own == tenant else f"{tenant!r}/{own!r}", 2000)
 
 
 def tenant_label(document: Mapping[str, Any]) -> str:

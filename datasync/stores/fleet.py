@@ -64,7 +64,7 @@ class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
     def found(cls, document: str, problem: Problem, now: datetime) -> Self:
         """Return a problem found at an instant (aware)."""
         return cls(
-            document=shorten(document),
+            document=document,
             tenant=shorten(problem.tenant_id),
             path=problem.path,
             why=shorten(problem.why, 2000),

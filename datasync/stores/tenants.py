@@ -83,19 +83,19 @@ class TenantStore:
 
         """
         text = utc_text(horizon)
-        seen: set[tuple[Any, Any]] = set()
+        seen: set[Any] = set()  # a document that is edited meanwhile is examined again by the next tick
         async for page in self._pages(_CHANGED, since=since):
             edited = [document for document in page if not self._remembers(document) or _is_due(document, text)]
-            seen.update(_version(document) for document in edited)
+            seen.update(document["_rid"] for document in edited)
             yield edited
         # A separate query, since an OR of the two conditions is not sure to use both indexes.
         async for page in self._pages(_DUE, horizon=text):
-            due = [document for document in page if _version(document) not in seen]
-            seen.update(_version(document) for document in due)
+            due = [document for document in page if document["_rid"] not in seen]
+            seen.update(document["_rid"] for document in due)
             yield due
         if retry:
             async for page in self._pages(_BY_ID, ids=[*retry]):
-                yield [document for document in page if _version(document) not in seen]
+                yield [document for document in page if document["_rid"] not in seen]
 
     def remember(self, tenant: Tenant) -> None:
         """Note that this process has written a document and examined it in full."""
@@ -112,13 +112,16 @@ class TenantStore:
         return Tenant.from_document(await self._read(tenant_id))
 
     async def has_entry(self, tenant_id: str, names: Sequence[str]) -> bool:
-        """Return whether a tenant's document, readable as a whole or not, has an entry under one of these names."""
+        """Return whether a tenant's document, readable as a whole or not, has an entry under one of these names.
+
+        Disabled entries do not count.
+        """
         try:
             flows = (await self._read(tenant_id)).get("flows")
         except TenantUnknown:
             return False
-        entries = flows if isinstance(flows, list) else []
-        return any(isinstance(entry, dict) and entry.get("name") in names for entry in entries)
+        entries = [entry for entry in flows if isinstance(entry, dict)] if isinstance(flows, list) else []
+        return any(entry.get("name") in names and entry.get("enabled") is not False for entry in entries)
 
     async def move(self, tenant: Tenant, moves: Sequence[Move]) -> Moved:
         """Set `nextRunUtc` of up to PATCH_LIMIT entries, and leave everything else as it is.
@@ -186,10 +189,6 @@ class TenantStore:
     def _remembers(self, document: Mapping[str, Any]) -> bool:
         etag = self._examined.get(str(document.get("id")))
         return etag is not None and etag == document.get("_etag")
-
-
-def _version(document: Mapping[str, Any]) -> tuple[Any, Any]:
-    return document.get("_rid"), document.get("_etag")
 
 
 def _is_due(document: Mapping[str, Any], horizon: str) -> bool:

@@ -29,5 +29,6 @@ def emit(event: Event) -> None:
 
 
 def line(sentence: str, attributes: Mapping[str, object]) -> str:
-    """Return a sentence followed by its attributes: `DONE acme/weather in 1.2s run=5f… attempt=1`."""
-    return " ".join([sentence, *(f"{key}={value}" for key, value in attributes.items())])
+    """Return a sentence followed by its attributes, on one line: `DONE acme/weather in 1.2s run=5f… attempt=1`."""
+    text = " ".join([sentence, *(f"{key}={value}" for key, value in attributes.items())])
+    return " ".join(text.split())  # no name in a document can start a line of its own

@@ -21,7 +21,7 @@ def tenant_problems(tenant: Tenant) -> Iterator[Problem]:
 def entry_problems(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
     """Yield the problems of an entry, enabled or not. An entry that has any cannot be scheduled."""
     path = f"flows[{entry.index}]"
-    if why := _name_problem(entry.name, registry):
+    if why := _name_problem(tenant, entry, registry):
         yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.name", why=why)
     if why := _cron_problem(entry.cron, now):
         yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.cron", why=why)
@@ -46,11 +46,19 @@ def find_zone(name: str) -> ZoneInfo:
         raise ValueError(f"{name!r} is not a time zone; expected an IANA name such as America/Chicago") from None
 
 
-def _name_problem(name: str, registry: FlowRegistry) -> str | None:
+def _name_problem(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry) -> str | None:
     try:
-        registry.resolve(name)
+        flow = registry.resolve(entry.name)
     except FlowUnknown as error:
         return str(error)
+    if not entry.enabled or not flow.aliases:
+        return None
+    earlier = (other for other in tenant.flows[: entry.index] if other.enabled and other.index < entry.index)
+    if first := next((other for other in earlier if other.name in flow.names), None):
+        return (
+            f"{entry.name!r} is another name of {first.name!r} at flows[{first.index}], which is the entry used: "
+            "merge the two entries"
+        )
     return None
 
 

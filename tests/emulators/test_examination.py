@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from azure.cosmos.aio import CosmosClient
 
+from datasync import FlowRegistry
 from datasync.errors import ServiceUnavailable
 from datasync.services import Services
 from datasync.settings import Settings
@@ -18,7 +19,7 @@ from datasync.tick.tick import MOST_LISTED, MOST_RETRIED, SCAN_INTERVAL, Tally
 from localdev.provision import provision
 from tests.documents import document, entry
 from tests.faults import Wire, to
-from tests.stages import FLOWS, FakeClock, registry_of, tick
+from tests.stages import FLOWS, FakeClock, does_nothing, registry_of, tick
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
@@ -340,8 +341,10 @@ async def test_half_a_character_in_a_document_is_a_problem(world: World, service
     await world.put(odd[field], document("sound", entry(nextRunUtc=DUE)))
 
     tally = await tick(services, NOW)
+    again = await tick(services, NOW + SCAN_INTERVAL)
 
     assert (tally.enqueued, tally.problems, tally.failed) == (1, 1, 0)
+    assert (again.problems, len(await problems(world))) == (1, 1)
 
 
 async def test_a_watermark_that_was_edited_is_replaced(
@@ -370,6 +373,36 @@ async def test_a_stored_problem_that_was_edited_is_replaced(world: World, servic
     await tick(services, NOW + SCAN_INTERVAL)
 
     assert [problem["why"] for problem in await problems(world)] == [stored["why"]]
+
+
+async def test_a_document_with_a_long_id_has_its_problems_once(world: World, services: Services) -> None:
+    """Scans keep them, and a correction deletes them."""
+    long = "x" * 220
+    await world.put(document(long, entry(cron="hourly")))
+    for now in (NOW, LATER, NOW + SCAN_INTERVAL):
+        assert (await tick(services, now)).problems == 1
+        assert len(await problems(world)) == 1
+
+    await world.put(document(long, entry(nextRunUtc=AHEAD)))
+
+    assert (await tick(services, NOW + SCAN_INTERVAL)).problems == 0
+
+
+async def test_of_two_enabled_entries_of_one_flow_the_first_is_used(world: World, services: Services) -> None:
+    """One has the name, the other an alias. The second is a problem: state and window belong to the flow."""
+    registry = FlowRegistry()
+    registry.flow("flow", aliases=("old",))(does_nothing)
+    await world.put(
+        document("both", entry("old", nextRunUtc=DUE), entry("flow", nextRunUtc=DUE)),
+        document("migrated", entry("old", enabled=False), entry("flow", nextRunUtc=DUE)),
+    )
+
+    tally = await tick(services, NOW, registry)
+
+    assert (tally.enqueued, tally.problems) == (2, 1)
+    (stored,) = await problems(world)
+    assert (stored["tenant"], stored["path"]) == ("both", "flows[1].name")
+    assert "'flow' is another name of 'old' at flows[0], which is the entry used" in stored["why"]
 
 
 async def test_many_problems_are_counted_and_some_are_listed(

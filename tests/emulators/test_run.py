@@ -479,6 +479,7 @@ async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(
         ([entry("another")], "gone", None),
         ([{"name": ["odd"]}, entry("gone")], "gone", 1),
         ([entry("a/b")], "a/b", None),
+        ([entry("gone", enabled=False)], "gone", None),
     ],
     ids=[
         "an unknown flow",
@@ -487,6 +488,7 @@ async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(
         "an unknown flow without entry",
         "an unknown flow beside an odd entry",
         "a name under which no state can be stored",
+        "an unknown flow whose entry is disabled",
     ],
 )
 async def test_a_failure_before_the_flow_starts_counts_if_the_tenant_has_the_entry(

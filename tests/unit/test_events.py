@@ -127,6 +127,13 @@ def test_a_count_does_not_replace_an_attribute_of_the_app(caplog: pytest.LogCapt
     ]
 
 
+def test_a_name_cannot_start_a_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """A line break in a document is a space in the log."""
+    emit(DocumentInvalid(problem=Problem(tenant_id="t\nTICK tenants=0", path="flows", why="wrong\r\nDONE")))
+
+    assert caplog.messages == ["INVALID t TICK tenants=0 flows: wrong DONE tenant=t TICK tenants=0 path=flows"]
+
+
 def test_attributes_stay_on_the_log_record(caplog: pytest.LogCaptureFixture) -> None:
     """A handler that keeps attributes gets them as `fields`."""
     configure()

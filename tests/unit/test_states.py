@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from datasync.errors import StateInvalid
 from datasync.model.run import Outcome, RunRecord
 from datasync.model.state import REMEMBERED, FlowState
 
@@ -82,6 +83,15 @@ def test_only_success_advances_the_window(empty: FlowState) -> None:
     assert state.window_end_utc == NOON
 
     assert applied(state, attempt(Outcome.SUCCEEDED, 99), NOON - timedelta(hours=1)).window_end_utc == NOON
+
+
+@pytest.mark.parametrize("window_end", ["last week", "0001-01-01T00:00:00+05:00", 5])
+def test_a_state_that_was_edited_wrongly_is_named(window_end: object) -> None:
+    """The error names the document, and the remedy."""
+    with pytest.raises(StateInvalid, match="flow state id='state-weather' of tenant 't': .*delete the document"):
+        FlowState.from_document(
+            {"id": "state-weather", "tenantId": "t", "flowName": "weather", "windowEndUtc": window_end}
+        )
 
 
 @pytest.mark.parametrize(

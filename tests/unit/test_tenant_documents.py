@@ -27,6 +27,8 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
             document("t", tenantId=5),
             "tenantId: expected a text that is not empty, the same as id, got 5",
         ),
+        (document("a/b"), "a/b id: an id has none of"),
+        (document("@fleet"), "@fleet id: a tenant's id does not start with '@'"),
         (document("t", tenantId=""), 'tenantId: .* got ""'),
         (document("\ud800"), r"\\ud800 id: .*without half of a surrogate pair, got .\\ud800"),
         (document("t", tenantId="T"), "tenantId: 'T' is not the document's id 't'"),
