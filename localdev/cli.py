@@ -157,7 +157,10 @@ def _valid_documents(file: Path) -> list[dict[str, Any]]:
         content = file.read_bytes()
     except OSError as error:
         raise click.ClickException(f"{file} cannot be read: {error.strerror}") from None
-    report = Report(load("flows"), datetime.now(UTC))
+    try:
+        report = Report(load("flows"), datetime.now(UTC))
+    except ValueError as why:
+        raise click.ClickException(str(why)) from None
     for line in report.documents(str(file), content):
         click.echo(line)
     if report.problems:
