@@ -91,15 +91,15 @@ class Services:
         """The services outside the process. Key Vault is left out where none is configured."""
         settings = self.settings
         database, cosmos, storage = settings.cosmos_database, settings.cosmos.setting, settings.storage.setting
-        parts = [
+        external = [
             ExternalService(f"Cosmos DB {database}/{settings.tenants_container}", cosmos, lambda: self.tenants),
             ExternalService(f"Cosmos DB {database}/{settings.runs_container}", cosmos, lambda: self.runs),
             ExternalService(f"queue {settings.queue_name}", storage, lambda: self.jobs),
             ExternalService(f"queue {settings.queue_name}-poison", storage, lambda: self.poison),
         ]
         if settings.key_vault_url:
-            parts.append(ExternalService(f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", lambda: self.vault))
-        return parts
+            external.append(ExternalService(f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", lambda: self.vault))
+        return external
 
     async def close(self) -> None:
         """Close everything that was made."""

@@ -30,8 +30,8 @@ class Report:
 
     def flow_files(self) -> Iterator[str]:
         """Yield a line for each flow file that could not be loaded."""
-        for module, traceback in self._registry.broken.items():
-            yield self._problem(module, f"cannot be loaded; its flows cannot run: {traceback.strip().splitlines()[-1]}")
+        for module in self._registry.broken:
+            yield self._problem(module, f"cannot be loaded; its flows cannot run: {self._registry.cause(module)}")
 
     def documents(self, file: str, content: bytes) -> Iterator[str]:
         """Yield a line for each problem in a file. The file holds a tenant document or a list of documents."""
@@ -143,7 +143,7 @@ def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _refused_secret(tenant_id: str) -> SecretRefused | None:
-    """Request a secret as a flow of the tenant does, without a vault. Return the error for the name, if any."""
+    """Return the reason why the flows of a tenant can read no secrets of their own, if there is one."""
     try:
         check_name(tenant_id, tenant_secret(tenant_id, "system", "key"))
     except SecretRefused as refused:

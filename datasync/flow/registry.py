@@ -100,10 +100,12 @@ class FlowRegistry:
             return flow
         similar = "".join(f"; did you mean {each!r}?" for each in get_close_matches(name, self._flows, n=1))
         known = ", ".join(repr(flow.name) for flow in self) or "none"
-        causes = "".join(
-            f"; {module} could not be loaded: {text.strip().splitlines()[-1]}" for module, text in self.broken.items()
-        )
+        causes = "".join(f"; {module} could not be loaded: {self.cause(module)}" for module in self.broken)
         raise FlowUnknown(f"no flow is named {name!r}{similar or '.'} Known flows: {known}{causes}")
+
+    def cause(self, module: str) -> str:
+        """Return the last line of a broken module's traceback: the exception."""
+        return self.broken[module].strip().splitlines()[-1]
 
     @property
     def fingerprint(self) -> str:
@@ -123,8 +125,9 @@ class FlowRegistry:
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a flow file never stops the others
                 # Flows of other files, which this file may have imported first, stay.
                 self._flows = {n: flow for n, flow in self._flows.items() if flow.function.__module__ != module.name}
-                self.broken[module.name] = _own_traceback(error)
-                emit(FlowFileBroken(module=module.name, traceback=self.broken[module.name]))
+                name, text = module.name, _own_traceback(error)
+                self.broken[name] = text
+                emit(FlowFileBroken(module=name, cause=self.cause(name), traceback=text))
 
 
 def _own_traceback(error: BaseException) -> str:

@@ -11,9 +11,6 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 
-FORBIDDEN_IN_IDS = "/\\?#"
-"""Characters that the id of a Cosmos DB document cannot hold."""
-
 NAME_LIMIT = 200
 """Characters of a name that becomes part of an id."""
 
@@ -73,7 +70,7 @@ def _fault(shape: type[msgspec.Struct], document: object) -> FieldError:
 
 
 def _whole(expected: str, value: object) -> str:
-    halved = isinstance(value, str) and re.search("[\ud800-\udfff]", value)
+    halved = isinstance(value, str) and has_half_a_pair(value)
     return f"{expected}, without half of a surrogate pair" if halved else expected
 
 
@@ -84,9 +81,19 @@ def _expected(type_: Any) -> str:
     return next(filter(None, reversed(described)), "another value")
 
 
-def fits_in_id(text: str) -> bool:
+def is_forbidden_in_ids(text: str) -> bool:
+    r"""Return whether a text has a character that the id of a Cosmos DB document cannot hold: one of `/ \ ? #`."""
+    return re.search(r"[/\\?#]", text) is not None
+
+
+def fits_in_id(name: str) -> bool:
     """Return whether a name can be part of the id of a Cosmos DB document, which takes 255 characters."""
-    return len(text) <= NAME_LIMIT and not re.search(r"[/\\?#\ud800-\udfff]", text)
+    return len(name) <= NAME_LIMIT and not is_forbidden_in_ids(name) and not has_half_a_pair(name)
+
+
+def has_half_a_pair(text: str) -> bool:
+    """Return whether a text has half of a surrogate pair."""
+    return re.search("[\ud800-\udfff]", text) is not None
 
 
 def shorten(text: str, limit: int = 200) -> str:

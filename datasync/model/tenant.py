@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from datasync.errors import TenantInvalid
 from datasync.model import times
-from datasync.model.decode import FORBIDDEN_IN_IDS, NO_SURROGATES, FieldError, Text, decode, shorten
+from datasync.model.decode import NO_SURROGATES, FieldError, Text, decode, is_forbidden_in_ids, shorten
 from datasync.model.times import read_utc
 
 
@@ -82,7 +82,7 @@ class Tenant(msgspec.Struct, frozen=True):
             )
         if read.id.startswith("@"):
             raise TenantInvalid(read.id, "id", "a tenant's id does not start with '@', which the app uses itself")
-        if any(character in FORBIDDEN_IN_IDS for character in read.id):
+        if is_forbidden_in_ids(read.id):
             raise TenantInvalid(read.id, "id", "an id has none of / \\ ? #, which Cosmos DB does not accept")
         flows: dict[str, FlowEntry] = {}
         problems: list[Problem] = []

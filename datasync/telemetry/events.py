@@ -145,12 +145,13 @@ class FlowFileBroken(Event):
 
     level = logging.ERROR
     module: str
+    cause: str
+    """The exception, in one line."""
     traceback: str
 
     def sentence(self) -> str:
         """Name the file and the exception."""
-        cause = self.traceback.strip().splitlines()[-1]
-        return f"BROKEN flow file {self.module} could not be loaded: {cause}"
+        return f"BROKEN flow file {self.module} could not be loaded: {self.cause}"
 
     def attributes(self) -> dict[str, object]:
         """Return the module."""

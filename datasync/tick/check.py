@@ -53,7 +53,7 @@ def _name_problem(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry) -> s
         return str(error)
     if not entry.enabled or not flow.aliases:
         return None
-    earlier = (other for other in tenant.flows[: entry.index] if other.enabled and other.index < entry.index)
+    earlier = (other for other in tenant.flows if other.enabled and other.index < entry.index)
     if first := next((other for other in earlier if other.name in flow.names), None):
         return (
             f"{entry.name!r} is another name of {first.name!r} at flows[{first.index}], which is the entry used: "

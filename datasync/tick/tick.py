@@ -91,7 +91,7 @@ class _Tick:
 
     async def run(self) -> Tally:
         for module, traceback in self._registry.broken.items():
-            emit(FlowFileBroken(module=module, traceback=traceback))
+            emit(FlowFileBroken(module=module, cause=self._registry.cause(module), traceback=traceback))
         try:
             await self._examine_documents()
         except Exception as error:  # noqa: BLE001 - the tenants listed so far are done; the others wait for the next tick

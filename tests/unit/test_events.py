@@ -59,7 +59,11 @@ USAGE = HttpUsage(calls=9, sent=13, waited=timedelta(seconds=3.1))
             "INVALID acme/weather flows[0].cron: 5 fields tenant=acme flow=weather path=flows[0].cron",
         ),
         (
-            FlowFileBroken(module="flows.crm", traceback="Traceback …\n  in flows/crm.py\nImportError: no crm"),
+            FlowFileBroken(
+                module="flows.crm",
+                cause="ImportError: no crm",
+                traceback="Traceback …\n  in flows/crm.py\nImportError: no crm",
+            ),
             logging.ERROR,
             "BROKEN flow file flows.crm could not be loaded: ImportError: no crm module=flows.crm\n"
             "Traceback …\n  in flows/crm.py\nImportError: no crm",
