@@ -14,3 +14,7 @@ class Clock:
     async def sleep(self, duration: timedelta) -> None:
         """Wait; a duration of zero or less does not wait."""
         await asyncio.sleep(max(duration.total_seconds(), 0))
+
+    async def pause(self, duration: timedelta) -> None:
+        """Wait as `sleep` does, in a task that nobody waits for: a test's clock does not move because of it."""
+        await asyncio.sleep(max(duration.total_seconds(), 0))

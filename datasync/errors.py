@@ -10,6 +10,8 @@ DataSyncError
 ├── JobInvalid           a queue message is not a job
 ├── FlowInvalid          a flow cannot be registered
 ├── FlowUnknown          no flow has that name
+├── CursorInvalid        the cursor of a flow cannot be kept
+├── LeaseLost            an attempt no longer holds the lease of its flow
 ├── FlowFailed           an attempt of a flow raised an exception or ran out of time
 └── SecretError
     ├── SecretRefused    a flow asked for a name outside its tenant, or for a name that Key Vault does not accept
@@ -19,10 +21,11 @@ Signals that a flow raises to end its run; they are not failures:
 
 FlowSignal
 ├── RetryLater           put the job back on the queue, to run again after a delay
+├── Continue             end this part of the run, and run the next part
 └── GiveUp               end the run without further attempts
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from azure.core.exceptions import ResourceNotFoundError
 
@@ -75,6 +78,14 @@ class FlowUnknown(DataSyncError):
     """No flow has that name."""
 
 
+class CursorInvalid(DataSyncError):
+    """The cursor of a flow cannot be kept."""
+
+
+class LeaseLost(DataSyncError):
+    """An attempt no longer holds the lease of its flow: it writes nothing more."""
+
+
 class FlowFailed(DataSyncError):
     """An attempt of a flow raised an exception or ran out of time. The message holds no secret that the run read."""
 
@@ -114,3 +125,17 @@ class GiveUp(FlowSignal):
 
     def __init__(self, reason: str = "the flow gave no reason") -> None:
         super().__init__(reason)
+
+
+class Continue(FlowSignal):
+    """End this part of the run, and run the next part at once, as a message of its own.
+
+    `run.cursor` is kept. With `window_end` (aware, within the run's window), the window counts as done up to there, and
+    the next part starts there.
+    """
+
+    def __init__(self, window_end: datetime | None = None) -> None:
+        if window_end is not None and (not isinstance(window_end, datetime) or window_end.utcoffset() is None):
+            raise TypeError(f"Continue({window_end!r}): expected an aware datetime, such as run.window.end")
+        super().__init__("the next part follows")
+        self.window_end = window_end

@@ -55,12 +55,12 @@ class Services:
     @cached_property
     def runs(self) -> RunStore:
         """The states and records in the runs container."""
-        return RunStore(self._runs_container, self.settings.run_retention, self.clock.sleep)
+        return RunStore(self._runs_container, self.settings.run_retention)
 
     @cached_property
     def fleet(self) -> FleetStore:
         """The partition `@fleet` of the runs container."""
-        return FleetStore(self._runs_container)
+        return FleetStore(self._runs_container, self.settings.run_retention)
 
     @cached_property
     def jobs(self) -> JobQueue:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from datasync.errors import SettingsInvalid
@@ -77,6 +77,9 @@ class Settings:
     max_attempts: int
     """The number of failed attempts after which the host moves a job to the poison queue (host.json)."""
 
+    retry_delay: timedelta
+    """The time between a failed attempt and the next (host.json, `visibilityTimeout`)."""
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], *, host_json: Path = HOST_JSON) -> Self:
         """Read all settings.
@@ -117,7 +120,12 @@ class Settings:
             max_attempts=read(
                 "AzureFunctionsJobHost__extensions__queues__maxDequeueCount",
                 _whole(1, 1_000_000),
-                _max_dequeue_count(host_json),
+                _queue_option(host_json, "maxDequeueCount", int, 5),
+            ),
+            retry_delay=read(
+                "AzureFunctionsJobHost__extensions__queues__visibilityTimeout",
+                _time_span,
+                _queue_option(host_json, "visibilityTimeout", _time_span, timedelta()),
             ),
         )
         if problems:
@@ -214,10 +222,18 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _max_dequeue_count(host_json: Path) -> int:
-    """Read `extensions.queues.maxDequeueCount`; the default is 5, as in the host."""
+def _queue_option[T](host_json: Path, option: str, parse: Callable[[Any], T], default: T) -> T:
+    """Read `extensions.queues` of host.json; the defaults are those of the host."""
     try:
-        queues = json.loads(host_json.read_bytes())["extensions"]["queues"]
-        return int(queues["maxDequeueCount"])
+        return parse(json.loads(host_json.read_bytes())["extensions"]["queues"][option])
     except (OSError, ValueError, LookupError, TypeError):
-        return 5  # the host itself refuses to start with a host.json it cannot read
+        return default  # the host itself refuses to start with a host.json it cannot read
+
+
+def _time_span(text: str) -> timedelta:
+    """Read a time span of .NET without days: `00:01:00`."""
+    try:
+        hours, minutes, seconds = map(float, str(text).split(":"))
+    except ValueError:
+        raise ValueError(f"expected hours, minutes and seconds such as 00:01:00, got {text!r}") from None
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)

@@ -1,6 +1,7 @@
-"""The third parameter of a flow: one attempt, with its window, settings, HTTP client and log."""
+"""The third parameter of a flow: one attempt, with its window, cursor, settings, HTTP client and log."""
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,10 +19,11 @@ class Window:
     start: datetime | None
     """End of the last successful run's window (aware, UTC); None in a flow's first run for a tenant."""
     end: datetime
-    """The scheduled time, or the time at which the job was enqueued if that is later (aware, UTC)."""
+    """The scheduled time, or the time at which the job was enqueued if that is later (aware, UTC). Never in the
+    future."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FlowRun:
     """One attempt to run one flow of one tenant."""
 
@@ -29,18 +31,35 @@ class FlowRun:
     """The same in every attempt: usable as an idempotency key."""
     tenant: Tenant
     flow_name: str
-    settings: dict[str, Any]
+    settings: Any
     """The flow entry's `settings` in the tenant document: free-form, per tenant."""
     scheduled_utc: datetime
     """The occurrence (aware, UTC)."""
     attempt: int
     """1 at the first."""
+    part: int
+    """1 at the first; Continue starts the next."""
     window: Window
     http: httpx.AsyncClient
     """A client for this run, on shared connections; it retries as described in datasync.flow.http."""
     log: RunLog
     """A logger that names the run and replaces the secrets it has read."""
+    cursor: Any = None
+    """The JSON value that was kept last, up to 16 KB; None at first. Assign another: it is kept if the run succeeds."""
+    keep: Callable[[Any], Awaitable[None]]
+    """Keeps a cursor now. Flows call `checkpoint`."""
     counts: Counter[str] = field(default_factory=Counter)
+
+    async def checkpoint(self) -> None:
+        """Keep `cursor` now, so that the next attempt goes on there.
+
+        Raises:
+            CursorInvalid: the cursor is not JSON, or has more than 16 KB.
+            LeaseLost: this attempt no longer holds the lease of the flow. End the run.
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        await self.keep(self.cursor)
 
     def count(self, **numbers: int) -> None:
         """Add to the numbers in the run record: `run.count(orders=12, leads=3)`.

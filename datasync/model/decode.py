@@ -53,6 +53,15 @@ def decode[T: msgspec.Struct](shape: type[T], document: object) -> T:
         raise _fault(shape, document) from None
 
 
+def unknown_fields(shape: type[msgspec.Struct], document: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    """Return the fields of a stored document that a struct does not have, so that they survive when it is written.
+
+    The fields of Cosmos DB itself (`_etag` and others), `id`, `type` and `ttl` are left out.
+    """
+    known = {*shape.__struct_encode_fields__, "id", "type", "ttl", *without}
+    return {name: value for name, value in document.items() if name not in known and not name.startswith("_")}
+
+
 def _fault(shape: type[msgspec.Struct], document: object) -> FieldError:
     if not isinstance(document, Mapping):
         return FieldError("", "an object", document)

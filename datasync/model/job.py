@@ -2,7 +2,8 @@
 
 import hashlib
 from datetime import datetime, timedelta
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any, Self
 
 import msgspec
 from msgspec import Meta
@@ -15,7 +16,21 @@ HEAD_START = timedelta(seconds=2)
 `maxPollingInterval`). The run waits for its instant."""
 
 
+class Trigger(StrEnum):
+    """What asked for a run."""
+
+    SCHEDULE = "schedule"
+    FORCED = "forced"
+    """A person set `nextRunUtc`."""
+    MESSAGE = "message"
+    """A message was posted by hand."""
+    REDRIVE = "redrive"
+    """A run that was dead is attempted again."""
+
+
 type _RunId = Annotated[str, Meta(pattern="^[0-9A-Za-z_.:-]{1,200}$")]
+type _Count = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number")]
+type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 
 
 class JobMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -23,21 +38,36 @@ class JobMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
 
     tenant_id: Text
     flow_name: Text
-    scheduled_utc: Annotated[datetime | None, Meta(description=times.EXPECTED)] = None
+    scheduled_utc: _Time = None
     """The occurrence (aware, UTC); None in a message posted by hand."""
     run_id: Annotated[_RunId | None, Meta(description="up to 200 letters, digits, and any of _ . : -")] = None
     """The same in every message for the same decision; None in a message posted by hand."""
     rev: Annotated[str | None, Meta(description="a text")] = None
     """`Tenant.revision_of` the entry at the time of planning."""
-    prior_attempts: Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number")] = 0
-    """Attempts made before this message was put on the queue (by RetryLater)."""
+    trigger: Annotated[Trigger | None, Meta(description=f"one of {', '.join(Trigger)}")] = None
+    enqueued_utc: _Time = None
+    """When the job was put on the queue first (aware, UTC); None in a message posted by hand."""
+    message_id: Annotated[str | None, Meta(min_length=1, max_length=200, description="a text")] = None
+    """In a copy that was put back: the id of the first message, which this one stands for."""
+    redrive: _Count = 0
+    """How often the run was started again after it had ended."""
+    part: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number above zero")] = 1
+    """Number of the part, in a run that continues in parts."""
+    deferral: _Count = 0
+    """How often the run was deferred before this message."""
+    outages: _Count = 0
+    """How often this message was put back because a service was away."""
+    spread: _Count = 0
+    """Interrupted attempts of the run after which its message was put back."""
+    rounds: _Count = 0
+    """How often the message was sent again from the poison queue."""
 
     def encode(self) -> str:
         """Return the message body: JSON, before the queue's base64."""
         return msgspec.json.encode(self).decode()
 
 
-class PlannedJob(msgspec.Struct, frozen=True):
+class PlannedJob(msgspec.Struct, frozen=True, rename="camel"):
     """A message to put on the queue, and the instant at which it appears there (aware)."""
 
     message: JobMessage
@@ -56,42 +86,80 @@ class QueueMessage(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A job with all its fields, for one delivery."""
+    """A job with all its fields, for one delivery. The fields are those of JobMessage."""
 
     tenant_id: str
     flow_name: str
-    run_id: str
     scheduled_utc: datetime
-    """The occurrence (aware, UTC)."""
+    run_id: str
+    trigger: Trigger
     enqueued_utc: datetime
-    """When the message was put on the queue (aware, UTC)."""
-    attempt: int
-    """1 at first. RetryLater does not reset it."""
     message_id: str
     delivery: int
     """1 at the first delivery of this message."""
     rev: str | None = None
-    """`Tenant.revision_of` the entry at the time of planning; None in a message posted by hand."""
+    redrive: int = 0
+    part: int = 1
+    deferral: int = 0
+    outages: int = 0
+    spread: int = 0
+    rounds: int = 0
 
-    @property
-    def delivery_key(self) -> str:
-        """Identifies this delivery: no other delivery of any message has the same key."""
-        return f"{self.message_id}-{self.delivery}"
+    @classmethod
+    def of(cls, message: JobMessage, delivery: int = 1) -> Self:
+        """Return the job of a message that has all fields.
+
+        Raises:
+            ValueError: it lacks one.
+
+        """
+        fields = msgspec.structs.asdict(message)
+        if missing := [name for name, value in fields.items() if value is None and name != "rev"]:
+            raise ValueError(f"the message lacks {', '.join(missing)}")
+        return cls(**fields, delivery=delivery)
 
     @property
     def planned_ahead(self) -> bool:
-        """Whether the occurrence was still in the future when the message was put on the queue."""
+        """Whether the occurrence was still in the future when the job was put on the queue."""
         return self.scheduled_utc > self.enqueued_utc
 
-    def next_message(self) -> JobMessage:
-        """Return the message that asks for the next attempt of the same run."""
+    @property
+    def leg(self) -> str:
+        """The run id. After a redrive or a deferral, which begin another leg of the run, with their numbers."""
+        return f"{self.run_id}~{self.redrive}.{self.deferral}" if self.redrive or self.deferral else self.run_id
+
+    def copy(self, **changes: Any) -> JobMessage:
+        """Return a message that stands for this one, with some fields changed."""
+        fields = {name: getattr(self, name) for name in JobMessage.__struct_fields__}
+        return JobMessage(**(fields | changes))
+
+    def next_deferral(self) -> JobMessage:
+        """Return the message that asks for the run again after it was deferred."""
+        return self.copy(message_id=None, deferral=self.deferral + 1, outages=0, rounds=0)
+
+    def next_part(self, now: datetime) -> JobMessage:
+        """Return the message that asks for the next part of a run, sent at `now`."""
+        run = self.run_id.removesuffix(f".{self.part}") if self.part > 1 else self.run_id
         return JobMessage(
             tenant_id=self.tenant_id,
             flow_name=self.flow_name,
             scheduled_utc=self.scheduled_utc,
-            run_id=self.run_id,
-            rev=self.rev,
-            prior_attempts=self.attempt,
+            run_id=f"{run}.{self.part + 1}",
+            trigger=self.trigger,
+            enqueued_utc=max(now, self.enqueued_utc),
+            redrive=self.redrive,
+            part=self.part + 1,
+        )
+
+    def once_more(self, now: datetime) -> JobMessage:
+        """Return the message of the run that follows one that was skipped at `now`, since another was going on."""
+        return JobMessage(
+            tenant_id=self.tenant_id,
+            flow_name=self.flow_name,
+            scheduled_utc=self.scheduled_utc,
+            run_id=run_id("once more", self.leg),
+            trigger=self.trigger,
+            enqueued_utc=max(now, self.enqueued_utc),
         )
 
 

@@ -1,58 +1,227 @@
-"""Run records: how each attempt ended."""
+"""Run records: one for each run, with its attempts."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import msgspec
+from msgspec.structs import replace
+
+from datasync.model.decode import FieldError, decode, unknown_fields
+from datasync.model.failure import Failure
+from datasync.model.job import Job, PlannedJob, Trigger
+from datasync.model.lease import Lease
+
+MOST_ATTEMPTS = 20
+"""Attempts that a record lists: the last ones. It counts all of them."""
 
 
 class Outcome(StrEnum):
-    """How an attempt ended."""
+    """How an attempt ended, and with the last attempt the run."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     """It will be attempted again."""
     DEAD = "dead"
-    """It failed for the last time; the job is in the poison queue."""
+    """It failed for the last time, or in a way that does not change by itself."""
     GAVE_UP = "gave_up"
     """The flow raised GiveUp."""
     DEFERRED = "deferred"
-    """The flow raised RetryLater."""
+    """The flow raised RetryLater, or the vault was away. It will be attempted again."""
+    CONTINUED = "continued"
+    """The flow raised Continue. The next part is a run of its own."""
     SKIPPED_DISABLED = "skipped_disabled"
     """The tenant's document no longer has the entry, or the entry is disabled."""
     SKIPPED_RESCHEDULED = "skipped_rescheduled"
     """It was planned ahead, and the entry's schedule was changed before its time."""
+    SKIPPED_OVERLAP = "skipped_overlap"
+    """Another run of the same flow and tenant was going on."""
+    INTERRUPTED = "interrupted"
+    """The process died, was stopped, or stood still until the lease was over. It will be attempted again."""
 
     @property
     def is_failure(self) -> bool:
-        """Whether the host has to deliver the message again, or move it to the poison queue."""
+        """Whether the flow, or the preparation of its run, failed."""
         return self in (Outcome.FAILED, Outcome.DEAD)
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the run is over."""
+        return self not in (Outcome.FAILED, Outcome.DEFERRED, Outcome.INTERRUPTED)
 
-class RunRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """The record of one attempt that ended."""
+
+class Attempt(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One attempt of a run."""
+
+    id: str
+    """Identifies the attempt: the nonce of its lease."""
+    outcome: Outcome
+    started_utc: datetime
+    finished_utc: datetime
+    """For an interrupted attempt: the time at which the interruption was noticed."""
+    token: int = 0
+    """The fencing token of its lease; 0 where it ended before it had one."""
+    error: Failure | None = None
+    secrets: dict[str, datetime] = {}
+    """The names of the secrets that it had read, and when each was read from the vault."""
+
+
+class RunWindow(msgspec.Struct, frozen=True):
+    """The window of source data that a run was given (aware, UTC)."""
+
+    start: datetime | None
+    end: datetime
+
+
+class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The record of one run: all attempts of one decision."""
 
     tenant_id: str
     flow_name: str
     run_id: str
-    attempt: int
-    """1 at the first."""
-    outcome: Outcome
     scheduled_utc: datetime
     started_utc: datetime
+    """Start of the first attempt."""
     finished_utc: datetime
-    error: str | None = None
-    """One line, without the secrets that the run read."""
+    """End of the last attempt."""
+    outcome: Outcome | None = None
+    """Of the last attempt, and of the run if it is final; None before the end of the first attempt."""
+    trigger: Trigger = Trigger.SCHEDULE
+    rev: str | None = None
+    redrive: int = 0
+    part: int = 1
+    attempt_count: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    """The last MOST_ATTEMPTS, oldest first."""
+    failures: int = 0
+    """Failed attempts since the run was started (again)."""
+    interruptions: int = 0
+    """Interrupted attempts since the run was started (again)."""
+    deferrals: int = 0
+    """The message with this number is the present one: older messages of the run are dropped."""
+    retry_laters: int = 0
+    """Deferrals that the flow asked for."""
+    deferred_since_utc: datetime | None = None
+    """When the flow asked for the first of them."""
+    error: Failure | None = None
+    """The error of the last attempt."""
     counts: dict[str, int] = {}
-    """The numbers that the flow reported with `run.count()`."""
+    """The numbers that the flow reported with `run.count()` in the last attempt."""
+    http: dict[str, float] = {}
+    """HTTP requests of the last attempt: requests, retries, and the seconds waited between tries."""
+    window: RunWindow | None = None
+    cursor_before: Any = None
+    cursor_after: Any = None
+    """The cursor before and after the last attempt, where it has up to 1 KB."""
+    message_id: str | None = None
+    """The message whose delivery made the last attempt."""
+    next: tuple[PlannedJob, ...] = ()
+    """Messages to send once the record is written. If the process dies before that, the message of the last attempt is
+    delivered again, and they are sent then."""
+    lease: Lease | None = None
+    """Only in a run whose flow allows overlapping runs."""
+    token: int = 0
+    etag: str | None = None
+    """None while nothing is stored."""
+    unknown: dict[str, Any] = {}
+    """Stored fields that this version does not know. They are kept."""
+
+    @property
+    def id(self) -> str:
+        """The document's id within its tenant's partition."""
+        return record_id(self.run_id)
+
+    @classmethod
+    def begin(cls, job: Job, flow_name: str, now: datetime) -> Self:
+        """Return the record of a run without an attempt."""
+        return cls(
+            tenant_id=job.tenant_id,
+            flow_name=flow_name,
+            run_id=job.run_id,
+            scheduled_utc=job.scheduled_utc,
+            started_utc=now,
+            finished_utc=now,
+            trigger=job.trigger,
+            rev=job.rev,
+            redrive=job.redrive,
+            part=job.part,
+        )
+
+    def is_over_for(self, job: Job) -> bool:
+        """Return whether a job need not run: the run has ended, or the job's message is older than the present one.
+
+        A record ends only messages whose redrive is not greater than its own. A run that was skipped because of its
+        entry has not run, so another message of it may still find the entry changed back.
+        """
+        if job.redrive != self.redrive:
+            return job.redrive < self.redrive
+        if job.deferral < self.deferrals or self.outcome is None:
+            return job.deferral < self.deferrals
+        return self.outcome.is_final and self.outcome not in (Outcome.SKIPPED_DISABLED, Outcome.SKIPPED_RESCHEDULED)
+
+    def is_present_for(self, job: Job) -> Self:
+        """Return the record as a job continues it: a redrive starts the counting again."""
+        if job.redrive <= self.redrive:
+            return self
+        return replace(
+            self,
+            redrive=job.redrive,
+            trigger=job.trigger,
+            failures=0,
+            interruptions=0,
+            deferrals=0,
+            retry_laters=0,
+            deferred_since_utc=None,
+        )
+
+    def has(self, attempt_id: str) -> bool:
+        """Return whether the record lists an attempt."""
+        return any(attempt.id == attempt_id for attempt in self.attempts)
+
+    def after(self, attempt: Attempt, **changes: Any) -> Self:
+        """Return the record after an attempt, with its counts brought up to date, and further fields changed."""
+        asked = attempt.outcome is Outcome.DEFERRED
+        return replace(
+            self,
+            outcome=attempt.outcome,
+            started_utc=self.started_utc if self.attempt_count else attempt.started_utc,
+            finished_utc=attempt.finished_utc,
+            attempt_count=self.attempt_count + 1,
+            attempts=(*self.attempts, attempt)[-MOST_ATTEMPTS:],
+            failures=self.failures + attempt.outcome.is_failure,
+            interruptions=self.interruptions + (attempt.outcome is Outcome.INTERRUPTED),
+            deferrals=self.deferrals + asked,
+            error=attempt.error,
+            lease=None,
+            **changes,
+        )
 
     def document(self, retention: timedelta) -> dict[str, Any]:
         """Return the document to store, which expires after `retention`."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
-        return {
-            "id": f"run-{self.run_id}-{self.attempt}",
-            "type": "Run",
-            "ttl": int(retention.total_seconds()),
-            **fields,
-        }
+        own = {name: value for name, value in fields.items() if name not in ("etag", "unknown")}
+        return {"id": self.id, "type": "Run", "ttl": int(retention.total_seconds()), **self.unknown, **own}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read a stored record, also one of an earlier version, which has the fields of its only attempt.
+
+        Raises:
+            FieldError: it was edited and cannot be read.
+
+        """
+        content = dict(document)
+        if "attempt" in content:
+            content["attemptCount"] = content.pop("attempt")
+        error = content.get("error")
+        if isinstance(error, str):
+            content["error"] = {"kind": error.partition(":")[0], "message": error, "fingerprint": ""}
+        record = decode(cls, {**content, "etag": document.get("_etag"), "unknown": {}})
+        return replace(record, unknown=unknown_fields(cls, content))
+
+
+def record_id(run_id: str) -> str:
+    """Return the id of the record of a run, within its tenant's partition."""
+    return f"run-{run_id}"
+

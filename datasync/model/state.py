@@ -1,5 +1,6 @@
 """Flow states: the memory of one flow of one tenant, from run to run."""
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -10,74 +11,83 @@ from msgspec.structs import replace
 
 from datasync.errors import StateInvalid
 from datasync.model import times
-from datasync.model.decode import FieldError, Text, decode
-from datasync.model.run import Outcome, RunRecord
+from datasync.model.decode import FieldError, Text, decode, unknown_fields
+from datasync.model.job import Job, JobMessage
+from datasync.model.lease import Lease
+from datasync.model.run import Attempt, Outcome
 from datasync.model.times import in_utc
 
 REMEMBERED = 24
-"""Number of applied deliveries that a state keeps."""
+"""Number of ended legs of runs that a state keeps."""
+
+LARGEST_CURSOR = 16_384
+"""Bytes of a cursor as JSON."""
+
+_FORMER = ("applied",)  # fields of earlier versions, which are not kept
 
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
+type _Count = Annotated[int, Meta(ge=0, description="a whole number")]
 
 
-class FlowState(msgspec.Struct, frozen=True, rename="camel"):
+class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The memory of one flow of one tenant."""
 
     tenant_id: Text
     flow_name: Text
+    token: _Count = 0
+    """The fencing token of the last lease. It only grows."""
+    lease: Annotated[Lease | None, Meta(description="a lease, or null")] = None
+    """The attempt that is going on."""
+    wanted: Annotated[JobMessage | None, Meta(description="a job message, or null")] = None
+    """The run to send when the present one ends, since others were skipped because of it."""
+    cursor: Any = None
+    """The JSON value that the flow has kept last."""
     window_end_utc: _Time = None
     """End of the last successful run's window: the start of the next one."""
     last_run_utc: _Time = None
     last_outcome: Annotated[Outcome | None, Meta(description=f"an outcome ({', '.join(Outcome)})")] = None
     last_success_utc: _Time = None
-    consecutive_failures: Annotated[int, Meta(ge=0, description="a whole number")] = 0
-    applied: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
-    """Keys of the last deliveries that this state includes, oldest first."""
+    consecutive_failures: _Count = 0
+    ended: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
+    """The last legs of runs that ended (`Job.leg`), oldest first."""
     etag: str | None = None
     """None while nothing is stored."""
+    unknown: dict[str, Any] = {}
+    """Stored fields that this version does not know. They are kept."""
 
     @property
     def id(self) -> str:
         """The document's id within its tenant's partition."""
         return f"state-{self.flow_name}"
 
-    def after(self, attempt: RunRecord, window_end: datetime | None, delivery: str) -> Self:
-        """Return the state after an attempt. Applying a delivery a second time changes nothing.
-
-        Only success moves the window, and never back.
+    def after(self, attempt: Attempt, job: Job, window_end: datetime | None, cursor: Any) -> Self:
+        """Return the state after an attempt.
 
         Args:
-            attempt: The record of the attempt.
-            window_end: End of its window; None for an attempt that ended before the flow started.
-            delivery: Key of the delivery that made the attempt. Two messages of one run may make attempts of the same
-                number, and both count.
+            attempt: The attempt that ended.
+            job: Its job.
+            window_end: End of the window that is done, if the attempt succeeded or continues in another part.
+            cursor: The value that the flow has kept, or the one before.
 
         """
-        if delivery in self.applied:
-            return self
-        state = replace(
-            self,
-            last_run_utc=attempt.finished_utc,
-            last_outcome=attempt.outcome,
-            applied=(*self.applied, delivery)[-REMEMBERED:],
-        )
-        if attempt.outcome is Outcome.SUCCEEDED:
-            ends = [end for end in (window_end, self.window_end_utc) if end]
-            return replace(
-                state,
-                window_end_utc=max(ends, default=None),
-                last_success_utc=attempt.finished_utc,
-                consecutive_failures=0,
-            )
-        if attempt.outcome.is_failure:
-            return replace(state, consecutive_failures=self.consecutive_failures + 1)
+        outcome = attempt.outcome
+        state = replace(self, last_run_utc=attempt.finished_utc, last_outcome=outcome, cursor=cursor)
+        if outcome.is_final or outcome is Outcome.DEFERRED:
+            state = replace(state, ended=(*self.ended, job.leg)[-REMEMBERED:])
+        if outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED):
+            ends = [end for end in (window_end, self.window_end_utc) if end]  # a window never moves back
+            state = replace(state, window_end_utc=max(ends, default=None), consecutive_failures=0)
+        if outcome is Outcome.SUCCEEDED:
+            state = replace(state, last_success_utc=attempt.finished_utc)
+        if outcome.is_failure:
+            state = replace(state, consecutive_failures=self.consecutive_failures + 1)
         return state
 
     def document(self) -> dict[str, Any]:
         """Return the document to store."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
-        del fields["etag"]
-        return {"id": self.id, "type": "FlowState", **fields}
+        own = {name: value for name, value in fields.items() if name not in ("etag", "unknown")}
+        return {"id": self.id, "type": "FlowState", **self.unknown, **own}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
@@ -88,10 +98,18 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel"):
 
         """
         try:
-            state = decode(cls, {**document, "etag": document.get("_etag")})
-            return replace(state, window_end_utc=state.window_end_utc and in_utc(state.window_end_utc))
+            _check_cursor(document.get("cursor"))
+            state = decode(cls, {**document, "etag": document.get("_etag"), "unknown": {}})
+            state = replace(state, window_end_utc=state.window_end_utc and in_utc(state.window_end_utc))
         except (FieldError, OverflowError) as error:
             raise StateInvalid(
                 f"flow state id={document.get('id')!r} of tenant {document.get('tenantId')!r}: {error}. Correct "
                 "it, or delete the document: the flow then starts as if it had never run"
             ) from None
+        return replace(state, unknown=unknown_fields(cls, document, *_FORMER))
+
+
+def _check_cursor(cursor: Any) -> None:
+    size = len(json.dumps(cursor).encode())
+    if size > LARGEST_CURSOR:
+        raise FieldError("cursor", f"at most {LARGEST_CURSOR} bytes of JSON, not {size}", type(cursor).__name__)

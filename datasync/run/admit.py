@@ -1,24 +1,42 @@
-"""admit: gates decide, in order, whether a job still has to run."""
+"""admit: gates decide, in order, whether a job runs now."""
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from hashlib import sha256
+from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
-from datasync.flow.registry import Flow
+from datasync.errors import FlowUnknown
+from datasync.flow.registry import Flow, FlowRegistry, Overlap
+from datasync.model.failure import Failure
 from datasync.model.job import HEAD_START, Job
-from datasync.model.run import Outcome
+from datasync.model.lease import Lease
+from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import FlowState
 from datasync.model.tenant import FlowEntry, Tenant
-from datasync.run.ending import Ending
+from datasync.run.ending import Drop, Ending, PutBack
+from datasync.run.lease import HeldLease, Taken, acquire
 from datasync.services import Services
+from datasync.stores.runs import Leased
 
+LONGEST_PARKING = timedelta(days=7)
+"""How long a job waits for its flow to be published."""
+
+MOST_ROUNDS = 3
+"""How many times the attempts of a run whose process dies are repeated in full."""
+
+_PARKED = timedelta(minutes=5)
 _LONGEST_HEAD_START = 2 * HEAD_START + timedelta(seconds=1)  # the queue counts whole seconds, by a clock of its own
+_SPREAD = timedelta(minutes=10)
+"""Runs whose attempts were interrupted again are spread over this time, so that they no longer meet."""
+_TRIES = 5
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A job, with everything that the gates look at."""
+    """A job, with everything that the first gates look at."""
 
     job: Job
     flow: Flow
@@ -34,36 +52,58 @@ class Admitted(msgspec.Struct, frozen=True):
     flow: Flow
     tenant: Tenant
     entry: FlowEntry
-    state: FlowState
+    record: RunRecord
+    lease: HeldLease
+
+    @property
+    def state(self) -> FlowState | None:
+        """The state of the flow; None if the flow allows overlapping runs, which have neither window nor cursor."""
+        return self.lease.document if isinstance(self.lease.document, FlowState) else None
 
 
-type Gate = Callable[[Candidate], Ending | None]
-"""Returns None to let a job pass, or the ending of its attempt."""
+type Stop = Ending | RunRecord | Drop | PutBack
+"""The end of a delivery that does not run: an ending to record, a record that is written, or neither."""
+type Gate = Callable[[Candidate], Stop | None]
+"""Returns None to let a job pass, or the end of its delivery."""
 
 
-def is_present(candidate: Candidate) -> Ending | None:
+def is_present(candidate: Candidate) -> Stop | None:
     """Skip a job whose entry was removed."""
     if candidate.entry:
         return None
-    return Ending(Outcome.SKIPPED_DISABLED, "the tenant's document has no such flow")
+    return _skipped(Outcome.SKIPPED_DISABLED, "the tenant's document has no such flow")
 
 
-def is_enabled(candidate: Candidate) -> Ending | None:
+def is_enabled(candidate: Candidate) -> Stop | None:
     """Skip a job whose entry was disabled."""
     if candidate.entry and candidate.entry.enabled:
         return None
-    return Ending(Outcome.SKIPPED_DISABLED, "the flow is disabled: enabled is false in the tenant's document")
+    return _skipped(Outcome.SKIPPED_DISABLED, "the flow is disabled: enabled is false in the tenant's document")
 
 
-def is_scheduled(candidate: Candidate) -> Ending | None:
+def is_scheduled(candidate: Candidate) -> Stop | None:
     """Skip a job that was planned ahead by a schedule that has changed since."""
     job, entry = candidate.job, candidate.entry
     if not job.planned_ahead or job.rev is None or (entry and job.rev == candidate.tenant.revision_of(entry)):
         return None
-    return Ending(Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned")
+    return _skipped(
+        Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned"
+    )
 
 
-GATES: tuple[Gate, ...] = (is_present, is_enabled, is_scheduled)
+def is_within_parts(candidate: Candidate) -> Stop | None:
+    """End a run that continues in more parts than its flow allows."""
+    job, flow = candidate.job, candidate.flow
+    if job.part <= flow.parts:
+        return None
+    why = (
+        f"the run did not end in {flow.parts} parts: correct the flow's Continue, or register it with a higher parts="
+    )
+    failure = Failure(kind="TooManyParts", message=why, fingerprint="too-many-parts")
+    return Ending(Outcome.DEAD, failure, is_permanent=True)
+
+
+GATES: tuple[Gate, ...] = (is_present, is_enabled, is_scheduled, is_within_parts)
 
 
 async def wait_until_scheduled(services: Services, job: Job) -> None:
@@ -73,26 +113,121 @@ async def wait_until_scheduled(services: Services, job: Job) -> None:
         await services.clock.sleep(early)
 
 
-async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Ending:
-    """Read the tenant and the state side by side, and pass the gates.
+def find_flow(registry: FlowRegistry, job: Job, now: datetime) -> Flow | PutBack:
+    """Return the flow of a job. A job for an unknown flow waits: a version of the app that has it may be on its way.
+
+    Raises:
+        FlowUnknown: the job has waited for LONGEST_PARKING.
+
+    """
+    try:
+        return registry.resolve(job.flow_name)
+    except FlowUnknown as error:
+        if now - job.enqueued_utc >= LONGEST_PARKING:
+            raise
+        why = f"{error}. The job waits for the flow for up to {LONGEST_PARKING.days} days"
+        return PutBack(job.copy(), _PARKED, why)
+
+
+async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
+    """Read the tenant and the run's record side by side, pass the gates, and take the lease.
 
     Raises:
         TenantUnknown, TenantInvalid, StateInvalid: the job cannot run.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
-    tenant, state = await asyncio.gather(
-        services.tenants.get(job.tenant_id), services.runs.state(job.tenant_id, flow.names), return_exceptions=True
+    for _ in range(_TRIES):
+        tenant, record = await asyncio.gather(
+            services.tenants.get(job.tenant_id), services.runs.record(job.tenant_id, job.run_id), return_exceptions=True
+        )
+        if isinstance(record, BaseException):
+            raise record
+        if record and record.is_over_for(job):
+            return _duplicate(job, record)
+        if isinstance(tenant, BaseException):
+            raise tenant
+        entry = tenant.entry((job.flow_name, *flow.names))
+        candidate = Candidate(job=job, flow=flow, tenant=tenant, entry=entry)
+        for gate in GATES:
+            if stop := gate(candidate):
+                return stop
+        if entry is None:
+            raise AssertionError("is_present lets no job without an entry pass")
+        own = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
+        free = own if flow.overlap is Overlap.ALLOW else FlowState(tenant_id=tenant.id, flow_name=flow.name)
+        found = await acquire(services, free, flow.names, job)
+        if isinstance(found, Taken):
+            if found.interrupted and found.interrupted.run_id == job.run_id:
+                own = found.interrupted
+            lease = HeldLease(services, found.document)
+            admitted = Admitted(job=job, flow=flow, tenant=tenant, entry=entry, record=own, lease=lease)
+            return await _check_again(services, admitted) or admitted
+        if stop := await _meet(services, flow, job, own, found):
+            return stop
+    return PutBack(job.copy(), timedelta(seconds=5), "the state of the flow was changed by others all the time")
+
+
+async def _check_again(services: Services, admitted: Admitted) -> Stop | None:
+    """Look at the facts that are exact under the lease: a record that another process has written may lag behind."""
+    job, state = admitted.job, admitted.state
+    if state and job.leg in state.ended:
+        await services.runs.release(state)
+        return _duplicate(job, await services.runs.record(job.tenant_id, job.run_id))
+    interruptions = admitted.record.interruptions
+    if interruptions >= MOST_ROUNDS * services.settings.max_attempts:
+        await services.runs.release(admitted.lease.document)
+        return died(f"{interruptions} attempts")
+    if interruptions > max(job.spread, 1):
+        # Twice a victim, or a culprit: from now on it runs apart from the runs that it was interrupted with.
+        await services.runs.release(admitted.lease.document)
+        delay = apart(job.run_id, str(interruptions))
+        return PutBack(job.copy(spread=interruptions), delay, f"the process died in {interruptions} attempts of the run")
+    return None
+
+
+async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found: Leased) -> Stop | None:
+    """Decide about a job that meets a live lease; None if the lease is gone meanwhile."""
+    now, lease = services.clock.now(), found.lease or Lease()
+    holder = lease.message
+    if holder is None:
+        return PutBack(job.copy(), lease.left(now), "the lease of the flow was edited by hand, and is not over")
+    if holder.run_id == job.run_id:
+        if holder.message_id != job.message_id and holder.rounds >= job.rounds:
+            return Drop("another message of the same run is being run")
+        return PutBack(job.copy(), lease.left(now), "an earlier delivery of the message has the lease")
+    why = f"run {holder.run_id} of the same flow and tenant is going on"
+    skip = Attempt(
+        id=uuid4().hex,
+        outcome=Outcome.SKIPPED_OVERLAP,
+        started_utc=now,
+        finished_utc=now,
+        error=Failure(kind="Skipped", message=why, fingerprint="skipped_overlap"),
     )
-    if isinstance(tenant, BaseException):
-        raise tenant
-    entry = tenant.entry((job.flow_name, *flow.names))
-    candidate = Candidate(job=job, flow=flow, tenant=tenant, entry=entry)
-    for gate in GATES:
-        if ending := gate(candidate):
-            return ending
-    if isinstance(state, BaseException):  # raised after the gates, since a skipped job needs no state
-        raise state
-    if entry is None:
-        raise AssertionError("is_present lets no job without an entry pass")
-    return Admitted(job=job, flow=flow, tenant=tenant, entry=entry, state=state)
+    record = own.after(skip, message_id=job.message_id, next=())
+    if flow.overlap is Overlap.SKIP or not isinstance(found, FlowState):
+        return record if await services.runs.save(record) else None
+    wanted = replace(found, wanted=job.once_more(now))
+    return record if await services.runs.save(wanted, record) else None
+
+
+def _duplicate(job: Job, record: RunRecord | None) -> Drop:
+    outcome = record.outcome if record and record.outcome else "ended"
+    is_own = record is not None and record.message_id == job.message_id
+    return Drop(f"the run has {outcome} already", record.next if record and is_own else ())
+
+
+def _skipped(outcome: Outcome, why: str) -> Ending:
+    return Ending(outcome, Failure(kind="Skipped", message=why, fingerprint=str(outcome)))
+
+
+def died(times: str) -> Ending:
+    """Return the ending of a run that the process did not survive, in any of `15 attempts`."""
+    message = f"the process died in each of {times}: see docs/runbook.md, A run whose process dies"
+    failure = Failure(kind="ProcessDied", message=message, fingerprint="process-died")
+    return Ending(Outcome.DEAD, failure, is_permanent=True)
+
+
+def apart(*parts: str) -> timedelta:
+    """Return the delay of a run that is attempted apart from others, always the same for the same texts."""
+    return _SPREAD * (int.from_bytes(sha256("\n".join(parts).encode()).digest()[:4]) / 2**32)

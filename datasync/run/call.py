@@ -1,34 +1,55 @@
-"""call: runs the flow under its timeout."""
+"""call: runs the flow under its timeout and its lease."""
 
 import asyncio
+import json
 from collections import Counter
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from msgspec.structs import replace
 
-from datasync.errors import FlowFailed, FlowSignal, GiveUp, RetryLater
+from datasync.errors import (
+    Continue,
+    CursorInvalid,
+    DataSyncError,
+    FlowFailed,
+    FlowSignal,
+    GiveUp,
+    LeaseLost,
+    RetryLater,
+    SecretRefused,
+    ServiceUnavailable,
+)
 from datasync.flow.context import FlowRun, Window
+from datasync.flow.failures import failure_of
 from datasync.flow.http import HttpUsage, new_client
 from datasync.flow.log import RunLog
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
 from datasync.flow.secrets import TenantSecretClient
-from datasync.model.run import Outcome
+from datasync.model.failure import Failure
+from datasync.model.run import Outcome, RunRecord, RunWindow
+from datasync.model.state import LARGEST_CURSOR
 from datasync.run.admit import Admitted
 from datasync.run.ending import Ending
+from datasync.run.execute import Execution, How, execute
 from datasync.services import Services
 from datasync.telemetry.emit import emit
-from datasync.telemetry.events import RunStarted
+from datasync.telemetry.events import FlowBlocked, RunStarted
 
 
 async def call(services: Services, admitted: Admitted) -> Ending:
     """Run the flow. The ending holds no secret that the run read.
 
-    A cancellation from outside is raised: the worker stops, and the message is delivered again.
+    Raises:
+        LeaseLost: the attempt lost its lease, and nothing may be recorded of it.
+
     """
     job, flow, tenant = admitted.job, admitted.flow, admitted.tenant
-    subject = f"{tenant.id}/{flow.name}"
-    emit(RunStarted(subject=subject, run=job.run_id, attempt=job.attempt))
+    subject, attempt = f"{tenant.id}/{flow.name}", admitted.record.attempt_count + 1
+    emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt))
     redact, usage, window = Redaction(), HttpUsage(services.clock), _window(services, admitted)
     run = FlowRun(
         run_id=job.run_id,
@@ -36,49 +57,134 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         flow_name=flow.name,
         settings=admitted.entry.settings,
         scheduled_utc=job.scheduled_utc,
-        attempt=job.attempt,
+        attempt=attempt,
+        part=job.part,
         window=window,
-        http=new_client(services.http_transport, usage),
-        log=RunLog(subject, {"run": job.run_id, "attempt": job.attempt}, redact),
+        http=new_client(services.http_transport, usage, admitted.lease.check),
+        log=RunLog(subject, {"run": job.run_id, "attempt": attempt}, redact),
+        cursor=admitted.state and admitted.state.cursor,
+        keep=partial(_keep, admitted),
         counts=Counter(),
     )
-    kv = TenantSecretClient(tenant.id, services.vault, redact.add)
-    ending = await _run_flow(flow, kv, run, redact)
-    return replace(ending, window_end=window.end, counts=dict(run.counts), http=usage.attributes())
+    kv = TenantSecretClient(tenant.id, services.vault, redact.add, _refused_at(admitted.record))
+    function = partial(flow.function, tenant.id, kv, run) if flow.takes_run else partial(flow.function, tenant.id, kv)
+    async with admitted.lease.kept():
+        execution = await execute(
+            function, subject=subject, timeout=flow.timeout, stop=admitted.lease.lost, watchdog=services.watchdog
+        )
+    for block in execution.blocks:
+        if block.subject == subject:
+            emit(
+                FlowBlocked(
+                    subject=subject, seconds=block.seconds, place=block.place, run=job.run_id, attempt=attempt
+                )
+            )
+    describe = partial(failure_of, redact=redact, function=flow.function, secrets=kv.reads)
+    ending = _ending(execution, flow, run, describe, redact)
+    return replace(
+        ending,
+        window=None if admitted.state is None else RunWindow(window.start, window.end),
+        counts=dict(run.counts),
+        http=usage.totals(),
+        secrets=dict(kv.reads),
+        abandoned=execution.abandoned,
+    )
+
+
+def _refused_at(record: RunRecord) -> datetime | None:
+    """Return when an API refused the credentials of the last attempt; None if it did not."""
+    return record.finished_utc if record.error and record.error.credentials_refused else None
 
 
 def _window(services: Services, admitted: Admitted) -> Window:
-    job, start = admitted.job, admitted.state.window_end_utc
-    # A message posted by hand may name a later time; a window that ended there would skip the data in between.
-    end = max(job.enqueued_utc, min(job.scheduled_utc, services.clock.now()))
+    job, now = admitted.job, services.clock.now()
+    start = admitted.state.window_end_utc if admitted.state else None
+    # A message posted by hand may name a later time, and clocks may differ. A window that ended in the future would
+    # skip the data in between.
+    end = min(max(job.enqueued_utc, job.scheduled_utc), now)
     return Window(start=start, end=max(end, start or end))
 
 
-async def _run_flow(flow: Flow, kv: TenantSecretClient, run: FlowRun, redact: Redaction) -> Ending:
-    bound = asyncio.timeout(flow.timeout.total_seconds())
+async def _keep(admitted: Admitted, cursor: Any) -> None:
+    check_cursor(cursor)
+    if admitted.state is None:
+        raise CursorInvalid(f"{admitted.flow.name}: a flow with overlap=\"allow\" has no cursor")
+    await admitted.lease.save_cursor(cursor)
+
+
+def check_cursor(cursor: Any) -> None:
+    """Check a cursor.
+
+    Raises:
+        CursorInvalid: it is not JSON, or has more than 16 KB.
+
+    """
     try:
-        async with bound:
-            await (flow.function(run.tenant.id, kv, run) if flow.takes_run else flow.function(run.tenant.id, kv))
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or _comes_from_outside(error):
-            raise
-        match _signal(error):
-            case RetryLater() as signal:
-                return Ending(Outcome.DEFERRED, redact.line(str(signal)), delay=signal.delay)
-            case GiveUp() as signal:
-                return Ending(Outcome.GAVE_UP, redact.line(str(signal)))
-        if not bound.expired():
-            return _failed(redact.one_line(error), redact.traceback(error))
-    if bound.expired():  # a flow may have caught the cancellation
-        return _failed(
-            f"{run.tenant.id}/{flow.name} was cancelled after {flow.timeout}: do less in one run, or register the flow "
-            "with a longer timeout="
+        size = len(json.dumps(cursor, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CursorInvalid(f"run.cursor is not a JSON value ({error}): use texts, numbers, lists and dictionaries") from None
+    if size > LARGEST_CURSOR:
+        raise CursorInvalid(
+            f"run.cursor has {size:,} bytes as JSON, and {LARGEST_CURSOR:,} are kept: keep a position, not the data"
         )
-    return Ending(Outcome.SUCCEEDED)
 
 
-def _failed(reason: str, traceback: str = "") -> Ending:
-    return Ending(Outcome.FAILED, reason, traceback, failure=FlowFailed(reason))
+type _Describe = Callable[[BaseException], Failure]
+
+
+def _ending(execution: Execution, flow: Flow, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
+    subject = f"{run.tenant.id}/{flow.name}"
+    error = execution.error
+    match execution.how:
+        case How.STOPPED:
+            raise error or LeaseLost(f"the lease of {subject} is over")
+        case How.CANCELLED:
+            why = DataSyncError(f"{subject} was stopped: the host stops, or another flow cancelled all tasks")
+            return Ending(Outcome.INTERRUPTED, describe(why), raised=asyncio.CancelledError())
+        case How.TIMED_OUT:
+            return _failed(FlowFailed(_timed_out(execution, flow, subject)), describe)
+        case How.RETURNED:
+            return _finished(Ending(Outcome.SUCCEEDED, window_end=run.window.end), run, describe)
+    if error is None:
+        raise AssertionError("a flow that raised has an error")
+    match _signal(error):
+        case RetryLater() as signal:
+            return Ending(Outcome.DEFERRED, describe(signal), delay=signal.delay)
+        case GiveUp() as signal:
+            return Ending(Outcome.GAVE_UP, describe(signal))
+        case Continue() as signal:
+            if signal.window_end and signal.window_end > run.window.end:
+                late = FlowFailed(f"Continue(window_end={signal.window_end}): the window ends at {run.window.end}")
+                return _failed(late, describe)
+            return _finished(Ending(Outcome.CONTINUED, window_end=signal.window_end), run, describe)
+    if outage := _find(error, ServiceUnavailable):
+        return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
+    ending = _failed(error, describe, redact.traceback(error))
+    return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
+
+
+def _finished(ending: Ending, run: FlowRun, describe: _Describe) -> Ending:
+    """Return an ending with the cursor that the flow has left, or a failure if that cannot be kept."""
+    try:
+        check_cursor(run.cursor)
+    except CursorInvalid as error:
+        return _failed(error, describe)
+    return replace(ending, cursor=run.cursor)
+
+
+def _failed(error: BaseException, describe: _Describe, traceback: str = "") -> Ending:
+    failure = describe(error)
+    return Ending(Outcome.FAILED, failure, traceback, raised=FlowFailed(failure.message))
+
+
+def _timed_out(execution: Execution, flow: Flow, subject: str) -> str:
+    blocked = [f"{each.subject} at {each.place} for {each.seconds:.0f} s" for each in execution.blocks]
+    also = f". Meanwhile the event loop was blocked by {'; '.join(blocked)}" if blocked else ""
+    ignored = " It ignores its cancellation, and still runs." if execution.abandoned else ""
+    return (
+        f"{subject} was cancelled after {flow.timeout}: do less in one run, or register the flow with a longer "
+        f"timeout={also}.{ignored}"
+    )
 
 
 def _signal(error: BaseException) -> FlowSignal | None:
@@ -91,7 +197,11 @@ def _signal(error: BaseException) -> FlowSignal | None:
     return max(signals, key=lambda signal: signal.delay if isinstance(signal, RetryLater) else timedelta.max)
 
 
-def _comes_from_outside(error: BaseException) -> bool:
-    """Return whether an error is a cancellation of the invocation, and not the flow's own."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+def _find[E: BaseException](error: BaseException, kind: type[E]) -> E | None:
+    """Return an error of a kind: the error itself, one that it was raised from, or one in a group."""
+    if isinstance(error, kind):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = (_find(each, kind) for each in error.exceptions)
+        return next((each for each in found if each), None)
+    return _find(error.__cause__, kind) if error.__cause__ else None

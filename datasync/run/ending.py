@@ -1,26 +1,55 @@
-"""The ending of an attempt: the value that admit or call hands to settle."""
+"""The endings of a delivery: the values that admit and call hand on."""
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from datasync.model.run import Outcome
+from datasync.model.failure import Failure
+from datasync.model.job import JobMessage, PlannedJob
+from datasync.model.run import Outcome, RunWindow
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How an attempt ended."""
+    """The end of an attempt, which is recorded."""
 
     outcome: Outcome
-    error: str | None = None
-    """One line, unless it succeeded."""
+    error: Failure | None = None
+    """None if it succeeded or continues."""
     traceback: str = ""
-    failure: Exception | None = None
-    """The exception to raise for the host."""
+    raised: BaseException | None = None
+    """The exception to raise for the host, so that it delivers the message again."""
+    is_permanent: bool = False
+    """Whether another attempt would fail as well."""
     delay: timedelta | None = None
     """The time after which the flow asked to run again."""
+    is_outage: bool = False
+    """Whether it is deferred because a service is away, and not because the flow asked for it."""
+    window: RunWindow | None = None
+    """The window that the flow was given; None where it did not start, or has none."""
     window_end: datetime | None = None
-    """End of the window that the flow was given; None where it did not start."""
+    """End of the part of the window that is done."""
+    cursor: Any = None
+    """The cursor to keep, if it succeeded or continues."""
     counts: dict[str, int] = {}
-    http: dict[str, Any] = {}
-    """The HTTP requests, as `HttpUsage.attributes` has them."""
+    http: dict[str, float] = {}
+    secrets: dict[str, datetime] = {}
+    abandoned: tuple[asyncio.Task[Any], ...] = ()
+    """Tasks of the flow that ignore their cancellation."""
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """The message is not needed. Nothing is recorded."""
+
+    why: str
+    send: tuple[PlannedJob, ...] = ()
+    """Messages to send before, since the process may have died before it sent them."""
+
+
+class PutBack(msgspec.Struct, frozen=True):
+    """The message goes back on the queue, hidden for a time. No attempt is counted."""
+
+    message: JobMessage
+    delay: timedelta
+    why: str

@@ -1,48 +1,114 @@
 """The stages of a run, in order: receive → admit → call → settle.
 
-The worker may be killed at any await: the message is then delivered again, and the attempt is repeated.
+The worker may be killed at any await: the message is then delivered again, and the attempt is recorded as interrupted.
 """
+
+from uuid import uuid4
 
 from msgspec.structs import replace
 
-from datasync.errors import JobInvalid
+from datasync.errors import (
+    FlowUnknown,
+    JobInvalid,
+    LeaseLost,
+    ServiceUnavailable,
+    FlowSettingsInvalid,
+    TenantUnknown,
+)
+from datasync.flow.failures import failure_of
+from datasync.flow.redact import Redaction
 from datasync.flow.registry import FlowRegistry
-from datasync.model.job import QueueMessage
-from datasync.model.run import RunRecord
-from datasync.run.admit import Admitted, admit, wait_until_scheduled
+from datasync.model.job import Job, PlannedJob, QueueMessage
+from datasync.model.run import Outcome, RunRecord
+from datasync.run.admit import Admitted, Stop, admit, find_flow, wait_until_scheduled
+from datasync.run.bury import keep_letter
 from datasync.run.call import call
+from datasync.run.ending import Drop, Ending, PutBack
 from datasync.run.receive import receive
-from datasync.run.settle import Attempt, not_started, settle
+from datasync.run.settle import Delivery, outage_pause, settle
 from datasync.services import Services
 from datasync.telemetry.emit import emit
-from datasync.telemetry.events import JobRefused
+from datasync.telemetry.events import JobDropped, JobPutBack, JobRefused, RunEnded, RunSuperseded, ServiceAway
 
 
-async def run_message(services: Services, registry: FlowRegistry, message: QueueMessage) -> RunRecord:
+async def run_message(services: Services, registry: FlowRegistry, message: QueueMessage) -> RunRecord | None:
     """Run the job in a message, and record how the attempt ended.
 
     Returns:
-        The record, if the message is complete.
+        The record; None if the message was a duplicate, was not a job, or was put back. The message is complete.
 
     Raises:
-        JobInvalid: the body is not a job. Nothing is recorded; the poison queue keeps the message.
-        FlowFailed: the attempt failed. The host delivers the message again, or moves it to the poison queue.
-        FlowUnknown, TenantUnknown, TenantInvalid, StateInvalid: the job cannot run; the host acts as above.
-        ServiceUnavailable: Cosmos DB or the queue refused or could not be reached; the host acts as above.
+        FlowFailed, TenantInvalid, StateInvalid: the attempt failed. The host delivers the message again.
+        ServiceUnavailable: neither Cosmos DB nor the queue can be used; the host acts as above.
+        LeaseLost: the attempt lost its lease, and another attempt has it; the host acts as above.
+        CancelledError: the host stops.
 
     """
     try:
         job = receive(message)
     except JobInvalid as error:
         emit(JobRefused(error=error, attempt=message.dequeue_count))
-        raise
+        await keep_letter(services, message, str(error))
+        return None
     await wait_until_scheduled(services, job)
-    attempt = Attempt(job=job, names=(job.flow_name,), started_utc=services.clock.now(), key=job.delivery_key)
     try:
-        flow = registry.resolve(job.flow_name)
-        attempt = replace(attempt, names=flow.names)
-        admission = await admit(services, flow, job)
-        ending = await call(services, admission) if isinstance(admission, Admitted) else admission
-    except Exception as error:  # noqa: BLE001 - settle records it, and raises it for the host
-        ending = not_started(error)
-    return await settle(services, attempt, ending)
+        return await _run(services, registry, job)
+    except ServiceUnavailable as error:
+        pause = outage_pause(job.outages)
+        emit(ServiceAway(job=job, error=error, pause=pause))
+        await services.jobs.send(PlannedJob(job.copy(outages=job.outages + 1), services.clock.now() + pause))
+        return None
+
+
+async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecord | None:
+    flow, started = None, services.clock.now()
+    try:
+        flow = find_flow(registry, job, started)
+        stop: Admitted | Stop = flow if isinstance(flow, PutBack) else await admit(services, flow, job)
+    except ServiceUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - it is recorded, and raised for the host
+        stop = not_started(error)
+    delivery = Delivery(job=job, id=uuid4().hex, started_utc=started, flow=None if isinstance(flow, PutBack) else flow)
+    match stop:
+        case Drop():
+            await services.jobs.send_all(stop.send)
+            emit(JobDropped(job=job, why=stop.why))
+            return None
+        case PutBack():
+            await services.jobs.send(PlannedJob(stop.message, services.clock.now() + stop.delay))
+            emit(JobPutBack(job=job, why=stop.why, delay=stop.delay))
+            return None
+        case RunRecord():
+            emit(RunEnded(record=stop))
+            return stop
+        case Ending():
+            return await _end(services, delivery, stop)
+    delivery = replace(delivery, id=stop.lease.nonce, record=stop.record, lease=stop.lease)
+    try:
+        return await _end(services, delivery, await call(services, stop))
+    except LeaseLost as error:
+        emit(RunSuperseded(job=job, error=error))
+        raise
+
+
+async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
+    record = await settle(services, delivery, ending)
+    if delivery.lease and ending.abandoned:
+        delivery.lease.keep_until(ending.abandoned)
+    emit(RunEnded(record=record, traceback=ending.traceback))
+    await services.jobs.send_all(record.next)
+    is_repeated_by_host = record.outcome in (Outcome.FAILED, Outcome.INTERRUPTED) and not record.next
+    if ending.raised and is_repeated_by_host:
+        raise ending.raised
+    return record
+
+
+def not_started(error: Exception) -> Ending:
+    """Return the ending of an attempt whose flow could not be called."""
+    failure = failure_of(error, Redaction())
+    return Ending(Outcome.FAILED, failure, raised=error, is_permanent=isinstance(error, _PERMANENT))
+
+
+_PERMANENT = (TenantUnknown, FlowUnknown, FlowSettingsInvalid)
+"""Errors that another attempt would meet as well."""

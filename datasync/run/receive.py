@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+from msgspec.structs import replace
+
 from datasync.errors import JobInvalid
 from datasync.model.decode import FieldError, decode, shorten
-from datasync.model.job import Job, JobMessage, QueueMessage, run_id
+from datasync.model.job import Job, JobMessage, QueueMessage, Trigger, run_id
 from datasync.model.times import in_utc
 
 RESERVED_KEYS = frozenset(
@@ -15,7 +17,7 @@ RESERVED_KEYS = frozenset(
 
 
 def receive(message: QueueMessage) -> Job:
-    """Decode a message. A message that was posted by hand gets a run id and a scheduled time.
+    """Decode a message. A message that was posted by hand gets a run id, and the time at which it was posted.
 
     Raises:
         JobInvalid: the body is not a job; the error holds the body.
@@ -30,19 +32,19 @@ def receive(message: QueueMessage) -> Job:
         raise _invalid(message, f"the Functions host reserves the keys {', '.join(reserved)}; leave them out")
     try:
         scheduled = in_utc(wire.scheduled_utc or message.inserted)
+        enqueued = in_utc(wire.enqueued_utc or message.inserted)
     except OverflowError as error:
-        raise _invalid(message, f"scheduledUtc: {error}") from None
-    return Job(
-        tenant_id=wire.tenant_id,
-        flow_name=wire.flow_name,
-        run_id=wire.run_id or run_id(message.id),
+        raise _invalid(message, f"scheduledUtc or enqueuedUtc: {error}") from None
+    posted = Trigger.MESSAGE if wire.run_id is None else Trigger.SCHEDULE
+    complete = replace(
+        wire,
+        run_id=wire.run_id or run_id(wire.message_id or message.id),
         scheduled_utc=scheduled,
-        enqueued_utc=in_utc(message.inserted),
-        attempt=wire.prior_attempts + message.dequeue_count,
-        message_id=message.id,
-        delivery=message.dequeue_count,
-        rev=wire.rev,
+        enqueued_utc=enqueued,
+        message_id=wire.message_id or message.id,
+        trigger=Trigger.REDRIVE if wire.redrive else wire.trigger or posted,
     )
+    return Job.of(complete, delivery=message.dequeue_count)
 
 
 def _parse(message: QueueMessage) -> Any:

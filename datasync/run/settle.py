@@ -1,112 +1,210 @@
-"""settle: records and logs the ending of an attempt, and passes it on to the queue or to the host."""
+"""settle: records the end of an attempt in one transaction, and sends the messages that follow from it."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from random import random
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, StateInvalid, TenantUnknown
-from datasync.flow.redact import Redaction
-from datasync.model.decode import fits_in_id
+from datasync.flow.registry import Flow
+from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob
-from datasync.model.run import Outcome, RunRecord
+from datasync.model.run import Attempt, Outcome, RunRecord
+from datasync.model.state import FlowState
 from datasync.run.ending import Ending
+from datasync.run.lease import HeldLease
 from datasync.services import Services
+from datasync.stores.runs import Leased
 from datasync.telemetry.emit import emit
-from datasync.telemetry.events import EndingNotRecorded, RunEnded, ServiceAway
+from datasync.telemetry.events import EndingNotRecorded
+
+MOST_DEFERRALS = 100
+"""How often a flow may defer a run."""
+
+LONGEST_DEFERRAL = timedelta(days=7)
+"""How long a run may be deferred, from the first time on."""
+
+_LONGEST_OUTAGE_PAUSE = timedelta(minutes=15)
+_PATIENCE = timedelta(minutes=3)
+"""How long an attempt waits for Cosmos DB to record its end. Until its lease is over, no other attempt starts."""
+
+_RECORDED_CURSOR = 1024  # bytes of JSON
+_TRIES = 20
+_LONGEST_PAUSE = timedelta(milliseconds=200)
 
 
-class Attempt(msgspec.Struct, frozen=True):
-    """An attempt to settle."""
+class Delivery(msgspec.Struct, frozen=True):
+    """One delivery of a job, as far as it came."""
 
     job: Job
-    names: Sequence[str]
-    """The flow's name and aliases; only the name in the job where no flow has it."""
+    id: str
+    """Identifies the attempt: the nonce of the lease, where it has one."""
     started_utc: datetime
-    key: str
-    """Identifies this attempt in the flow's state, which applies it once."""
+    flow: Flow | None = None
+    record: RunRecord | None = None
+    lease: HeldLease | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The flow's name and aliases; only the name in the job where no flow has it."""
+        return self.flow.names if self.flow else (self.job.flow_name,)
 
 
-async def settle(services: Services, attempt: Attempt, ending: Ending) -> RunRecord:
-    """Record the ending of an attempt, log it, and put a deferred job back on the queue.
+async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
+    """Record the end of an attempt: the run's record and the flow's state in one transaction.
 
-    A kill in between loses nothing: the message is delivered again, and the attempt is repeated.
+    An attempt is recorded once, however often this is tried and whichever answers are lost.
 
     Returns:
-        The record, if the message is complete.
+        The record. Its messages (`next`) are not sent yet.
 
     Raises:
-        The failure of the attempt, if it failed; ServiceUnavailable, if its ending could not be recorded.
+        LeaseLost: another attempt holds the lease, and nothing was recorded.
+        ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the documents in every try.
 
     """
-    record = _record(services, attempt, ending)
-    try:
-        if await _counts(services, attempt, ending):
-            await services.runs.apply(record, ending.window_end, attempt.key, attempt.names)
-        await services.runs.record(record)
-    except Exception as error:  # noqa: BLE001 - the failure of the flow takes precedence over this one
-        emit(EndingNotRecorded(record=record, error=error, traceback=ending.traceback))
-        raise (ending.failure or error) from None
-    _report(record, ending)
-    if ending.failure:
-        raise ending.failure from None
-    if ending.delay is not None:
-        visible_at = services.clock.now() + ending.delay
+    waited, pause = timedelta(), timedelta(seconds=1)
+    while True:
         try:
-            await services.jobs.send(PlannedJob(message=attempt.job.next_message(), visible_at=visible_at))
+            return await _record(services, delivery, ending)
         except ServiceUnavailable as error:
-            unsent = replace(attempt, key=f"{attempt.key}-unsent")
-            failed = not_started(error)
-            return await settle(
-                services, unsent, replace(ending, outcome=failed.outcome, error=failed.error, failure=error, delay=None)
-            )
-    return record
+            if delivery.lease is None or waited >= _PATIENCE:
+                raise
+            emit(EndingNotRecorded(job=delivery.job, outcome=ending.outcome, error=error, traceback=ending.traceback))
+        await services.clock.sleep(pause)
+        waited, pause = waited + pause, min(pause * 2, timedelta(minutes=1))
 
 
-def not_started(error: Exception) -> Ending:
-    """Return the ending of an attempt whose flow could not be called."""
-    return Ending(Outcome.FAILED, Redaction().one_line(error), failure=error)
-
-
-def _record(services: Services, attempt: Attempt, ending: Ending) -> RunRecord:
-    job = attempt.job
-    outcome = ending.outcome
-    if outcome is Outcome.FAILED and job.delivery >= services.settings.max_attempts:
-        outcome = Outcome.DEAD
-    return RunRecord(
-        tenant_id=job.tenant_id,
-        flow_name=attempt.names[0],
-        run_id=job.run_id,
-        attempt=job.attempt,
-        outcome=outcome,
-        scheduled_utc=job.scheduled_utc,
-        started_utc=attempt.started_utc,
-        finished_utc=max(services.clock.now(), attempt.started_utc),
-        error=ending.error,
-        counts=ending.counts,
+async def _record(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
+    runs, job = services.runs, delivery.job
+    record, state = delivery.record, await _state_to_write(services, delivery, ending)
+    for _ in range(_TRIES):
+        own = (record or RunRecord.begin(job, delivery.names[0], delivery.started_utc)).is_present_for(job)
+        ended = _Ended(services, delivery, ending, own, state)
+        documents: list[Leased] = [ended.record, *([ended.state] if ended.state else [])]
+        if await runs.save(*documents):
+            return ended.record
+        record = await runs.record(job.tenant_id, job.run_id)
+        if record and record.has(delivery.id):
+            return record  # written by an earlier try, whose answer was lost
+        if delivery.lease:
+            await delivery.lease.refresh()
+        state = await _state_to_write(services, delivery, ending)
+        await services.clock.sleep(_LONGEST_PAUSE * random())  # noqa: S311 - spreads tries, protects nothing
+    raise ServiceUnavailable(
+        f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {_TRIES} tries. "
+        "It will be tried again"
     )
 
 
-async def _counts(services: Services, attempt: Attempt, ending: Ending) -> bool:
-    """Return whether the state of the flow includes the attempt.
+async def _state_to_write(services: Services, delivery: Delivery, ending: Ending) -> FlowState | None:
+    """Return the flow's state, as it was read last; None if the attempt says nothing about the flow."""
+    job, lease = delivery.job, delivery.lease
+    if lease and isinstance(lease.document, FlowState):
+        return lease.document
+    if lease or await _counts(services, delivery, ending):
+        return await services.runs.state(job.tenant_id, delivery.names)
+    return None
 
-    It does if the flow started, and if a failure kept a flow of this tenant from starting. It does not if a service
-    was unavailable, which says nothing about the flow.
-    """
-    if ending.window_end is not None or ending.failure is None:
-        return ending.window_end is not None
-    if isinstance(ending.failure, ServiceUnavailable | StateInvalid | TenantUnknown):
+
+async def _counts(services: Services, delivery: Delivery, ending: Ending) -> bool:
+    """Return whether an attempt that did not start counts as a failure of a flow of the tenant."""
+    if ending.error is None or delivery.flow is None or ending.outcome not in (Outcome.FAILED, Outcome.DEAD):
         return False
-    if not fits_in_id(attempt.names[0]):  # no flow can have this name, and no state can be stored under it
+    if isinstance(ending.raised, StateInvalid | TenantUnknown):
         return False
-    return await services.tenants.has_entry(attempt.job.tenant_id, (attempt.job.flow_name, *attempt.names))
+    return await services.tenants.has_entry(delivery.job.tenant_id, (delivery.job.flow_name, *delivery.names))
 
 
-def _report(record: RunRecord, ending: Ending) -> None:
-    if isinstance(ending.failure, ServiceUnavailable) and ending.window_end is None:
-        subject = f"{record.tenant_id}/{record.flow_name}"
-        emit(ServiceAway(subject=subject, run=record.run_id, attempt=record.attempt, error=ending.failure))
-        if record.outcome is not Outcome.DEAD:
-            return
-    emit(RunEnded(record=record, http=ending.http, traceback=ending.traceback))
+class _Ended:
+    """The record and the state after an attempt."""
+
+    def __init__(
+        self, services: Services, delivery: Delivery, ending: Ending, record: RunRecord, state: FlowState | None
+    ) -> None:
+        job, lease = delivery.job, delivery.lease
+        now = max(services.clock.now(), delivery.started_utc)
+        ending = _decided(services, ending, record, now)
+        attempt = Attempt(
+            id=delivery.id,
+            outcome=ending.outcome,
+            started_utc=delivery.started_utc,
+            finished_utc=now,
+            token=lease.document.token if lease else 0,
+            error=ending.error,
+            secrets=ending.secrets,
+        )
+        is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
+        before = state.cursor if state else None
+        cursor = ending.cursor if is_done and _has_memory(lease) else before
+        self.state: FlowState | None = None
+        wanted = None
+        if state:
+            self.state = state.after(attempt, job, ending.window_end, cursor)
+            if _has_memory(lease):
+                ends_leg = ending.outcome.is_final or ending.outcome is Outcome.DEFERRED
+                wanted = state.wanted if ends_leg else None
+                self.state = replace(
+                    self.state,
+                    lease=state.lease if ending.abandoned else None,
+                    wanted=None if ends_leg else state.wanted,
+                )
+        asked = ending.outcome is Outcome.DEFERRED and not ending.is_outage
+        self.record = replace(
+            record.after(attempt),
+            token=lease.document.token if lease and not _has_memory(lease) else record.token,
+            retry_laters=record.retry_laters + asked,
+            deferred_since_utc=record.deferred_since_utc or (now if ending.outcome is Outcome.DEFERRED else None),
+            counts=ending.counts,
+            http=ending.http,
+            window=ending.window,
+            cursor_before=_short(before),
+            cursor_after=_short(cursor),
+            message_id=job.message_id,
+            next=tuple(_next(services, job, ending, now)) + ((PlannedJob(wanted, now),) if wanted else ()),
+        )
+
+
+def _has_memory(lease: HeldLease | None) -> bool:
+    """Return whether the attempt may change the window and the cursor: it has the lease of the flow's state."""
+    return lease is not None and isinstance(lease.document, FlowState)
+
+
+def _decided(services: Services, ending: Ending, record: RunRecord, now: datetime) -> Ending:
+    """Return the ending with its final outcome: an attempt that was the last one has ended the run."""
+    if ending.outcome is Outcome.FAILED:
+        is_last = record.failures + 1 >= services.settings.max_attempts
+        return replace(ending, outcome=Outcome.DEAD) if is_last or ending.is_permanent else ending
+    if ending.outcome is not Outcome.DEFERRED:
+        return ending
+    since = record.deferred_since_utc or now
+    if now - since >= LONGEST_DEFERRAL or (not ending.is_outage and record.retry_laters >= MOST_DEFERRALS):
+        why = f"the run was deferred {record.deferrals} times since {since:%Y-%m-%d %H:%M} UTC, and is not deferred again"
+        last = f". The last reason: {ending.error.message}" if ending.error else ""
+        error = Failure(kind="DeferredTooOften", message=why + last, fingerprint="deferred-too-often")
+        return replace(ending, outcome=Outcome.DEAD, error=error)
+    return ending
+
+
+def _next(services: Services, job: Job, ending: Ending, now: datetime) -> Iterable[PlannedJob]:
+    """Yield the messages that go on with the run."""
+    if ending.outcome is Outcome.CONTINUED:
+        yield PlannedJob(job.next_part(now), now)
+    if ending.outcome is Outcome.DEFERRED:
+        outages = job.outages + 1 if ending.is_outage else 0
+        delay = outage_pause(job.outages) if ending.is_outage else ending.delay or timedelta()
+        yield PlannedJob(replace(job.next_deferral(), outages=outages), now + delay)
+    if ending.outcome is Outcome.FAILED and job.delivery >= services.settings.max_attempts:
+        yield PlannedJob(job.copy(), now + services.settings.retry_delay)  # the host would not deliver it again
+
+
+def outage_pause(outages: int) -> timedelta:
+    """Return how long a job waits for a service that is away: 15 seconds at first, 15 minutes at most."""
+    return min(timedelta(seconds=15) * 2 ** min(outages, 10), _LONGEST_OUTAGE_PAUSE)
+
+
+def _short(cursor: Any) -> Any:
+    return cursor if len(msgspec.json.encode(cursor)) <= _RECORDED_CURSOR else None

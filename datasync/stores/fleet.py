@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Annotated, Any, Self
 
@@ -74,10 +74,11 @@ class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class FleetStore:
-    """The watermark of the ticks, and the standing problems."""
+    """The watermark of the ticks, the standing problems, and the dead letters that are not jobs."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, retention: timedelta) -> None:
         self._container = container
+        self._retention = retention
 
     async def begin_tick(self, now: datetime) -> tuple[Watermark, int]:
         """Note that a tick starts at `now` (aware); return the watermark, and the time by the clock of Cosmos DB.
@@ -128,6 +129,21 @@ class FleetStore:
         """Delete a problem that is corrected. Raises ServiceUnavailable."""
         with explained(f"while deleting a problem of {problem.tenant}"):
             await self._delete(problem.id)
+
+    async def keep_letter(self, message_id: str, body: str, why: str, now: datetime) -> None:
+        """Keep a message that is not a job, as a dead letter. Raises ServiceUnavailable."""
+        container = await self._container.open()
+        document = {
+            "id": f"letter-{message_id}",
+            "tenantId": PARTITION,
+            "type": "DeadLetter",
+            "ttl": int(self._retention.total_seconds()),
+            "body": shorten(body, 65_536),
+            "why": shorten(why, 2000),
+            "sinceUtc": utc_text(now),
+        }
+        with explained(f"while keeping the dead letter {message_id}"):
+            await container.upsert_item(document, no_response=True, retry_write=RETRY_WRITE)
 
     async def _delete(self, document_id: str) -> None:
         container = await self._container.open()

@@ -54,6 +54,13 @@ class JobQueue:
                 job.message.encode(), visibility_timeout=-(-hidden // _SECOND) or None, time_to_live=_NEVER
             )
 
+    async def send_body(self, body: bytes, delay: timedelta) -> None:
+        """Put a message on the queue as it is, hidden for a time. Raises ServiceUnavailable as `send` does."""
+        with self._explained():
+            await self._queue.send_message(
+                body.decode(errors="replace"), visibility_timeout=-(-delay // _SECOND) or None, time_to_live=_NEVER
+            )
+
     async def ping(self) -> None:
         """Try the queue. Raises ServiceUnavailable as `send` does."""
         with self._explained():

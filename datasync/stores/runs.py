@@ -1,35 +1,46 @@
-"""The runs container: the state of each flow of each tenant, and a record of each attempt."""
+"""The runs container: the state of each flow of each tenant, and a record of each run.
 
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
-from random import random
+Both are in the partition of the tenant, so that one transactional batch writes them.
+"""
 
-from azure.core import MatchConditions
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
+    CosmosBatchOperationError,
+    CosmosHttpResponseError,
     CosmosResourceExistsError,
     CosmosResourceNotFoundError,
 )
 from msgspec.structs import replace
 
-from datasync.errors import ServiceUnavailable
-from datasync.model.run import RunRecord
+from datasync.errors import ServiceUnavailable, StateInvalid
+from datasync.model.decode import FieldError
+from datasync.model.lease import Lease
+from datasync.model.run import RunRecord, record_id
 from datasync.model.state import FlowState
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
-_TRIES = 20
-_LONGEST_PAUSE = timedelta(milliseconds=200)
+_CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
+
+type Leased = FlowState | RunRecord
+"""A document with a lease: the state of a flow, or the record of a run whose flow allows overlapping runs."""
 
 
 class RunStore:
-    """Flow states and run records, partitioned by `/tenantId`."""
+    """Flow states and run records, partitioned by `/tenantId`.
 
-    def __init__(
-        self, container: Container, retention: timedelta, sleep: Callable[[timedelta], Awaitable[None]]
-    ) -> None:
+    Every method raises ServiceUnavailable if Cosmos DB refused or could not be reached.
+    """
+
+    def __init__(self, container: Container, retention: timedelta) -> None:
         self._container = container
         self._retention = retention
-        self._sleep = sleep
 
     async def ping(self) -> None:
         """Try the container. Raises ServiceUnavailable if it is missing, or is not set up as it must be."""
@@ -39,70 +50,138 @@ class RunStore:
                 "turn its time to live on, without a default (--ttl -1)"
             )
 
+    async def record(self, tenant_id: str, run_id: str) -> RunRecord | None:
+        """Return the record of a run; None where it has none.
+
+        Raises:
+            StateInvalid: it was edited and cannot be read.
+
+        """
+        document = await self._read(tenant_id, record_id(run_id))
+        return document and _record(document)
+
     async def state(self, tenant_id: str, names: Sequence[str]) -> FlowState:
         """Return the state of a flow of a tenant; an empty state where the flow never ran.
 
         The first of `names` is the flow's own. Where no state is stored under it, the state under an alias is used.
-        """
-        container = await self._container.open()
-        for name in names:
-            empty = FlowState(tenant_id=tenant_id, flow_name=name)
-            with explained(f"while reading the state of {tenant_id}/{name}"):
-                try:
-                    document = await container.read_item(empty.id, partition_key=tenant_id)
-                except CosmosResourceNotFoundError:
-                    continue
-            state = FlowState.from_document(document)
-            return state if name == names[0] else replace(state, flow_name=names[0], etag=None)
-        return FlowState(tenant_id=tenant_id, flow_name=names[0])
-
-    async def apply(self, attempt: RunRecord, window_end: datetime | None, delivery: str, names: Sequence[str]) -> None:
-        """Bring a flow's state up to date with an attempt that ended. `names` are as for `state`.
-
-        Applying a delivery twice changes nothing, so a write whose answer was lost is safe to repeat.
 
         Raises:
-            ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the state every time.
+            StateInvalid: it was edited and cannot be read.
 
         """
-        for _ in range(_TRIES):
-            state = await self.state(attempt.tenant_id, names)
-            changed = state.after(attempt, window_end, delivery)
-            if changed is state or await self._save(changed):
-                return
-            # Another attempt of the flow ended at the same time: apply this one on top.
-            await self._sleep(_LONGEST_PAUSE * random())  # noqa: S311 - spreads tries, protects nothing
-        raise ServiceUnavailable(
-            f"the state of {attempt.tenant_id}/{names[0]} was changed by others in each of {_TRIES} tries. "
-            "It will be tried again"
-        )
+        for name in names:
+            empty = FlowState(tenant_id=tenant_id, flow_name=name)
+            if document := await self._read(tenant_id, empty.id):
+                state = FlowState.from_document(document)
+                return state if name == names[0] else replace(state, flow_name=names[0], etag=None)
+        return FlowState(tenant_id=tenant_id, flow_name=names[0])
 
-    async def record(self, attempt: RunRecord) -> None:
-        """Record an attempt. The same attempt, recorded twice, is one record."""
-        container = await self._container.open()
-        with explained(f"while recording a run of {attempt.tenant_id}/{attempt.flow_name}"):
-            await container.upsert_item(attempt.document(self._retention), no_response=True, retry_write=RETRY_WRITE)
+    async def take[T: Leased](self, free: T, lease: Lease) -> T | None:
+        """Take the lease of a document that has none: one conditional patch, which returns the document.
 
-    async def _save(self, state: FlowState) -> bool:
-        """Write a state unless somebody else has written since it was read; return whether it was written."""
+        Returns:
+            None if there is a lease, or if the document is missing: then read it. A lease that has ended counts as one.
+
+        Raises:
+            StateInvalid: the document was edited and cannot be read.
+
+        """
+        # The filter takes no parameters, so it has only numbers and identifiers of our own. The second condition
+        # recognizes our own lease after the answer of a first try was lost.
+        free_or_own = f'FROM c WHERE NOT IS_NUMBER(c.lease.until) OR c.lease.nonce = "{lease.nonce}"'
+        operations = [
+            {"op": "set", "path": "/lease", "value": msgspec.to_builtins(lease)},
+            {"op": "incr", "path": "/token", "value": 1},
+        ]
+        document = await self._patch(free, free_or_own, operations)
+        return None if document is None else _same_kind(free, document)
+
+    async def save(self, *documents: Leased) -> list[str] | None:
+        """Write documents of one tenant in one transaction, each under the ETag with which it was read.
+
+        Returns:
+            Their new ETags; None if somebody else has written one of them meanwhile: then nothing was written.
+
+        """
         container = await self._container.open()
-        with explained(f"while saving the state of {state.tenant_id}/{state.flow_name}"):
+        tenant_id = documents[0].tenant_id
+        operations = [_write(each.id, self._content(each), each.etag) for each in documents]
+        with explained(f"while saving {documents[0].id} of {tenant_id}"):
             try:
-                if state.etag is None:
-                    await container.create_item(state.document(), no_response=True, retry_write=RETRY_WRITE)
-                else:
-                    await container.replace_item(
-                        state.id,
-                        state.document(),
-                        etag=state.etag,
-                        match_condition=MatchConditions.IfNotModified,
-                        no_response=True,
+                results = await container.execute_item_batch(
+                    operations, partition_key=tenant_id, retry_write=RETRY_WRITE
+                )
+            except CosmosBatchOperationError as error:
+                failed = error.operation_responses[error.error_index]
+                if failed["statusCode"] in _CONFLICTS:
+                    return None
+                raise CosmosHttpResponseError(status_code=failed["statusCode"], message=str(error)) from None
+        return [str(result["eTag"]) for result in results]
+
+    async def renew[T: Leased](self, held: T, until: float) -> T | None:
+        """Move the end of a lease (seconds since 1970). Returns None if its holder has lost it."""
+        own = f'FROM c WHERE c.lease.nonce = "{_nonce(held)}"'
+        document = await self._patch(held, own, [{"op": "set", "path": "/lease/until", "value": until}])
+        return None if document is None else _same_kind(held, document)
+
+    async def release(self, held: Leased) -> None:
+        """End a lease without an attempt."""
+        own = f'FROM c WHERE c.lease.nonce = "{_nonce(held)}"'
+        await self._patch(held, own, [{"op": "set", "path": "/lease", "value": None}])
+
+    def _content(self, document: Leased) -> dict[str, Any]:
+        return document.document() if isinstance(document, FlowState) else document.document(self._retention)
+
+    async def _read(self, tenant_id: str, document_id: str) -> dict[str, Any] | None:
+        container = await self._container.open()
+        with explained(f"while reading {document_id} of {tenant_id}"), suppress(CosmosResourceNotFoundError):
+            return dict(await container.read_item(document_id, partition_key=tenant_id))
+        return None
+
+    async def _patch(
+        self, document: Leased, condition: str, operations: list[dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        container = await self._container.open()
+        with explained(f"while patching {document.id} of {document.tenant_id}"):
+            try:
+                return dict(
+                    await container.patch_item(
+                        document.id,
+                        partition_key=document.tenant_id,
+                        patch_operations=operations,
+                        filter_predicate=condition,
                         retry_write=RETRY_WRITE,
                     )
-            except (CosmosAccessConditionFailedError, CosmosResourceExistsError):
-                return False
-            except CosmosResourceNotFoundError:
-                if state.etag is None:
-                    raise
-                return False  # it was deleted meanwhile
-        return True
+                )
+            except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
+                return None
+            except CosmosHttpResponseError as error:
+                if error.status_code == HTTPStatus.BAD_REQUEST:  # a token that is a text, say, which has a reason
+                    stored = await self._read(document.tenant_id, document.id)
+                    if stored:
+                        _same_kind(document, stored)
+                raise
+
+
+def _write(document_id: str, content: dict[str, Any], etag: str | None) -> tuple[Any, ...]:
+    if etag is None:
+        return ("create", (content,))
+    return ("replace", (document_id, content), {"if_match_etag": etag})
+
+
+def _same_kind[T: Leased](example: T, document: Mapping[str, Any]) -> T:
+    return FlowState.from_document(document) if isinstance(example, FlowState) else _record(document)
+
+
+def _record(document: Mapping[str, Any]) -> RunRecord:
+    try:
+        return RunRecord.from_document(document)
+    except FieldError as error:
+        raise StateInvalid(
+            f"run record id={document.get('id')!r} of tenant {document.get('tenantId')!r}: {error}. Correct it, or "
+            "delete the document: the run then starts as if it had never been attempted"
+        ) from None
+
+
+def _nonce(held: Leased) -> str:
+    return (held.lease and held.lease.nonce) or ""

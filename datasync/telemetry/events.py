@@ -8,16 +8,21 @@
 | START         | info    | an attempt of a flow starts |
 | DONE          | info    | an attempt succeeded |
 | FAIL          | error   | an attempt failed, or a message is not a job |
-| DEFERRED, GAVE_UP, SKIPPED_… | warning | an attempt ended otherwise |
+| CONTINUED     | info    | a part of a run ended, and the next part follows |
+| DEFERRED, GAVE_UP, SKIPPED_…, INTERRUPTED | warning | an attempt ended otherwise |
+| DUPLICATE     | info    | a message was dropped, since another one did its work or does it |
+| WAITING       | warning | a message was put back on the queue |
+| SUPERSEDED    | warning | an attempt has lost its lease, and writes nothing more |
 | UNAVAILABLE   | error   | a run did not start or was not recorded, or a tick did not handle a tenant |
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import ClassVar
 
 from datasync.errors import JobInvalid, ServiceUnavailable, StateInvalid
+from datasync.model.job import Job
 from datasync.model.run import Outcome, RunRecord
 from datasync.model.tenant import Problem
 
@@ -185,38 +190,42 @@ _RESERVED = ("http", "retried", "waited", "run", "attempt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded(Event):
-    """An attempt ended, and its record says how."""
+    """An attempt ended, and the record of its run says how."""
 
     record: RunRecord
-    http: Mapping[str, object] = field(default_factory=dict)
-    """The HTTP requests of the attempt: see datasync.flow.http.HttpUsage."""
     traceback: str = ""
 
     @property
     def level(self) -> int:  # type: ignore[override]
         """Error for a failure, warning for an ending that is neither failure nor success."""
-        if self.record.outcome.is_failure:
+        if self.record.attempts[-1].outcome.is_failure:
             return logging.ERROR
-        return logging.INFO if self.record.outcome is Outcome.SUCCEEDED else logging.WARNING
+        return logging.INFO if self.record.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED) else logging.WARNING
 
     def sentence(self) -> str:
         """Name the tenant, the flow, the outcome, the time it took, and the error."""
-        record = self.record
+        record, attempt = self.record, self.record.attempts[-1]
         subject = f"{record.tenant_id}/{record.flow_name}"
-        took = f"{(record.finished_utc - record.started_utc).total_seconds():.1f}s"
-        if record.outcome is Outcome.SUCCEEDED:
+        took = f"{(attempt.finished_utc - attempt.started_utc).total_seconds():.1f}s"
+        if attempt.outcome is Outcome.SUCCEEDED:
             return f"DONE {subject} in {took}"
-        if record.outcome.is_failure:
-            return f"FAIL {subject} after {took} ({record.outcome}): {record.error}"
-        return f"{record.outcome.upper()} {subject} after {took}: {record.error}"
+        why = f": {attempt.error.message}" if attempt.error else ""
+        if attempt.outcome.is_failure:
+            return f"FAIL {subject} after {took} ({attempt.outcome}){why}"
+        return f"{attempt.outcome.upper()} {subject} after {took}{why}"
 
     def attributes(self) -> dict[str, object]:
-        """Return the counts, the HTTP requests, the run id and the attempt.
+        """Return the counts, the HTTP requests, the run id and the attempt. Zeros of the requests are left out.
 
         A count that is named like an attribute of the app is shown as `count.http`.
         """
-        own = {**self.http, "run": self.record.run_id, "attempt": self.record.attempt}
-        counts = {f"count.{name}" if name in _RESERVED else name: n for name, n in self.record.counts.items()}
+        record = self.record
+        names = {"requests": "http", "retries": "retried"}
+        http: dict[str, object] = {names[name]: int(n) for name, n in record.http.items() if n and name in names}
+        if waited := record.http.get("waited"):
+            http["waited"] = f"{waited:.1f}s"
+        own = {**http, "run": record.run_id, "attempt": record.attempt_count}
+        counts = {f"count.{name}" if name in _RESERVED else name: n for name, n in record.counts.items()}
         return {**counts, **own}
 
     def details(self) -> str:
@@ -225,26 +234,69 @@ class RunEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndingNotRecorded(Event):
-    """An attempt ended, and its record could not be written."""
+class _JobEvent(Event):
+    """Base of the events about a job."""
+
+    job: Job
+
+    @property
+    def subject(self) -> str:
+        """`tenant/flow`."""
+        return f"{self.job.tenant_id}/{self.job.flow_name}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the run id and the delivery."""
+        return {"run": self.job.run_id, "delivery": self.job.delivery}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDropped(_JobEvent):
+    """A message is not needed: another one did its work, or does it."""
+
+    why: str
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow and the reason."""
+        return f"DUPLICATE {self.subject} dropped: {self.why}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPutBack(_JobEvent):
+    """A message was put back on the queue."""
+
+    level = logging.WARNING
+    why: str
+    delay: timedelta
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow, the time and the reason."""
+        return f"WAITING {self.subject} for {self.delay.total_seconds():.0f}s: {self.why}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSuperseded(_JobEvent):
+    """An attempt has lost its lease. It writes nothing more."""
+
+    level = logging.WARNING
+    error: Exception
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow and the reason."""
+        return f"SUPERSEDED {self.subject}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndingNotRecorded(_JobEvent):
+    """An attempt ended, and its record could not be written yet."""
 
     level = logging.ERROR
-    record: RunRecord
+    outcome: Outcome
     error: Exception
     traceback: str = ""
 
     def sentence(self) -> str:
         """Name the tenant, the flow, the outcome and the error."""
-        record = self.record
-        why = f": {record.error}" if record.error else ""
-        return (
-            f"UNAVAILABLE {record.tenant_id}/{record.flow_name} ended ({record.outcome}{why}), which could not be "
-            f"recorded: {self.error}"
-        )
-
-    def attributes(self) -> dict[str, object]:
-        """Return the run id and the attempt."""
-        return {"run": self.record.run_id, "attempt": self.record.attempt, "error": type(self.error).__name__}
+        return f"UNAVAILABLE {self.subject} ended ({self.outcome}), which could not be recorded: {self.error}"
 
     def details(self) -> str:
         """Return the traceback of a failure."""
@@ -252,23 +304,33 @@ class EndingNotRecorded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceAway(Event):
-    """A service refused or could not be reached before a flow started."""
+class ServiceAway(_JobEvent):
+    """A service refused or could not be reached, and the job waits for it."""
 
     level = logging.ERROR
-    subject: str
-    """`tenant/flow`."""
-    run: str
-    attempt: int
     error: ServiceUnavailable
+    pause: timedelta
 
     def sentence(self) -> str:
-        """Name the tenant, the flow and the error."""
-        return f"UNAVAILABLE {self.subject} did not start: {self.error}"
+        """Name the tenant, the flow, the error and the time."""
+        return f"UNAVAILABLE {self.subject} waits for {self.pause.total_seconds():.0f}s: {self.error}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotBuried(Event):
+    """A message of the poison queue could not be handled, and goes back there."""
+
+    level = logging.ERROR
+    message_id: str
+    error: Exception
+
+    def sentence(self) -> str:
+        """Name the message and the error."""
+        return f"UNAVAILABLE message {self.message_id} stays in the poison queue: {self.error}"
 
     def attributes(self) -> dict[str, object]:
-        """Return the run id and the attempt."""
-        return {"run": self.run, "attempt": self.attempt}
+        """Return the class of the error."""
+        return {"error": type(self.error).__name__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
