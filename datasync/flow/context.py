@@ -29,8 +29,9 @@ class FlowRun:
     """The same in every attempt: usable as an idempotency key."""
     tenant: Tenant
     flow_name: str
-    settings: dict[str, Any]
-    """The flow entry's `settings` in the tenant document: free-form, per tenant."""
+    settings: Any
+    """The `settings` of the entry in the tenant's document: an instance of the type that the flow declares with
+    `@flow(settings=…)`, or a `dict[str, Any]` where it declares none."""
     scheduled_utc: datetime
     """The occurrence (aware, UTC)."""
     attempt: int

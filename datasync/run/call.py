@@ -34,7 +34,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         run_id=job.run_id,
         tenant=tenant,
         flow_name=flow.name,
-        settings=admitted.entry.settings,
+        settings=flow.decode_settings(tenant.id, admitted.entry),
         scheduled_utc=job.scheduled_utc,
         attempt=job.attempt,
         window=window,
