@@ -12,6 +12,7 @@ DataSyncError
 ├── FlowUnknown          no flow has that name
 ├── CursorInvalid        the cursor of a flow cannot be kept
 ├── LeaseLost            an attempt no longer holds the lease of its flow
+├── FlowSettingsInvalid  the settings in a tenant's document do not fit the type that the flow declares
 ├── FlowFailed           an attempt of a flow raised an exception or ran out of time
 └── SecretError
     ├── SecretRefused    a flow asked for a name outside its tenant, or for a name that Key Vault does not accept
@@ -84,6 +85,17 @@ class CursorInvalid(DataSyncError):
 
 class LeaseLost(DataSyncError):
     """An attempt no longer holds the lease of its flow: it writes nothing more."""
+
+
+class FlowSettingsInvalid(DataSyncError):
+    """The settings in a tenant's document do not fit the type that the flow declares. Another attempt does not help."""
+
+    def __init__(self, tenant_id: str, flow: str, path: str, why: str) -> None:
+        super().__init__(f"{tenant_id}/{flow} {path}: {why}. Correct the tenant's document")
+        self.path = path
+        """The field in the document, such as `flows[2].settings.rules[0].sku`."""
+        self.why = why
+        """The value found, and the value expected."""
 
 
 class FlowFailed(DataSyncError):

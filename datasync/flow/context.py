@@ -32,7 +32,8 @@ class FlowRun:
     tenant: Tenant
     flow_name: str
     settings: Any
-    """The flow entry's `settings` in the tenant document: free-form, per tenant."""
+    """The `settings` of the entry in the tenant's document: an instance of the type that the flow declares with
+    `@flow(settings=…)`, or a `dict[str, Any]` where it declares none."""
     scheduled_utc: datetime
     """The occurrence (aware, UTC)."""
     attempt: int

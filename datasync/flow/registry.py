@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,9 +11,14 @@ from datetime import timedelta
 from difflib import get_close_matches
 from hashlib import sha256
 from types import ModuleType
+from typing import Any, Literal
 
-from datasync.errors import FlowInvalid, FlowUnknown
-from datasync.model.decode import NAME_LIMIT, fits_in_id
+import msgspec
+
+from datasync.errors import FlowInvalid, FlowSettingsInvalid, FlowUnknown
+from datasync.flow.options import Cooldown, Overlap, option_mistakes, settings_schema
+from datasync.model.decode import NAME_LIMIT, FieldError, decode, fits_in_id
+from datasync.model.tenant import FlowEntry
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import FlowFileBroken
 from datasync.version import VERSION
@@ -21,6 +27,8 @@ type FlowFunction = Callable[..., Awaitable[None]]
 
 DEFAULT_TIMEOUT = timedelta(minutes=10)
 """Time limit of one attempt. It is below host.json's functionTimeout, after which the host restarts the worker."""
+
+DEFAULT_PARTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,15 @@ class Flow:
     timeout: timedelta
     takes_run: bool
     """Whether the function takes the third parameter, `run`."""
+    overlap: Overlap
+    parts: int
+    """The most parts of one run."""
+    settings: type[msgspec.Struct] | None
+    """The type of `run.settings`; None for a dict."""
+    secrets: tuple[str, ...]
+    """Names of the secrets that it reads: `system--key` within the tenant, or `shared--…`."""
+    provider: str | None
+    cooldown: Cooldown
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,6 +62,20 @@ class Flow:
         code = inspect.unwrap(self.function).__code__
         return f"{code.co_filename}:{code.co_firstlineno}"
 
+    def decode_settings(self, tenant_id: str, entry: FlowEntry) -> Any:
+        """Return the settings of an entry as the declared type; the dict where the flow declares none.
+
+        Raises:
+            FlowSettingsInvalid: they do not fit; the error names the first field that does not.
+
+        """
+        if self.settings is None:
+            return entry.settings
+        try:
+            return decode(self.settings, entry.settings, f"flows[{entry.index}].settings")
+        except FieldError as error:
+            raise FlowSettingsInvalid(tenant_id, self.name, error.path, error.why) from None
+
 
 class FlowRegistry:
     """The flows by name. `flows/registry.py` makes the only instance."""
@@ -55,7 +86,17 @@ class FlowRegistry:
         """Modules that could not be imported: name → traceback."""
 
     def flow[F: FlowFunction](
-        self, name: str, *, aliases: tuple[str, ...] = (), timeout: timedelta = DEFAULT_TIMEOUT
+        self,
+        name: str,
+        *,
+        aliases: tuple[str, ...] = (),
+        timeout: timedelta = DEFAULT_TIMEOUT,
+        overlap: Literal["once", "skip", "allow"] = "once",
+        parts: int = DEFAULT_PARTS,
+        settings: type[msgspec.Struct] | None = None,
+        secrets: tuple[str, ...] = (),
+        provider: str | None = None,
+        cooldown: Cooldown = "tenant",
     ) -> Callable[[F], F]:
         r"""Register the decorated coroutine function under a public name; the function itself stays as it is.
 
@@ -63,6 +104,16 @@ class FlowRegistry:
             name: The name of the flow in tenant documents. A printable text of up to 200 characters without `/ \ ? #`.
             aliases: Former names. Documents that hold one keep working.
             timeout: The longest an attempt may take. It is cancelled then, and counts as failed.
+            overlap: What happens to a run that meets another of the same flow and tenant. `once`: it is skipped, and
+                the other's end sends one more. `skip`: it is skipped. `allow`: both run.
+            parts: The most parts of one run, from 1 to 1000.
+            settings: A `msgspec.Struct` type. `run.settings` is decoded to it. An entry whose settings do not fit is a
+                problem of the document, and does not run.
+            secrets: Names of the secrets that the flow reads: `system--key` for
+                `tenants--{tenantId}--system--key`, or `shared--…`. The flow may read others too.
+            provider: A short name of the API that the flow calls: up to 64 letters, digits, `.`, `_` and `-`.
+            cooldown: Whose runs wait when the provider asks to be left alone: those of the `tenant`, or those of all
+                tenants (`provider`).
 
         Raises:
             FlowInvalid: the name, an option or the signature is not valid; the message names the flow and its file.
@@ -70,10 +121,21 @@ class FlowRegistry:
         """
         if not isinstance(name, str):
             raise FlowInvalid(f'@flow needs a name: @flow("my-source→my-target"), not {name!r}')
+        options: dict[str, Any] = {
+            "aliases": aliases,
+            "timeout": timeout,
+            "overlap": overlap,
+            "parts": parts,
+            "settings": settings,
+            "secrets": secrets,
+            "provider": provider,
+            "cooldown": cooldown,
+        }
 
         def register(function: F) -> F:
             place = inspect.getsourcefile(function) or "?"
-            _check_aliases(aliases, name, place)
+            if mistakes := "; ".join(option_mistakes(**options)):
+                raise FlowInvalid(f"flow {name!r} in {place}: {mistakes}")
             for one in (name, *aliases):
                 _check_name(one, place)
                 if taken := self._flows.get(one):
@@ -81,8 +143,8 @@ class FlowRegistry:
                         f"flow {one!r} in {place} is already registered by {taken.source}: "
                         "give one of them another name"
                     )
-            _check_timeout(timeout, name, place)
-            flow = Flow(name, function, tuple(aliases), timeout, _takes_run(name, function, place))
+            takes_run = _takes_run(name, function, place)
+            flow = Flow(name=name, function=function, takes_run=takes_run, **{**options, "overlap": Overlap(overlap)})
             self._flows.update(dict.fromkeys(flow.names, flow))
             return function
 
@@ -111,7 +173,9 @@ class FlowRegistry:
     def fingerprint(self) -> str:
         """A hash of the version, the flows and the broken files: a change may change the problems of documents."""
         names = sorted(f"{name}={flow.name}" for name, flow in self._flows.items())
-        return sha256("\n".join([VERSION, *names, *sorted(self.broken)]).encode()).hexdigest()[:16]
+        return sha256("\n".join([VERSION, *names, *map(_declared, self), *sorted(self.broken)]).encode()).hexdigest()[
+            :16
+        ]
 
     def __iter__(self) -> Iterator[Flow]:
         """Iterate over the flows, each once, in the order of their names."""
@@ -130,6 +194,12 @@ class FlowRegistry:
                 emit(FlowFileBroken(module=name, cause=self.cause(name), traceback=text))
 
 
+def _declared(flow: Flow) -> str:
+    """Return what the entries of a flow are checked against, the same text in every process."""
+    schema = json.dumps(settings_schema(flow.settings), sort_keys=True) if flow.settings else ""
+    return f"{flow.name} settings={schema} secrets={','.join(flow.secrets)}"
+
+
 def _own_traceback(error: BaseException) -> str:
     """Return the traceback, without the frames of the import before the flow file."""
     at = error.__traceback__
@@ -139,16 +209,6 @@ def _own_traceback(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         lines[-1] = f"SyntaxError: {error}"  # the text names the file and the line
     return "".join(lines).rstrip()
-
-
-def _check_aliases(aliases: object, name: str, place: str) -> None:
-    if not isinstance(aliases, tuple):
-        raise FlowInvalid(f"flow {name!r} in {place}: aliases={aliases!r} must be a tuple of names: ({aliases!r},)")
-
-
-def _check_timeout(timeout: object, name: str, place: str) -> None:
-    if not isinstance(timeout, timedelta) or timeout <= timedelta():
-        raise FlowInvalid(f"flow {name!r} in {place}: timeout={timeout!r} must be a timedelta above zero")
 
 
 def _check_name(name: object, place: str) -> None:

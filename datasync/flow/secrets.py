@@ -173,6 +173,11 @@ def tenant_secret(tenant_id: str, system: str, key: str) -> str:
     return f"{_prefix(tenant_id)}{system}--{key}"
 
 
+def declared_secret(tenant_id: str, name: str) -> str:
+    """Return the name in the vault of a secret that a flow declares: `system--key` of the tenant, or `shared--…`."""
+    return name if name.startswith("shared--") else f"{_prefix(tenant_id)}{name}"
+
+
 def _prefix(tenant_id: str) -> str:
     return f"tenants--{tenant_id}--"
 

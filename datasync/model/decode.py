@@ -1,15 +1,21 @@
 """Decodes JSON objects into structs, and explains the first field that does not fit.
 
 Documents are edited by hand and messages may be posted by hand. Decoding is strict about the fields it reads and
-ignores fields it does not know. The expectation of a field is the description of its `msgspec.Meta`.
+ignores fields it does not know, unless the struct forbids them. The expectation of a field is the description of its
+`msgspec.Meta`, or words for its type.
 """
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
+from itertools import repeat
+from types import UnionType
+from typing import Annotated, Any, TypeAliasType, Union, get_args, get_origin
 
 import msgspec
+
+from datasync.model.expected import expected, one_of
 
 NAME_LIMIT = 200
 """Characters of a name that becomes part of an id."""
@@ -23,34 +29,35 @@ _MISSING = object()
 
 
 class FieldError(ValueError):
-    """A field is missing or holds a value that does not fit."""
+    """A field is missing or unknown, or holds a value that does not fit."""
 
-    def __init__(self, path: str, expected: str, got: object = _MISSING) -> None:
+    def __init__(self, path: str, expected: str = "", got: object = _MISSING, *, why: str | None = None) -> None:
         self.path = path
         """The field within the document, such as `flows[2].cron`; empty for the document as a whole."""
-        self.expected = expected
-        self.got = got
+        self.why = why or _unexpected(expected, got)
+        """The expectation and the value, without the path."""
         super().__init__(f"{path}: {self.why}" if path else self.why)
 
-    @property
-    def why(self) -> str:
-        """The expectation and the value, without the path."""
-        if self.got is _MISSING:
-            return f"missing; expected {self.expected}"
-        return f"expected {self.expected}, got {shorten(json.dumps(self.got, ensure_ascii=False, default=str))}"
+
+def _unexpected(expected: str, got: object) -> str:
+    if got is _MISSING:
+        return f"missing; expected {expected}"
+    if isinstance(got, str) and has_half_a_pair(got):
+        expected = f"{expected}, without half of a surrogate pair"
+    return f"expected {expected}, got {shorten(json.dumps(got, ensure_ascii=False, default=str))}"
 
 
-def decode[T: msgspec.Struct](shape: type[T], document: object) -> T:
-    """Read a JSON object as a struct.
+def decode[T: msgspec.Struct](shape: type[T], document: object, path: str = "") -> T:
+    """Read a JSON object as a struct. The path of an error begins with `path`.
 
     Raises:
-        FieldError: names the first field that does not fit.
+        FieldError: names the first field that does not fit, at any depth.
 
     """
     try:
-        return msgspec.convert(document, shape)
-    except (msgspec.ValidationError, ValueError, OverflowError):
-        raise _fault(shape, document) from None
+        return _convert(document, shape)
+    except _REFUSALS as error:
+        raise _fault(shape, document, path, error) from None
 
 
 def unknown_fields(shape: type[msgspec.Struct], document: Mapping[str, Any], *without: str) -> dict[str, Any]:
@@ -62,32 +69,100 @@ def unknown_fields(shape: type[msgspec.Struct], document: Mapping[str, Any], *wi
     return {name: value for name, value in document.items() if name not in known and not name.startswith("_")}
 
 
-def _fault(shape: type[msgspec.Struct], document: object) -> FieldError:
-    if not isinstance(document, Mapping):
-        return FieldError("", "an object", document)
-    for field in msgspec.structs.fields(shape):
-        name, expected = field.encode_name, _expected(field.type)
-        if name not in document:
-            if field.required:
-                return FieldError(name, expected)
-            continue
-        try:
-            msgspec.convert(document[name], field.type)
-        except (msgspec.ValidationError, ValueError, OverflowError):
-            return FieldError(name, _whole(expected, document[name]), document[name])
-    return FieldError("", f"the fields of a {shape.__name__}", dict(document))
+_REFUSALS = (msgspec.ValidationError, ValueError, OverflowError)
 
 
-def _whole(expected: str, value: object) -> str:
-    halved = isinstance(value, str) and has_half_a_pair(value)
-    return f"{expected}, without half of a surrogate pair" if halved else expected
+def _convert[T](value: object, type_: type[T]) -> T:
+    return msgspec.convert(value, type_, str_keys=True)
 
 
-def _expected(type_: Any) -> str:
-    """Return the description on a field's type."""
-    annotated = getattr(type_, "__value__", type_)
-    described = [each.description for each in get_args(annotated) if isinstance(each, msgspec.Meta)]
-    return next(filter(None, reversed(described)), "another value")
+def _fault(type_: Any, value: object, path: str, refusal: Exception) -> FieldError:
+    """Return the first fault within a value that msgspec refuses to convert."""
+    try:
+        for part_path, part_type, part in _parts(type_, value, path):
+            try:
+                _convert(part, part_type)
+            except _REFUSALS as error:
+                return _fault(part_type, part, part_path, error)
+    except FieldError as fault:
+        return fault
+    if refusal.__cause__:  # an error that __post_init__ of a struct has raised
+        return FieldError(path, why=str(refusal.__cause__))
+    return FieldError(path, expected(type_), value)
+
+
+def _parts(type_: Any, value: object, path: str) -> Iterator[tuple[str, Any, object]]:
+    """Yield the path, the type and the value of each part of an object or a list.
+
+    Raises:
+        FieldError: a field is missing or unknown.
+
+    """
+    members = _members(type_)  # of which msgspec allows one kind of object and one kind of list
+    structs = [each for each in members if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+    containers = [(get_origin(each), get_args(each)) for each in members if isinstance(get_origin(each), type)]
+    if isinstance(value, Mapping):
+        if structs:
+            yield from _fields(_meant(structs, value, path), value, path)
+        for kind, arguments in containers:
+            if issubclass(kind, Mapping):
+                yield from ((_joined(path, name), arguments[1], part) for name, part in value.items())
+    if isinstance(value, list):
+        for kind, arguments in containers:
+            if issubclass(kind, Collection) and not issubclass(kind, Mapping):
+                types = arguments if kind is tuple and ... not in arguments else repeat(arguments[0])
+                parts = zip(types, value, strict=False)
+                yield from ((f"{path}[{at}]", part_type, part) for at, (part_type, part) in enumerate(parts))
+
+
+def _members(type_: Any) -> list[Any]:
+    """Return the members of a union, or the type alone, without aliases and annotations."""
+    if isinstance(type_, TypeAliasType):
+        return _members(type_.__value__)
+    if get_origin(type_) is Annotated:
+        return _members(get_args(type_)[0])
+    if get_origin(type_) in (Union, UnionType):
+        return [member for each in get_args(type_) for member in _members(each)]
+    return [type_]
+
+
+def _meant(structs: list[type[msgspec.Struct]], value: Mapping[str, Any], path: str) -> type[msgspec.Struct]:
+    """Return the struct that an object is meant for: of tagged structs, the one that it names."""
+    tags = {each.__struct_config__.tag: each for each in structs}
+    field = structs[0].__struct_config__.tag_field
+    if field is None or (len(structs) == 1 and field not in value):
+        return structs[0]
+    got = value.get(field, _MISSING)
+    if not isinstance(got, str | int) or got not in tags:
+        raise FieldError(_joined(path, field), one_of(tags), got)
+    return tags[got]
+
+
+def _fields(struct: type[msgspec.Struct], value: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any, object]]:
+    fields = msgspec.structs.fields(struct)
+    config = struct.__struct_config__
+    if config.forbid_unknown_fields:
+        known = {field.encode_name for field in fields}
+        for name in value.keys() - known - {config.tag_field}:
+            raise FieldError(_joined(path, name), why=_unknown(name, known))
+    for field in fields:
+        if field.encode_name in value:
+            yield _joined(path, field.encode_name), field.type, value[field.encode_name]
+        elif field.required:
+            raise FieldError(_joined(path, field.encode_name), expected(field.type))
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    if close := get_close_matches(name, known, n=1):
+        return f"unknown setting {name!r}; did you mean {close[0]!r}?"
+    return f"unknown setting {shorten(name)!r}; expected {one_of(sorted(known)) if known else 'no settings'}"
+
+
+def _joined(path: str, name: str) -> str:
+    """Return the path of a field: `settings.rules`, or `settings["a b"]` for a name that is not a word."""
+    if not re.fullmatch(r"[\w-]+", name):
+        return f"{path}[{json.dumps(shorten(name), ensure_ascii=False)}]"
+    return f"{path}.{name}" if path else name
 
 
 def is_forbidden_in_ids(text: str) -> bool:

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 from msgspec.structs import replace
 
 from datasync.errors import FlowUnknown
-from datasync.flow.registry import Flow, FlowRegistry, Overlap
+from datasync.flow.options import Overlap
+from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.failure import Failure
 from datasync.model.job import HEAD_START, Job
 from datasync.model.lease import Lease
@@ -51,7 +53,8 @@ class Admitted(msgspec.Struct, frozen=True):
     job: Job
     flow: Flow
     tenant: Tenant
-    entry: FlowEntry
+    settings: Any
+    """The settings of the entry, as the flow declares them."""
     record: RunRecord
     lease: HeldLease
 
@@ -133,7 +136,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
     """Read the tenant and the run's record side by side, pass the gates, and take the lease.
 
     Raises:
-        TenantUnknown, TenantInvalid, StateInvalid: the job cannot run.
+        TenantUnknown, TenantInvalid, FlowSettingsInvalid, StateInvalid: the job cannot run.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
@@ -154,6 +157,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
                 return stop
         if entry is None:
             raise AssertionError("is_present lets no job without an entry pass")
+        settings = flow.decode_settings(tenant.id, entry)
         own = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
         free = own if flow.overlap is Overlap.ALLOW else FlowState(tenant_id=tenant.id, flow_name=flow.name)
         found = await acquire(services, free, flow.names, job)
@@ -161,7 +165,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
             if found.interrupted and found.interrupted.run_id == job.run_id:
                 own = found.interrupted
             lease = HeldLease(services, found.document)
-            admitted = Admitted(job=job, flow=flow, tenant=tenant, entry=entry, record=own, lease=lease)
+            admitted = Admitted(job=job, flow=flow, tenant=tenant, settings=settings, record=own, lease=lease)
             return await _check_again(services, admitted) or admitted
         if stop := await _meet(services, flow, job, own, found):
             return stop

@@ -6,7 +6,8 @@ The host moves a message there if the process died in each of its deliveries, or
 from datetime import timedelta
 
 from datasync.errors import FlowUnknown, JobInvalid
-from datasync.flow.registry import FlowRegistry, Overlap
+from datasync.flow.options import Overlap
+from datasync.flow.registry import FlowRegistry
 from datasync.model.job import Job, PlannedJob, QueueMessage
 from datasync.model.lease import Lease
 from datasync.model.run import RunRecord

@@ -55,7 +55,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         run_id=job.run_id,
         tenant=tenant,
         flow_name=flow.name,
-        settings=admitted.entry.settings,
+        settings=admitted.settings,
         scheduled_utc=job.scheduled_utc,
         attempt=attempt,
         part=job.part,

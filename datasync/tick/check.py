@@ -1,4 +1,4 @@
-"""Problems of an entry that can be read: its cron, its time zone, its flow. Pure."""
+"""Problems of an entry that can be read: its flow, settings, secrets, cron and time zone. Pure."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -6,8 +6,9 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from datasync import cron
-from datasync.errors import CronInvalid, FlowUnknown
-from datasync.flow.registry import FlowRegistry
+from datasync.errors import CronInvalid, FlowSettingsInvalid, FlowUnknown, SecretRefused
+from datasync.flow.registry import Flow, FlowRegistry
+from datasync.flow.secrets import check_name, declared_secret
 from datasync.model.tenant import FlowEntry, Problem, Tenant
 
 
@@ -21,8 +22,12 @@ def tenant_problems(tenant: Tenant) -> Iterator[Problem]:
 def entry_problems(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
     """Yield the problems of an entry, enabled or not. An entry that has any cannot be scheduled."""
     path = f"flows[{entry.index}]"
-    if why := _name_problem(tenant, entry, registry):
-        yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.name", why=why)
+    try:
+        flow = registry.resolve(entry.name)
+    except FlowUnknown as error:
+        yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.name", why=str(error))
+    else:
+        yield from _flow_problems(tenant, entry, flow)
     if why := _cron_problem(entry.cron, now):
         yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.cron", why=why)
     if why := _zone_problem(tenant.zone_of(entry)):
@@ -46,11 +51,21 @@ def find_zone(name: str) -> ZoneInfo:
         raise ValueError(f"{name!r} is not a time zone; expected an IANA name such as America/Chicago") from None
 
 
-def _name_problem(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry) -> str | None:
+def _flow_problems(tenant: Tenant, entry: FlowEntry, flow: Flow) -> Iterator[Problem]:
+    if why := _alias_problem(tenant, entry, flow):
+        yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"flows[{entry.index}].name", why=why)
     try:
-        flow = registry.resolve(entry.name)
-    except FlowUnknown as error:
-        return str(error)
+        flow.decode_settings(tenant.id, entry)
+    except FlowSettingsInvalid as error:
+        yield Problem(tenant_id=tenant.id, flow=entry.name, path=error.path, why=error.why)
+    try:
+        for name in flow.secrets:
+            check_name(tenant.id, declared_secret(tenant.id, name))
+    except SecretRefused as refused:
+        yield Problem(tenant_id=tenant.id, flow=entry.name, path="tenantId", why=str(refused))
+
+
+def _alias_problem(tenant: Tenant, entry: FlowEntry, flow: Flow) -> str | None:
     if not entry.enabled or not flow.aliases:
         return None
     earlier = (other for other in tenant.flows if other.enabled and other.index < entry.index)

@@ -1,0 +1,115 @@
+"""The options of the `@flow` decorator, and the mistakes in them."""
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+from datasync.errors import SecretRefused
+from datasync.flow.secrets import check_name, declared_secret
+
+
+class Overlap(StrEnum):
+    """What happens to a run that meets another run of the same flow and tenant."""
+
+    ONCE = "once"
+    """It is skipped, and the other's end sends one more."""
+    SKIP = "skip"
+    """It is skipped."""
+    ALLOW = "allow"
+    """Both run."""
+
+
+type Cooldown = Literal["tenant", "provider"]
+"""What a provider's request to wait holds back: the runs of the tenant that it answered, or those of all tenants."""
+
+MOST_PARTS = 1000
+
+_PROVIDER = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_PART = "[0-9A-Za-z]+(?:-[0-9A-Za-z]+)*"
+_SECRET = re.compile(f"(?!(?i:tenants)--){_PART}(?:--{_PART})+")
+_SHORTEST_TENANT = "t"
+
+
+def option_mistakes(
+    *,
+    aliases: object,
+    timeout: object,
+    overlap: object,
+    parts: object,
+    settings: object,
+    secrets: object,
+    provider: object,
+    cooldown: object,
+) -> Iterator[str]:
+    """Yield a sentence for each option with a wrong value: the option, the value, and the value expected."""
+    if not isinstance(aliases, tuple):
+        yield f"aliases={aliases!r} must be a tuple of names: ({aliases!r},)"
+    if not isinstance(timeout, timedelta) or timeout <= timedelta():
+        yield f"timeout={timeout!r} must be a timedelta above zero"
+    if overlap not in [*Overlap]:
+        yield f"overlap={overlap!r} must be one of {_listed(Overlap)}"
+    if not isinstance(parts, int) or isinstance(parts, bool) or not 1 <= parts <= MOST_PARTS:
+        yield f"parts={parts!r} must be a whole number from 1 to {MOST_PARTS}"
+    yield from _settings_mistakes(settings)
+    yield from _secrets_mistakes(secrets)
+    yield from _cooldown_mistakes(provider, cooldown)
+
+
+def settings_schema(settings: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the JSON schema of a settings type.
+
+    Raises:
+        TypeError, NameError: a field has a type that JSON cannot be decoded to, or one that is not defined.
+
+    """
+    return msgspec.json.schema(settings)
+
+
+def _settings_mistakes(settings: object) -> Iterator[str]:
+    if settings is None:
+        return
+    if not isinstance(settings, type) or not issubclass(settings, msgspec.Struct):
+        yield (
+            f"settings={settings!r} must be a msgspec.Struct type, such as `class Rules(msgspec.Struct)`. "
+            "A union or another type can be the type of one of its fields"
+        )
+        return
+    try:
+        settings_schema(settings)
+    except (TypeError, NameError) as error:
+        why = " ".join(str(error).split())
+        yield f"settings={settings.__name__} has a field that JSON cannot be decoded to; change its type: {why}"
+
+
+def _secrets_mistakes(secrets: object) -> Iterator[str]:
+    if not isinstance(secrets, tuple):
+        yield f'secrets={secrets!r} must be a tuple of names, such as ("mysource--api-token",)'
+        return
+    for name in secrets:
+        if not isinstance(name, str) or not _SECRET.fullmatch(name):
+            yield (
+                f"secrets: {name!r} must be the name of a secret within the tenant, such as 'mysource--api-token', or "
+                "'shared--…': letters, digits and '-', with '--' between the parts"
+            )
+            continue
+        try:
+            check_name(_SHORTEST_TENANT, declared_secret(_SHORTEST_TENANT, name))
+        except SecretRefused:
+            yield f"secrets: {name!r} is too long; Key Vault takes names of 127 characters, the tenant's id included"
+
+
+def _cooldown_mistakes(provider: object, cooldown: object) -> Iterator[str]:
+    if provider is not None and not (isinstance(provider, str) and _PROVIDER.fullmatch(provider)):
+        yield f"provider={provider!r} must be a name of up to 64 letters, digits, '.', '_' and '-', such as 'mysource'"
+    if cooldown not in ("tenant", "provider"):
+        yield f"cooldown={cooldown!r} must be one of {_listed(('tenant', 'provider'))}"
+    elif cooldown == "provider" and provider is None:
+        yield "cooldown='provider' needs a provider: add provider=, such as provider='mysource'"
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(repr(str(value)) for value in values)
