@@ -75,7 +75,7 @@ class Services:
     @cached_property
     def vault(self) -> Vault:
         """The secrets."""
-        vault = Vault(partial(secret_client, self.settings, self._credential))
+        vault = Vault(partial(secret_client, self.settings, self._credential), self.clock.now)
         self._open.push_async_callback(vault.close)
         return vault
 

@@ -2,9 +2,11 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, NoReturn, Self, override
 
 from async_lru import alru_cache
@@ -17,22 +19,48 @@ from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable
 TIME_TO_LIVE = timedelta(minutes=5)
 """How long a value is kept in memory, so also how long a rotated secret takes to arrive."""
 
+RECENT = timedelta(seconds=10)
+"""A value read within this time is not read again, so that failing runs do not flood the vault."""
+
+_CLOCK_DIFFERENCE = timedelta(seconds=15)  # between two processes
 _CACHED = 20_000
 _NAME = re.compile(r"[0-9A-Za-z-]{1,127}")  # the names that Key Vault accepts
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRead:
+    """A secret, and the instant (aware) at which the vault was asked for it."""
+
+    secret: KeyVaultSecret
+    at: datetime
 
 
 class Vault:
     """The secrets of one Key Vault, cached. One instance per process: a vault answers 4,000 reads in 10 seconds."""
 
-    def __init__(self, connect: Callable[[], SecretClient], time_to_live: timedelta = TIME_TO_LIVE) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], SecretClient],
+        now: Callable[[], datetime],
+        time_to_live: timedelta = TIME_TO_LIVE,
+    ) -> None:
         """Make the vault without connecting: reading the first secret calls `connect`."""
         self._connect = connect
+        self._now = now
         self._connected: SecretClient | None = None
-        # Concurrent readers of one name share one request; a failure is not kept.
-        self._read_cached = alru_cache(maxsize=_CACHED, ttl=time_to_live.total_seconds())(self._read)
+        # Concurrent readers of one name, in any case, share one request; a failure is not kept.
+        self._read_cached = alru_cache(
+            maxsize=_CACHED, ttl=time_to_live.total_seconds(), key=lambda name, version: (name.lower(), version)
+        )(self._read)
 
-    async def get(self, name: str, version: str | None = None) -> KeyVaultSecret:
+    async def get(self, name: str, version: str | None = None, fresh_after: datetime | None = None) -> SecretRead:
         """Return a secret, cached for five minutes.
+
+        Args:
+            name: The name in the vault, compared without regard to case.
+            version: One version of the secret; None is the newest.
+            fresh_after: The instant (aware) at which an API refused the credentials of a run, in any process. A value
+                that was read before it is read again.
 
         Raises:
             SettingsInvalid: no vault is configured.
@@ -40,7 +68,11 @@ class Vault:
             ServiceUnavailable: the vault refused or could not be reached.
 
         """
-        return await self._read_cached(name, version)
+        read = await self._read_cached(name, version)
+        if fresh_after and read.at < min(fresh_after + _CLOCK_DIFFERENCE, self._now() - RECENT):
+            self._read_cached.cache_invalidate(name, version)
+            read = await self._read_cached(name, version)
+        return read
 
     async def ping(self) -> None:
         """Try the vault. Raises as `get` does; a missing secret is not an error."""
@@ -54,10 +86,10 @@ class Vault:
             self._connected = self._connect()
         return self._connected
 
-    async def _read(self, name: str, version: str | None) -> KeyVaultSecret:
-        client = self.client
+    async def _read(self, name: str, version: str | None) -> SecretRead:
+        client, at = self.client, self._now()
         try:
-            return await client.get_secret(name, version)
+            return SecretRead(await client.get_secret(name, version), at)
         except ResourceNotFoundError:
             raise SecretNotFound(
                 f"secret {name!r} is not in {client.vault_url}. Add it: az keyvault secret set "
@@ -97,12 +129,34 @@ class TenantSecretClient(SecretClient):
     It guards against mistakes, not against attackers: flows run in one process.
     """
 
-    def __init__(self, tenant_id: str, vault: Vault, on_read: Callable[[str, str | None], None]) -> None:
-        """Make the client of one run. It calls `on_read` with the name (within the tenant) and value of each secret."""
+    def __init__(
+        self,
+        tenant_id: str,
+        vault: Vault,
+        on_read: Callable[[str, str | None], None],
+        fresh_after: datetime | None = None,
+    ) -> None:
+        """Make the client of one attempt.
+
+        Args:
+            tenant_id: The tenant whose secrets it reads.
+            vault: Reads and caches them.
+            on_read: Called with the name (within the tenant) and the value of each secret.
+            fresh_after: The instant (aware) at which an API refused the credentials of an earlier attempt. Values that
+                were read before it are read again. None uses cached values.
+
+        """
         # No super().__init__: it would build an HTTP pipeline for each run. The vault has one.
         self._tenant_id = tenant_id
         self._vault = vault
         self._on_read = on_read
+        self._fresh_after = fresh_after
+        self._reads: dict[str, datetime] = {}
+
+    @property
+    def reads(self) -> Mapping[str, datetime]:
+        """The secrets that the attempt has read: name (within the tenant) → the instant the vault was asked for it."""
+        return MappingProxyType(self._reads)
 
     @property
     @override
@@ -121,9 +175,11 @@ class TenantSecretClient(SecretClient):
 
         """
         check_name(self._tenant_id, name)
-        secret = await self._vault.get(name, version)
-        self._on_read(name.removeprefix(_prefix(self._tenant_id)), secret.value)
-        return secret
+        read = await self._vault.get(name, version, self._fresh_after)
+        within = name.removeprefix(_prefix(self._tenant_id))
+        self._on_read(within, read.secret.value)
+        self._reads[within] = read.at
+        return read.secret
 
     async def secret(self, system: str, key: str) -> str:
         """Return the value of `tenants--{tenantId}--{system}--{key}`; raises as `get_secret` does."""

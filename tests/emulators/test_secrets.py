@@ -12,6 +12,7 @@ from azure.identity.aio import DefaultAzureCredential
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import TenantSecretClient
+from datasync.clock import Clock
 from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable, SettingsInvalid
 from datasync.flow.secrets import Vault
 from datasync.services import Services
@@ -37,8 +38,8 @@ async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
     def connect() -> SecretClient:
         return SecretClient(vault.uri, credential, verify_challenge_resource=False, retry_total=0)
 
-    def make(**options: Any) -> Vault:
-        made.append(Vault(connect, **options))
+    def make(clock: Clock | None = None, **options: Any) -> Vault:
+        made.append(Vault(connect, (clock or FakeClock()).now, **options))
         return made[-1]
 
     yield make
@@ -150,6 +151,85 @@ async def test_a_rotated_secret_is_read_when_the_cached_one_expires(make_vault: 
     await wait_until(rotated, description="the new value is read")
 
 
+async def test_the_times_of_the_reads_are_known(make_vault: MakeVault, vault: KeyVault) -> None:
+    """For each secret that a run has read, its client has the name and the time at which the vault was asked."""
+    vault.set_secret("shared--geocoder--key", "geocode")
+    clock = FakeClock()
+    shared = make_vault(clock)
+    noon = clock.now()
+    first, second = (TenantSecretClient("acme", shared, lambda *_: None) for _ in range(2))
+    assert first.reads == {}
+
+    await first.secret("homedepot", "api-token")
+    clock.time += timedelta(minutes=3)
+    await second.secret("homedepot", "api-token")
+    await second.get_secret("shared--geocoder--key")
+
+    assert first.reads == {"homedepot--api-token": noon}
+    assert second.reads == {"homedepot--api-token": noon, "shared--geocoder--key": noon + timedelta(minutes=3)}
+
+
+async def test_a_secret_that_an_api_refused_is_read_again(make_vault: MakeVault, vault: KeyVault) -> None:
+    """The attempt after the refusal reads the vault. Later reads, of any run, use the value that it has read."""
+    clock = FakeClock()
+    shared = make_vault(clock)
+    await TenantSecretClient("acme", shared, lambda *_: None).secret("homedepot", "api-token")
+    vault.set_secret(TOKEN, "rotated")
+    clock.time += timedelta(seconds=30)
+    refused = clock.now()
+    clock.time += timedelta(minutes=1)
+    kv = TenantSecretClient("acme", shared, lambda *_: None, fresh_after=refused)
+
+    assert [await kv.secret("homedepot", "api-token") for _ in range(3)] == ["rotated"] * 3
+    assert await TenantSecretClient("acme", shared, lambda *_: None).secret("homedepot", "api-token") == "rotated"
+    assert vault.reads[TOKEN] == 2
+    assert kv.reads == {"homedepot--api-token": clock.now()}
+
+
+async def test_a_secret_read_just_after_the_refusal_by_another_clock_is_read_again(
+    make_vault: MakeVault, vault: KeyVault
+) -> None:
+    """The clocks of two processes may differ by 15 seconds."""
+    clock = FakeClock()
+    shared = make_vault(clock)
+    await TenantSecretClient("acme", shared, lambda *_: None).secret("homedepot", "api-token")
+    refused = clock.now() - timedelta(seconds=10)
+    clock.time += timedelta(minutes=1)
+
+    await TenantSecretClient("acme", shared, lambda *_: None, fresh_after=refused).secret("homedepot", "api-token")
+
+    assert vault.reads[TOKEN] == 2
+
+
+async def test_failing_runs_do_not_flood_the_vault(make_vault: MakeVault, vault: KeyVault) -> None:
+    """Concurrent runs share the new request, and a value that is at most ten seconds old is not read again."""
+    clock = FakeClock()
+    shared = make_vault(clock)
+    await TenantSecretClient("acme", shared, lambda *_: None).secret("homedepot", "api-token")
+    clock.time += timedelta(minutes=1)
+
+    async def retry() -> None:
+        kv = TenantSecretClient("acme", shared, lambda *_: None, fresh_after=clock.now())
+        await kv.secret("homedepot", "api-token")
+
+    await asyncio.gather(*[retry() for _ in range(50)])
+    assert vault.reads[TOKEN] == 2
+
+    clock.time += timedelta(seconds=10)
+    await asyncio.gather(*[retry() for _ in range(50)])
+    assert vault.reads[TOKEN] == 2
+
+    clock.time += timedelta(seconds=1)
+    await asyncio.gather(*[retry() for _ in range(50)])
+    assert vault.reads[TOKEN] == 3
+
+
+async def test_names_that_differ_only_in_case_share_a_value(kv: TenantSecretClient, vault: KeyVault) -> None:
+    """Key Vault compares names without regard to case."""
+    assert await kv.secret("homedepot", "api-token") == await kv.secret("HomeDepot", "API-token") == "s3cret"
+    assert vault.reads[TOKEN] == 1
+
+
 async def test_a_secret_that_does_not_exist_is_named_with_the_remedy(kv: TenantSecretClient, vault: KeyVault) -> None:
     """The error is also a ResourceNotFoundError of the SDK. It is not cached, so a secret added later is found."""
     name = "tenants--acme--crm--api-token"
@@ -173,7 +253,7 @@ async def test_a_refused_request_is_named_with_the_remedy(kv: TenantSecretClient
 async def test_an_unreachable_vault_is_named_with_its_setting(vault: KeyVault) -> None:
     """The error names the address of the vault and the setting that holds it."""
     credential = DefaultAzureCredential()
-    unreachable = Vault(lambda: SecretClient("https://127.0.0.1:1/", credential, retry_total=0))
+    unreachable = Vault(lambda: SecretClient("https://127.0.0.1:1/", credential, retry_total=0), Clock().now)
     kv = TenantSecretClient("acme", unreachable, lambda *_: None)
 
     with pytest.raises(ServiceUnavailable, match="https://127.0.0.1:1 could not be reached .* Check KEY_VAULT_URI"):

@@ -1,7 +1,7 @@
 """The HTTP client of a run, against a server that fails."""
 
 from collections.abc import AsyncGenerator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -9,9 +9,12 @@ import pytest_asyncio
 from aiohttp import web
 
 from datasync import IDEMPOTENT, RetryLater
-from datasync.flow.http import HttpUsage, new_client, new_transport
+from datasync.flow.http import HttpUsage, closed_until, new_client, new_transport
 from localdev.web import serving
 from tests.stages import FakeClock
+
+NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
+"""The time of a FakeClock."""
 
 
 class Server:
@@ -99,6 +102,7 @@ async def test_the_client_waits_for_retry_after(server: Server, client: httpx.As
     assert response.status_code == 200
     assert usage.waited == timedelta(seconds=1)
     assert usage.attributes() == {"http": 2, "retried": 1, "waited": "1.0s"}
+    assert usage.totals() == {"requests": 2, "retries": 1, "waited": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -150,3 +154,123 @@ async def test_an_unreachable_server_raises_a_transport_error(client: httpx.Asyn
     once = {"retry": IDEMPOTENT["retry"].copy_with(total=1)}
     with pytest.raises(httpx.TransportError):
         await client.get("http://127.0.0.1:1/", extensions=once)
+
+
+async def test_a_request_that_changes_data_is_checked_before_it_is_sent(
+    server: Server, transport: httpx.AsyncBaseTransport, usage: HttpUsage
+) -> None:
+    """The check runs before every unsafe method, and again before each retry."""
+    checked_after: list[int] = []
+
+    async def check() -> None:
+        checked_after.append(len(server.requests))
+
+    client = new_client(transport, usage, check)
+    for method in ("GET", "HEAD", "OPTIONS"):
+        await client.request(method, server.url)
+    assert checked_after == []
+
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        await client.request(method, server.url)
+    assert checked_after == [3, 4, 5, 6]
+
+    server.answers = [web.Response(status=503)]
+    await client.put(server.url)
+    assert checked_after[4:] == [7, 8]
+
+
+@pytest.mark.parametrize("sent_before", [0, 1])
+async def test_a_request_is_not_sent_if_the_check_raises(
+    server: Server, transport: httpx.AsyncBaseTransport, usage: HttpUsage, sent_before: int
+) -> None:
+    """The caller gets the exception of the check, at the first request or at a retry. A GET is still sent."""
+
+    async def check() -> None:
+        if len(server.requests) >= sent_before:
+            raise PermissionError("the lease is over")
+
+    client = new_client(transport, usage, check)
+    server.answers = [web.Response(status=503)] * sent_before
+
+    with pytest.raises(PermissionError, match="the lease is over"):
+        await client.put(server.url)
+    assert len(server.requests) == usage.sent == sent_before
+
+    await client.get(server.url)
+    assert len(server.requests) == sent_before + 1
+
+
+RESET = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(NOW.timestamp()) + 90)}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds"),
+    [
+        (429, {"Retry-After": "90"}, 90),
+        (503, {"Retry-After": "90"}, 90),
+        (403, {"Retry-After": "90"}, 90),
+        (429, {"Retry-After": "Sat, 23 Aug 2025 12:01:30 GMT"}, 90),
+        (429, {"Retry-After": "Sat, 23 Aug 2025 12:01:30"}, 90),
+        (429, {"X-RateLimit-Reset": RESET["X-RateLimit-Reset"]}, 90),
+        (429, {"X-RateLimit-Reset": "90"}, 90),
+        (429, {"X-RateLimit-Reset": "90.5"}, 90.5),
+        (403, RESET, 90),
+        (200, RESET, 90),
+        (429, {"Retry-After": "30", **RESET}, 90),
+        (429, {"Retry-After": "120", **RESET}, 120),
+        (429, {"Retry-After": "99999999999"}, 7 * 24 * 3600),
+        (429, {"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}, 7 * 24 * 3600),
+        (403, {**RESET, "X-RateLimit-Reset": str(int(NOW.timestamp()) + 30 * 24 * 3600)}, 7 * 24 * 3600),
+    ],
+)
+def test_a_server_can_ask_not_to_be_called_until_an_instant(
+    status: int, headers: dict[str, str], seconds: float
+) -> None:
+    """The instant is that of Retry-After or of X-RateLimit-Reset, the later of the two, at most 7 days ahead."""
+    assert closed_until(httpx.Response(status, headers=headers), NOW) == NOW + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (429, {}),
+        (403, {}),
+        (200, {"Retry-After": "90"}),
+        (404, {"Retry-After": "90"}),
+        (429, {"Retry-After": "0"}),
+        (429, {"Retry-After": "-5"}),
+        (429, {"Retry-After": "soon"}),
+        (429, {"Retry-After": "Sat, 23 Aug 2025 11:00:00 GMT"}),
+        (200, {**RESET, "X-RateLimit-Remaining": "1"}),
+        (403, {"X-RateLimit-Reset": RESET["X-RateLimit-Reset"]}),
+        (403, {**RESET, "X-RateLimit-Reset": str(int(NOW.timestamp()) - 1)}),
+        (403, {**RESET, "X-RateLimit-Reset": str(int(NOW.timestamp()) * 1000)}),
+        (403, {**RESET, "X-RateLimit-Reset": "nan"}),
+        (403, {**RESET, "X-RateLimit-Reset": "9" * 300}),
+        (403, {**RESET, "X-RateLimit-Reset": ""}),
+    ],
+)
+def test_an_answer_that_does_not_ask_for_a_pause_closes_nothing(status: int, headers: dict[str, str]) -> None:
+    """Other statuses, times that are over, and headers that cannot be read are ignored."""
+    assert closed_until(httpx.Response(status, headers=headers), NOW) is None
+
+
+async def test_the_usage_notes_the_latest_instant_before_which_a_server_must_not_be_called(
+    server: Server, client: httpx.AsyncClient, usage: HttpUsage
+) -> None:
+    """A 403 is returned to the flow as it is. A 429 with a long wait raises RetryLater."""
+    await client.get(server.url)
+    assert usage.closed_until is None
+
+    server.answers = [web.Response(status=403, headers={"Retry-After": "900"})]
+    assert (await client.get(server.url)).status_code == 403
+    assert usage.closed_until == NOW + timedelta(minutes=15)
+
+    server.answers = [web.Response(status=429, headers={"Retry-After": "3600"})]
+    with pytest.raises(RetryLater):
+        await client.get(server.url)
+    assert usage.closed_until == NOW + timedelta(hours=1)
+
+    server.answers = [web.Response(status=403, headers={"Retry-After": "900"})]
+    await client.get(server.url)
+    assert usage.closed_until == NOW + timedelta(hours=1)
