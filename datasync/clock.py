@@ -1,15 +1,20 @@
 """The clock of the process. Other modules receive the time, or this clock."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 
 class Clock:
-    """Returns the time, and sleeps."""
+    """Returns the time, measures time spans, and sleeps."""
 
     def now(self) -> datetime:
         """Return the present instant (aware, UTC)."""
         return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow, for time spans. Corrections of the time do not change them."""
+        return time.monotonic()
 
     async def sleep(self, duration: timedelta) -> None:
         """Wait; a duration of zero or less does not wait."""

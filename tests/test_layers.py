@@ -22,7 +22,7 @@ PARTS = {
     "services": {"clients", "clock", "flow", "settings", "stores"},
     "health": {"errors", "services"},
     "tick": {"cron", "errors", "flow", "model", "services", "stores", "telemetry"},
-    "run": {"errors", "flow", "model", "services", "telemetry"},
+    "run": {"clock", "errors", "flow", "model", "services", "telemetry"},
     "cli": {"cron", "errors", "flow", "health", "model", "services", "settings", "tick"},
     "__main__": {"cli"},
     "__init__": {"errors", "flow"},
@@ -120,7 +120,8 @@ def test_only_the_clock_and_the_entries_read_the_time() -> None:
     """All other code receives the time as an argument or uses a Clock, also to sleep."""
     readers = (
         "datetime.now", "datetime.utcnow", "datetime.today", "date.today", "time.time", "time.monotonic",
-        "time.perf_counter", "loop.time", "get_running_loop().time", "get_event_loop().time", "asyncio.sleep",
+        "time.perf_counter", "time.sleep", "loop.time", "get_running_loop().time", "get_event_loop().time",
+        "asyncio.sleep",
     )  # fmt: skip
     assert {path.name for path in PRODUCT for call in calls(path) if call.endswith(readers)} == {
         "clock.py",

@@ -13,6 +13,7 @@
 | DUPLICATE     | info    | a message was dropped, since another one did its work or does it |
 | WAITING       | warning | a message was put back on the queue |
 | SUPERSEDED    | warning | an attempt has lost its lease, and writes nothing more |
+| BLOCKED       | error   | a flow blocked the event loop, and so all flows of the process |
 | UNAVAILABLE   | error   | a run did not start or was not recorded, or a tick did not handle a tenant |
 """
 
@@ -179,6 +180,33 @@ class RunStarted(Event):
     def sentence(self) -> str:
         """Name the tenant and the flow."""
         return f"START {self.subject}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the run id and the attempt."""
+        return {"run": self.run, "attempt": self.attempt}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowBlocked(Event):
+    """A flow blocked the event loop.
+
+    Emit it in the task of a run: on Azure, lines of another thread or of a callback have no invocation and are dropped.
+    """
+
+    level = logging.ERROR
+    subject: str | None
+    """`tenant/flow`. None if no run, or an unknown one, blocked the loop."""
+    seconds: float
+    place: str
+    """`flows/slow.py:11 (time.sleep)`."""
+    run: str
+    """The run that reports the block."""
+    attempt: int
+
+    def sentence(self) -> str:
+        """Name the flow, the time it took, and the place in its code."""
+        subject = self.subject or "code outside a run"
+        return f"BLOCKED {subject} blocked every flow for {self.seconds:.1f} s at {self.place}"
 
     def attributes(self) -> dict[str, object]:
         """Return the run id and the attempt."""

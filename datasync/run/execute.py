@@ -1,0 +1,254 @@
+"""execute: runs a flow in a task of its own, and ends it.
+
+The invocation waits for that task. So a cancellation of the invocation comes from outside (the host, or another flow
+that cancels every task), and a cancellation of the flow's task comes from the flow itself.
+
+Some code ends the process in spite of this module: `os._exit`, `loop.stop`, a lack of memory, and SystemExit in a
+callback (`loop.call_soon`) or in a task that is made without the loop's task factory (`asyncio.Task(…)`). The lease of
+the run expires then, and the message is delivered again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from contextvars import ContextVar, copy_context
+from datetime import timedelta
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, override
+
+import msgspec
+
+from datasync.run.watchdog import Block, Watchdog, current_run
+
+GRACE = timedelta(seconds=10)
+"""The time that a cancelled flow has to end, and after that the tasks that it left behind."""
+
+_SHARED = ("aiohttp.", "azure.", "datasync.flow.secrets")
+"""Modules whose tasks serve several runs: a name lookup, a vault read. The end of one run must not cancel them."""
+
+
+class How(StrEnum):
+    """How a flow ended."""
+
+    RETURNED = "returned"
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+
+
+class Execution(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a flow."""
+
+    how: How
+    error: BaseException | None = None
+    """The exception of the flow (RAISED), or the result of `stop` (STOPPED)."""
+    abandoned: tuple[asyncio.Task[Any], ...] = ()
+    """Tasks that still run, because they ignored the cancellation for the time of the grace."""
+    blocks: tuple[Block, ...] = ()
+    """The blocks of the event loop during the execution, also those of other runs."""
+
+
+async def execute(
+    function: Callable[[], Awaitable[object]],
+    *,
+    subject: str,
+    timeout: timedelta,  # noqa: ASYNC109 - the time in which other runs blocked the loop does not count
+    stop: asyncio.Future[BaseException],
+    watchdog: Watchdog,
+    grace: timedelta = GRACE,
+) -> Execution:
+    """Run a flow until it ends, or until it must end. Nothing that the flow raises is raised here.
+
+    The tasks that the flow left behind are cancelled at its end.
+
+    RETURNED: the flow returned.
+    RAISED: it raised an exception. This includes SystemExit and KeyboardInterrupt, in any of its tasks, and a
+        CancelledError, if the flow cancelled itself.
+    TIMED_OUT: it was cancelled after `timeout` and the time in which other runs blocked the event loop.
+    STOPPED: it was cancelled because `stop` got a result.
+    CANCELLED: it was cancelled because the calling task was. The caller can await, and must then raise CancelledError.
+    """
+    loop = asyncio.get_running_loop()
+    watchdog.start(loop)
+    _install_task_factory(loop)
+    started = watchdog.clock.monotonic()
+    run = _Run(loop, function, subject)
+    how, error = await _wait_for_end(run, stop, _Deadline(watchdog, timeout, subject))
+    await _cancel([run.flow], _Deadline(watchdog, grace, subject))
+    await _cancel(run.children, _Deadline(watchdog, grace, subject))
+    if how is How.RETURNED and run.exit.done():  # in a task that it left behind
+        how, error = How.RAISED, run.exit.result()
+    return Execution(
+        how=how,
+        error=error,
+        abandoned=tuple(task for task in (run.flow, *run.children) if not task.done()),
+        blocks=tuple(watchdog.blocks_since(started)),
+    )
+
+
+class _Run:
+    """The tasks of a run."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[object]], subject: str
+    ) -> None:
+        async def flow() -> None:
+            await function()
+
+        self.children: set[asyncio.Task[Any]] = set()
+        """The tasks that the flow and its tasks created, as long as they run."""
+        self.exit: asyncio.Future[BaseException] = loop.create_future()
+        """The first SystemExit or KeyboardInterrupt in a task of the run."""
+        context = copy_context()
+        context.run(current_run.set, subject)
+        context.run(_current.set, self)
+        self.flow: asyncio.Task[None] = loop.create_task(_Contained(flow(), self), name=subject, context=context)
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        self.children.add(task)
+        task.add_done_callback(self.children.discard)
+
+
+_current: ContextVar[_Run] = ContextVar("_current")
+
+
+class _Deadline:
+    """The end of a duration. The time in which other runs block the event loop does not count."""
+
+    def __init__(self, watchdog: Watchdog, duration: timedelta, subject: str) -> None:
+        self._watchdog = watchdog
+        self._duration = duration
+        self._subject = subject
+        self._started = watchdog.clock.monotonic()
+
+    def left(self) -> float:
+        """Return the seconds that are left. Zero or less if none are."""
+        blocked = self._watchdog.blocked_since(self._started, except_by=self._subject)
+        return (self._duration + blocked).total_seconds() - (self._watchdog.clock.monotonic() - self._started)
+
+
+async def _wait_for_end(
+    run: _Run, stop: asyncio.Future[BaseException], deadline: _Deadline
+) -> tuple[How, BaseException | None]:
+    """Wait until the flow has ended or must end."""
+    try:
+        while (left := deadline.left()) > 0:
+            reasons = (run.flow, run.exit, stop)
+            done, _ = await asyncio.wait(reasons, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                break
+    except asyncio.CancelledError:
+        _uncancel()
+        if not run.flow.done() or run.flow.cancelled():
+            return How.CANCELLED, None
+    if run.exit.done():
+        return How.RAISED, run.exit.result()
+    if run.flow.cancelled():
+        return How.RAISED, asyncio.CancelledError("the flow cancelled itself")
+    if run.flow.done():
+        error = run.flow.exception()
+        return How.RETURNED if error is None else How.RAISED, error
+    if stop.done():
+        return How.STOPPED, stop.result()
+    return How.TIMED_OUT, None
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]], deadline: _Deadline) -> None:
+    """Cancel tasks, and wait for their end until the deadline. A cancellation from outside does not shorten that."""
+    tasks = [task for task in tasks if not task.done()]
+    for task in tasks:
+        task.cancel()
+    while (pending := [task for task in tasks if not task.done()]) and (left := deadline.left()) > 0:
+        try:
+            await asyncio.wait(pending, timeout=left)
+        except asyncio.CancelledError:
+            _uncancel()
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # asyncio reports an exception that nobody reads
+
+
+def _uncancel() -> None:
+    """Take back the cancellations of the current task, which has caught them."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+# --- SystemExit and KeyboardInterrupt in tasks
+
+
+class _Contained(Coroutine[Any, Any, Any]):
+    """A coroutine of a run. SystemExit and KeyboardInterrupt end the run, and cancel the task.
+
+    asyncio raises these two through `run_forever`, which would end the worker with all of its runs.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], run: _Run) -> None:
+        self._coroutine = coroutine
+        self._run = run
+
+    @override
+    def send(self, value: Any, /) -> Any:
+        try:
+            return self._coroutine.send(value)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._exit(error)
+
+    @override
+    def throw(self, kind: Any, value: BaseException | object = None, traceback: TracebackType | None = None, /) -> Any:
+        try:
+            return self._coroutine.throw(kind)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._exit(error)
+
+    def _exit(self, error: BaseException) -> None:
+        if not self._run.exit.done():
+            self._run.exit.set_result(error)
+        raise asyncio.CancelledError(f"{type(error).__name__} in a task of the run") from None
+
+    @override
+    def close(self) -> None:
+        self._coroutine.close()
+
+    @override
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        # The name and the frame of the coroutine, for `repr` and the stack of the task.
+        return getattr(self._coroutine, name)
+
+
+class _TaskFactory:
+    """Makes the tasks of a loop by the factory before it, and contains those that are created in a run."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._before: Callable[..., Any] = loop.get_task_factory() or _new_task
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], /, **options: Any
+    ) -> asyncio.Task[Any]:
+        """Create a task. The options depend on the version of Python: `context`, `name`, `eager_start`."""
+        run = None if _is_shared(coroutine) else _current.get(None)
+        task: asyncio.Task[Any] = self._before(loop, _Contained(coroutine, run) if run else coroutine, **options)
+        if run:
+            run.adopt(task)
+        return task
+
+
+def _install_task_factory(loop: asyncio.AbstractEventLoop) -> None:
+    if not isinstance(loop.get_task_factory(), _TaskFactory):
+        loop.set_task_factory(_TaskFactory(loop))
+
+
+def _new_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+) -> asyncio.Task[Any]:
+    return asyncio.Task(coroutine, loop=loop, **options)
+
+
+def _is_shared(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    frame = getattr(coroutine, "cr_frame", None)
+    return frame is not None and frame.f_globals.get("__name__", "").startswith(_SHARED)

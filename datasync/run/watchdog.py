@@ -1,0 +1,276 @@
+"""watchdog: notices that a run blocks the event loop, and where in its code.
+
+All runs of a process share one event loop. A run that does not await, for example in `time.sleep` or a long
+computation, blocks the others, so their timeouts must not count that time.
+"""
+
+import ast
+import asyncio
+import inspect
+import linecache
+import logging
+import sys
+import sysconfig
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from datasync.clock import Clock
+
+current_run: ContextVar[str] = ContextVar("current_run")
+"""The subject, `tenant/flow`, of the run that a task belongs to."""
+
+logger = logging.getLogger("datasync")
+
+_ROOT = Path(__file__).parents[2]
+_PACKAGE = Path(__file__).parents[1]
+_STDLIB = Path(sysconfig.get_path("stdlib"))
+_KEPT = 1000  # more than fit into the longest run, since each takes two seconds
+_NOT_SEEN = "an unknown place: the process stood still, or a library held the interpreter lock"
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True):
+    """A time in which the event loop stood still."""
+
+    subject: str | None
+    """`tenant/flow` of the run that blocked the loop. None if it was another task or a callback, or is not known."""
+    place: str
+    """`flows/slow.py:11 (time.sleep)`: the line in the flow's own code, and the function that it called."""
+    started: datetime
+    seconds: float
+    """The duration. It can be too long by the interval of the beats, because the last beat before it is its start."""
+
+
+class Watchdog:
+    """Watches one event loop from a thread.
+
+    The thread posts a beat to the loop about four times a second. While the beats are not answered, it looks at the
+    stack of the loop's thread. The run that is seen most often is the one that blocks.
+
+    A call that holds the interpreter lock (an extension module in C that does not release it) stops the thread too,
+    and so does a stop of the whole process (SIGSTOP, a frozen machine). Such a block is noticed at its end, without a
+    subject and a place, and `on_long_block` is not called.
+
+    The thread logs no events. On Azure, the worker sends a log line with the id of the invocation, which it takes from
+    the current task or thread, and the host drops lines without one. Emit the blocks from the task of a run.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        threshold: timedelta = timedelta(seconds=2),
+        on_long_block: Callable[[], None] | None = None,
+        every: timedelta = timedelta(seconds=30),
+    ) -> None:
+        """Make a watchdog, which does nothing until it is started.
+
+        Args:
+            clock: Its monotonic time is the time of the moments below.
+            threshold: Shorter blocks are not kept.
+            on_long_block: Called in the watchdog's thread while a block lasts. No beat is posted before it returns, and
+                its exceptions are logged. It must not use the blocked loop.
+            every: The duration of a block before the first call of `on_long_block`, and between two calls.
+
+        """
+        self.clock = clock
+        self._threshold = threshold.total_seconds()
+        self._interval = self._threshold / 8
+        self._on_long_block = on_long_block
+        self._every = every.total_seconds()
+        self._lock = threading.Lock()
+        self._blocks: deque[tuple[float, Block]] = deque(maxlen=_KEPT)  # with the moment of its start
+        self._alive = 0.0
+        self._seen: Counter[tuple[str | None, str]] = Counter()
+        self._calls = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Watch a loop, in place of the one before. Call this in the thread of the loop; a repeated call is free."""
+        if loop is self._loop and self._thread is not None and self._thread.is_alive():
+            return
+        self.stop()
+        self._loop, self._loop_thread = loop, threading.get_ident()
+        self._alive, self._calls = self.clock.monotonic(), 0
+        self._seen.clear()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(loop,), name="watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. Finished blocks are kept."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = self._loop = None
+
+    def blocked_since(self, moment: float, *, except_by: str | None = None) -> timedelta:
+        """Return how long the loop stood still after a moment of `clock.monotonic()`, including the block that lasts.
+
+        The blocks of the subject `except_by` do not count.
+        """
+        with self._lock:
+            now = self._now()
+            spans = [(start, start + block.seconds) for start, block in self._blocks if block.subject != except_by]
+            if self._thread is not None and now - self._alive >= self._threshold:
+                spans.append((self._alive, now))
+        return timedelta(seconds=sum(max(end - max(start, moment), 0) for start, end in spans))
+
+    def blocks_since(self, moment: float) -> list[Block]:
+        """Return the blocks that ended after a moment of `clock.monotonic()`."""
+        with self._lock:
+            self._now()
+            return [block for start, block in self._blocks if start + block.seconds > moment]
+
+    def _now(self) -> float:
+        """Return the moment. In the loop's thread this is also a sign of life, and ends a block."""
+        now = self.clock.monotonic()
+        if threading.get_ident() == self._loop_thread and self._thread is not None:
+            self._note_life(now)
+        return now
+
+    def _note_life(self, now: float) -> None:
+        if (seconds := now - self._alive) >= self._threshold:
+            subject, place = _most_frequent(self._seen)
+            started = self.clock.now() - timedelta(seconds=seconds)
+            block = Block(subject=subject, place=place, started=started, seconds=seconds)
+            self._blocks.append((self._alive, block))
+        self._alive, self._calls = now, 0
+        self._seen.clear()
+
+    def _beat(self) -> None:
+        with self._lock:
+            self._note_life(self.clock.monotonic())
+
+    # --- in the thread of the watchdog
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        stopping = self._stopping
+        while not stopping.wait(self._interval):
+            if not loop.is_running():  # nothing can block it
+                self._beat()
+                continue
+            try:
+                loop.call_soon_threadsafe(self._beat)
+            except RuntimeError:  # the loop is closed
+                return
+            self._look(loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        alive = self._alive
+        silence = self.clock.monotonic() - alive
+        if silence < 2 * self._interval:
+            return
+        seen = (_subject(loop), _place(self._loop_thread))
+        with self._lock:
+            if self._alive != alive:  # the block ended before the look
+                return
+            self._seen[seen] += 1
+            due = int(silence / self._every) > self._calls
+            self._calls += due
+        if due and self._on_long_block is not None:
+            try:
+                self._on_long_block()
+            except Exception:
+                logger.exception("the hook for long blocks of the event loop failed")
+
+
+def _most_frequent(seen: Counter[tuple[str | None, str]]) -> tuple[str | None, str]:
+    """Return the subject that was seen most often, with its most frequent place.
+
+    One look alone can be wrong: it can come after the end of the block, when another task runs.
+    """
+    if not seen:
+        return None, _NOT_SEEN
+    subjects: Counter[str | None] = Counter()
+    for (subject, _), times in seen.items():
+        subjects[subject] += times
+    (blocking, _), *_ = subjects.most_common(1)
+    return next(sight for sight, _ in seen.most_common() if sight[0] == blocking)
+
+
+def _subject(loop: asyncio.AbstractEventLoop) -> str | None:
+    task = asyncio.current_task(loop)
+    return task.get_context().get(current_run) if task is not None else None
+
+
+def _place(thread: int) -> str:
+    """Return the place of a thread: its innermost line outside libraries, and the function that is called there."""
+    frames = [*_frames(sys._current_frames().get(thread))]  # noqa: SLF001 - the documented way to see another thread
+    if not frames:
+        return _NOT_SEEN
+    own = next((frame for frame in frames if _is_own(Path(frame.f_code.co_filename))), frames[0])
+    file = Path(own.f_code.co_filename)
+    shown = file.relative_to(_ROOT) if file.is_relative_to(_ROOT) else file
+    called = _called(own) or (frames[0].f_code.co_qualname if own is not frames[0] else "")
+    return f"{shown.as_posix()}:{own.f_lineno}" + (f" ({called})" if called else "")
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _is_own(file: Path) -> bool:
+    """Return whether a file is neither of Python, of a library nor of the framework, so most likely of a flow."""
+    if not file.is_absolute():  # such as <frozen importlib._bootstrap>
+        return False
+    return "site-packages" not in file.parts and not file.is_relative_to(_STDLIB) and not file.is_relative_to(_PACKAGE)
+
+
+type _Position = tuple[int | None, int | None, int | None, int | None]
+
+
+def _called(frame: FrameType) -> str:
+    """Return the function that a frame is calling, as its source names it: `time.sleep`. Empty if it is not known.
+
+    A function in C, such as time.sleep, has no frame of its own.
+    """
+    found = inspect.getframeinfo(frame, context=0).positions
+    if found is None:
+        return ""
+    return _calls(frame.f_code.co_filename).get(
+        (found.lineno, found.col_offset, found.end_lineno, found.end_col_offset), ""
+    )
+
+
+@lru_cache(maxsize=32)
+def _calls(file: str) -> dict[_Position, str]:
+    """Return the calls in a file: their positions, and the names of the called functions."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:
+        return {}
+    calls: dict[_Position, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=function) | ast.Await(value=ast.Call(func=function)):
+                end = (node.end_lineno, node.end_col_offset)
+                calls[(node.lineno, node.col_offset, *end)] = _dotted(function)
+                if isinstance(function, ast.Attribute) and function.lineno != function.end_lineno:
+                    # Python places the call of a method on another line at the name of the method.
+                    column = (function.end_col_offset or 0) - len(function.attr.encode())
+                    calls[(function.end_lineno, column, *end)] = _dotted(function)
+    return calls
+
+
+def _dotted(function: ast.expr) -> str:
+    """Return the name of a function without arguments and literals, which may hold a secret: `….get`."""
+    match function:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name):
+            return f"{_dotted(value)}.{name}"
+        case _:
+            return "…"
