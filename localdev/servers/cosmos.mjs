@@ -1,7 +1,8 @@
 // Cosmos DB on this machine, in memory: the request handlers of @vercel/cosmosdb-server behind a listener that corrects
 // answers where they differ from Azure. The larger corrections are in cosmos_*.mjs.
 //
-// Options: {port, key, cert, certKey}. Port 0 means a free port. cert and certKey (paths of PEM files) turn on https.
+// Options: {port, key, cert, certKey, writeRegions}. Port 0 means a free port. cert and certKey (paths of PEM files)
+// turn on https. writeRegions is a list of names; with more than one, the account announces multi-region writes.
 // Ready: {endpoint}.
 
 import { randomUUID } from "node:crypto";
@@ -117,8 +118,12 @@ server.listen(options.port, "127.0.0.1", () => {
   const endpoint = `${secure ? "https" : "http"}://127.0.0.1:${port}/`;
   account = new Account("127.0.0.1", port);
   // Clients use these addresses. The library would always set https.
-  const regions = [{ name: "Local", databaseAccountEndpoint: endpoint }];
-  Object.assign(account.read(), { readableLocations: regions, writableLocations: regions });
+  const regions = options.writeRegions.map((name) => ({ name, databaseAccountEndpoint: endpoint }));
+  Object.assign(account.read(), {
+    readableLocations: regions,
+    writableLocations: regions,
+    enableMultipleWriteLocations: regions.length > 1,
+  });
   setInterval(expireDocuments, EXPIRY_INTERVAL_MS, account);
   ready({ endpoint });
 });

@@ -3,8 +3,8 @@
 //
 // * All operations have one partition key. All succeed (200), or the documents stay as they were (207).
 // * An operation sees the changes of the operations before it.
-// * A result has statusCode, requestCharge, eTag and resourceBody. If an operation fails, its result has its status, and
-//   all others have 424.
+// * A result has statusCode, requestCharge, eTag and resourceBody. If an operation fails, its result has its status,
+//   and all others have 424.
 
 import { createRequire } from "node:module";
 import { PARTITION_KEY, failure, patch } from "./cosmos_documents.mjs";
