@@ -1,18 +1,23 @@
 """The only place that constructs Azure clients."""
 
+import json
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from async_lru import alru_cache
 from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 from azure.keyvault.secrets.aio import SecretClient
 from azure.storage.queue import TextBase64EncodePolicy
 from azure.storage.queue.aio import QueueClient
 
-from datasync.errors import SettingsInvalid
+from datasync.errors import ServiceUnavailable, SettingsInvalid
 from datasync.settings import Account, Settings
 from datasync.stores.cosmos import explained
 
@@ -60,7 +65,7 @@ class CosmosAccount:
         """Return a client of one container.
 
         Raises:
-            ServiceUnavailable: the account refused or could not be reached.
+            ServiceUnavailable: the account refused, could not be reached, or has multi-region writes.
 
         """
         client = await self._client()
@@ -72,20 +77,60 @@ class CosmosAccount:
         await self._open.aclose()
 
     async def _connect(self) -> CosmosClient:
+        properties = _AccountProperties()
         async with AsyncExitStack() as stack:
-            client = cosmos_client(self._account, self._credential)
+            client = cosmos_client(self._account, self._credential, properties.read)
             stack.push_async_callback(client.close)
             with explained("while connecting"):
                 await client.__aenter__()
+            properties.require_one_write_region()
             self._open.push_async_exit(stack.pop_all())  # a client that failed to connect is closed instead
         return client
 
 
-def cosmos_client(account: Account, credential: Credential) -> CosmosClient:
-    """Return a client of the account, to enter once and keep."""
+type ResponseHook = Callable[[PipelineResponse[Any, Any]], None]
+
+
+class _AccountProperties:
+    """The properties of a Cosmos DB account, from an answer that the client reads anyway when it connects."""
+
+    def __init__(self) -> None:
+        self._properties: dict[str, Any] | None = None
+
+    def read(self, response: PipelineResponse[Any, Any]) -> None:
+        """Keep the properties if this is the first successful answer with them."""
+        if self._properties is not None or response.http_response.status_code != HTTPStatus.OK:
+            return
+        if urlsplit(response.http_request.url).path in ("", "/"):
+            self._properties = json.loads(response.http_response.body())
+
+    def require_one_write_region(self) -> None:
+        """Check that the account has no multi-region writes.
+
+        Two regions can both accept a conditional write to one document, and drop one of the writes later.
+        https://learn.microsoft.com/azure/cosmos-db/conflict-resolution-policies
+
+        Raises:
+            ServiceUnavailable: the account has multi-region writes.
+
+        """
+        properties = self._properties or {}
+        if properties.get("enableMultipleWriteLocations"):
+            account = properties["id"]
+            regions = ", ".join(region["name"] for region in properties["writableLocations"])
+            raise ServiceUnavailable(
+                f"the Cosmos DB account {account} has multi-region writes (write regions: {regions}), with which two "
+                f"runs of one flow could hold its lease at once: az cosmosdb update --name {account} "
+                "--resource-group <group> --enable-multiple-write-locations false"
+            )
+
+
+def cosmos_client(account: Account, credential: Credential, on_response: ResponseHook | None = None) -> CosmosClient:
+    """Return a client of the account, to enter once and keep. `on_response` is called for each answer."""
+    options: dict[str, Any] = {"transport": new_transport(), "raw_response_hook": on_response}
     if account.connection_string:
-        return CosmosClient.from_connection_string(account.connection_string, transport=new_transport())
-    return CosmosClient(account.url or "", credential(), transport=new_transport())
+        return CosmosClient.from_connection_string(account.connection_string, **options)
+    return CosmosClient(account.url or "", credential(), **options)
 
 
 def queue_client(account: Account, name: str, credential: Credential) -> QueueClient:

@@ -1,6 +1,6 @@
 """Azure Cosmos DB on this machine: @vercel/cosmosdb-server, in memory, corrected where it differs from Azure."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -27,18 +27,22 @@ class Database:
 
 
 @asynccontextmanager
-async def cosmos(*, port: int = 0, tls: Certificates | None = None) -> AsyncGenerator[Database]:
+async def cosmos(
+    *, port: int = 0, tls: Certificates | None = None, write_regions: Sequence[str] = ("Local",)
+) -> AsyncGenerator[Database]:
     """Run a Cosmos DB account on 127.0.0.1. Port 0 means a free port.
 
     Its key gives access to everything. Any Entra ID token gives access to items only, as a data-plane role does: it
-    cannot create databases and containers. Clients send tokens over https only, which needs `tls`. Raises NodeMissing,
-    PortTaken or StartFailed.
+    cannot create databases and containers. Clients send tokens over https only, which needs `tls`. With more
+    than one of `write_regions`, the account announces multi-region writes; all regions are this one server. Raises
+    NodeMissing, PortTaken or StartFailed.
     """
     options = {
         "port": port,
         "key": KEY,
         "cert": str(tls.certificate) if tls else None,
         "certKey": str(tls.key) if tls else None,
+        "writeRegions": list(write_regions),
     }
     async with node_server("Cosmos DB", "cosmos.mjs", options) as bound:
         yield Database(endpoint=bound["endpoint"], key=KEY)

@@ -1,7 +1,8 @@
 // Cosmos DB on this machine, in memory: the request handlers of @vercel/cosmosdb-server behind a listener that corrects
 // answers where they differ from Azure. The larger corrections are in cosmos_*.mjs.
 //
-// Options: {port, key, cert, certKey}. Port 0 means a free port. cert and certKey (paths of PEM files) turn on https.
+// Options: {port, key, cert, certKey, writeRegions}. Port 0 means a free port. cert and certKey (paths of PEM files)
+// turn on https. writeRegions is a list of names; with more than one, the account announces multi-region writes.
 // Ready: {endpoint}.
 
 import { randomUUID } from "node:crypto";
@@ -10,8 +11,9 @@ import http from "node:http";
 import https from "node:https";
 import { createRequire } from "node:module";
 import { authorize } from "./cosmos_auth.mjs";
+import { answerBatch } from "./cosmos_batch.mjs";
 import { answerPatch, answerQuery } from "./cosmos_documents.mjs";
-import { expireDocuments } from "./cosmos_store.mjs";
+import { DocumentTooLarge, LARGEST_DOCUMENT, expireDocuments } from "./cosmos_store.mjs";
 import { options, ready } from "./parent.mjs";
 
 const require = createRequire(import.meta.url);
@@ -19,13 +21,14 @@ const Account = require("@vercel/cosmosdb-server/lib/account").default;
 const route = require("@vercel/cosmosdb-server/lib/routes").default;
 const queryDocuments = require("@vercel/cosmosdb-server/lib/handler/query-documents").default;
 const patchDocument = require("@vercel/cosmosdb-server/lib/handler/patch-document").default;
+const batchDocuments = require("@vercel/cosmosdb-server/lib/handler/batch-documents").default;
 
 const OWN_HANDLERS = new Map([
   [queryDocuments, answerQuery],
   [patchDocument, answerPatch],
+  [batchDocuments, answerBatch],
 ]);
 
-const LARGEST_BODY = 2 * 1024 * 1024;
 const KEEP_ALIVE_MS = 120_000;
 const EXPIRY_INTERVAL_MS = 500;
 
@@ -50,7 +53,7 @@ async function answer(req, res) {
   };
   const refusal = authorize(req, options.key);
   if (refusal) return fail(refusal.status, refusal.message);
-  if (Number(req.headers["content-length"] ?? 0) > LARGEST_BODY) return fail(413, "Request size is too large.");
+  if (Number(req.headers["content-length"] ?? 0) > LARGEST_DOCUMENT) return fail(413, "Request size is too large.");
   const found = route(req);
   if (!found) return fail(400, `The local Cosmos DB has no ${req.method} ${req.url}.`);
   const [params, handler] = found;
@@ -74,8 +77,9 @@ async function serve(req, res) {
   try {
     body = await answer(req, res);
   } catch (error) {
-    console.error(error);
-    res.statusCode = 500;
+    const tooLarge = error instanceof DocumentTooLarge;
+    if (!tooLarge) console.error(error);
+    res.statusCode = tooLarge ? 413 : 500;
     body = { message: error.message };
   }
   const failed = res.statusCode >= 400;
@@ -87,8 +91,9 @@ async function serve(req, res) {
   if (req.headers["a-im"] && !failed) endFeed(req, res);
   res.setHeader("content-type", "application/json");
   res.setHeader("x-ms-activity-id", randomUUID());
-  res.setHeader("x-ms-request-charge", "1");
-  const minimal = !failed && req.headers.prefer === "return=minimal";
+  if (!res.hasHeader("x-ms-request-charge")) res.setHeader("x-ms-request-charge", "1");
+  // A client always reads the list of results of a batch.
+  const minimal = !failed && req.headers.prefer === "return=minimal" && !Array.isArray(body);
   res.end(body === undefined || minimal || res.statusCode === 304 ? "" : JSON.stringify(body));
 }
 
@@ -113,8 +118,12 @@ server.listen(options.port, "127.0.0.1", () => {
   const endpoint = `${secure ? "https" : "http"}://127.0.0.1:${port}/`;
   account = new Account("127.0.0.1", port);
   // Clients use these addresses. The library would always set https.
-  const regions = [{ name: "Local", databaseAccountEndpoint: endpoint }];
-  Object.assign(account.read(), { readableLocations: regions, writableLocations: regions });
+  const regions = options.writeRegions.map((name) => ({ name, databaseAccountEndpoint: endpoint }));
+  Object.assign(account.read(), {
+    readableLocations: regions,
+    writableLocations: regions,
+    enableMultipleWriteLocations: regions.length > 1,
+  });
   setInterval(expireDocuments, EXPIRY_INTERVAL_MS, account);
   ready({ endpoint });
 });

@@ -5,6 +5,7 @@
 // * The condition of a patch keeps its case, and is checked against that document only. (The library changes it to
 //   lower case, and checks all documents with that id in any partition.)
 // * A patch below a missing field is refused. (The library adds the value at the top of the document.)
+// * Only a number or a missing field can be incremented. (In the library, also null.)
 
 import { createRequire } from "node:module";
 import { parse } from "./cosmos_query.mjs";
@@ -15,9 +16,10 @@ const { parsePartitionKey } = require("@vercel/cosmosdb-server/lib/utils/get-par
 const readItems = require("@vercel/cosmosdb-server/lib/handler/_read-items").default;
 const readJson = require("@vercel/cosmosdb-server/lib/json").default;
 
-const PARTITION_KEY = "x-ms-documentdb-partitionkey";
+export const PARTITION_KEY = "x-ms-documentdb-partitionkey";
 const DEFAULT_PAGE = 100;
 const LARGEST_PAGE = 1000;
+const CONDITION_NOT_MET = 1110;
 
 export function answerQuery(account, req, res, { dbId, collId }) {
   return readItems(req, res, "Documents", async ({ continuation, maxItemCount }) => {
@@ -48,32 +50,45 @@ function visible({ documents }, partitionKey) {
 
 export async function answerPatch(account, req, res, { dbId, collId, docId }) {
   const body = await readJson(req);
-  const operations = Array.isArray(body) ? body : body.operations;
-  if (!operations?.length) return failure(res, 400, "Invalid patch request: it has no operations.");
-  const collection = account.database(dbId).collection(collId);
-  const partitionKey = req.headers[PARTITION_KEY];
-  const document = collection.document(docId, parsePartitionKey(partitionKey, docId)).read();
-  if (document && body.condition) {
-    try {
-      const held = parse(`SELECT VALUE 1 ${body.condition}`).exec([document]).result.length > 0;
-      if (!held) return failure(res, 412, "One of the specified pre-condition is not met.", "1110");
-    } catch (error) {
-      return failure(res, 400, `Invalid condition in the patch request: ${error.message}`);
-    }
-  }
-  const orphan = document && findOrphan(document, operations);
-  if (orphan) return failure(res, 400, `A patch can only create a child of an existing node, not ${orphan}.`);
-  const result = patchOperation(collection, { id: docId, partitionKey, ifMatch: req.headers["if-match"], operations });
-  res.statusCode = result.statusCode;
-  return result.body;
+  const { statusCode, subStatusCode, body: answer } = patch(account.database(dbId).collection(collId), {
+    id: docId,
+    partitionKey: req.headers[PARTITION_KEY],
+    ifMatch: req.headers["if-match"],
+    operations: Array.isArray(body) ? body : body.operations,
+    condition: body.condition,
+  });
+  if (statusCode >= 400) return failure(res, statusCode, answer.message, subStatusCode);
+  return answer;
 }
 
-// Returns the path of the first operation whose parent is missing and is not created by an earlier operation.
-function findOrphan(document, operations) {
+// Returns {statusCode, subStatusCode, body}. The body is the new document, or {message}.
+export function patch(collection, { id, partitionKey, ifMatch, operations, condition }) {
+  if (!operations?.length) return refused(400, "Invalid patch request: it has no operations.");
+  const document = collection.document(id, parsePartitionKey(partitionKey, id)).read();
+  if (document && condition) {
+    try {
+      const held = parse(`SELECT VALUE 1 ${condition}`).exec([document]).result.length > 0;
+      if (!held) return refused(412, "One of the specified pre-condition is not met.", CONDITION_NOT_MET);
+    } catch (error) {
+      return refused(400, `Invalid condition in the patch request: ${error.message}`);
+    }
+  }
+  const mistake = document && findMistake(document, operations);
+  if (mistake) return refused(400, mistake);
+  return patchOperation(collection, { id, partitionKey, ifMatch, operations });
+}
+
+const refused = (statusCode, message, subStatusCode) => ({ statusCode, subStatusCode, body: { message } });
+
+// Returns a message about the first operation that the library would apply and Azure refuses. An operation sees the
+// changes of the operations before it.
+function findMistake(document, operations) {
   let state = document;
   for (const operation of operations) {
-    const parents = String(operation.path).split("/").slice(1, -1);
-    if (parents.reduce((node, name) => node?.[unescape(name)], state) === undefined) return operation.path;
+    const names = String(operation.path).split("/").slice(1).map(unescape);
+    const parent = names.slice(0, -1).reduce((node, name) => node?.[name], state);
+    if (parent === undefined) return `A patch can only create a child of an existing node, not ${operation.path}.`;
+    if (operation.op === "incr" && parent?.[names.at(-1)] === null) return `${operation.path} is not a number.`;
     const single = { document: () => ({ read: () => state }), documents: { replace: (patched) => patched } };
     const { statusCode, body } = patchOperation(single, { partitionKey: '[""]', operations: [operation] });
     if (statusCode !== 200) return undefined; // another mistake, which the whole patch reports
@@ -84,7 +99,7 @@ function findOrphan(document, operations) {
 
 const unescape = (name) => name.replaceAll("~1", "/").replaceAll("~0", "~");
 
-function failure(res, status, message, substatus) {
+export function failure(res, status, message, substatus) {
   res.statusCode = status;
   if (substatus) res.setHeader("x-ms-substatus", substatus);
   return { message };

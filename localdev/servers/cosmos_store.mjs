@@ -1,6 +1,8 @@
 // Corrects how @vercel/cosmosdb-server stores items:
 //
 // * ETags have quotes, as on Azure.
+// * A document of more than 2 MB (UTF-8 length of its JSON) is refused, also if a patch makes it too large.
+//   https://learn.microsoft.com/azure/cosmos-db/concepts-limits#per-item-limits
 // * A replaced container (for instance with another time to live) keeps its items.
 // * Time to live works: `defaultTtl` of the container (seconds; with -1, only items with a `ttl` expire), and `ttl` of
 //   an item.
@@ -9,7 +11,24 @@ import { createRequire } from "node:module";
 
 const require = createRequire(import.meta.url);
 const Items = require("@vercel/cosmosdb-server/lib/account/items").default;
+const Documents = require("@vercel/cosmosdb-server/lib/account/documents").default;
 const Collections = require("@vercel/cosmosdb-server/lib/account/collections").default;
+
+export const LARGEST_DOCUMENT = 2 * 1024 * 1024;
+
+export class DocumentTooLarge extends Error {
+  constructor() {
+    super("Request size is too large.");
+  }
+}
+
+for (const method of ["create", "replace"]) {
+  const store = Items.prototype[method];
+  Documents.prototype[method] = function storeIfSmall(data, original) {
+    if (Buffer.byteLength(JSON.stringify(data)) > LARGEST_DOCUMENT) throw new DocumentTooLarge();
+    return store.call(this, data, original);
+  };
+}
 
 const setItem = Items.prototype._set;
 Items.prototype._set = function set(data) {

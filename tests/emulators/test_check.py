@@ -13,6 +13,7 @@ from azure.cosmos.aio import CosmosClient
 from datasync.health import ping as ping_services
 from datasync.services import Services
 from datasync.settings import Settings
+from localdev.cosmos import cosmos
 from localdev.hosting import ROOT
 from localdev.keyvault import KeyVault
 from tests.world import World
@@ -139,6 +140,21 @@ async def test_a_container_with_wrong_options_is_reported(world: World) -> None:
     assert "'by-id' is partitioned by /id" in tenants
     assert "create it again with the partition key /tenantId" in tenants
     assert "'forever' keeps run records for ever: turn its time to live on" in runs
+    assert others == ["ok", "ok"]
+
+
+async def test_an_account_with_multi_region_writes_is_reported(world: World) -> None:
+    """The message has the account, its write regions, and the command that turns multi-region writes off."""
+    async with cosmos(write_regions=["West Europe", "North Europe"]) as database:
+        environ = {**world.environ, "COSMOS_CONNECTION_STRING": database.connection_string, "KEY_VAULT_URI": ""}
+        tenants, runs, *others = (await ping(Settings.from_environ(environ))).values()
+
+    assert tenants == runs
+    assert tenants.startswith("the Cosmos DB account 127.0.0.1 has multi-region writes")
+    assert "(write regions: West Europe, North Europe)" in tenants
+    assert tenants.endswith(
+        "az cosmosdb update --name 127.0.0.1 --resource-group <group> --enable-multiple-write-locations false"
+    )
     assert others == ["ok", "ok"]
 
 

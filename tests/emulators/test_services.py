@@ -11,6 +11,8 @@ from datasync.errors import ServiceUnavailable, SettingsInvalid
 from datasync.flow.http import HttpUsage, new_client
 from datasync.model.state import FlowState
 from datasync.services import Services, shared_services
+from datasync.settings import Settings
+from localdev.cosmos import cosmos
 from tests.faults import Wire
 from tests.world import World
 
@@ -66,6 +68,21 @@ async def test_a_failure_to_connect_is_not_cached(world: World, wire: Wire, serv
     wire.refuse = False
 
     assert await services.runs.state("t", ["weather"]) == FlowState(tenant_id="t", flow_name="weather")
+
+
+async def test_an_account_with_multi_region_writes_is_refused(world: World, wire: Wire) -> None:
+    """The app connects to the account, but sends no request for a container. The client is closed."""
+    async with cosmos(write_regions=["West Europe", "North Europe"]) as database:
+        environ = {**world.environ, "COSMOS_CONNECTION_STRING": database.connection_string}
+        services = Services(Settings.from_environ(environ))
+        try:
+            with pytest.raises(ServiceUnavailable, match="127.0.0.1 has multi-region writes"):
+                await services.runs.state("t", ["weather"])
+            assert not [transport for transport in wire.transports if transport.session]
+        finally:
+            await services.close()
+
+    assert not [url for _, url, _ in wire.requests if "/dbs/" in url]
 
 
 async def test_a_client_that_failed_to_connect_is_closed(world: World, wire: Wire, services: Services) -> None:

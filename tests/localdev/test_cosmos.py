@@ -11,6 +11,7 @@ from azure.cosmos import PartitionKey
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
+    CosmosBatchOperationError,
     CosmosHttpResponseError,
     CosmosResourceExistsError,
     CosmosResourceNotFoundError,
@@ -105,8 +106,11 @@ async def test_upsert_creates_and_replaces(items: ContainerProxy) -> None:
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 async def test_an_item_of_more_than_two_megabytes_is_refused(items: ContainerProxy) -> None:
-    """The limit is the same as on Azure."""
+    """The limit is the same as on Azure. A patch that makes an item too large does not change it."""
     assert await status_of(items.create_item(tenant(padding="x" * 2_200_000))) == (413, None)
+    created = await items.create_item(tenant(padding="x" * 1_200_000))
+    assert await status_of(items.patch_item("t1", "t1", [setting("/more", "x" * 1_200_000)])) == (413, None)
+    assert dict(await items.read_item("t1", "t1")) == dict(created)
 
 
 async def test_every_write_changes_the_etag(items: ContainerProxy) -> None:
@@ -221,6 +225,286 @@ async def test_a_patch_increments_and_answers_with_the_whole_item(items: Contain
     assert patched["flows"] == created["flows"]
     assert patched["_etag"] != created["_etag"]
     assert patched == await items.read_item("t1", "t1")
+
+
+async def test_a_patch_sets_a_field_to_an_object_and_to_null(items: ContainerProxy) -> None:
+    """`set` creates a missing field, and replaces the whole value of an existing one."""
+    await items.create_item(tenant())
+    held = await items.patch_item("t1", "t1", [setting("/lease", {"until": 1764000000.5, "nonce": "0123abcd"})])
+    assert held["lease"] == {"until": 1764000000.5, "nonce": "0123abcd"}
+    replaced = await items.patch_item("t1", "t1", [setting("/lease", {"nonce": "89ef"})])
+    assert replaced["lease"] == {"nonce": "89ef"}
+    released = await items.patch_item("t1", "t1", [setting("/lease", None)])
+    assert released["lease"] is None
+    assert (await status_of(items.patch_item("t1", "t1", [setting("/lease/until", 1)])))[0] == 400
+
+
+async def test_a_patch_increments_a_missing_field_from_zero(items: ContainerProxy) -> None:
+    """The field is set to the value. The next patch increments it."""
+    await items.create_item(tenant())
+    increment = {"op": "incr", "path": "/token", "value": 1}
+    assert (await items.patch_item("t1", "t1", [increment]))["token"] == 1
+    assert (await items.patch_item("t1", "t1", [increment]))["token"] == 2
+
+
+@pytest.mark.parametrize("token", ["7", None, True, {}, [7]])
+async def test_only_a_number_can_be_incremented(items: ContainerProxy, token: Any) -> None:
+    """Other values are refused with 400, and no operation of the patch is applied."""
+    created = await items.create_item(tenant(token=token))
+    operations = [setting("/name", "Acme"), {"op": "incr", "path": "/token", "value": 1}]
+    assert await status_of(items.patch_item("t1", "t1", operations)) == (400, None)
+    assert dict(await items.read_item("t1", "t1")) == dict(created)
+
+
+async def test_a_patch_removes_a_field(items: ContainerProxy) -> None:
+    """A missing field is refused with 400."""
+    await items.create_item(tenant(lease={"nonce": "0123abcd"}))
+    remove = {"op": "remove", "path": "/lease"}
+    assert "lease" not in await items.patch_item("t1", "t1", [remove])
+    assert await status_of(items.patch_item("t1", "t1", [remove])) == (400, None)
+
+
+NOW = 1764000000.5
+FREE = "FROM c WHERE NOT IS_NUMBER(c.lease.until)"
+FREE_OR_OWN = (
+    f'FROM c WHERE (NOT IS_NUMBER(c.lease.until) OR c.lease.until < {NOW} OR c.lease.nonce = "0123abcd") '
+    "AND c.token = 7"
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "free", "free_or_own"),
+    [
+        ({"token": 7}, True, True),
+        ({"token": 7, "lease": None}, True, True),
+        ({"token": 7, "lease": "0123abcd"}, True, True),
+        ({"token": 7, "lease": []}, True, True),
+        ({"token": 7, "lease": {}}, True, True),
+        ({"token": 7, "lease": {"until": None}}, True, True),
+        ({"token": 7, "lease": {"until": "1764000001", "nonce": "89ef"}}, True, True),
+        ({"token": 7, "lease": {"until": NOW - 0.1, "nonce": "89ef"}}, False, True),
+        ({"token": 7, "lease": {"until": NOW, "nonce": "89ef"}}, False, False),
+        ({"token": 7, "lease": {"until": NOW + 60, "nonce": "89ef"}}, False, False),
+        ({"token": 7, "lease": {"until": NOW + 60, "nonce": "0123abcd"}}, False, True),
+        ({"token": 7, "lease": {"until": NOW + 60}}, False, False),
+        ({"token": 8, "lease": {}}, True, False),
+        ({"token": "7"}, True, False),
+        ({"token": None}, True, False),
+        ({}, True, False),
+    ],
+)
+async def test_a_patch_condition_can_test_a_field_that_is_missing(
+    items: ContainerProxy, fields: dict[str, Any], *, free: bool, free_or_own: bool
+) -> None:
+    """IS_NUMBER of a missing field is false. A comparison with a missing field is never true."""
+    await items.create_item(tenant(**fields))
+    for condition, met in ((FREE, free), (FREE_OR_OWN, free_or_own)):
+        patch = items.patch_item("t1", "t1", [setting("/note", condition)], filter_predicate=condition)
+        if met:
+            assert (await patch)["note"] == condition
+        else:
+            assert await status_of(patch) == (412, 1110)
+
+
+async def test_an_invalid_patch_condition_is_refused(items: ContainerProxy) -> None:
+    """The answer is 400, not 412."""
+    await items.create_item(tenant())
+    patch = items.patch_item("t1", "t1", [setting("/name", "Acme")], filter_predicate="FROM c WHERE c.lease.until <")
+    assert await status_of(patch) == (400, None)
+
+
+# Batches
+
+
+async def failure_of(request: Awaitable[object]) -> tuple[int, int | None, list[int]]:
+    """Return the index of the operation that failed, its status, and the statuses of all operations."""
+    with pytest.raises(CosmosBatchOperationError) as caught:
+        await request
+    error = caught.value
+    return error.error_index, error.status_code, [each["statusCode"] for each in error.operation_responses]
+
+
+async def test_a_batch_has_a_result_for_each_operation(items: ContainerProxy) -> None:
+    """A result has the status, the charge, the ETag, and the document. A deletion has neither ETag nor document."""
+    for item_id in ("read", "replaced", "patched", "deleted"):
+        await items.create_item(tenant(item_id, tenant_id="acme"))
+    results = await items.execute_item_batch(
+        [
+            ("create", (tenant("created", tenant_id="acme"),)),
+            ("upsert", (tenant("upserted", tenant_id="acme"),)),
+            ("read", ("read",)),
+            ("replace", ("replaced", tenant("replaced", tenant_id="acme", name="Acme"))),
+            ("patch", ("patched", [setting("/name", "Acme")])),
+            ("delete", ("deleted",)),
+        ],
+        partition_key="acme",
+    )
+    assert [each["statusCode"] for each in results] == [201, 201, 200, 200, 200, 204]
+    assert [each["requestCharge"] for each in results] == [1, 1, 1, 1, 1, 1]
+    assert results.get_response_headers()["x-ms-request-charge"] == "6"
+    for result, item_id in zip(results[:-1], ["created", "upserted", "read", "replaced", "patched"], strict=True):
+        stored = await items.read_item(item_id, "acme")
+        assert result["resourceBody"] == dict(stored)
+        assert result["eTag"] == stored["_etag"]
+    assert set(results[-1]) == {"statusCode", "requestCharge"}
+    assert await where(items, "c.name = 'Acme'") == ["patched", "replaced"]
+    assert "deleted" not in await where(items, "true")
+
+
+async def test_an_operation_of_a_batch_sees_those_before_it(items: ContainerProxy) -> None:
+    """The operations are executed in their order."""
+    results = await items.execute_item_batch(
+        [
+            ("create", (tenant(token=1),)),
+            (
+                "patch",
+                ("t1", [{"op": "incr", "path": "/token", "value": 1}]),
+                {"filter_predicate": "FROM c WHERE c.token = 1"},
+            ),
+            ("read", ("t1",)),
+            ("delete", ("t1",)),
+            ("create", (tenant(token=5),)),
+        ],
+        partition_key="t1",
+    )
+    assert [each.get("resourceBody", {}).get("token") for each in results] == [1, 2, 2, None, 5]
+    assert (await items.read_item("t1", "t1"))["token"] == 5
+
+
+@pytest.mark.parametrize(
+    ("operation", "status"),
+    [
+        (("create", (tenant("old", tenant_id="acme"),)), 409),
+        (("create", (tenant("new", tenant_id="other"),)), 400),
+        (("create", ({"id": "new"},)), 400),
+        (("upsert", (tenant("old", tenant_id="other"),)), 400),
+        (("read", ("missing",)), 404),
+        (("replace", ("missing", tenant("missing", tenant_id="acme"))), 404),
+        (("replace", ("old", tenant("new", tenant_id="acme"))), 400),
+        (("replace", ("old", tenant("old", tenant_id="acme")), {"if_match_etag": '"stale"'}), 412),
+        (("upsert", (tenant("old", tenant_id="acme"),), {"if_match_etag": '"stale"'}), 412),
+        (("delete", ("old",), {"if_match_etag": '"stale"'}), 412),
+        (("delete", ("missing",)), 404),
+        (("patch", ("old", [setting("/name", "Acme")]), {"if_match_etag": '"stale"'}), 412),
+        (("patch", ("old", [setting("/name", "Acme")]), {"filter_predicate": "FROM c WHERE c.token = 8"}), 412),
+        (("patch", ("old", [setting("/name", "Acme")]), {"filter_predicate": "FROM c WHERE"}), 400),
+        (("patch", ("old", [{"op": "remove", "path": "/missing"}])), 400),
+        (("patch", ("missing", [setting("/name", "Acme")])), 404),
+    ],
+)
+async def test_a_failed_operation_undoes_the_whole_batch(
+    items: ContainerProxy, operation: tuple[Any, ...], status: int
+) -> None:
+    """The error has the index and status of the operation. All others have 424, and no item has changed."""
+    for item_id in ("old", "patched", "replaced", "deleted"):
+        await items.create_item(tenant(item_id, tenant_id="acme", token=7))
+    before = await found(items, "SELECT * FROM c")
+    batch = items.execute_item_batch(
+        [
+            ("create", (tenant("created", tenant_id="acme"),)),
+            ("patch", ("patched", [setting("/name", "Acme")])),
+            ("upsert", (tenant("replaced", tenant_id="acme"),)),
+            ("delete", ("deleted",)),
+            operation,
+            ("create", (tenant("later", tenant_id="acme"),)),
+        ],
+        partition_key="acme",
+    )
+    assert await failure_of(batch) == (4, status, [424, 424, 424, 424, status, 424])
+    assert await found(items, "SELECT * FROM c") == before
+
+
+async def test_a_batch_can_be_conditional_on_etags(items: ContainerProxy) -> None:
+    """With the current ETag, or with any (`*`), the operation succeeds. A read of a known version is 304."""
+    etag = (await items.create_item(tenant()))["_etag"]
+
+    async def execute() -> list[dict[str, Any]]:
+        return await items.execute_item_batch(
+            [
+                ("read", ("t1",), {"if_none_match_etag": etag}),
+                ("replace", ("t1", tenant(version=2)), {"if_match_etag": etag}),
+                ("patch", ("t1", [setting("/name", "Acme")]), {"if_match_etag": "*"}),
+            ],
+            partition_key="t1",
+        )
+
+    assert [each["statusCode"] for each in await execute()] == [304, 200, 200]
+    assert (await items.read_item("t1", "t1"))["version"] == 2
+    assert await failure_of(execute()) == (1, 412, [424, 412, 424])
+
+
+async def test_a_batch_has_from_one_to_a_hundred_operations(items: ContainerProxy) -> None:
+    """A batch without operations, or with more than a hundred, is refused as a whole."""
+    batch = [("create", (tenant(f"i{number}", tenant_id="acme"),)) for number in range(101)]
+    assert await status_of(items.execute_item_batch([], partition_key="acme")) == (400, None)
+    assert await status_of(items.execute_item_batch(batch, partition_key="acme")) == (400, None)
+    assert await where(items, "true") == []
+    assert len(await items.execute_item_batch(batch[:100], partition_key="acme")) == 100
+    assert len(await where(items, "true")) == 100
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+async def test_a_batch_of_more_than_two_megabytes_is_refused(items: ContainerProxy) -> None:
+    """The limit is for the request, and for each document that an operation makes."""
+    large = [("create", (tenant(f"i{number}", tenant_id="acme", padding="x" * 800_000),)) for number in range(3)]
+    assert await status_of(items.execute_item_batch(large, partition_key="acme")) == (413, None)
+    grow = [large[0], ("patch", ("i0", [setting("/more", "x" * 1_200_000)]))]
+    await items.create_item(tenant("i0", tenant_id="acme", padding="x" * 1_200_000))
+    assert await failure_of(items.execute_item_batch(grow[1:], partition_key="acme")) == (0, 413, [413])
+    assert "more" not in await items.read_item("i0", "acme")
+
+
+async def test_nobody_reads_a_half_applied_batch(items: ContainerProxy) -> None:
+    """While batches succeed and fail, both documents of a query always have the same version."""
+    for item_id in ("state", "record"):
+        await items.create_item(tenant(item_id, tenant_id="acme", version=0))
+    done = asyncio.Event()
+
+    async def write() -> None:
+        for version in range(1, 31):
+            documents = [tenant(item_id, tenant_id="acme", version=version) for item_id in ("state", "record")]
+            writes: list[Any] = [("upsert", (document,)) for document in documents]
+            await items.execute_item_batch(writes, partition_key="acme")
+            half = [("upsert", (tenant("state", tenant_id="acme", version=-1),)), ("read", ("missing",))]
+            assert await failure_of(items.execute_item_batch(half, partition_key="acme")) == (1, 404, [424, 404])
+        done.set()
+
+    async def read() -> None:
+        while not done.is_set():
+            versions = await found(items, "SELECT VALUE c.version FROM c", partition_key="acme")
+            assert len(versions) == 2
+            assert len(set(versions)) == 1
+
+    await asyncio.gather(write(), read(), read())
+
+
+async def test_one_of_many_concurrent_batches_succeeds(items: ContainerProxy) -> None:
+    """Of 32 batches with the same ETag, one is applied, and the others get 412."""
+    created = await items.create_item(tenant("state", tenant_id="acme"))
+
+    async def settle(number: int) -> str:
+        replace = ("state", tenant("state", tenant_id="acme", winner=number))
+        record = tenant(f"record-{number}", tenant_id="acme")
+        batch: list[Any] = [("create", (record,)), ("replace", replace, {"if_match_etag": created["_etag"]})]
+        try:
+            await items.execute_item_batch(batch, partition_key="acme")
+        except CosmosBatchOperationError as error:
+            return f"{error.error_index}: {error.status_code}"
+        return "applied"
+
+    answers = await asyncio.gather(*(settle(number) for number in range(32)))
+    assert sorted(answers) == ["1: 412"] * 31 + ["applied"]
+    assert await where(items, "STARTSWITH(c.id, 'record')") == [f"record-{answers.index('applied')}"]
+
+
+async def test_a_batch_for_a_missing_container_is_404(cosmos_client: CosmosClient) -> None:
+    """The error is a CosmosHttpResponseError, as the batch was not executed."""
+    database = await cosmos_client.create_database(f"test-{uuid.uuid4().hex[:12]}")
+    container = await database.create_container("short-lived", PartitionKey("/tenantId"))
+    await container.create_item(tenant())
+    await database.delete_container(container)
+    assert await status_of(container.execute_item_batch([("read", ("t1",))], partition_key="t1")) == (404, 1003)
+    await cosmos_client.delete_database(database)
 
 
 # Queries
