@@ -147,7 +147,7 @@ class Continue(FlowSignal):
     """
 
     def __init__(self, window_end: datetime | None = None) -> None:
-        if window_end is not None and (not isinstance(window_end, datetime) or window_end.utcoffset() is None):
+        if window_end is not None and window_end.utcoffset() is None:
             raise TypeError(f"Continue({window_end!r}): expected an aware datetime, such as run.window.end")
         super().__init__("the next part follows")
         self.window_end = window_end

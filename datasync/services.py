@@ -13,11 +13,12 @@ from datasync.clients import CosmosAccount, Credential, queue_client, secret_cli
 from datasync.clock import Clock
 from datasync.flow import http
 from datasync.flow.secrets import Vault
+from datasync.flow.watchdog import Watchdog
 from datasync.settings import Settings
 from datasync.stores.cosmos import Container
 from datasync.stores.fleet import FleetStore
 from datasync.stores.jobs import JobQueue
-from datasync.stores.runs import RunStore
+from datasync.stores.runs import Leased, RunStore
 from datasync.stores.tenants import TenantStore
 
 
@@ -45,6 +46,8 @@ class Services:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.settings = settings
         self.clock = clock or Clock()
+        self.held: dict[str, Leased] = {}
+        """The documents whose leases this process holds, by nonce."""
         self._open = AsyncExitStack()
 
     @cached_property
@@ -78,6 +81,13 @@ class Services:
         vault = Vault(partial(secret_client, self.settings, self._credential), self.clock.now)
         self._open.push_async_callback(vault.close)
         return vault
+
+    @cached_property
+    def watchdog(self) -> Watchdog:
+        """Notices that a flow blocks the event loop."""
+        watchdog = Watchdog(self.clock)
+        self._open.callback(watchdog.stop)
+        return watchdog
 
     @cached_property
     def http_transport(self) -> httpx.AsyncBaseTransport:

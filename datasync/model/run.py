@@ -8,7 +8,7 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import replace
 
-from datasync.model.decode import FieldError, decode, unknown_fields
+from datasync.model.decode import decode, unknown_fields
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob, Trigger
 from datasync.model.lease import Lease
@@ -224,4 +224,3 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 def record_id(run_id: str) -> str:
     """Return the id of the record of a run, within its tenant's partition."""
     return f"run-{run_id}"
-

@@ -45,6 +45,7 @@ class Candidate(msgspec.Struct, frozen=True):
     tenant: Tenant
     entry: FlowEntry | None
     """The tenant's entry for the flow; None where it has none."""
+    record: RunRecord
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -89,9 +90,7 @@ def is_scheduled(candidate: Candidate) -> Stop | None:
     job, entry = candidate.job, candidate.entry
     if not job.planned_ahead or job.rev is None or (entry and job.rev == candidate.tenant.revision_of(entry)):
         return None
-    return _skipped(
-        Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned"
-    )
+    return _skipped(Outcome.SKIPPED_RESCHEDULED, "the flow's cron or timezone was changed after this run was planned")
 
 
 def is_within_parts(candidate: Candidate) -> Stop | None:
@@ -99,9 +98,7 @@ def is_within_parts(candidate: Candidate) -> Stop | None:
     job, flow = candidate.job, candidate.flow
     if job.part <= flow.parts:
         return None
-    why = (
-        f"the run did not end in {flow.parts} parts: correct the flow's Continue, or register it with a higher parts="
-    )
+    why = f"the run did not end in {flow.parts} parts: correct the flow's Continue, or register it with a higher parts="
     failure = Failure(kind="TooManyParts", message=why, fingerprint="too-many-parts")
     return Ending(Outcome.DEAD, failure, is_permanent=True)
 
@@ -141,35 +138,47 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
 
     """
     for _ in range(_TRIES):
-        tenant, record = await asyncio.gather(
-            services.tenants.get(job.tenant_id), services.runs.record(job.tenant_id, job.run_id), return_exceptions=True
-        )
-        if isinstance(record, BaseException):
-            raise record
-        if record and record.is_over_for(job):
-            return _duplicate(job, record)
-        if isinstance(tenant, BaseException):
-            raise tenant
-        entry = tenant.entry((job.flow_name, *flow.names))
-        candidate = Candidate(job=job, flow=flow, tenant=tenant, entry=entry)
+        candidate = await _candidate(services, flow, job)
+        if not isinstance(candidate, Candidate):
+            return candidate
         for gate in GATES:
             if stop := gate(candidate):
                 return stop
-        if entry is None:
-            raise AssertionError("is_present lets no job without an entry pass")
-        settings = flow.decode_settings(tenant.id, entry)
-        own = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
-        free = own if flow.overlap is Overlap.ALLOW else FlowState(tenant_id=tenant.id, flow_name=flow.name)
-        found = await acquire(services, free, flow.names, job)
-        if isinstance(found, Taken):
-            if found.interrupted and found.interrupted.run_id == job.run_id:
-                own = found.interrupted
-            lease = HeldLease(services, found.document)
-            admitted = Admitted(job=job, flow=flow, tenant=tenant, settings=settings, record=own, lease=lease)
-            return await _check_again(services, admitted) or admitted
-        if stop := await _meet(services, flow, job, own, found):
-            return stop
+        if found := await _take_lease(services, candidate):
+            return found
     return PutBack(job.copy(), timedelta(seconds=5), "the state of the flow was changed by others all the time")
+
+
+async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Drop:
+    tenant, record = await asyncio.gather(
+        services.tenants.get(job.tenant_id), services.runs.record(job.tenant_id, job.run_id), return_exceptions=True
+    )
+    if isinstance(record, BaseException):
+        raise record
+    if record and record.is_over_for(job):  # whether or not the tenant can be read
+        return _duplicate(job, record)
+    if isinstance(tenant, BaseException):
+        raise tenant
+    record = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
+    entry = tenant.entry((job.flow_name, *flow.names))
+    return Candidate(job=job, flow=flow, tenant=tenant, entry=entry, record=record)
+
+
+async def _take_lease(services: Services, candidate: Candidate) -> Admitted | Stop | None:
+    """Take the lease; None if the documents have changed meanwhile."""
+    job, flow, tenant, record = candidate.job, candidate.flow, candidate.tenant, candidate.record
+    if candidate.entry is None:
+        raise AssertionError("is_present lets no job without an entry pass")
+    settings = flow.decode_settings(tenant.id, candidate.entry)
+    free = record if flow.overlap is Overlap.ALLOW else FlowState(tenant_id=tenant.id, flow_name=flow.name)
+    found = await acquire(services, free, flow.names, job)
+    if not isinstance(found, Taken):
+        return await _meet(services, flow, job, record, found)
+    if found.interrupted and found.interrupted.run_id == job.run_id:
+        record = found.interrupted
+    lease = HeldLease(services, found.document)
+    admitted = Admitted(job=job, flow=flow, tenant=tenant, settings=settings, record=record, lease=lease)
+    return await _check_again(services, admitted) or admitted
 
 
 async def _check_again(services: Services, admitted: Admitted) -> Stop | None:
@@ -186,7 +195,9 @@ async def _check_again(services: Services, admitted: Admitted) -> Stop | None:
         # Twice a victim, or a culprit: from now on it runs apart from the runs that it was interrupted with.
         await services.runs.release(admitted.lease.document)
         delay = apart(job.run_id, str(interruptions))
-        return PutBack(job.copy(spread=interruptions), delay, f"the process died in {interruptions} attempts of the run")
+        return PutBack(
+            job.copy(spread=interruptions), delay, f"the process died in {interruptions} attempts of the run"
+        )
     return None
 
 

@@ -16,7 +16,6 @@ from datasync.errors import (
     DataSyncError,
     FlowFailed,
     FlowSignal,
-    GiveUp,
     LeaseLost,
     RetryLater,
     SecretRefused,
@@ -75,9 +74,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     for block in execution.blocks:
         if block.subject == subject:
             emit(
-                FlowBlocked(
-                    subject=subject, seconds=block.seconds, place=block.place, run=job.run_id, attempt=attempt
-                )
+                FlowBlocked(subject=subject, seconds=block.seconds, place=block.place, run=job.run_id, attempt=attempt)
             )
     describe = partial(failure_of, redact=redact, function=flow.function, secrets=kv.reads)
     ending = _ending(execution, flow, run, describe, redact)
@@ -108,7 +105,7 @@ def _window(services: Services, admitted: Admitted) -> Window:
 async def _keep(admitted: Admitted, cursor: Any) -> None:
     check_cursor(cursor)
     if admitted.state is None:
-        raise CursorInvalid(f"{admitted.flow.name}: a flow with overlap=\"allow\" has no cursor")
+        raise CursorInvalid(f'{admitted.flow.name}: a flow with overlap="allow" has no cursor')
     await admitted.lease.save_cursor(cursor)
 
 
@@ -122,7 +119,9 @@ def check_cursor(cursor: Any) -> None:
     try:
         size = len(json.dumps(cursor, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise CursorInvalid(f"run.cursor is not a JSON value ({error}): use texts, numbers, lists and dictionaries") from None
+        raise CursorInvalid(
+            f"run.cursor is not a JSON value ({error}): use texts, numbers, lists and dictionaries"
+        ) from None
     if size > LARGEST_CURSOR:
         raise CursorInvalid(
             f"run.cursor has {size:,} bytes as JSON, and {LARGEST_CURSOR:,} are kept: keep a position, not the data"
@@ -133,34 +132,35 @@ type _Describe = Callable[[BaseException], Failure]
 
 
 def _ending(execution: Execution, flow: Flow, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
-    subject = f"{run.tenant.id}/{flow.name}"
-    error = execution.error
-    match execution.how:
-        case How.STOPPED:
-            raise error or LeaseLost(f"the lease of {subject} is over")
-        case How.CANCELLED:
-            why = DataSyncError(f"{subject} was stopped: the host stops, or another flow cancelled all tasks")
-            return Ending(Outcome.INTERRUPTED, describe(why), raised=asyncio.CancelledError())
-        case How.TIMED_OUT:
-            return _failed(FlowFailed(_timed_out(execution, flow, subject)), describe)
-        case How.RETURNED:
-            return _finished(Ending(Outcome.SUCCEEDED, window_end=run.window.end), run, describe)
+    subject, error = f"{run.tenant.id}/{flow.name}", execution.error
+    if execution.how is How.RETURNED:
+        return _finished(Ending(Outcome.SUCCEEDED, window_end=run.window.end), run, describe)
+    if execution.how is How.TIMED_OUT:
+        return _failed(FlowFailed(_timed_out(execution, flow, subject)), describe)
+    if execution.how is How.CANCELLED:
+        why = DataSyncError(f"{subject} was stopped: the host stops, or another flow cancelled all tasks")
+        return Ending(Outcome.INTERRUPTED, describe(why), raised=asyncio.CancelledError())
     if error is None:
-        raise AssertionError("a flow that raised has an error")
-    match _signal(error):
-        case RetryLater() as signal:
-            return Ending(Outcome.DEFERRED, describe(signal), delay=signal.delay)
-        case GiveUp() as signal:
-            return Ending(Outcome.GAVE_UP, describe(signal))
-        case Continue() as signal:
-            if signal.window_end and signal.window_end > run.window.end:
-                late = FlowFailed(f"Continue(window_end={signal.window_end}): the window ends at {run.window.end}")
-                return _failed(late, describe)
-            return _finished(Ending(Outcome.CONTINUED, window_end=signal.window_end), run, describe)
+        raise AssertionError("a flow that raised or was stopped has an error")
+    if execution.how is How.STOPPED:
+        raise error
+    if signal := _signal(error):
+        return _signalled(signal, run, describe)
     if outage := _find(error, ServiceUnavailable):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
     ending = _failed(error, describe, redact.traceback(error))
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
+
+
+def _signalled(signal: FlowSignal, run: FlowRun, describe: _Describe) -> Ending:
+    if isinstance(signal, RetryLater):
+        return Ending(Outcome.DEFERRED, describe(signal), delay=signal.delay)
+    if not isinstance(signal, Continue):
+        return Ending(Outcome.GAVE_UP, describe(signal))
+    end = signal.window_end
+    if end and end > run.window.end:
+        return _failed(FlowFailed(f"Continue(window_end={end}): the run's window ends at {run.window.end}"), describe)
+    return _finished(Ending(Outcome.CONTINUED, window_end=end), run, describe)
 
 
 def _finished(ending: Ending, run: FlowRun, describe: _Describe) -> Ending:

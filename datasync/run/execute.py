@@ -18,7 +18,7 @@ from typing import Any, override
 
 import msgspec
 
-from datasync.run.watchdog import Block, Watchdog, current_run
+from datasync.flow.watchdog import Block, Watchdog, current_run
 
 GRACE = timedelta(seconds=10)
 """The time that a cancelled flow has to end, and after that the tasks that it left behind."""

@@ -1,7 +1,7 @@
 """lease: one attempt at a time runs a flow of a tenant. Its lease is renewed while it runs, and fences its writes.
 
-A lease is a field of the flow's state (of the run's record, if the flow allows overlapping runs), taken by a conditional
-patch. Each lease has a higher token than the one before. An attempt that stood still until its lease was over
+A lease is a field of the flow's state (of the run's record, if the flow allows overlapping runs). A conditional patch
+takes it, and each lease has a higher token than the one before. An attempt that stood still until its lease was over
 (a frozen machine, a blocked process) has lost it if another attempt has taken it since.
 """
 
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from random import random
 from typing import Any
 from uuid import uuid4
@@ -120,9 +121,7 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
         return Taken(document=own, interrupted=own) if etags else None
     record = await services.runs.record(found.tenant_id, job.run_id) or RunRecord.begin(job, found.flow_name, now)
     record = record.is_present_for(job).after(attempt)
-    state = replace(
-        found, lease=lease, token=token, last_run_utc=now, last_outcome=Outcome.INTERRUPTED
-    )
+    state = replace(found, lease=lease, token=token, last_run_utc=now, last_outcome=Outcome.INTERRUPTED)
     if not (etags := await services.runs.save(state, record)):
         return None
     return Taken(document=replace(state, etag=etags[0]), interrupted=replace(record, etag=etags[1]))
@@ -131,9 +130,27 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
 def _job_of(lease: Lease) -> Job | None:
     """Return the job of the attempt that holds a lease; None where the lease was edited by hand."""
     try:
-        return lease.message and Job.of(lease.message)
+        return Job.of(lease.message) if lease.message else None
     except ValueError:
         return None
+
+
+def renew_in_thread(services: Services) -> None:
+    """Renew the leases that this process holds while its event loop is blocked. Runs in another thread.
+
+    It uses connections of its own, since those of the process belong to the blocked loop.
+    """
+    asyncio.run(_renew_held(services))
+
+
+async def _renew_held(services: Services) -> None:
+    own = Services(services.settings, services.clock)
+    try:
+        until = (services.clock.now() + DURATION).timestamp()
+        renewals = [own.runs.renew(document, until) for document in [*services.held.values()]]
+        await asyncio.gather(*renewals, return_exceptions=True)  # a lease that was not renewed is found lost later
+    finally:
+        await own.close()
 
 
 class HeldLease:
@@ -155,12 +172,16 @@ class HeldLease:
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Renew the lease in the background."""
+        services = self._services
+        services.held[self.nonce] = self.document
+        services.watchdog.on_long_block = partial(renew_in_thread, services)
         renewals = asyncio.ensure_future(self._renew_on())
         try:
             yield
         finally:
             renewals.cancel()
             await asyncio.wait({renewals})
+            del services.held[self.nonce]
 
     async def check(self) -> None:
         """Make sure that the attempt still holds the lease, before it does something that cannot be repeated.
@@ -244,11 +265,13 @@ class HeldLease:
             self.document = renewed
 
     def _is_over(self) -> bool:
-        until = self.document.lease and self.document.lease.until
-        return until is None or self._services.clock.now().timestamp() >= until
+        lease = self.document.lease
+        return lease is None or lease.until is None or self._services.clock.now().timestamp() >= lease.until
 
     def _lose(self) -> LeaseLost:
-        error = LeaseLost(f"the lease of {self.document.tenant_id}/{self.document.flow_name} is over, and was taken over")
+        error = LeaseLost(
+            f"the lease of {self.document.tenant_id}/{self.document.flow_name} is over, and was taken over"
+        )
         if not self.lost.done():
             self.lost.set_result(error)
         return error

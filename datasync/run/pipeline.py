@@ -8,11 +8,11 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from datasync.errors import (
+    FlowSettingsInvalid,
     FlowUnknown,
     JobInvalid,
     LeaseLost,
     ServiceUnavailable,
-    FlowSettingsInvalid,
     TenantUnknown,
 )
 from datasync.flow.failures import failure_of

@@ -182,7 +182,9 @@ def _decided(services: Services, ending: Ending, record: RunRecord, now: datetim
         return ending
     since = record.deferred_since_utc or now
     if now - since >= LONGEST_DEFERRAL or (not ending.is_outage and record.retry_laters >= MOST_DEFERRALS):
-        why = f"the run was deferred {record.deferrals} times since {since:%Y-%m-%d %H:%M} UTC, and is not deferred again"
+        why = (
+            f"the run was deferred {record.deferrals} times since {since:%Y-%m-%d %H:%M} UTC, and is not deferred again"
+        )
         last = f". The last reason: {ending.error.message}" if ending.error else ""
         error = Failure(kind="DeferredTooOften", message=why + last, fingerprint="deferred-too-often")
         return replace(ending, outcome=Outcome.DEAD, error=error)
@@ -203,7 +205,7 @@ def _next(services: Services, job: Job, ending: Ending, now: datetime) -> Iterab
 
 def outage_pause(outages: int) -> timedelta:
     """Return how long a job waits for a service that is away: 15 seconds at first, 15 minutes at most."""
-    return min(timedelta(seconds=15) * 2 ** min(outages, 10), _LONGEST_OUTAGE_PAUSE)
+    return min(timedelta(seconds=15 * (1 << min(outages, 10))), _LONGEST_OUTAGE_PAUSE)
 
 
 def _short(cursor: Any) -> Any:

@@ -14,7 +14,6 @@ from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
     CosmosBatchOperationError,
     CosmosHttpResponseError,
-    CosmosResourceExistsError,
     CosmosResourceNotFoundError,
 )
 from msgspec.structs import replace
@@ -58,7 +57,7 @@ class RunStore:
 
         """
         document = await self._read(tenant_id, record_id(run_id))
-        return document and _record(document)
+        return None if document is None else _record(document)
 
     async def state(self, tenant_id: str, names: Sequence[str]) -> FlowState:
         """Return the state of a flow of a tenant; an empty state where the flow never ran.
@@ -115,7 +114,7 @@ class RunStore:
                 failed = error.operation_responses[error.error_index]
                 if failed["statusCode"] in _CONFLICTS:
                     return None
-                raise CosmosHttpResponseError(status_code=failed["statusCode"], message=str(error)) from None
+                raise _refusal(failed["statusCode"], str(error)) from None
         return [str(result["eTag"]) for result in results]
 
     async def renew[T: Leased](self, held: T, until: float) -> T | None:
@@ -138,9 +137,7 @@ class RunStore:
             return dict(await container.read_item(document_id, partition_key=tenant_id))
         return None
 
-    async def _patch(
-        self, document: Leased, condition: str, operations: list[dict[str, Any]]
-    ) -> dict[str, Any] | None:
+    async def _patch(self, document: Leased, condition: str, operations: list[dict[str, Any]]) -> dict[str, Any] | None:
         container = await self._container.open()
         with explained(f"while patching {document.id} of {document.tenant_id}"):
             try:
@@ -163,6 +160,11 @@ class RunStore:
                 raise
 
 
+def _refusal(status: int, message: str) -> CosmosHttpResponseError:
+    error: CosmosHttpResponseError = CosmosHttpResponseError(status_code=status, message=message)  # type: ignore[no-untyped-call]
+    return error
+
+
 def _write(document_id: str, content: dict[str, Any], etag: str | None) -> tuple[Any, ...]:
     if etag is None:
         return ("create", (content,))
@@ -170,7 +172,10 @@ def _write(document_id: str, content: dict[str, Any], etag: str | None) -> tuple
 
 
 def _same_kind[T: Leased](example: T, document: Mapping[str, Any]) -> T:
-    return FlowState.from_document(document) if isinstance(example, FlowState) else _record(document)
+    found = FlowState.from_document(document) if isinstance(example, FlowState) else _record(document)
+    if not isinstance(found, type(example)):
+        raise TypeError(f"{example.id} is not a {type(example).__name__}")
+    return found
 
 
 def _record(document: Mapping[str, Any]) -> RunRecord:

@@ -14,7 +14,7 @@ import pytest_asyncio
 from datasync.clock import Clock
 from datasync.flow.secrets import Vault
 from datasync.run.execute import Execution, How, execute
-from datasync.run.watchdog import Watchdog
+from datasync.flow.watchdog import Watchdog
 from tests.waiting import wait_until
 
 LONG = timedelta(seconds=30)

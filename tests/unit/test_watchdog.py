@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from datasync.clock import Clock
-from datasync.run.watchdog import Watchdog, current_run
+from datasync.flow.watchdog import Watchdog, current_run
 from tests.waiting import wait_until
 
 THRESHOLD = timedelta(seconds=0.2)

@@ -83,7 +83,7 @@ class Watchdog:
         self.clock = clock
         self._threshold = threshold.total_seconds()
         self._interval = self._threshold / 8
-        self._on_long_block = on_long_block
+        self.on_long_block = on_long_block
         self._every = every.total_seconds()
         self._lock = threading.Lock()
         self._blocks: deque[tuple[float, Block]] = deque(maxlen=_KEPT)  # with the moment of its start
@@ -178,9 +178,9 @@ class Watchdog:
             self._seen[seen] += 1
             due = int(silence / self._every) > self._calls
             self._calls += due
-        if due and self._on_long_block is not None:
+        if due and self.on_long_block is not None:
             try:
-                self._on_long_block()
+                self.on_long_block()
             except Exception:
                 logger.exception("the hook for long blocks of the event loop failed")
 
