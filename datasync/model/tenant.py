@@ -31,6 +31,15 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{subject} {self.path}: {self.why}"
 
 
+class Planned(msgspec.Struct, frozen=True, rename="camel"):
+    """What a tick notes in an entry, beside `nextRunUtc`."""
+
+    next_run_utc: str | None
+    """The value of `nextRunUtc` that the app has written."""
+    enqueued_utc: str
+    """The time of the tick that wrote it. It distinguishes the runs of a person who sets the same time again."""
+
+
 class FlowEntry(msgspec.Struct, frozen=True):
     """One entry of a tenant document's `flows`: the flow, its schedule, and its switch."""
 
@@ -48,6 +57,13 @@ class FlowEntry(msgspec.Struct, frozen=True):
     """`nextRunUtc` as an instant (aware, UTC); None where it is missing or null."""
     next_run_text: str | None
     """`nextRunUtc` as the document holds it, to notice an edit."""
+    planned: Planned | None
+    """What the app has planned last; None where it has not planned anything, or somebody has removed or edited that."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether `nextRunUtc` is the value that the app has written, and not a person's."""
+        return self.planned is not None and self.planned.next_run_utc == self.next_run_text
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -152,6 +168,7 @@ class _EntryDocument(msgspec.Struct, rename="camel"):
     next_run_utc: Annotated[str | None, Meta(description=times.EXPECTED)] = None
     timezone: Annotated[str | None, Meta(description="an IANA name such as America/Chicago")] = None
     settings: Annotated[dict[str, Any] | None, Meta(description="an object")] = None
+    planned: Any = None
 
 
 DOCUMENT_FIELDS = _TenantDocument.__struct_encode_fields__
@@ -194,7 +211,15 @@ def _read_entry(index: int, content: object) -> FlowEntry:
         settings=read.settings or {},
         next_run=next_run,
         next_run_text=read.next_run_utc,
+        planned=_read_planned(read.planned),
     )
+
+
+def _read_planned(value: object) -> Planned | None:
+    try:
+        return value and decode(Planned, value)
+    except FieldError:  # only the app writes it, and writes it again
+        return None
 
 
 def _unreadable(tenant_id: str, index: int, content: object, error: FieldError) -> Problem:

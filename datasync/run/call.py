@@ -16,7 +16,6 @@ from datasync.errors import (
     DataSyncError,
     FlowFailed,
     FlowSignal,
-    LeaseLost,
     RetryLater,
     SecretRefused,
     ServiceUnavailable,

@@ -1,6 +1,6 @@
-"""The tenants container: documents that people edit. The app changes `nextRunUtc` and nothing else."""
+"""The tenants container: documents that people edit. The app changes `nextRunUtc` and `planned` of entries."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,12 +10,14 @@ from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosReso
 
 from datasync.errors import ServiceUnavailable, TenantUnknown
 from datasync.model.decode import is_forbidden_in_ids
-from datasync.model.tenant import Tenant
+from datasync.model.tenant import Planned, Tenant
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
-PATCH_LIMIT = 10
-"""Operations in one patch: https://learn.microsoft.com/azure/cosmos-db/partial-document-update-faq"""
+_PATCH_LIMIT = 10  # operations: https://learn.microsoft.com/azure/cosmos-db/partial-document-update-faq
+
+MOST_MOVES = _PATCH_LIMIT // 2
+"""Entries that one patch can move."""
 
 _PAGE = 100
 _TRIES = 20
@@ -39,6 +41,8 @@ class Move(msgspec.Struct, frozen=True):
     previous: str | None
     """`nextRunUtc` at the time of the decision."""
     next_run: datetime
+    is_planned: bool = True
+    """Whether the app has planned this time. False for a person's time that is only written in another form."""
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -123,8 +127,8 @@ class TenantStore:
         entries = [entry for entry in flows if isinstance(entry, dict)] if isinstance(flows, list) else []
         return any(entry.get("name") in names and entry.get("enabled") is not False for entry in entries)
 
-    async def move(self, tenant: Tenant, moves: Sequence[Move]) -> Moved:
-        """Set `nextRunUtc` of up to PATCH_LIMIT entries, and leave everything else as it is.
+    async def move(self, tenant: Tenant, moves: Sequence[Move], now: datetime) -> Moved:
+        """Set `nextRunUtc` of up to MOST_MOVES entries, with a note (`planned`), and leave everything else as it is.
 
         An entry whose `nextRunUtc` somebody has edited meanwhile is not changed.
 
@@ -133,20 +137,34 @@ class TenantStore:
             ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the document every time.
 
         """
+
+        def operations(present: Tenant) -> list[dict[str, Any]]:
+            return [each for index, move in _unedited(present, moves) for each in _move(index, move, now)]
+
+        return await self._patch(tenant, operations)
+
+    async def note(self, tenant: Tenant, entries: Collection[str], now: datetime) -> Moved:
+        """Make a note in entries (by name) that the app has not planned before. Raises as `move` does."""
+
+        def operations(present: Tenant) -> list[dict[str, Any]]:
+            unnoted = (each for each in present.flows if each.name in entries and each.planned is None)
+            return [_note(each.index, None, now) for each in unnoted][:_PATCH_LIMIT]
+
+        return await self._patch(tenant, operations)
+
+    async def _patch(self, tenant: Tenant, operations: Callable[[Tenant], list[dict[str, Any]]]) -> Moved:
+        """Patch a document under its ETag. `operations` gives the operations for the document as it is."""
         container = await self._container.open()
         for conflicts in range(_TRIES):
-            left = [*_unedited(tenant, moves)]
-            if not left:
+            wanted = operations(tenant)
+            if not wanted:
                 return Moved(tenant=tenant, entries=0, conflicts=conflicts)
             with explained(f"while scheduling tenant {tenant.id!r}"):
                 try:
                     document = await container.patch_item(
                         tenant.id,
                         partition_key=tenant.id,
-                        patch_operations=[
-                            {"op": "set", "path": f"/flows/{index}/nextRunUtc", "value": utc_text(move.next_run)}
-                            for index, move in left
-                        ],
+                        patch_operations=wanted,
                         etag=tenant.etag,
                         match_condition=MatchConditions.IfNotModified,
                         retry_write=RETRY_WRITE,
@@ -154,8 +172,8 @@ class TenantStore:
                 except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
                     tenant = await self.get(tenant.id)
                     continue
-            moved = Tenant.from_document(document)
-            return Moved(tenant=moved, entries=len(left), conflicts=conflicts)
+            entries = sum(each["path"].endswith("/nextRunUtc") for each in wanted)
+            return Moved(tenant=Tenant.from_document(document), entries=entries, conflicts=conflicts)
         raise ServiceUnavailable(
             f"tenant {tenant.id!r} was changed by others in each of {_TRIES} tries to schedule it. "
             "It will be tried again"
@@ -204,3 +222,15 @@ def _unedited(tenant: Tenant, moves: Sequence[Move]) -> Iterator[tuple[int, Move
         entry = entries.get(move.flow)
         if entry and entry.next_run_text == move.previous:
             yield entry.index, move
+
+
+def _move(index: int, move: Move, now: datetime) -> Iterator[dict[str, Any]]:
+    text = utc_text(move.next_run)
+    yield {"op": "set", "path": f"/flows/{index}/nextRunUtc", "value": text}
+    if move.is_planned:
+        yield _note(index, text, now)
+
+
+def _note(index: int, next_run: str | None, now: datetime) -> dict[str, Any]:
+    planned = Planned(next_run_utc=next_run, enqueued_utc=now.isoformat())
+    return {"op": "set", "path": f"/flows/{index}/planned", "value": msgspec.to_builtins(planned)}

@@ -7,7 +7,7 @@ import msgspec
 
 from datasync import cron
 from datasync.flow.registry import FlowRegistry
-from datasync.model.job import HEAD_START, JobMessage, PlannedJob, run_id
+from datasync.model.job import HEAD_START, JobMessage, PlannedJob, Trigger, run_id
 from datasync.model.tenant import FlowEntry, Problem, Tenant
 from datasync.model.times import utc_text
 from datasync.tick.check import entry_problems, find_zone, tenant_problems
@@ -23,6 +23,11 @@ class Advance(msgspec.Struct, frozen=True):
     jobs: tuple[PlannedJob, ...]
     next_run: datetime
     """The first occurrence that is not planned yet (aware, UTC)."""
+
+    @property
+    def needs_note(self) -> bool:
+        """Whether a note has to be made in the entry first, without which a repeated tick may choose another run id."""
+        return bool(self.jobs) and self.entry.next_run is not None and self.entry.planned is None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -79,18 +84,27 @@ def _advance(tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime,
 
 
 def _job(tenant: Tenant, entry: FlowEntry, at: datetime, now: datetime, late: timedelta) -> PlannedJob:
-    rev = tenant.revision_of(entry)
-    # The run id of an overdue occurrence contains the ETag, so that setting the same time again forces a run. That of a
-    # future occurrence contains the schedule instead, so that other edits do not plan it again.
-    decided_on = rev if at > now else tenant.etag
+    is_forced = at == entry.next_run and not entry.is_planned
     message = JobMessage(
         tenant_id=tenant.id,
         flow_name=entry.name,
         scheduled_utc=at,
-        run_id=run_id(tenant.id, entry.name, at.isoformat(), decided_on),
-        rev=rev,
+        run_id=_run_id(tenant, entry, at, is_forced=is_forced),
+        rev=tenant.revision_of(entry),
+        trigger=Trigger.FORCED if is_forced else Trigger.SCHEDULE,
+        enqueued_utc=now,
     )
     return PlannedJob(message=message, visible_at=max(at, now) + late - HEAD_START)
+
+
+def _run_id(tenant: Tenant, entry: FlowEntry, at: datetime, *, is_forced: bool) -> str:
+    """Return the same id in each tick that decides about the same occurrence, whatever else is edited meanwhile.
+
+    An occurrence of the schedule has one run. A time that a person has set has one run each time it is set: until a
+    tick has moved `nextRunUtc`, the note of the tick before does not change.
+    """
+    decided_after = [entry.planned.enqueued_utc] if is_forced and entry.planned else []
+    return run_id(tenant.id, entry.name, at.isoformat(), *decided_after)
 
 
 def _fraction(*parts: str) -> float:

@@ -13,7 +13,7 @@ from datasync.flow.registry import FlowRegistry
 from datasync.model.tenant import Problem, Tenant, document_key, is_tenant_document
 from datasync.services import Services
 from datasync.stores.fleet import Watermark
-from datasync.stores.tenants import PATCH_LIMIT, Move
+from datasync.stores.tenants import MOST_MOVES, Move
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import (
     DocumentInvalid,
@@ -24,7 +24,7 @@ from datasync.telemetry.events import (
     TickFailed,
     WatermarkInvalid,
 )
-from datasync.tick.plan import Plan, plan
+from datasync.tick.plan import Advance, Plan, plan
 from datasync.tick.standing import StandingProblems
 
 SCAN_INTERVAL = timedelta(days=1)
@@ -70,7 +70,8 @@ async def tick(services: Services, registry: FlowRegistry) -> Tally:
     at least once.
 
     Raises:
-        ServiceUnavailable, or another exception of the first tenant that failed: nothing was enqueued or advanced.
+        ServiceUnavailable, or another exception of the first tenant that failed, when the others are done. The host
+            repeats the tick within minutes.
 
     """
     return await _Tick(services, registry).run()
@@ -98,7 +99,7 @@ class _Tick:
             self._fail(error)
             emit(TickFailed(error=_cause(error)))
         self._report()
-        if self._failure and not (self._tally.enqueued or self._tally.advanced):
+        if self._failure:
             raise self._failure
         return self._tally
 
@@ -177,22 +178,24 @@ class _Tick:
 
         """
         conflicts = 0
+        while unnoted := [each.entry.name for each in decision.advances if each.needs_note]:
+            noted = await self._services.tenants.note(tenant, unnoted, self._now)
+            conflicts += noted.conflicts
+            tenant, decision = noted.tenant, self._plan(noted.tenant)
         served: set[str] = set()
-        # In groups that one patch can move. If the tick is killed, the next one repeats only the present group. The
-        # document has the same ETag then, so the run ids are the same.
-        while group := [each for each in decision.advances if each.entry.name not in served][:PATCH_LIMIT]:
+        # In groups that one patch can move. If the tick is killed, the next one repeats only the present group.
+        while group := [each for each in decision.advances if each.entry.name not in served][:MOST_MOVES]:
             jobs = [job for advance in group for job in advance.jobs]
             self._tally.due += len(jobs)
             await self._services.jobs.send_all(jobs)
             self._tally.enqueued += len(jobs)
-            moved = await self._services.tenants.move(
-                tenant, [Move(each.entry.name, each.entry.next_run_text, each.next_run) for each in group]
-            )
+            moved = await self._services.tenants.move(tenant, [_move(each) for each in group], self._now)
             self._tally.advanced += moved.entries
             conflicts += moved.conflicts
             served.update(advance.entry.name for advance in group)
             tenant = moved.tenant
-            decision = self._plan(tenant)
+            if moved.conflicts:
+                decision = self._plan(tenant)
         self._tally.conflicts += conflicts
         return None if conflicts else tenant
 
@@ -214,6 +217,12 @@ class _Tick:
         self._tally.problems = len(problems) if self._standing else None
         seconds = (self._services.clock.now() - self._now).total_seconds()
         emit(TickEnded(**asdict(self._tally), seconds=seconds))
+
+
+def _move(advance: Advance) -> Move:
+    entry = advance.entry
+    is_rewritten_only = not advance.jobs and advance.next_run == entry.next_run and not entry.is_planned
+    return Move(entry.name, entry.next_run_text, advance.next_run, is_planned=not is_rewritten_only)
 
 
 def _cause(error: Exception) -> Exception:
