@@ -23,7 +23,19 @@ class FakeClock(Clock):
     """A clock that changes only when code sleeps or a test sets it."""
 
     def __init__(self, now: datetime = datetime(2025, 8, 23, 12, tzinfo=UTC)) -> None:
+        self._changed = asyncio.Event()
         self.time = now
+
+    @property
+    def time(self) -> datetime:
+        """The present instant. A test sets it."""
+        return self._time
+
+    @time.setter
+    def time(self, time: datetime) -> None:
+        self._time = time
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     @override
     def now(self) -> datetime:
@@ -33,6 +45,12 @@ class FakeClock(Clock):
     async def sleep(self, duration: timedelta) -> None:
         self.time += max(duration, timedelta())
         await asyncio.sleep(0)
+
+    @override
+    async def pause(self, duration: timedelta) -> None:
+        end = self.time + duration
+        while self.time < end:
+            await self._changed.wait()
 
 
 async def does_nothing(tenant_id: str, kv: SecretClient) -> None:
@@ -62,7 +80,7 @@ async def tick(services: Services, now: datetime, registry: FlowRegistry = FLOWS
     return await tick_now(services, registry)
 
 
-async def run_job(services: Services, registry: FlowRegistry, message: QueueMessage, now: datetime) -> RunRecord:
+async def run_job(services: Services, registry: FlowRegistry, message: QueueMessage, now: datetime) -> RunRecord | None:
     """Run the job in a message at an instant."""
     _clock(services).time = now
     return await run_message(services, registry, message)

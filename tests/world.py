@@ -38,7 +38,7 @@ class World:
             async for item in self.runs.query_items("SELECT * FROM c WHERE c.type = 'Run'")
             if tenant_id in (None, item["tenantId"])
         ]
-        return sorted(found, key=lambda run: (run["startedUtc"], run["attempt"]))
+        return sorted(found, key=lambda run: (run["startedUtc"], run["runId"]))
 
     async def messages(self) -> list[str]:
         """Return the bodies of the visible messages. The messages stay on the queue."""

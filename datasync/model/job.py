@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from datasync.model import times
-from datasync.model.decode import Text
+from datasync.model.decode import NO_SURROGATES, Text
 
 HEAD_START = timedelta(seconds=2)
 """How early a job that was planned ahead appears on the queue: as long as the host may take to look (host.json,
@@ -29,6 +29,7 @@ class Trigger(StrEnum):
 
 
 type _RunId = Annotated[str, Meta(pattern="^[0-9A-Za-z_.:-]{1,200}$")]
+type _MessageId = Annotated[str, Meta(pattern=NO_SURROGATES, min_length=1, max_length=200)]
 type _Count = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number")]
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 
@@ -47,7 +48,7 @@ class JobMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     trigger: Annotated[Trigger | None, Meta(description=f"one of {', '.join(Trigger)}")] = None
     enqueued_utc: _Time = None
     """When the job was put on the queue first (aware, UTC); None in a message posted by hand."""
-    message_id: Annotated[str | None, Meta(min_length=1, max_length=200, description="a text")] = None
+    message_id: Annotated[_MessageId | None, Meta(description="a text of up to 200 characters")] = None
     """In a copy that was put back: the id of the first message, which this one stands for."""
     redrive: _Count = 0
     """How often the run was started again after it had ended."""

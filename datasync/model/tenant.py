@@ -37,7 +37,9 @@ class Planned(msgspec.Struct, frozen=True, rename="camel"):
     next_run_utc: str | None
     """The value of `nextRunUtc` that the app has written."""
     enqueued_utc: str
-    """The time of the tick that wrote it. It distinguishes the runs of a person who sets the same time again."""
+    """The time of the tick that wrote it."""
+    key: str
+    """Another one in each note. It distinguishes the runs of a person who sets the same time again."""
 
 
 class FlowEntry(msgspec.Struct, frozen=True):
@@ -217,7 +219,7 @@ def _read_entry(index: int, content: object) -> FlowEntry:
 
 def _read_planned(value: object) -> Planned | None:
     try:
-        return value and decode(Planned, value)
+        return decode(Planned, value) if value else None
     except FieldError:  # only the app writes it, and writes it again
         return None
 

@@ -144,7 +144,8 @@ def _ending(execution: Execution, flow: Flow, run: FlowRun, describe: _Describe,
     if execution.how is How.STOPPED:
         raise error
     if signal := _signal(error):
-        return _signalled(signal, run, describe)
+        reason = redact.line(str(signal))  # without the name of the class
+        return _signalled(signal, run, lambda error: replace(describe(error), message=reason))
     if outage := _find(error, ServiceUnavailable):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
     ending = _failed(error, describe, redact.traceback(error))

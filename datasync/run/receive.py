@@ -1,6 +1,7 @@
 """receive: turns a queue message into a complete job."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace
@@ -31,10 +32,10 @@ def receive(message: QueueMessage) -> Job:
     if reserved := sorted(RESERVED_KEYS & {key.lower() for key in content}):
         raise _invalid(message, f"the Functions host reserves the keys {', '.join(reserved)}; leave them out")
     try:
-        scheduled = in_utc(wire.scheduled_utc or message.inserted)
-        enqueued = in_utc(wire.enqueued_utc or message.inserted)
-    except OverflowError as error:
-        raise _invalid(message, f"scheduledUtc or enqueuedUtc: {error}") from None
+        scheduled = _instant("scheduledUtc", wire.scheduled_utc or message.inserted)
+        enqueued = _instant("enqueuedUtc", wire.enqueued_utc or message.inserted)
+    except FieldError as error:
+        raise _invalid(message, str(error)) from None
     posted = Trigger.MESSAGE if wire.run_id is None else Trigger.SCHEDULE
     complete = replace(
         wire,
@@ -45,6 +46,13 @@ def receive(message: QueueMessage) -> Job:
         trigger=Trigger.REDRIVE if wire.redrive else wire.trigger or posted,
     )
     return Job.of(complete, delivery=message.dequeue_count)
+
+
+def _instant(field: str, time: datetime) -> datetime:
+    try:
+        return in_utc(time)
+    except OverflowError as error:
+        raise FieldError(field, why=str(error)) from None
 
 
 def _parse(message: QueueMessage) -> Any:

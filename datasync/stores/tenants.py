@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 from azure.core import MatchConditions
@@ -232,5 +233,5 @@ def _move(index: int, move: Move, now: datetime) -> Iterator[dict[str, Any]]:
 
 
 def _note(index: int, next_run: str | None, now: datetime) -> dict[str, Any]:
-    planned = Planned(next_run_utc=next_run, enqueued_utc=now.isoformat())
+    planned = Planned(next_run_utc=next_run, enqueued_utc=utc_text(now), key=uuid4().hex[:8])
     return {"op": "set", "path": f"/flows/{index}/planned", "value": msgspec.to_builtins(planned)}

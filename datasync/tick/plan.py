@@ -103,7 +103,7 @@ def _run_id(tenant: Tenant, entry: FlowEntry, at: datetime, *, is_forced: bool) 
     An occurrence of the schedule has one run. A time that a person has set has one run each time it is set: until a
     tick has moved `nextRunUtc`, the note of the tick before does not change.
     """
-    decided_after = [entry.planned.enqueued_utc] if is_forced and entry.planned else []
+    decided_after = [entry.planned.key] if is_forced and entry.planned else []
     return run_id(tenant.id, entry.name, at.isoformat(), *decided_after)
 
 

@@ -78,9 +78,12 @@ def test_a_bad_cron_is_a_problem_of_that_flow_only() -> None:
 
 
 def test_the_same_decision_has_the_same_run_id() -> None:
-    """Planning an unchanged document twice gives the same run id. A changed document gives another one."""
-    first, again = planned(entry()), planned(entry(), now=NOW + timedelta(hours=1))
-    edited = planned(entry(), _etag='"2"')
+    """Planning the same time twice gives the same run id, though other fields are edited. Setting it again does not."""
+    before = {"nextRunUtc": None, "enqueuedUtc": "2025-08-23T10:00:00Z", "key": "a1"}
+    after = {"nextRunUtc": "2025-08-23T13:00:00Z", "enqueuedUtc": "2025-08-23T12:00:00Z", "key": "b2"}
+    first, again = planned(entry(planned=before)), planned(entry(planned=before), now=NOW + timedelta(hours=1))
+    edited = planned(entry(planned=before, settings={"limit": 5}), _etag='"2"')
+    set_again = planned(entry(planned=after))
 
-    run_ids = [p.advances[0].jobs[0].message.run_id for p in (first, again, edited)]
-    assert run_ids[0] == run_ids[1] != run_ids[2]
+    run_ids = [p.advances[0].jobs[0].message.run_id for p in (first, again, edited, set_again)]
+    assert run_ids[0] == run_ids[1] == run_ids[2] != run_ids[3]

@@ -45,14 +45,16 @@ async def test_setting_next_run_to_the_past_forces_a_run(world: World, services:
     assert first != second
 
 
-async def test_a_tick_changes_only_next_run(world: World, services: Services) -> None:
-    """All other fields of a document stay unchanged."""
+async def test_a_tick_changes_only_its_own_fields(world: World, services: Services) -> None:
+    """All fields of a document but `nextRunUtc` and `planned` of an entry stay unchanged."""
     before = document("tenant-123", entry(owner="Ann", settings={"a": [1, None]}), contact={"mail": "a@example.com"})
     await world.put(before)
 
     await tick(services, NOW)
 
     after = await world.document("tenant-123")
+    planned = after["flows"][0].pop("planned")
+    assert (planned["nextRunUtc"], planned["enqueuedUtc"]) == ("2025-08-23T13:00:00Z", "2025-08-23T12:00:05Z")
     after["flows"][0]["nextRunUtc"] = before["flows"][0]["nextRunUtc"]
     assert {key: after[key] for key in before if key != "_etag"} == {
         key: value for key, value in before.items() if key != "_etag"

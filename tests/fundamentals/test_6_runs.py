@@ -75,7 +75,7 @@ async def test_success_is_recorded_and_logged(
     assert "DONE tenant-999/my-source→my-target in " in caplog.text
     (record,) = await world.records("tenant-999")
     assert record["outcome"] == "succeeded"
-    assert (record["runId"], record["attempt"], record["flowName"]) == ("r-1", 1, "my-source→my-target")
+    assert (record["runId"], record["attemptCount"], record["flowName"]) == ("r-1", 1, "my-source→my-target")
     assert (record["scheduledUtc"], record["startedUtc"]) == ("2025-08-23T12:00:00Z", "2025-08-23T12:00:05Z")
     assert record["counts"] == {"orders": 3, "leads": 1}
     assert record["ttl"] == timedelta(days=30).total_seconds()
@@ -90,15 +90,17 @@ async def test_a_failure_is_recorded_logged_and_raised(
         raise ConnectionError("the source closed the connection")
 
     await world.put(tenant)
-    for attempt in (1, services.settings.max_attempts):
+    for delivery in range(1, services.settings.max_attempts):
         with pytest.raises(FlowFailed, match="ConnectionError: the source closed the connection"):
-            await run_job(services, registered(flow), message(attempt), NOW)
+            await run_job(services, registered(flow), message(delivery), NOW)
+    await run_job(services, registered(flow), message(services.settings.max_attempts), NOW)
 
-    assert "FAIL tenant-999/my-source→my-target after " in caplog.text
-    assert "ConnectionError: the source closed the connection" in caplog.text
-    records = await world.records()
-    assert [(record["attempt"], record["outcome"]) for record in records] == [(1, "failed"), (5, "dead")]
-    assert {record["error"] for record in records} == {"ConnectionError: the source closed the connection"}
+    assert "FAIL tenant-999/my-source→my-target after 0.0s (failed): ConnectionError: the source closed" in caplog.text
+    assert "FAIL tenant-999/my-source→my-target after 0.0s (dead): ConnectionError: the source closed" in caplog.text
+    (record,) = await world.records()
+    assert (record["attemptCount"], record["outcome"]) == (5, "dead")
+    assert [attempt["outcome"] for attempt in record["attempts"]] == ["failed"] * 4 + ["dead"]
+    assert record["error"]["message"] == "ConnectionError: the source closed the connection"
 
 
 async def test_secrets_are_removed_from_logs_records_and_errors(
@@ -119,12 +121,11 @@ async def test_secrets_are_removed_from_logs_records_and_errors(
 
     (record,) = await world.records()
     assert "using <mysource--api-token>" in caplog.text
-    for text in (caplog.text, record["error"], str(failure.value)):
+    for text in (caplog.text, record["error"]["message"], str(failure.value)):
         assert "https://api.example.com/orders?*** with <mysource--api-token> failed" in text
         assert "s3cret-t0ken" not in text
         assert "qu3ry" not in text
-    assert failure.value.__cause__ is None
-    assert failure.value.__suppress_context__
+    assert (failure.value.__cause__, failure.value.__context__) == (None, None)
 
 
 async def test_a_window_starts_where_the_last_successful_one_ended(
@@ -179,7 +180,7 @@ async def test_a_disabled_flow_is_skipped(world: World, services: Services) -> N
         await run_job(services, registered(flow), message(), NOW)
         (record,) = await world.records()
         assert record["outcome"] == "skipped_disabled"
-        errors.append(record["error"])
+        errors.append(record["error"]["message"])
 
     assert errors == [
         "the flow is disabled: enabled is false in the tenant's document",
@@ -198,8 +199,8 @@ async def test_a_flow_can_ask_for_a_later_attempt(world: World, services: Servic
     (body,) = await world.messages()
     again = await run_job(services, registered(flow), QueueMessage("m-2", body.encode(), 1, NOW), NOW)
 
-    assert (run.outcome, run.attempt, run.error) == ("deferred", 1, "asked too often, attempt 1")
-    assert (again.outcome, again.attempt, again.run_id) == ("deferred", 2, run.run_id)
+    assert (run.outcome, run.attempt_count, run.error.message) == ("deferred", 1, "asked too often, attempt 1")
+    assert (again.outcome, again.attempt_count, again.run_id) == ("deferred", 2, run.run_id)
 
 
 async def test_a_flow_can_give_up(world: World, services: Services, tenant: dict[str, object]) -> None:
@@ -211,5 +212,5 @@ async def test_a_flow_can_give_up(world: World, services: Services, tenant: dict
     await world.put(tenant)
     run = await run_job(services, registered(flow), message(), NOW)
 
-    assert (run.outcome, run.error) == ("gave_up", "the account was closed")
+    assert (run.outcome, run.error.message) == ("gave_up", "the account was closed")
     assert [record["outcome"] for record in await world.records()] == ["gave_up"]
