@@ -1,7 +1,8 @@
 """The queue trigger: polls, runs and completes messages like the Storage Queues extension 5.x.
 
-A failed message is visible again after `visibilityTimeout`, and moves to the poison queue at `maxDequeueCount`. There
-is no other retry policy: `@app.retry` is not for queue triggers.
+A failed message is visible again after `visibilityTimeout`, and moves to the poison queue at `maxDequeueCount`. A
+retry policy (`@app.retry`) is not for queue triggers. Microsoft withdrew it for them in 2022, and the WebJobs SDK warns
+of it (Azure/azure-webjobs-sdk, FunctionIndexer.cs, CheckRetrySupport).
 
 A trigger on a poison queue (`…-poison`) works like any other, with these differences, because there is no second poison
 queue. A failed message stays hidden until its hiding time (10 minutes) is over, and `visibilityTimeout` does not apply.
