@@ -138,8 +138,8 @@ class Host:
         hurry.cancel()
         if left := set(self._tasks):
             log.warning(
-                "Cancelled the functions that were still running. Their messages stay hidden for up to %g minutes",
-                hiding / timedelta(minutes=1),
+                "Cancelled the functions that were still running. Their messages stay hidden for up to %g s",
+                hiding.total_seconds(),
             )
             for task in left:
                 task.cancel()

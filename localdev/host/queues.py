@@ -4,11 +4,11 @@ A failed message is visible again after `visibilityTimeout`, and moves to the po
 retry policy (`@app.retry`) is not for queue triggers. Microsoft withdrew it for them in 2022, and the WebJobs SDK warns
 of it (Azure/azure-webjobs-sdk, FunctionIndexer.cs, CheckRetrySupport).
 
-A trigger on a poison queue (`…-poison`) works like any other, with these differences, because there is no second poison
-queue. A failed message stays hidden until its hiding time (10 minutes) is over, and `visibilityTimeout` does not apply.
-`maxDequeueCount` does not apply either: the function gets the message again until it succeeds, or until the message
-expires. (Before extension 5.3.8, a message with a higher count was skipped.) A message that is not base64 never
-reaches the function, and stays in the queue until it expires.
+A trigger on a poison queue (`…-poison`) differs, because a poison queue has no poison queue of its own. A failed
+message stays hidden until its hiding time (10 minutes) is over: `visibilityTimeout` does not apply. `maxDequeueCount`
+does not apply either: the function gets the message again until it succeeds, or until the message expires. (Before
+extension 5.3.8, a message with a higher count was skipped.) A message that is not base64 never reaches the function,
+and stays in the queue until it expires.
 
 Sources: Azure/azure-sdk-for-net, sdk/storage, QueueListener.cs, QueueProcessor.cs, QueueListenerFactory.cs
 (CreatePoisonQueueReference), QueueServiceClientProvider.cs (messages that cannot be decoded) and
