@@ -19,6 +19,7 @@ registry.load(flows)
 app = func.FunctionApp()
 
 
+@app.retry("exponential_backoff", max_retry_count="15", minimum_interval="00:00:15", maximum_interval="00:05:00")
 @app.timer_trigger("timer", schedule=binding(os.environ, "ORCHESTRATOR_SCHEDULE", DEFAULT_SCHEDULE))
 async def orchestrator(timer: func.TimerRequest) -> None:  # noqa: ARG001 - the trigger passes it by this name
     """Enqueue the runs that are due now."""

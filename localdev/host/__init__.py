@@ -4,6 +4,7 @@ It runs an unchanged Python v2 `function_app.py` on Microsoft's worker library (
 and timer triggers of the real host. It differs from the real host in these points:
 
 * One process. A function that never returns, or that ends the process, does not lead to a new worker (`worker`).
+* `LOCALDEV_MESSAGE_HIDING` changes the ten minutes for which a message is hidden during its run (`config`).
 * Only queue and timer triggers, without input or output bindings (`app`).
 * An unexpected storage error while a message is deleted, released, kept hidden or moved to the poison queue shuts the
   real host down. The local host logs the error, and the message is delivered again later (`messages`, `queues`).

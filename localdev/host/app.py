@@ -9,13 +9,14 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from localdev.host.config import setting
 from localdev.host.connections import Connection, resolve
 from localdev.host.errors import HostError
 from localdev.host.ncrontab import Schedule
-from localdev.host.worker import IndexedFunction
+from localdev.host.worker import IndexedFunction, RetryOptions
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,26 @@ class QueueTrigger:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """The retries after a failed run. With the strategy `fixed_delay`, both intervals are the same."""
+
+    max_count: int
+    """-1 means no limit."""
+    minimum: timedelta
+    maximum: timedelta
+
+
+NO_RETRIES = RetryPolicy(max_count=0, minimum=timedelta(), maximum=timedelta())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimerTrigger:
     """The timer trigger of a function, with all `%NAME%` replaced."""
 
     schedule: Schedule
     run_on_startup: bool
     use_monitor: bool
+    retries: RetryPolicy = NO_RETRIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +123,22 @@ def _function(indexed: IndexedFunction, environ: Mapping[str, str], problems: li
         )
         return None
     try:
-        trigger = (_queue if types == ["queueTrigger"] else _timer)(bindings[0], environ)
+        trigger = (
+            _queue(bindings[0], environ)
+            if types == ["queueTrigger"]
+            else _timer(bindings[0], indexed.retry_options, environ)
+        )
     except ValueError as why:
         problems.append(f"function {indexed.name!r}: {why}")
         return None
     if len(problems) > found:
         return None
-    if indexed.retried:
-        log.warning("Function '%s': its retry policy is not applied (queue triggers have none on Azure)", indexed.name)
+    if indexed.retry_options and isinstance(trigger, QueueTrigger):
+        log.warning(
+            "Function '%s': its retry policy is not applied. A queue trigger has visibilityTimeout and maxDequeueCount "
+            "in host.json instead",
+            indexed.name,
+        )
     disabled = (setting(environ, f"AzureWebJobs.{indexed.name}.Disabled") or "").lower() in {"true", "1"}
     return Function(
         name=indexed.name,
@@ -139,7 +162,7 @@ def _queue(binding: Mapping[str, Any], environ: Mapping[str, str]) -> QueueTrigg
     return QueueTrigger(queue=queue, connection=connection, binary=binding.get("dataType") == "BINARY")
 
 
-def _timer(binding: Mapping[str, Any], environ: Mapping[str, str]) -> TimerTrigger:
+def _timer(binding: Mapping[str, Any], retry: RetryOptions | None, environ: Mapping[str, str]) -> TimerTrigger:
     text = _resolved(binding, "schedule", environ)
     try:
         schedule = Schedule.parse(text)
@@ -149,7 +172,24 @@ def _timer(binding: Mapping[str, Any], environ: Mapping[str, str]) -> TimerTrigg
         schedule=schedule,
         run_on_startup=binding.get("runOnStartup") is True,
         use_monitor=binding.get("useMonitor") is not False,
+        retries=_retries(retry) if retry else NO_RETRIES,
     )
+
+
+def _retries(options: RetryOptions) -> RetryPolicy:
+    # Source: Azure/azure-functions-host, Utility.cs (ValidateRetryOptions).
+    match options.retry_strategy:
+        case "fixed_delay":
+            minimum = maximum = options.delay_interval or timedelta()
+        case "exponential_backoff":
+            minimum, maximum = options.minimum_interval or timedelta(), options.maximum_interval or timedelta()
+        case other:
+            raise ValueError(f"the retry strategy {other!r} does not exist; use fixed_delay or exponential_backoff")
+    if options.max_retry_count < -1:
+        raise ValueError(f"max_retry_count is {options.max_retry_count}; expected -1 (no limit) or more")
+    if minimum > maximum:
+        raise ValueError(f"the minimum_interval {minimum} of its retries is longer than the maximum_interval {maximum}")
+    return RetryPolicy(max_count=options.max_retry_count, minimum=minimum, maximum=maximum)
 
 
 _PYTHON_NAMES = {"queueName": "queue_name", "connection": "connection", "schedule": "schedule"}

@@ -3,6 +3,8 @@
 With AZURE_FUNCTIONS_ENVIRONMENT=Development, a `maxPollingInterval` of one minute, set or by default, becomes 2 s; any
 other value is kept. This is the behaviour of the queue extension since version 5.0.0.
 
+One value has no counterpart on Azure: `HIDING`, for tests that wait for the messages of a killed host.
+
 Sources: https://learn.microsoft.com/azure/azure-functions/functions-host-json, …/functions-develop-local and
 …/functions-bindings-storage-queue#host-json. For the polling interval: Azure/azure-sdk-for-net,
 Microsoft.Azure.WebJobs.Extensions.Storage.Queues, StorageQueuesWebJobsBuilderExtensions.cs and CHANGELOG.md (5.0.0).
@@ -27,6 +29,10 @@ OVERRIDE = "azurefunctionsjobhost__"
 
 DEFAULT_POLLING = timedelta(minutes=1)
 
+HIDING = "LOCALDEV_MESSAGE_HIDING"
+"""Environment variable of the local host alone: seconds that a message is hidden while the host works on it."""
+_REAL_HIDING = timedelta(minutes=10)
+
 LOG_LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -48,6 +54,8 @@ class QueueOptions:
     max_dequeue_count: int
     visibility_timeout: timedelta
     """How long a message stays hidden after a failed attempt."""
+    hiding: timedelta
+    """How long a message is hidden while the host works on it, in whole seconds. Renewed at half time."""
     max_polling_interval: timedelta
     base64: bool
 
@@ -66,8 +74,8 @@ class HostConfig:
         """Read host.json, overridden by app settings.
 
         Raises:
-            HostError: the file is missing, is not JSON, has no version, or has invalid values; the message has one line
-                for each value.
+            HostError: the file is missing, is not JSON, has no version, or has invalid values (the message has one line
+                for each), or `HIDING` is not valid.
 
         """
         content = _json_object(host_json)
@@ -97,9 +105,21 @@ def _queue_options(values: "_Values", environ: Mapping[str, str]) -> QueueOption
         ),
         max_dequeue_count=values.get("extensions:queues:maxDequeueCount", _whole(1, 1_000_000), 5),
         visibility_timeout=values.get("extensions:queues:visibilityTimeout", _up_to_7_days, timedelta()),
+        hiding=_hiding(environ),
         max_polling_interval=polling,
         base64=values.get("extensions:queues:messageEncoding", _base64, default=True),
     )
+
+
+def _hiding(environ: Mapping[str, str]) -> timedelta:
+    if not (text := environ.get(HIDING)):
+        return _REAL_HIDING
+    try:
+        hiding = timedelta(seconds=_whole(1, 604_800)(text))
+    except ValueError as why:
+        raise HostError(f"{HIDING} is {text!r}: {why}, in seconds; without it, 600 are used, as on Azure") from None
+    log.warning("%s: messages are hidden for %s s during their run (on Azure: 600 s)", HIDING, text)
+    return hiding
 
 
 class _Values:

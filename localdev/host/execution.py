@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from localdev.host.app import Function
-from localdev.host.worker import Datum, Worker
+from localdev.host.worker import NOT_A_RETRY, Datum, Retry, Worker
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ class Listener(Protocol):
     async def run(self, stopping: asyncio.Event, spawn: Spawn) -> None:
         """Listen until `stopping` is set. Invocations run in tasks of `spawn`."""
 
-    async def run_by_hand(self, text: str) -> None:
-        """Run the function once now, with a text as its trigger's data."""
+    async def run_by_hand(self, text: str, stopping: asyncio.Event) -> None:
+        """Run the function now, with a text as its trigger's data. After `stopping` is set, nothing new starts."""
 
 
 class Executor:
@@ -41,7 +41,14 @@ class Executor:
         self._timeout = timeout
 
     async def run(
-        self, function: Function, data: Datum, metadata: Mapping[str, Datum], *, reason: str, details: str = ""
+        self,
+        function: Function,
+        data: Datum,
+        metadata: Mapping[str, Datum],
+        *,
+        reason: str,
+        details: str = "",
+        retry: Retry = NOT_A_RETRY,
     ) -> bool:
         """Run a function with its trigger's data. Returns whether it succeeded."""
         invocation_id = str(uuid.uuid4())
@@ -51,7 +58,9 @@ class Executor:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout.total_seconds() if self._timeout else None):
-                error = await self._worker.invoke(invocation_id, function.id, (function.parameter, data), metadata)
+                error = await self._worker.invoke(
+                    invocation_id, function.id, (function.parameter, data), metadata, retry
+                )
         except TimeoutError:
             error = f"Timeout value of {self._timeout} was exceeded by function 'Functions.{function.name}'"
         milliseconds = round((time.perf_counter() - started) * 1000)

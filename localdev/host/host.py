@@ -75,7 +75,7 @@ class Host:
             port = await admin.serve(
                 self._port_of(settings),
                 functions,
-                lambda function, text: self._spawn(listeners[function.name].run_by_hand(text)),
+                lambda function, text: self._spawn(listeners[function.name].run_by_hand(text, self._stopping)),
                 stack,
             )
             listening = [function for function in functions if not function.disabled]
@@ -85,7 +85,7 @@ class Host:
             await self._stopping.wait()
             if not self._hurry.is_set():
                 log.info("Stopping: running functions have %g s to finish", self._drain.total_seconds())
-            await self._drained()
+            await self._drained(config.queues.hiding)
         if self._death is not None:
             raise self._death
 
@@ -128,7 +128,7 @@ class Host:
         self._die(HostError(f"the event loop that functions run on has ended: {death!r}"))
         self._hurry.set()  # no running function can finish
 
-    async def _drained(self) -> None:
+    async def _drained(self, hiding: timedelta) -> None:
         """Wait for running functions for a bounded time, then cancel the rest."""
         hurry = asyncio.create_task(self._hurry.wait())
         with contextlib.suppress(TimeoutError):
@@ -138,7 +138,8 @@ class Host:
         hurry.cancel()
         if left := set(self._tasks):
             log.warning(
-                "Cancelled the functions that were still running. Their messages stay hidden for up to 10 minutes"
+                "Cancelled the functions that were still running. Their messages stay hidden for up to %g s",
+                hiding.total_seconds(),
             )
             for task in left:
                 task.cancel()

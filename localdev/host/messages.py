@@ -20,16 +20,18 @@ from localdev.host.worker import Datum
 
 log = logging.getLogger(__name__)
 
-VISIBILITY = timedelta(minutes=10)
-"""How long a message is hidden while the host works on it. Renewed at half time. Not `visibilityTimeout`."""
-
 
 class Hidden:
-    """A fetched message. It stays hidden during its `async with` block, and has the current pop receipt."""
+    """A fetched message. It stays hidden during its `async with` block, and has the current pop receipt.
 
-    def __init__(self, queue: QueueClient, message: QueueMessage) -> None:
+    `hiding` is the time for which it was hidden when it was fetched. It is renewed at half time. If the process is
+    killed, the message is delivered again at the end of this time, with a higher dequeue count.
+    """
+
+    def __init__(self, queue: QueueClient, message: QueueMessage, hiding: timedelta) -> None:
         self.id = str(message.id)
         self._queue = queue
+        self._hiding = hiding
         self._receipt = message.pop_receipt
         self._finished = asyncio.Event()
 
@@ -42,22 +44,22 @@ class Hidden:
         await self._renewals
 
     async def _renew(self) -> None:
-        pause = VISIBILITY / 2
+        pause = self._hiding / 2
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._finished.wait(), pause.total_seconds())
                 return
             try:
-                await self._hide(VISIBILITY)
+                await self._hide(self._hiding)
             except AzureError as error:
                 if _lost(error):
                     log.warning("Message %s was deleted, or is being processed elsewhere", self.id)
                     return
                 log.warning("Message %s could not be kept hidden. The host tries again: %s", self.id, error.message)
-                pause = VISIBILITY / 10
+                pause = self._hiding / 10
             else:
-                log.debug("Message %s stays hidden for another %s", self.id, VISIBILITY)
-                pause = VISIBILITY / 2
+                log.debug("Message %s stays hidden for another %s", self.id, self._hiding)
+                pause = self._hiding / 2
 
     async def _hide(self, duration: timedelta) -> None:
         seconds = int(duration.total_seconds())  # the service takes whole seconds only

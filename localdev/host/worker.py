@@ -5,7 +5,12 @@ other functions, as on Azure, but not the host. The invocation's own task sets t
 only when the app's event loop is free again.
 
 The real host can end a function that never returns, or that continues after its timeout: it restarts the worker
-process. The local host cannot.
+process. The local host cannot. If the real worker process dies (out of memory, or `os._exit` with another code than 0
+in a function), the host lives on: the running invocations fail at once, their messages are visible again after
+`visibilityTimeout`, and a new worker starts. Here the worker's death is the death of the host: the messages come back
+after their hiding time. In both cases their dequeue count is higher.
+Sources: Azure/azure-functions-host, WorkerProcess.cs (OnProcessExited), RpcFunctionInvocationDispatcher.cs
+(WorkerError), GrpcWorkerChannel.cs (TryFailExecutions).
 """
 
 import asyncio
@@ -17,6 +22,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -39,6 +45,28 @@ class Datum:
     type: Literal["string", "bytes", "json"]
 
 
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The number of an invocation among the retries of its function, from 0, and their limit (-1: none)."""
+
+    count: int
+    max_count: int
+
+
+NOT_A_RETRY = Retry(0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryOptions:
+    """A retry policy (`@app.retry`) as the library reports it. Which intervals are set depends on the strategy."""
+
+    retry_strategy: str
+    max_retry_count: int
+    delay_interval: timedelta | None = None
+    minimum_interval: timedelta | None = None
+    maximum_interval: timedelta | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedFunction:
     """A function that the worker library has found."""
@@ -47,8 +75,7 @@ class IndexedFunction:
     id: str
     bindings: tuple[str, ...]
     """Each a JSON object, as in a function.json."""
-    retried: bool
-    """Whether it has a retry policy (`@app.retry`)."""
+    retry_options: RetryOptions | None = None
 
 
 class _BindingInfo(SimpleNamespace):
@@ -69,7 +96,7 @@ _PROTOS = SimpleNamespace(
     FunctionMetadataResponse=SimpleNamespace,
     RpcException=SimpleNamespace,
     RpcFunctionMetadata=SimpleNamespace,
-    RpcRetryOptions=SimpleNamespace,
+    RpcRetryOptions=RetryOptions,
     StatusResult=_StatusResult,
     WorkerInitResponse=SimpleNamespace,
     WorkerMetadata=SimpleNamespace,
@@ -143,10 +170,15 @@ class Worker:
         return functions
 
     def invoke(
-        self, invocation_id: str, function_id: str, argument: tuple[str, Datum], metadata: Mapping[str, Datum]
+        self,
+        invocation_id: str,
+        function_id: str,
+        argument: tuple[str, Datum],
+        metadata: Mapping[str, Datum],
+        retry: Retry,
     ) -> "asyncio.Future[str | None]":
         """Run a function. The result is None if it succeeded, else its error with the traceback."""
-        return asyncio.wrap_future(self.call(lambda: _invoke(invocation_id, function_id, argument, metadata)))
+        return asyncio.wrap_future(self.call(lambda: _invoke(invocation_id, function_id, argument, metadata, retry)))
 
 
 def _check_origin(script: Path) -> None:
@@ -175,19 +207,28 @@ async def _index(app: Path) -> list[IndexedFunction]:
             name=one.name,
             id=one.function_id,
             bindings=tuple(one.raw_bindings),
-            retried=one.retry_options is not None,
+            retry_options=one.retry_options,
         )
         for one in metadata.function_metadata_results or ()
     ]
 
 
 async def _invoke(
-    invocation_id: str, function_id: str, argument: tuple[str, Datum], metadata: Mapping[str, Datum]
+    invocation_id: str,
+    function_id: str,
+    argument: tuple[str, Datum],
+    metadata: Mapping[str, Datum],
+    retry: Retry,
 ) -> str | None:
     _executing.add(invocation_id)
     try:
         ok, _, _, _, trace = await _library.native_invocation.invocation_request_native(
-            invocation_id, function_id, [argument], dict(metadata)
+            invocation_id,
+            function_id,
+            [argument],
+            dict(metadata),
+            retry_count=retry.count,
+            max_retry_count=retry.max_count,
         )
     except (SystemExit, KeyboardInterrupt):
         return traceback.format_exc()

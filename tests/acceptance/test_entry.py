@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from localdev.host.backoff import Backoff
 from localdev.hosting import ROOT
 
 INDEX = """
 import asyncio, json, os, socket
+from dataclasses import asdict
 from pathlib import Path
 
 def refuse(*_):
@@ -23,13 +27,20 @@ from localdev.host.worker import Worker
 worker = Worker(print)
 worker.start()
 functions = asyncio.run(worker.index(Path.cwd()))
-print(json.dumps({one.name: [json.loads(binding) for binding in one.bindings] for one in functions}), flush=True)
+found = {
+    one.name: {**json.loads(one.bindings[0]), "retry": one.retry_options and asdict(one.retry_options)}
+    for one in functions
+}
+print(json.dumps(found, default=lambda interval: interval.total_seconds()), flush=True)
 os._exit(0)
 """
 
 
-def indexed(**settings: str) -> dict[str, dict[str, str]]:
-    """Index the app in a process that has only these settings. Return the trigger of each function."""
+def indexed(**settings: str) -> dict[str, dict[str, Any]]:
+    """Index the app in a process that has only these settings.
+
+    Return the trigger of each function, and its retry policy as `retry`, with intervals in seconds.
+    """
     environ = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP") if name in os.environ}
     ended = subprocess.run(  # noqa: S603 - our own interpreter and script
         [sys.executable, "-c", INDEX],
@@ -40,8 +51,8 @@ def indexed(**settings: str) -> dict[str, dict[str, str]]:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    found: dict[str, list[dict[str, str]]] = json.loads(ended.stdout.splitlines()[-1])
-    return {name: bindings[0] for name, bindings in found.items()}
+    found: dict[str, dict[str, Any]] = json.loads(ended.stdout.splitlines()[-1])
+    return found
 
 
 def test_it_is_indexed_without_settings_and_without_the_network() -> None:
@@ -58,6 +69,19 @@ def test_it_is_indexed_without_settings_and_without_the_network() -> None:
             "connection": "AzureWebJobsStorage",
         }.items()
     )
+
+
+def test_a_failed_tick_is_repeated_within_the_hour() -> None:
+    """The pauses grow from 15 seconds to 5 minutes. Together they are shorter than the hour between two ticks."""
+    functions = indexed()
+
+    retry = functions["orchestrator"]["retry"]
+    assert retry.items() >= {"retry_strategy": "exponential_backoff", "max_retry_count": 15}.items()
+    assert (retry["minimum_interval"], retry["maximum_interval"]) == (15, 300)
+    backoff = Backoff(timedelta(seconds=15), timedelta(seconds=300))
+    pauses = sum((backoff.next() for _ in range(15)), timedelta())
+    assert timedelta(minutes=50) < pauses < timedelta(minutes=57)
+    assert functions["run_flow"]["retry"] is None, "queue triggers have no retry policy"
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,9 @@ class App:
         (self.folder / "go").touch()
 
     @asynccontextmanager
-    async def running(self, *arguments: str, port: int | None = 0, code: str = "") -> AsyncGenerator[RunningHost]:
-        """Run the host until the block ends. `code` replaces `-m localdev.host`."""
-        async with self.starting(*arguments, port=port, code=code) as process:
+    async def running(self, *arguments: str, port: int | None = 0) -> AsyncGenerator[RunningHost]:
+        """Run the host until the block ends."""
+        async with self.starting(*arguments, port=port) as process:
             assert process.stdout
             assert process.stderr
             host = RunningHost(process, ready="")
@@ -156,13 +156,12 @@ class App:
         return errors.decode().splitlines()
 
     @asynccontextmanager
-    async def starting(self, *arguments: str, port: int | None = 0, code: str = "") -> AsyncGenerator[Process]:
-        """Start the host, and end its process when the block ends. `code` replaces `-m localdev.host`."""
-        start = ["-c", code] if code else ["-m", "localdev.host"]
+    async def starting(self, *arguments: str, port: int | None = 0) -> AsyncGenerator[Process]:
+        """Start the host, and end its process when the block ends."""
         if port is not None:
             arguments = ("--port", str(port), *arguments)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *start, "--app", str(self.folder), "--stdin-from-parent", *arguments),
+            *(sys.executable, "-m", "localdev.host", "--app", str(self.folder), "--stdin-from-parent", *arguments),
             cwd=ROOT,
             env={**_outer_environ(), **self.environ},
             stdin=PIPE,

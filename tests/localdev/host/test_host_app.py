@@ -1,20 +1,21 @@
 """The host's checks of an app: names, schedules, %NAME%, connections."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from localdev.host.app import QueueTrigger, TimerTrigger, functions_of
+from localdev.host.app import QueueTrigger, RetryPolicy, TimerTrigger, functions_of
 from localdev.host.connections import resolve
 from localdev.host.errors import HostError
-from localdev.host.worker import IndexedFunction
+from localdev.host.worker import IndexedFunction, RetryOptions
 
 STORAGE = {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}
 
 
-def indexed(name: str, *bindings: dict[str, Any], retried: bool = False) -> IndexedFunction:
-    return IndexedFunction(name=name, id=name, bindings=tuple(json.dumps(one) for one in bindings), retried=retried)
+def indexed(name: str, *bindings: dict[str, Any], retry: RetryOptions | None = None) -> IndexedFunction:
+    return IndexedFunction(name=name, id=name, bindings=tuple(json.dumps(one) for one in bindings), retry_options=retry)
 
 
 def queue(queue_name: str = "jobs", connection: str = "AzureWebJobsStorage", name: str = "msg") -> dict[str, Any]:
@@ -90,10 +91,65 @@ def test_unsupported_functions_are_left_out_with_a_warning(caplog: pytest.LogCap
     assert "Function 'both' (timerTrigger, queue) is left out: the local host does not support it" in caplog.text
 
 
-def test_a_retry_policy_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """On Azure, queue triggers do not support retry policies."""
-    functions_of([indexed("work", queue(), retried=True)], STORAGE)
+def fixed_delay(seconds: int = 1, count: int = 3) -> RetryOptions:
+    return RetryOptions(retry_strategy="fixed_delay", max_retry_count=count, delay_interval=timedelta(seconds=seconds))
+
+
+def exponential_backoff(minimum: int, maximum: int, count: int = 3) -> RetryOptions:
+    return RetryOptions(
+        retry_strategy="exponential_backoff",
+        max_retry_count=count,
+        minimum_interval=timedelta(seconds=minimum),
+        maximum_interval=timedelta(seconds=maximum),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        (None, RetryPolicy(max_count=0, minimum=timedelta(), maximum=timedelta())),
+        (fixed_delay(5), RetryPolicy(max_count=3, minimum=timedelta(seconds=5), maximum=timedelta(seconds=5))),
+        (
+            exponential_backoff(5, 60, count=-1),
+            RetryPolicy(max_count=-1, minimum=timedelta(seconds=5), maximum=timedelta(minutes=1)),
+        ),
+    ],
+    ids=["none", "fixed delay", "exponential backoff"],
+)
+def test_a_timer_has_the_retries_of_its_policy(options: RetryOptions | None, policy: RetryPolicy) -> None:
+    """There are two strategies. Without a policy, there are no retries."""
+    (function,) = functions_of([indexed("tick", timer(), retry=options)], {})
+    assert isinstance(function.trigger, TimerTrigger)
+    assert function.trigger.retries == policy
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (fixed_delay(count=-2), "max_retry_count is -2; expected -1 (no limit) or more"),
+        (
+            exponential_backoff(60, 5),
+            "the minimum_interval 0:01:00 of its retries is longer than the maximum_interval 0:00:05",
+        ),
+        (
+            RetryOptions(retry_strategy="linear", max_retry_count=1),
+            "the retry strategy 'linear' does not exist; use fixed_delay or exponential_backoff",
+        ),
+    ],
+    ids=["count", "intervals", "strategy"],
+)
+def test_an_invalid_retry_policy_is_an_error(options: RetryOptions, message: str) -> None:
+    """The message names the function, the value and what is expected."""
+    with pytest.raises(HostError) as caught:
+        functions_of([indexed("tick", timer(), retry=options)], {})
+    assert f"function 'tick': {message}" in str(caught.value)
+
+
+def test_the_retry_policy_of_a_queue_trigger_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """On Azure, queue triggers do not support retry policies. The warning names what they have instead."""
+    functions_of([indexed("work", queue(), retry=fixed_delay())], STORAGE)
     assert "Function 'work': its retry policy is not applied" in caplog.text
+    assert "visibilityTimeout and maxDequeueCount" in caplog.text
 
 
 def test_a_function_can_be_disabled_by_an_app_setting() -> None:

@@ -56,6 +56,7 @@ def test_the_defaults_are_the_documented_ones(tmp_path: Path) -> None:
     assert config.queues.visibility_timeout == timedelta()
     assert config.queues.max_polling_interval == timedelta(minutes=1)
     assert config.queues.base64
+    assert config.queues.hiding == timedelta(minutes=10)
     assert config.function_timeout == timedelta(minutes=30)
 
 
@@ -168,6 +169,23 @@ def test_an_invalid_host_json_is_refused(tmp_path: Path, text: str, message: str
     path.write_text(text)
     with pytest.raises(HostError, match=rf"host\.json.*{message}"):
         HostConfig.load(path, {})
+
+
+def test_messages_can_be_hidden_for_a_shorter_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The local host has a variable for this, and warns, because Azure has none."""
+    assert host_config(tmp_path, LOCALDEV_MESSAGE_HIDING="2").queues.hiding == timedelta(seconds=2)
+    assert "LOCALDEV_MESSAGE_HIDING: messages are hidden for 2 s during their run (on Azure: 600 s)" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["0", "1.5", "-1", "2s", "604801"])
+def test_an_invalid_hiding_time_is_refused(tmp_path: Path, text: str) -> None:
+    """The message has the variable, the value and the limits, which are those of the queue service."""
+    with pytest.raises(HostError) as caught:
+        host_config(tmp_path, LOCALDEV_MESSAGE_HIDING=text)
+    assert str(caught.value) == (
+        f"LOCALDEV_MESSAGE_HIDING is {text!r}: expected a whole number from 1 to 604800, in seconds; "
+        "without it, 600 are used, as on Azure"
+    )
 
 
 def test_a_missing_host_json_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The queue trigger: the host as a process, on a real storage queue."""
 
+import uuid
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -256,11 +257,8 @@ async def work(msg: func.QueueMessage) -> None:
         host={"logging": {"logLevel": {"default": "Debug"}}},
     )
     await queues.put("slow")
-    two_seconds = (
-        "from datetime import timedelta; import localdev.host.messages as m, localdev.host.queues as q; "
-        "m.VISIBILITY = q.VISIBILITY = timedelta(seconds=2); from localdev.host.command import main; main()"
-    )
-    async with app.running(code=two_seconds) as host:
+    app.environ["LOCALDEV_MESSAGE_HIDING"] = "2"
+    async with app.running() as host:
         await wait_until(lambda: host.has_logged("stays hidden for another", times=3), description="it was renewed")
         app.let_go()
         await wait_until(queues.empty, description="the message is deleted")
@@ -307,20 +305,99 @@ async def work(msg: func.QueueMessage) -> None:
     assert host.has_logged("SystemExit: enough")
 
 
+BURYING = """
+@app.queue_trigger(arg_name="msg", queue_name="%QUEUE%-poison", connection="AzureWebJobsStorage")
+async def bury(msg: func.QueueMessage) -> None:
+    seen(buried=msg.get_body().decode(), attempt=msg.dequeue_count)
+"""
+
+
+async def test_a_poison_queue_can_have_a_trigger(app: App, queues: Queues) -> None:
+    """Its function gets what the other function could not process. The message is deleted after its success."""
+    app.write(FAILING + BURYING, host=queue_options(maxDequeueCount=1))
+    await queues.put("one")
+    async with app.running() as host:
+        assert host.ready.startswith("Host started: 2 functions (work queue, bury queue) on ")
+        await wait_until(lambda: host.has_logged("Executed 'Functions.bury' (Succeeded"), description="it has run")
+    assert [seen for seen in app.seen() if "buried" in seen] == [{"buried": "one", "attempt": 1}]
+    assert await queues.empty()
+    assert not (await queues.poison.get_queue_properties()).approximate_message_count
+
+
 async def test_a_poison_queue_has_no_poison_queue(app: App, queues: Queues) -> None:
-    """A message that fails there stays hidden, and is not moved."""
+    """A message that fails there is not moved, and not released: it stays hidden, without a visibilityTimeout too."""
     poison = f"{queues.name}-poison"
     app.environ["QUEUE"] = poison
-    app.write(FAILING, host=queue_options(maxDequeueCount=1))
+    app.write(FAILING, host=queue_options(maxDequeueCount=1, visibilityTimeout="00:00:00"))
     await queues.poison.create_queue()
     await queues.poison.send_message(encoded(b"again"))
     async with app.running() as host:
-        await wait_until(lambda: host.has_logged("(Failed"), description="the function has failed")
+        await wait_until(lambda: host.has_logged("stays hidden, because"), description="the function has failed")
     assert len(app.seen()) == 1
     assert await queues.poisoned() == [], "it is hidden"
     assert (await queues.poison.get_queue_properties()).approximate_message_count == 1
     async with QueueServiceClient.from_connection_string(queues.connection_string) as service:
         assert [queue.name async for queue in service.list_queues(name_starts_with=poison)] == [poison]
+
+
+async def test_a_poison_queue_has_no_limit_of_attempts(app: App, queues: Queues) -> None:
+    """The function gets the message again each time its hiding ends, also after maxDequeueCount attempts."""
+    app.environ.update(QUEUE=f"{queues.name}-poison", LOCALDEV_MESSAGE_HIDING="1")
+    app.write(FAILING, host=queue_options(maxDequeueCount=1))
+    await queues.poison.create_queue()
+    await queues.poison.send_message(encoded(b"again"))
+    async with app.running():
+        await wait_until(lambda: len(app.seen()) >= 3, description="the function has failed three times")
+    assert [seen["attempt"] for seen in app.seen()[:3]] == [1, 2, 3]
+
+
+async def test_invalid_base64_stays_in_a_poison_queue(app: App, queues: Queues) -> None:
+    """Such a message never reaches the function. The host finds it again each time its hiding ends."""
+    app.environ["LOCALDEV_MESSAGE_HIDING"] = "1"
+    app.write(BURYING, host=queue_options(maxDequeueCount=1))
+    await queues.poison.create_queue()
+    await queues.poison.send_message("not base64!")
+    await queues.poison.send_message(encoded(b"good"))
+    async with app.running() as host:
+        await wait_until(
+            lambda: host.has_logged("is not valid base64, and messageEncoding is base64", times=3),
+            description="the host has found the message three times",
+        )
+    assert app.seen() == [{"buried": "good", "attempt": 1}]
+    assert (await queues.poison.get_queue_properties()).approximate_message_count == 1
+
+
+async def test_the_longest_queue_names_have_no_poison_queue(app: App, storage: Storage) -> None:
+    """With `-poison` the name would have more than 63 characters. The host starts, and the function works."""
+    name = f"{uuid.uuid4()}-{'x' * 20}"
+    app.environ["QUEUE"] = name
+    app.write(FAILING, host=queue_options(maxDequeueCount=1))
+    async with QueueClient.from_connection_string(storage.connection_string, name) as queue:
+        await queue.create_queue()
+        await queue.send_message(encoded(b"one"))
+        async with app.running() as host:
+            await wait_until(lambda: host.has_logged("has no poison queue"), description="the function has failed")
+        assert (await queue.get_queue_properties()).approximate_message_count == 1
+        await queue.delete_queue()
+
+
+@pytest.mark.parametrize("death", ["os._exit(3)", "os.kill(os.getpid(), 9)"])
+async def test_the_message_of_a_killed_host_is_delivered_again(app: App, queues: Queues, death: str) -> None:
+    """It comes back when its hiding ends, with a higher dequeue count."""
+    app.environ["LOCALDEV_MESSAGE_HIDING"] = "2"
+    app.write(f"""
+{TRIGGER}
+async def work(msg: func.QueueMessage) -> None:
+    seen(attempt=msg.dequeue_count)
+    if msg.dequeue_count == 1:
+        {death}
+""")
+    await queues.put("one")
+    async with app.running() as host:
+        assert await host.exit_code() != 0
+    async with app.running():
+        await wait_until(queues.empty, description="the message is deleted")
+    assert app.seen() == [{"attempt": 1}, {"attempt": 2}]
 
 
 async def test_storage_that_refuses_access_stops_the_host(app: App, queues: Queues) -> None:

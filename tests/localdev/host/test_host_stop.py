@@ -43,7 +43,7 @@ async def test_functions_that_do_not_finish_are_cancelled(app: App, queues: Queu
         assert await host.exit_code(signal.SIGTERM) == 0
     assert app.seen() == [{"started": "one"}]
     assert host.has_logged(
-        "Cancelled the functions that were still running. Their messages stay hidden for up to 10 minutes"
+        "Cancelled the functions that were still running. Their messages stay hidden for up to 600 s"
     )
     assert not await queues.empty()
     assert await queues.jobs.peek_messages() == []
