@@ -80,10 +80,17 @@ async def tick(services: Services, now: datetime, registry: FlowRegistry = FLOWS
     return await tick_now(services, registry)
 
 
-async def run_job(services: Services, registry: FlowRegistry, message: QueueMessage, now: datetime) -> RunRecord | None:
-    """Run the job in a message at an instant."""
+async def deliver(services: Services, registry: FlowRegistry, message: QueueMessage, now: datetime) -> RunRecord | None:
+    """Deliver a message at an instant. Returns the record of the run; None if no attempt was made."""
     _clock(services).time = now
     return await run_message(services, registry, message)
+
+
+async def run_job(services: Services, registry: FlowRegistry, message: QueueMessage, now: datetime) -> RunRecord:
+    """Run the job in a message at an instant."""
+    record = await deliver(services, registry, message, now)
+    assert record is not None
+    return record
 
 
 def _clock(services: Services) -> FakeClock:

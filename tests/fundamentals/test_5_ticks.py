@@ -54,7 +54,7 @@ async def test_a_tick_changes_only_its_own_fields(world: World, services: Servic
 
     after = await world.document("tenant-123")
     planned = after["flows"][0].pop("planned")
-    assert (planned["nextRunUtc"], planned["enqueuedUtc"]) == ("2025-08-23T13:00:00Z", "2025-08-23T12:00:05Z")
+    assert (planned["nextRunUtc"], planned["enqueuedUtc"]) == ("2025-08-23T13:00:00Z", "2025-08-23T12:00:03Z")
     after["flows"][0]["nextRunUtc"] = before["flows"][0]["nextRunUtc"]
     assert {key: after[key] for key in before if key != "_etag"} == {
         key: value for key, value in before.items() if key != "_etag"

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from datasync.clock import Clock
 from datasync.flow.secrets import Vault
-from datasync.run.execute import Execution, How, execute
 from datasync.flow.watchdog import Watchdog
+from datasync.run.execute import Execution, How, execute
 from tests.waiting import wait_until
 
 LONG = timedelta(seconds=30)
