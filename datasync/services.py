@@ -14,11 +14,12 @@ from datasync.clock import Clock
 from datasync.flow import http
 from datasync.flow.secrets import Vault
 from datasync.flow.watchdog import Watchdog
+from datasync.model.state import Leased
 from datasync.settings import Settings
 from datasync.stores.cosmos import Container
 from datasync.stores.fleet import FleetStore
 from datasync.stores.jobs import JobQueue
-from datasync.stores.runs import Leased, RunStore
+from datasync.stores.runs import RunStore
 from datasync.stores.tenants import TenantStore
 
 

@@ -14,7 +14,7 @@ from datasync.model import times
 from datasync.model.decode import FieldError, Text, decode, unknown_fields
 from datasync.model.job import Job, JobMessage
 from datasync.model.lease import Lease
-from datasync.model.run import Attempt, Outcome
+from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.times import in_utc
 
 REMEMBERED = 24
@@ -113,3 +113,7 @@ def _check_cursor(cursor: Any) -> None:
     size = len(json.dumps(cursor).encode())
     if size > LARGEST_CURSOR:
         raise FieldError("cursor", f"at most {LARGEST_CURSOR} bytes of JSON, not {size}", type(cursor).__name__)
+
+
+type Leased = FlowState | RunRecord
+"""A document with a lease: the state of a flow, or the record of a run whose flow allows overlapping runs."""

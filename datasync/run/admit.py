@@ -17,12 +17,11 @@ from datasync.model.failure import Failure
 from datasync.model.job import HEAD_START, Job
 from datasync.model.lease import Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
-from datasync.model.state import FlowState
+from datasync.model.state import FlowState, Leased
 from datasync.model.tenant import FlowEntry, Tenant
 from datasync.run.ending import Drop, Ending, PutBack
 from datasync.run.lease import HeldLease, Taken, acquire
 from datasync.services import Services
-from datasync.stores.runs import Leased
 
 LONGEST_PARKING = timedelta(days=7)
 """How long a job waits for its flow to be published."""

@@ -22,9 +22,8 @@ from datasync.model.failure import Failure
 from datasync.model.job import Job
 from datasync.model.lease import DURATION, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
-from datasync.model.state import FlowState
+from datasync.model.state import FlowState, Leased
 from datasync.services import Services
-from datasync.stores.runs import Leased
 
 RENEWAL = timedelta(minutes=1)
 """Time between two renewals."""

@@ -13,11 +13,10 @@ from datasync.flow.registry import Flow
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob
 from datasync.model.run import Attempt, Outcome, RunRecord
-from datasync.model.state import FlowState
+from datasync.model.state import FlowState, Leased
 from datasync.run.ending import Ending
 from datasync.run.lease import HeldLease
 from datasync.services import Services
-from datasync.stores.runs import Leased
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import EndingNotRecorded
 

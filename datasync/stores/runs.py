@@ -22,13 +22,10 @@ from datasync.errors import ServiceUnavailable, StateInvalid
 from datasync.model.decode import FieldError
 from datasync.model.lease import Lease
 from datasync.model.run import RunRecord, record_id
-from datasync.model.state import FlowState
+from datasync.model.state import FlowState, Leased
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
-
-type Leased = FlowState | RunRecord
-"""A document with a lease: the state of a flow, or the record of a run whose flow allows overlapping runs."""
 
 
 class RunStore:
