@@ -42,6 +42,11 @@ class SettingsInvalid(DataSyncError):
 class ServiceUnavailable(DataSyncError):
     """A service refused the request or could not be reached."""
 
+    def __init__(self, message: str, service: str = "Cosmos DB") -> None:
+        super().__init__(message)
+        self.service = service
+        """`Cosmos DB`, `the queue` or `Key Vault`."""
+
 
 class TenantInvalid(DataSyncError):
     """A tenant document cannot be used."""

@@ -1,9 +1,11 @@
 """The lazy graph of the process: each part is made at its first use, and closed at the end."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, cached_property, partial
 from typing import Protocol
 
@@ -11,10 +13,12 @@ import httpx
 
 from datasync.clients import CosmosAccount, Credential, queue_client, secret_client
 from datasync.clock import Clock
+from datasync.errors import ServiceUnavailable
 from datasync.flow import http
 from datasync.flow.secrets import Vault
 from datasync.flow.watchdog import Watchdog
 from datasync.model.state import Leased
+from datasync.model.times import utc_text
 from datasync.settings import Settings
 from datasync.stores.cosmos import Container
 from datasync.stores.fleet import FleetStore
@@ -41,6 +45,26 @@ class ExternalService:
     """Makes the client, or returns the one that exists. Raises an error of the SDK where the setting is malformed."""
 
 
+class Outages:
+    """The services that are away, as far as this process knows."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, datetime] = {}
+
+    def note(self, error: ServiceUnavailable, now: datetime) -> datetime:
+        """Note that a service is away at `now` (aware). Returns since when."""
+        return self._since.setdefault(error.service, now)
+
+    def end(self, *services: str) -> None:
+        """Note that services answer."""
+        for service in services:
+            self._since.pop(service, None)
+
+    def __str__(self) -> str:
+        """Render as `Cosmos DB since 2025-08-23T12:00:00Z`; empty if no service is away."""
+        return ", ".join(f"{service} since {utc_text(since)}" for service, since in sorted(self._since.items()))
+
+
 class Services:
     """The clients and stores that the stages use. Nothing connects before its first use."""
 
@@ -49,6 +73,9 @@ class Services:
         self.clock = clock or Clock()
         self.held: dict[str, Leased] = {}
         """The documents whose leases this process holds, by nonce."""
+        self.running: Counter[str] = Counter()
+        """Runs that are going on in this process, by tenant."""
+        self.outages = Outages()
         self._open = AsyncExitStack()
 
     @cached_property

@@ -74,6 +74,8 @@ class Settings:
     """How far ahead a tick plans runs, each for its instant; zero plans only the runs that are due."""
     spread: timedelta
     """The span over which runs that are due at the same time are spread."""
+    concurrency_per_tenant: int
+    """How many runs of one tenant a process executes at once."""
     max_attempts: int
     """The number of failed attempts after which the host moves a job to the poison queue (host.json)."""
 
@@ -117,6 +119,7 @@ class Settings:
             tenants_at_once=read("ORCHESTRATOR_CONCURRENCY", _whole(1, 1000), 32),
             lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, _QUEUE_LIMIT), 0)),
             spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, 86_400), 0)),
+            concurrency_per_tenant=read("CONCURRENCY_PER_TENANT", _whole(1, 1000), 16),
             max_attempts=read(
                 "AzureFunctionsJobHost__extensions__queues__maxDequeueCount",
                 _whole(1, 1_000_000),

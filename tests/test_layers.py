@@ -19,7 +19,7 @@ PARTS = {
     "telemetry": {"errors", "model"},
     "clients": {"errors", "settings", "stores"},
     "flow": {"clock", "errors", "model", "telemetry", "version"},
-    "services": {"clients", "clock", "flow", "model", "settings", "stores"},
+    "services": {"clients", "clock", "errors", "flow", "model", "settings", "stores"},
     "health": {"errors", "services"},
     "tick": {"cron", "errors", "flow", "model", "services", "stores", "telemetry"},
     "run": {"clock", "errors", "flow", "model", "services", "telemetry"},

@@ -18,7 +18,7 @@ import msgspec
 from datasync.errors import FlowInvalid, FlowSettingsInvalid, FlowUnknown
 from datasync.flow.options import Cooldown, Overlap, option_mistakes, settings_schema
 from datasync.model.decode import NAME_LIMIT, FieldError, decode, fits_in_id
-from datasync.model.tenant import FlowEntry
+from datasync.model.tenant import FLEET, FlowEntry
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import FlowFileBroken
 from datasync.version import VERSION
@@ -61,6 +61,10 @@ class Flow:
         """The place of its code: `flows/weather.py:12`."""
         code = inspect.unwrap(self.function).__code__
         return f"{code.co_filename}:{code.co_firstlineno}"
+
+    def cooldown_partition(self, tenant_id: str) -> str:
+        """Return the partition with the cool-downs of its provider: the tenant's, or that of the fleet."""
+        return FLEET if self.cooldown == "provider" else tenant_id
 
     def decode_settings(self, tenant_id: str, entry: FlowEntry) -> Any:
         """Return the settings of an entry as the declared type; the dict where the flow declares none.

@@ -96,11 +96,12 @@ class Vault:
                 f"--vault-name <vault> --name {name} --value <value>"
             ) from None
         except HttpResponseError as error:
-            raise ServiceUnavailable(_refused(client, name, error)) from None
+            raise ServiceUnavailable(_refused(client, name, error), "Key Vault") from None
         except AzureError as error:
             raise ServiceUnavailable(
                 f"Key Vault {client.vault_url} could not be reached to read {name!r}: "
-                f"{_first_line(error)}. Check KEY_VAULT_URI and the network"
+                f"{_first_line(error)}. Check KEY_VAULT_URI and the network",
+                "Key Vault",
             ) from None
 
     async def close(self) -> None:

@@ -13,6 +13,9 @@ from datasync.model import times
 from datasync.model.decode import NO_SURROGATES, FieldError, Text, decode, is_forbidden_in_ids, shorten
 from datasync.model.times import read_utc
 
+FLEET = "@fleet"
+"""The partition of documents about the whole fleet. No tenant's id starts with `@`."""
+
 
 class Problem(msgspec.Struct, frozen=True):
     """An entry, or a document, that somebody must correct."""

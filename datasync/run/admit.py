@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 from msgspec.structs import replace
 
-from datasync.errors import FlowUnknown
+from datasync.errors import FlowUnknown, StateInvalid
 from datasync.flow.options import Overlap
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.failure import Failure
@@ -19,9 +19,12 @@ from datasync.model.lease import Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import FlowState, Leased
 from datasync.model.tenant import FlowEntry, Tenant
+from datasync.model.times import utc_text
 from datasync.run.ending import Drop, Ending, PutBack
 from datasync.run.lease import HeldLease, Taken, acquire
 from datasync.services import Services
+from datasync.telemetry.emit import emit
+from datasync.telemetry.events import CooldownInvalid
 
 LONGEST_PARKING = timedelta(days=7)
 """How long a job waits for its flow to be published."""
@@ -45,6 +48,9 @@ class Candidate(msgspec.Struct, frozen=True):
     entry: FlowEntry | None
     """The tenant's entry for the flow; None where it has none."""
     record: RunRecord
+    now: datetime
+    closed_until: datetime | None
+    """The instant before which the flow's provider must not be called; None if it may be called."""
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -102,7 +108,17 @@ def is_within_parts(candidate: Candidate) -> Stop | None:
     return Ending(Outcome.DEAD, failure, is_permanent=True)
 
 
-GATES: tuple[Gate, ...] = (is_present, is_enabled, is_scheduled, is_within_parts)
+def is_open(candidate: Candidate) -> Stop | None:
+    """Put a job back whose provider has asked not to be called for a time."""
+    job, until = candidate.job, candidate.closed_until
+    if until is None or until <= candidate.now:
+        return None
+    delay = until - candidate.now + apart(job.run_id) / 10  # they do not all start at the same instant
+    why = f"{candidate.flow.provider} asked not to be called until {utc_text(until)}: see docs/runbook.md, Cool-downs"
+    return PutBack(job.copy(), delay, why)
+
+
+GATES: tuple[Gate, ...] = (is_present, is_enabled, is_scheduled, is_within_parts, is_open)
 
 
 async def wait_until_scheduled(services: Services, job: Job) -> None:
@@ -149,18 +165,39 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
 
 
 async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Drop:
-    tenant, record = await asyncio.gather(
-        services.tenants.get(job.tenant_id), services.runs.record(job.tenant_id, job.run_id), return_exceptions=True
+    tenant, record, closed_until = await asyncio.gather(
+        services.tenants.get(job.tenant_id),
+        services.runs.record(job.tenant_id, job.run_id),
+        _closed_until(services, flow, job),
+        return_exceptions=True,
     )
     if isinstance(record, BaseException):
         raise record
     if record and record.is_over_for(job):  # whether or not the tenant can be read
         return _duplicate(job, record)
-    if isinstance(tenant, BaseException):
-        raise tenant
+    for failed in (tenant, closed_until):
+        if isinstance(failed, BaseException):
+            raise failed
     record = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
-    entry = tenant.entry((job.flow_name, *flow.names))
-    return Candidate(job=job, flow=flow, tenant=tenant, entry=entry, record=record)
+    return Candidate(
+        job=job,
+        flow=flow,
+        tenant=tenant,
+        entry=tenant.entry((job.flow_name, *flow.names)),
+        record=record,
+        now=services.clock.now(),
+        closed_until=closed_until,
+    )
+
+
+async def _closed_until(services: Services, flow: Flow, job: Job) -> datetime | None:
+    if flow.provider is None:
+        return None
+    try:
+        return await services.runs.cooldown(flow.cooldown_partition(job.tenant_id), flow.provider)
+    except StateInvalid as error:
+        emit(CooldownInvalid(error=error))
+        return None
 
 
 async def _take_lease(services: Services, candidate: Candidate) -> Admitted | Stop | None:

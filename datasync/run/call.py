@@ -22,7 +22,7 @@ from datasync.errors import (
 )
 from datasync.flow.context import FlowRun, Window
 from datasync.flow.failures import failure_of
-from datasync.flow.http import HttpUsage, new_client
+from datasync.flow.http import LONGEST_WAIT, HttpUsage, new_client
 from datasync.flow.log import RunLog
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
@@ -77,6 +77,9 @@ async def call(services: Services, admitted: Admitted) -> Ending:
             )
     describe = partial(failure_of, redact=redact, function=flow.function, secrets=kv.reads)
     ending = _ending(execution, flow, run, describe, redact)
+    if execution.error and (outage := _find(execution.error, ServiceUnavailable)):
+        services.outages.note(outage, services.clock.now())
+    await _close_provider(services, admitted, usage.closed_until)
     return replace(
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
@@ -85,6 +88,17 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         secrets=dict(kv.reads),
         abandoned=execution.abandoned,
     )
+
+
+async def _close_provider(services: Services, admitted: Admitted, until: datetime | None) -> None:
+    """Keep the runs of a provider waiting that has asked not to be called for longer than a run waits by itself."""
+    flow, now = admitted.flow, services.clock.now()
+    if flow.provider is None or until is None or until - now <= LONGEST_WAIT:
+        return
+    try:
+        await services.runs.close(flow.cooldown_partition(admitted.tenant.id), flow.provider, until, now)
+    except ServiceUnavailable as error:  # the next run asks the provider, and hears the same
+        services.outages.note(error, now)
 
 
 def _refused_at(record: RunRecord) -> datetime | None:

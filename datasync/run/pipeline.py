@@ -3,6 +3,7 @@
 The worker may be killed at any await: the message is then delivered again, and the attempt is recorded as interrupted.
 """
 
+from datetime import timedelta
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from datasync.flow.redact import Redaction
 from datasync.flow.registry import FlowRegistry
 from datasync.model.job import Job, PlannedJob, QueueMessage
 from datasync.model.run import Outcome, RunRecord
-from datasync.run.admit import Admitted, Stop, admit, find_flow, wait_until_scheduled
+from datasync.run.admit import Admitted, Stop, admit, apart, find_flow, wait_until_scheduled
 from datasync.run.bury import keep_letter
 from datasync.run.call import call
 from datasync.run.ending import Drop, Ending, PutBack
@@ -52,12 +53,37 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
         return None
     await wait_until_scheduled(services, job)
     try:
-        return await _run(services, registry, job)
+        return await _run_in_turn(services, registry, job)
     except ServiceUnavailable as error:
-        pause = outage_pause(job.outages)
-        emit(ServiceAway(job=job, error=error, pause=pause))
-        await services.jobs.send(PlannedJob(job.copy(outages=job.outages + 1), services.clock.now() + pause))
+        pause, now = outage_pause(job.outages), services.clock.now()
+        emit(ServiceAway(job=job, error=error, since=services.outages.note(error, now), pause=pause))
+        await services.jobs.send(PlannedJob(job.copy(outages=job.outages + 1), now + pause))
         return None
+
+
+async def _run_in_turn(services: Services, registry: FlowRegistry, job: Job) -> RunRecord | None:
+    """Run a job, unless its tenant has as many runs in this process as it may have at once."""
+    running, most = services.running, services.settings.concurrency_per_tenant
+    if running[job.tenant_id] >= most:
+        return await _put_back(
+            services, job, PutBack(job.copy(), _turn(job), f"{most} runs of the tenant are going on")
+        )
+    running[job.tenant_id] += 1
+    try:
+        return await _run(services, registry, job)
+    finally:
+        running[job.tenant_id] -= 1
+        if not running[job.tenant_id]:
+            del running[job.tenant_id]
+
+
+def _turn(job: Job) -> timedelta:
+    return timedelta(seconds=5) + apart(job.run_id, job.message_id) / 40
+
+
+async def _put_back(services: Services, job: Job, back: PutBack) -> None:
+    await services.jobs.send(PlannedJob(back.message, services.clock.now() + back.delay))
+    emit(JobPutBack(job=job, why=back.why, delay=back.delay))
 
 
 async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecord | None:
@@ -76,9 +102,7 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
             emit(JobDropped(job=job, why=stop.why))
             return None
         case PutBack():
-            await services.jobs.send(PlannedJob(stop.message, services.clock.now() + stop.delay))
-            emit(JobPutBack(job=job, why=stop.why, delay=stop.delay))
-            return None
+            return await _put_back(services, job, stop)
         case RunRecord():
             emit(RunEnded(record=stop))
             return stop
@@ -98,6 +122,9 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
         delivery.lease.keep_until(ending.abandoned)
     emit(RunEnded(record=record, traceback=ending.traceback))
     await services.jobs.send_all(record.next)
+    services.outages.end(
+        "Cosmos DB", *(["the queue"] if record.next else []), *(["Key Vault"] if ending.secrets else [])
+    )
     is_repeated_by_host = record.outcome in (Outcome.FAILED, Outcome.INTERRUPTED) and not record.next
     if ending.raised and is_repeated_by_host:
         raise ending.raised

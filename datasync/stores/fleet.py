@@ -13,11 +13,9 @@ from msgspec import Meta
 from datasync.errors import StateInvalid
 from datasync.model import times
 from datasync.model.decode import FieldError, decode, shorten
-from datasync.model.tenant import Problem
+from datasync.model.tenant import FLEET, Problem
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
-
-PARTITION = "@fleet"
 
 _WATERMARK = "watermark"
 _PROBLEMS = "SELECT * FROM c WHERE c.type = 'Problem'"
@@ -95,7 +93,7 @@ class FleetStore:
         try:
             return decode(Watermark, document), int(document["_ts"])
         except FieldError as error:
-            raise StateInvalid(f"document {_WATERMARK!r} in partition {PARTITION}: {error}") from None
+            raise StateInvalid(f"document {_WATERMARK!r} in partition {FLEET}: {error}") from None
 
     async def end_tick(self, watermark: Watermark) -> None:
         """Move the watermark. Raises ServiceUnavailable."""
@@ -111,7 +109,7 @@ class FleetStore:
         container = await self._container.open()
         found: list[StandingProblem] = []
         with explained("while reading the standing problems"):
-            async for document in container.query_items(_PROBLEMS, partition_key=PARTITION):
+            async for document in container.query_items(_PROBLEMS, partition_key=FLEET):
                 try:
                     found.append(decode(StandingProblem, document))
                 except FieldError:  # the next complete scan finds it again
@@ -121,7 +119,7 @@ class FleetStore:
     async def save(self, problem: StandingProblem) -> None:
         """Store a problem. Raises ServiceUnavailable."""
         container = await self._container.open()
-        document = {"id": problem.id, "tenantId": PARTITION, "type": "Problem", **msgspec.to_builtins(problem)}
+        document = {"id": problem.id, "tenantId": FLEET, "type": "Problem", **msgspec.to_builtins(problem)}
         with explained(f"while saving a problem of {problem.tenant}"):
             await container.upsert_item(document, no_response=True, retry_write=RETRY_WRITE)
 
@@ -135,7 +133,7 @@ class FleetStore:
         container = await self._container.open()
         document = {
             "id": f"letter-{message_id}",
-            "tenantId": PARTITION,
+            "tenantId": FLEET,
             "type": "DeadLetter",
             "ttl": int(self._retention.total_seconds()),
             "body": shorten(body, 65_536),
@@ -148,7 +146,7 @@ class FleetStore:
     async def _delete(self, document_id: str) -> None:
         container = await self._container.open()
         with suppress(CosmosResourceNotFoundError):  # deleted by another tick, or by a first try whose answer was lost
-            await container.delete_item(document_id, partition_key=PARTITION, retry_write=RETRY_WRITE)
+            await container.delete_item(document_id, partition_key=FLEET, retry_write=RETRY_WRITE)
 
     async def _note(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Set fields of the watermark document, which is created where it is missing; return it."""
@@ -159,11 +157,11 @@ class FleetStore:
                 return dict(
                     await container.patch_item(
                         _WATERMARK,
-                        partition_key=PARTITION,
+                        partition_key=FLEET,
                         patch_operations=operations,
                         retry_write=RETRY_WRITE,
                     )
                 )
             except CosmosResourceNotFoundError:
-                document = {"id": _WATERMARK, "tenantId": PARTITION, "type": "Watermark", **fields}
+                document = {"id": _WATERMARK, "tenantId": FLEET, "type": "Watermark", **fields}
                 return dict(await container.upsert_item(document, retry_write=RETRY_WRITE))

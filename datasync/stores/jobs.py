@@ -1,7 +1,8 @@
 """The job queue."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from base64 import b64decode
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -13,7 +14,10 @@ from datasync.errors import ServiceUnavailable
 from datasync.model.job import PlannedJob
 
 _SECOND = timedelta(seconds=1)  # the queue takes whole seconds
+_LONGEST = timedelta(days=7)
 _SENDS_AT_ONCE = 64
+_AT_ONCE = 32  # the most messages in one answer
+_LOOK = 60  # seconds that messages are hidden while they are looked at
 _NEVER = -1  # a job does not expire
 
 
@@ -48,7 +52,7 @@ class JobQueue:
             ServiceUnavailable: the queue is missing, refused the request, or could not be reached.
 
         """
-        hidden = max(job.visible_at - self._now(), timedelta())
+        hidden = min(max(job.visible_at - self._now(), timedelta()), _LONGEST)
         with self._explained():
             await self._queue.send_message(
                 job.message.encode(), visibility_timeout=-(-hidden // _SECOND) or None, time_to_live=_NEVER
@@ -60,6 +64,25 @@ class JobQueue:
             await self._queue.send_message(
                 body.decode(errors="replace"), visibility_timeout=-(-delay // _SECOND) or None, time_to_live=_NEVER
             )
+
+    async def undecodable(self) -> AsyncIterator[tuple[str, str]]:
+        """Yield the id and the text of messages that are not texts in base64, which no function can receive.
+
+        Each is deleted after the loop's body. Up to 32 messages at the front of the queue are looked at. Raises
+        ServiceUnavailable as `send` does.
+        """
+        with self._explained():
+            seen = await self._queue.peek_messages(max_messages=_AT_ONCE)
+            if all(_is_decodable(message.content) for message in seen):
+                return
+            async for message in self._queue.receive_messages(
+                messages_per_page=_AT_ONCE, max_messages=_AT_ONCE, visibility_timeout=_LOOK
+            ):
+                if _is_decodable(message.content):
+                    await self._queue.update_message(message, visibility_timeout=0)
+                else:
+                    yield str(message.id), str(message.content)
+                    await self._queue.delete_message(message)
 
     async def ping(self) -> None:
         """Try the queue. Raises ServiceUnavailable as `send` does."""
@@ -75,17 +98,28 @@ class JobQueue:
         except ResourceNotFoundError:
             raise ServiceUnavailable(
                 f"queue {name!r} does not exist in {self._queue.url.partition('?')[0]}: create it "
-                f"(az storage queue create --name {name}), or correct QUEUE_NAME"
+                f"(az storage queue create --name {name}), or correct QUEUE_NAME",
+                "the queue",
             ) from None
         except HttpResponseError as error:
             status, why = error.status_code or type(error).__name__, str(error.message).partition("\n")[0].rstrip(".")
             raise ServiceUnavailable(
-                f"queue {name!r} refused the request ({status}): {why}. {_remedy(error.status_code)}"
+                f"queue {name!r} refused the request ({status}): {why}. {_remedy(error.status_code)}",
+                "the queue",
             ) from None
         except AzureError as error:
             raise ServiceUnavailable(
-                f"queue {name!r} could not be reached: {error}. Check AzureWebJobsStorage"
+                f"queue {name!r} could not be reached: {error}. Check AzureWebJobsStorage",
+                "the queue",
             ) from None
+
+
+def _is_decodable(text: str) -> bool:
+    try:
+        b64decode("".join(text.split()), validate=True).decode()
+    except ValueError:
+        return False
+    return True
 
 
 def _remedy(status: int | None) -> str:

@@ -5,7 +5,7 @@ Both are in the partition of the tenant, so that one transactional batch writes 
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +23,7 @@ from datasync.model.decode import FieldError
 from datasync.model.lease import Lease
 from datasync.model.run import RunRecord, record_id
 from datasync.model.state import FlowState, Leased
+from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
@@ -124,6 +125,39 @@ class RunStore:
         """End a lease without an attempt."""
         own = f'FROM c WHERE c.lease.nonce = "{_nonce(held)}"'
         await self._patch(held, own, [{"op": "set", "path": "/lease", "value": None}])
+
+    async def cooldown(self, partition: str, provider: str) -> datetime | None:
+        """Return the instant (aware) until which a provider must not be called; None if it may be called.
+
+        Raises:
+            StateInvalid: the document was edited and cannot be read.
+
+        """
+        document = await self._read(partition, f"cooldown-{provider}")
+        if document is None:
+            return None
+        try:
+            return read_utc(document["untilUtc"])
+        except (KeyError, TypeError, ValueError):
+            raise StateInvalid(
+                f"document cooldown-{provider} in partition {partition}: untilUtc: expected {EXPECTED}, got "
+                f"{document.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
+            ) from None
+
+    async def close(self, partition: str, provider: str, until: datetime, now: datetime) -> None:
+        """Close a provider until an instant (aware). The document expires then."""
+        container = await self._container.open()
+        document = {
+            "id": f"cooldown-{provider}",
+            "tenantId": partition,
+            "type": "Cooldown",
+            "ttl": max(int((until - now).total_seconds()) + 1, 1),
+            "provider": provider,
+            "sinceUtc": utc_text(now),
+            "untilUtc": utc_text(until + timedelta(seconds=1)),  # a fraction is cut off
+        }
+        with explained(f"while closing provider {provider} for {partition}"):
+            await container.upsert_item(document, no_response=True, retry_write=RETRY_WRITE)
 
     def _content(self, document: Leased) -> dict[str, Any]:
         return document.document() if isinstance(document, FlowState) else document.document(self._retention)

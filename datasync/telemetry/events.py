@@ -19,13 +19,14 @@
 
 import logging
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from datasync.errors import JobInvalid, ServiceUnavailable, StateInvalid
 from datasync.model.job import Job
 from datasync.model.run import Outcome, RunRecord
 from datasync.model.tenant import Problem
+from datasync.model.times import utc_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,8 @@ class TickEnded(Event):
     broken: int
     failed: int
     seconds: float
+    away: str = ""
+    """Services that are away, and since when."""
 
     def sentence(self) -> str:
         """Return `TICK`."""
@@ -69,7 +72,8 @@ class TickEnded(Event):
     def attributes(self) -> dict[str, object]:
         """Return the numbers."""
         problems = "?" if self.problems is None else self.problems
-        return {**asdict(self), "problems": problems, "seconds": round(self.seconds, 2)}
+        away = f"[{self.away}]" if self.away else None
+        return {**asdict(self), "problems": problems, "seconds": round(self.seconds, 2), "away": away}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,18 @@ class WatermarkInvalid(Event):
     def sentence(self) -> str:
         """Name the document and the field."""
         return f"{self.error}. All documents are examined, and the watermark is replaced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CooldownInvalid(Event):
+    """The cool-down of a provider cannot be read, and is ignored."""
+
+    level = logging.ERROR
+    error: StateInvalid
+
+    def sentence(self) -> str:
+        """Name the document and the field."""
+        return f"INVALID {self.error}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,11 +353,13 @@ class ServiceAway(_JobEvent):
 
     level = logging.ERROR
     error: ServiceUnavailable
+    since: datetime
     pause: timedelta
 
     def sentence(self) -> str:
-        """Name the tenant, the flow, the error and the time."""
-        return f"UNAVAILABLE {self.subject} waits for {self.pause.total_seconds():.0f}s: {self.error}"
+        """Name the tenant, the flow, the time, the service and the error."""
+        away = f"{self.error.service} is away since {utc_text(self.since)}"
+        return f"UNAVAILABLE {self.subject} waits for {self.pause.total_seconds():.0f}s: {away}. {self.error}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,6 +377,19 @@ class NotBuried(Event):
     def attributes(self) -> dict[str, object]:
         """Return the class of the error."""
         return {"error": type(self.error).__name__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterKept(Event):
+    """A message that no function can receive was kept as a dead letter."""
+
+    level = logging.ERROR
+    message_id: str
+    why: str
+
+    def sentence(self) -> str:
+        """Name the message and the reason."""
+        return f"FAIL message {self.message_id} is kept as a dead letter: {self.why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from datasync.errors import StateInvalid, TenantInvalid, TenantUnknown
+from datasync.errors import ServiceUnavailable, StateInvalid, TenantInvalid, TenantUnknown
 from datasync.flow.registry import FlowRegistry
 from datasync.model.tenant import Problem, Tenant, document_key, is_tenant_document
 from datasync.services import Services
@@ -18,6 +18,7 @@ from datasync.telemetry.emit import emit
 from datasync.telemetry.events import (
     DocumentInvalid,
     FlowFileBroken,
+    LetterKept,
     ProblemsOmitted,
     TenantFailed,
     TickEnded,
@@ -95,6 +96,7 @@ class _Tick:
             emit(FlowFileBroken(module=module, cause=self._registry.cause(module), traceback=traceback))
         try:
             await self._examine_documents()
+            await self._keep_undecodable()
         except Exception as error:  # noqa: BLE001 - the tenants listed so far are done; the others wait for the next tick
             self._fail(error)
             emit(TickFailed(error=_cause(error)))
@@ -118,6 +120,13 @@ class _Tick:
             await self._examine(pages, standing)
         if len(self._retry) <= MOST_RETRIED:
             await fleet.end_tick(replace(watermark, since_ts=started_ts, retry=tuple(self._retry)))
+
+    async def _keep_undecodable(self) -> None:
+        """Keep messages of the poison queue that no function can receive as dead letters."""
+        why = "the message is not a text in base64: send it as the queue trigger expects it"
+        async for message_id, text in self._services.poison.undecodable():
+            await self._services.fleet.keep_letter(message_id, text, why, self._now)
+            emit(LetterKept(message_id=message_id, why=why))
 
     async def _begin(self) -> tuple[Watermark, int]:
         try:
@@ -205,6 +214,8 @@ class _Tick:
     def _fail(self, error: Exception) -> None:
         self._tally.failed += 1
         cause = _cause(error)
+        if isinstance(cause, ServiceUnavailable):
+            self._services.outages.note(cause, self._now)
         if not isinstance(cause, TenantUnknown):  # deleted meanwhile, which says nothing about the others
             self._failure = self._failure or cause
 
@@ -215,8 +226,10 @@ class _Tick:
         if len(problems) > MOST_LISTED:
             emit(ProblemsOmitted(count=len(problems) - MOST_LISTED))
         self._tally.problems = len(problems) if self._standing else None
+        if self._failure is None:
+            self._services.outages.end("Cosmos DB", "the queue")
         seconds = (self._services.clock.now() - self._now).total_seconds()
-        emit(TickEnded(**asdict(self._tally), seconds=seconds))
+        emit(TickEnded(**asdict(self._tally), seconds=seconds, away=str(self._services.outages)))
 
 
 def _move(advance: Advance) -> Move:
