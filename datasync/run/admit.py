@@ -175,9 +175,10 @@ async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Dr
         raise record
     if record and record.is_over_for(job):  # whether or not the tenant can be read
         return _duplicate(job, record)
-    for failed in (tenant, closed_until):
-        if isinstance(failed, BaseException):
-            raise failed
+    if isinstance(tenant, BaseException):
+        raise tenant
+    if isinstance(closed_until, BaseException):
+        raise closed_until
     record = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
     return Candidate(
         job=job,

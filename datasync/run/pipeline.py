@@ -102,7 +102,8 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
             emit(JobDropped(job=job, why=stop.why))
             return None
         case PutBack():
-            return await _put_back(services, job, stop)
+            await _put_back(services, job, stop)
+            return None
         case RunRecord():
             emit(RunEnded(record=stop))
             return stop
