@@ -121,7 +121,11 @@ class Watchdog:
         """
         with self._lock:
             now = self._now()
-            spans = [(start, start + block.seconds) for start, block in self._blocks if block.subject != except_by]
+            spans = [
+                (start, start + block.seconds)
+                for start, block in self._blocks
+                if except_by is None or block.subject != except_by
+            ]
             if self._thread is not None and now - self._alive >= self._threshold:
                 spans.append((self._alive, now))
         return timedelta(seconds=sum(max(end - max(start, moment), 0) for start, end in spans))
@@ -155,8 +159,9 @@ class Watchdog:
     # --- in the thread of the watchdog
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        stopping = self._stopping
+        stopping, woke = self._stopping, self.clock.monotonic()
         while not stopping.wait(self._interval):
+            before, woke = woke, self.clock.monotonic()
             if not loop.is_running():  # nothing can block it
                 self._beat()
                 continue
@@ -164,7 +169,8 @@ class Watchdog:
                 loop.call_soon_threadsafe(self._beat)
             except RuntimeError:  # the loop is closed
                 return
-            self._look(loop)
+            if woke - before < 2 * self._interval:  # else this thread stood still too, and would look too late
+                self._look(loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         alive = self._alive

@@ -65,9 +65,9 @@ async def _run_in_turn(services: Services, registry: FlowRegistry, job: Job) -> 
     """Run a job, unless its tenant has as many runs in this process as it may have at once."""
     running, most = services.running, services.settings.concurrency_per_tenant
     if running[job.tenant_id] >= most:
-        return await _put_back(
-            services, job, PutBack(job.copy(), _turn(job), f"{most} runs of the tenant are going on")
-        )
+        why = f"{most} runs of the tenant are going on in this process"
+        await _put_back(services, job, PutBack(job.copy(), _turn(job), why))
+        return None
     running[job.tenant_id] += 1
     try:
         return await _run(services, registry, job)

@@ -15,6 +15,7 @@ from datasync.telemetry.events import (
     DocumentInvalid,
     EndingNotRecorded,
     Event,
+    FlowBlocked,
     FlowFileBroken,
     JobRefused,
     RunEnded,
@@ -67,6 +68,16 @@ USAGE = HttpUsage(calls=9, sent=13, waited=timedelta(seconds=3.1))
             logging.ERROR,
             "BROKEN flow file flows.crm could not be loaded: ImportError: no crm module=flows.crm\n"
             "Traceback …\n  in flows/crm.py\nImportError: no crm",
+        ),
+        (
+            FlowBlocked(subject="acme/slow", seconds=8.04, place="flows/slow.py:11 (time.sleep)", run="5f", attempt=1),
+            logging.ERROR,
+            "BLOCKED acme/slow blocked every flow for 8.0 s at flows/slow.py:11 (time.sleep) run=5f attempt=1",
+        ),
+        (
+            FlowBlocked(subject=None, seconds=2.5, place="flows/slow.py:11", run="5f", attempt=1),
+            logging.ERROR,
+            "BLOCKED code outside a run blocked every flow for 2.5 s at flows/slow.py:11 run=5f attempt=1",
         ),
         (RunStarted(subject="acme/weather", run="5f", attempt=1), logging.INFO, "START acme/weather run=5f attempt=1"),
         (

@@ -2,9 +2,11 @@
 
 import asyncio
 import inspect
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 
@@ -24,6 +26,14 @@ def watchdog() -> Iterator[Watchdog]:
     made = Watchdog(Clock(), threshold=THRESHOLD)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def switch_interval() -> Iterator[Callable[[float], None]]:
+    """Return a function that sets how many seconds Python code holds the interpreter lock before it passes it on."""
+    before = sys.getswitchinterval()
+    yield sys.setswitchinterval
+    sys.setswitchinterval(before)
 
 
 def line_of(function: Callable[..., object], text: str) -> str:
@@ -154,6 +164,46 @@ async def test_a_callback_that_blocks_belongs_to_no_run(watchdog: Watchdog) -> N
 
     (block,) = watchdog.blocks_since(moment)
     assert (block.subject, block.place) == (None, f"{line_of(sleeps, 'time.sleep')} (time.sleep)")
+
+
+async def test_a_coroutine_of_a_library_that_blocks_is_named_by_the_own_line(watchdog: Watchdog) -> None:
+    """The flow awaits a library, which blocks without the flow's doing."""
+    stack = AsyncExitStack()
+    stack.callback(time.sleep, BLOCK)
+
+    async def flow() -> None:
+        await stack.aclose()
+
+    moment = await watched(watchdog)
+    await flow()
+
+    (block,) = watchdog.blocks_since(moment)
+    assert block.place == f"{line_of(flow, 'stack.aclose')} (stack.aclose)"
+
+
+async def test_a_block_that_stops_the_watchdog_too_is_noticed_at_its_end(
+    watchdog: Watchdog, switch_interval: Callable[[float], None]
+) -> None:
+    """A call that holds the interpreter lock leaves no stack to look at. Its time counts all the same."""
+    moment = await watched(watchdog)
+
+    switch_interval(60)
+    await in_run("acme/holds", computes)
+
+    (block,) = watchdog.blocks_since(moment)
+    assert (block.subject, block.place.split(":")[0]) == (None, "an unknown place")
+    assert watchdog.blocked_since(moment) >= THRESHOLD
+
+
+async def test_a_callback_counts_as_blocked_time(watchdog: Watchdog) -> None:
+    """Blocks without a run count, also beside the blocks of a run that asks."""
+    moment = await watched(watchdog)
+
+    asyncio.get_running_loop().call_soon(sleeps)
+    await wait_until(lambda: watchdog.blocks_since(moment), description="the block is noticed")
+
+    assert watchdog.blocked_since(moment) >= THRESHOLD
+    assert watchdog.blocked_since(moment, except_by="acme/asks") >= THRESHOLD
 
 
 async def test_the_blocked_time_counts_from_a_moment(watchdog: Watchdog) -> None:
