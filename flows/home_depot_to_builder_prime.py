@@ -1,11 +1,6 @@
 """Transfers changed Home Depot orders to Builder Prime as leads. A complete example: paging, mapping, batches.
 
-Secrets of the tenant (Key Vault):
-
-    tenants--{tenantId}--homedepot--api-base       tenants--{tenantId}--builderprime--api-base
-    tenants--{tenantId}--homedepot--api-token      tenants--{tenantId}--builderprime--api-token
-
-Mapping rules of the tenant (`settings` of the flow's entry in its document): see `Rules`.
+Secrets of the tenant, in Key Vault: see `SECRETS`. Its mapping rules, the `settings` of the flow's entry: see `Rules`.
 """
 
 from collections.abc import AsyncIterator
@@ -22,8 +17,11 @@ FIRST_WINDOW = timedelta(days=7)
 PAGE = 100
 BATCH = 50  # maximum number of leads per request to Builder Prime
 
+SECRETS = ("homedepot--api-base", "homedepot--api-token", "builderprime--api-base", "builderprime--api-token")
+"""Each with the prefix `tenants--{tenantId}--`."""
 
-class Rules(msgspec.Struct, rename="camel"):
+
+class Rules(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The mapping rules of a tenant."""
 
     project_types: dict[str, str] = {}
@@ -35,10 +33,16 @@ class Rules(msgspec.Struct, rename="camel"):
     """Orders below this amount are skipped."""
 
 
-@flow("home-depot→builder-prime", timeout=timedelta(minutes=15))
+@flow(
+    "home-depot→builder-prime",
+    timeout=timedelta(minutes=15),
+    settings=Rules,
+    secrets=SECRETS,
+    provider="homedepot",
+)
 async def home_depot_to_builder_prime(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
     """Upsert a lead for each order that changed in the window. A repeated window gives the same leads."""
-    rules = msgspec.convert(run.settings, Rules)
+    rules: Rules = run.settings
     since = run.window.start or run.window.end - FIRST_WINDOW
     async for orders in changed_orders(kv, run, since, run.window.end):
         leads = [to_lead(order, rules) for order in orders if wanted(order, rules)]

@@ -18,9 +18,10 @@ import click
 from datasync import cron
 from datasync.cli.local_settings import local_settings
 from datasync.cli.schedule import occurrences, table
+from datasync.cli.tenants import TenantsReport
 from datasync.cli.validate import Report, load
 from datasync.cron import CronSchedule
-from datasync.errors import CronInvalid, SettingsInvalid
+from datasync.errors import CronInvalid, DataSyncError, SettingsInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.health import ping
 from datasync.model.times import EXPECTED, has_offset, read_utc, utc_text
@@ -61,11 +62,11 @@ def _time(_: click.Context, __: click.Parameter, text: str | None) -> str | None
     return text
 
 
-def _flows(_: click.Context, __: click.Parameter, package: str) -> FlowRegistry:
+def _load_flows(package: str) -> FlowRegistry:
     try:
         return load(package)
     except ValueError as why:
-        raise click.BadParameter(str(why)) from None
+        raise click.BadParameter(str(why), param_hint="'--flows'") from None
 
 
 def _local_settings(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, str] | None:
@@ -107,20 +108,19 @@ def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: str |
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option(
     "--flows",
-    "registry",
+    "package",
     metavar="MODULE",
     default="flows",
     show_default=True,
-    callback=_flows,
     help="Package that contains the flow files.",
 )
 @click.pass_obj
-def validate(now: datetime, files: tuple[str, ...], registry: FlowRegistry) -> None:
+def validate(now: datetime, files: tuple[str, ...], package: str) -> None:
     """Check tenant documents. A FILE holds one document or a JSON list of documents; - is standard input.
 
     Prints every problem. Disabled entries and flow files are checked too.
     """
-    report = Report(registry, now)
+    report = Report(_load_flows(package), now)
     for line in report.flow_files():
         click.echo(line)
     for file in files:
@@ -146,30 +146,69 @@ def validate(now: datetime, files: tuple[str, ...], registry: FlowRegistry) -> N
     callback=_local_settings,
     help="Use the Values of this local.settings.json, as func does. Environment variables take precedence.",
 )
-def check(local: dict[str, str] | None) -> None:
-    """Send one request to each configured service: Cosmos DB, the queues, Key Vault."""
+@click.option(
+    "--tenants",
+    is_flag=True,
+    help="Also check the stored tenant documents, and list the secrets they lack in Key Vault.",
+)
+@click.option(
+    "--flows",
+    "package",
+    metavar="MODULE",
+    default="flows",
+    show_default=True,
+    help="With --tenants: package that contains the flow files.",
+)
+@click.pass_obj
+def check(now: datetime, local: dict[str, str] | None, tenants: bool, package: str) -> None:  # noqa: FBT001 - a flag
+    """Send one request to each configured service: Cosmos DB, the queues, Key Vault.
+
+    With --tenants, also check each tenant document as a tick does, and read each secret that a flow declares with
+    @flow(secrets=...) for its enabled entries. Values are not printed.
+    """
     if local is not None:
         # A new process, as with func, since some libraries read the environment when they are imported.
-        again = [sys.executable, "-m", "datasync", "check"]
+        again = [sys.executable, "-m", "datasync", "check", *(["--tenants", "--flows", package] if tenants else [])]
         sys.exit(subprocess.run(again, env={**local, **os.environ}, check=False).returncode)  # noqa: S603 - our own module
+    registry = _load_flows(package) if tenants else None
     try:
         settings = Settings.from_environ(os.environ)
     except SettingsInvalid as error:
         raise click.ClickException(str(error)) from None
     logging.getLogger("azure").setLevel(logging.CRITICAL)  # errors are printed below, one line each
-    answers = asyncio.run(_ping(settings))
-    wrong = any(answer != "ok" for answer in answers.values())
-    if settings.key_vault_url is None:
+    sys.exit(asyncio.run(_check(settings, registry, now)))
+
+
+async def _check(settings: Settings, registry: FlowRegistry | None, now: datetime) -> int:
+    """Print the state of each service, and of the tenants where a registry is given. Return the exit code."""
+    services = Services(settings)
+    try:
+        if not await _check_services(services):
+            if registry:
+                click.echo("the tenants were not checked: correct the services above first", err=True)
+            return 1
+        return 0 if registry is None or await _check_tenants(TenantsReport(services, registry, now)) else 1
+    finally:
+        await services.close()
+
+
+async def _check_services(services: Services) -> bool:
+    answers = await ping(services)
+    is_well = all(answer == "ok" for answer in answers.values())
+    if services.settings.key_vault_url is None:
         answers["Key Vault"] = "not configured (KEY_VAULT_URI is not set); only flows that read secrets need it"
     width = max(map(len, answers))
     for service, answer in answers.items():
         click.echo(f"{service:<{width}}   {answer}")
-    sys.exit(1 if wrong else 0)
+    return is_well
 
 
-async def _ping(settings: Settings) -> dict[str, str]:
-    services = Services(settings)
+async def _check_tenants(report: TenantsReport) -> bool:
     try:
-        return await ping(services)
-    finally:
-        await services.close()
+        async for line in report.lines():
+            click.echo(line)
+    except DataSyncError as error:
+        click.echo(f"the tenants were not checked to the end: {error}", err=True)
+        return False
+    click.echo(report.summary())
+    return not report.problems and not report.missing

@@ -48,11 +48,11 @@ class Report:
 
     def summary(self) -> str:
         """Return the numbers of documents, problems, warnings and unread files."""
-        counts = [_count(self._documents, "document"), _count(self.problems, "problem")]
+        counts = [count(self._documents, "document"), count(self.problems, "problem")]
         if self._warnings:
-            counts.append(_count(self._warnings, "warning"))
+            counts.append(count(self._warnings, "warning"))
         if self.unread:
-            counts.append(f"{_count(self.unread, 'file')} not read")
+            counts.append(f"{count(self.unread, 'file')} not read")
         return ", ".join(counts)
 
     def _document(self, file: str, place: str, document: object) -> Iterator[str]:
@@ -71,11 +71,14 @@ class Report:
             yield self._problem(
                 file, f"{tenant.id} tenantId: {place} and {first} are documents of the same tenant: merge them"
             )
-        for problem in _problems(tenant, self._registry, self._now):
+        problems = _problems(tenant, self._registry, self._now)
+        for problem in problems:
             yield self._problem(file, problem)
         for path, meant in _misspelt(document):
             self._warnings += 1
             yield f"{file}: {tenant.id} {path}: warning: unknown field, ignored; did you mean {meant!r}?"
+        if any(problem.path == "tenantId" for problem in problems):
+            return  # a flow declares such a secret, so that this is a problem and not only a warning
         if refused := _refused_secret(tenant.id):
             self._warnings += 1
             yield f"{file}: {tenant.id} tenantId: warning: its flows cannot read secrets of the tenant: {refused}"
@@ -121,12 +124,12 @@ def _parse(content: bytes) -> Any:
     return read
 
 
-def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
-    """Yield the problems of a document, each once. Disabled entries are checked as well."""
+def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> list[Problem]:
+    """Return the problems of a document, each once. Disabled entries are checked as well."""
     found = [*tenant_problems(tenant)]
     for entry in tenant.flows:
         found += entry_problems(tenant, entry, registry, now)
-    yield from dict.fromkeys(found)
+    return [*dict.fromkeys(found)]
 
 
 def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -151,5 +154,6 @@ def _refused_secret(tenant_id: str) -> SecretRefused | None:
     return None
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """Return a number with its noun: `1 problem`, `2 problems`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,5 +1,6 @@
 """The options of the `@flow` decorator, and the mistakes in them."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -59,14 +60,27 @@ def option_mistakes(
     yield from _cooldown_mistakes(provider, cooldown)
 
 
-def settings_schema(settings: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the JSON schema of a settings type.
+def settings_schema(settings: type[msgspec.Struct]) -> str:
+    """Return the JSON schema of a settings type without its default values: the same text in every process.
 
     Raises:
         TypeError, NameError: a field has a type that JSON cannot be decoded to, or one that is not defined.
 
     """
-    return msgspec.json.schema(settings)
+    return json.dumps(_without_defaults(msgspec.json.schema(settings)), sort_keys=True)
+
+
+def _without_defaults(schema: Any, *, are_names: bool = False) -> Any:
+    """Remove the default values, since the order of a set differs between processes."""
+    if isinstance(schema, list):
+        return [_without_defaults(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _without_defaults(value, are_names=not are_names and key in ("properties", "$defs"))
+        for key, value in schema.items()
+        if are_names or key != "default"
+    }
 
 
 def _settings_mistakes(settings: object) -> Iterator[str]:

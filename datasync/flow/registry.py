@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import json
 import pkgutil
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
@@ -200,7 +199,7 @@ class FlowRegistry:
 
 def _declared(flow: Flow) -> str:
     """Return what the entries of a flow are checked against, the same text in every process."""
-    schema = json.dumps(settings_schema(flow.settings), sort_keys=True) if flow.settings else ""
+    schema = settings_schema(flow.settings) if flow.settings else ""
     return f"{flow.name} settings={schema} secrets={','.join(flow.secrets)}"
 
 

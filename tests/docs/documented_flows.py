@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from datasync.errors import FlowFailed
+from datasync.errors import FlowSettingsInvalid
 from localdev.keyvault import KeyVault
 from localdev.web import serving
 from tests.flows.conftest import TENANT, RunFlow
@@ -94,10 +94,19 @@ async def test_settings_map_categories(run_flow: RunFlow) -> None:
     assert run.counts == {"remodel": 1}
 
 
-async def test_wrong_settings_fail_the_run(run_flow: RunFlow) -> None:
+async def test_wrong_settings_end_the_run(run_flow: RunFlow) -> None:
     """The message names the field."""
-    with pytest.raises(FlowFailed, match=r"Expected `float`, got `str` - at `\$.minTotal`"):
+    with pytest.raises(FlowSettingsInvalid, match=r"settings.minTotal: expected an amount in dollars, got \"100\""):
         await run_flow("mapped", {"minTotal": "100"})
+
+
+async def test_a_flow_reads_the_secrets_that_it_declares(run_flow: RunFlow, api: Api) -> None:
+    """It may declare more than it reads."""
+    run = await run_flow("stock")
+
+    assert run.counts == {"items": 2}
+    (_, headers, _) = api.requests[0]
+    assert headers["authorization"] == "Bearer mysource-token"
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(200, "succeeded"), (202, "deferred"), (402, "gave_up")])

@@ -1,6 +1,7 @@
 """Links, paths, tables and expressions in the documents, compared with the repository."""
 
 import ast
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from datasync import FlowRegistry, cron
@@ -115,12 +117,26 @@ def test_every_outcome_has_a_row() -> None:
     assert [first_code(cells[0]) for cells in rows(DOCS / "runbook.md", "Outcomes")] == values
 
 
+def test_every_option_of_a_flow_has_a_row_with_its_default() -> None:
+    """The table has the keyword parameters of the decorator, in their order."""
+    parameters = inspect.signature(FlowRegistry.flow).parameters.values()
+    documented = rows(DOCS / "writing-a-flow.md", "Options")
+
+    assert [(first_code(cells[0]), eval(first_code(cells[1]))) for cells in documented] == [  # noqa: S307 - our own page
+        (each.name, each.default) for each in parameters if each.kind is each.KEYWORD_ONLY
+    ]
+
+
 # --- refused flows
 
 
 async def good(tenant_id: str, kv: object) -> None: ...
 async def other(tenant_id: str) -> None: ...
 def blocking(tenant_id: str, kv: object) -> None: ...
+
+
+class Undecodable(msgspec.Struct):
+    registry: FlowRegistry
 
 
 MISTAKES: list[Callable[[FlowRegistry], object]] = [
@@ -131,6 +147,15 @@ MISTAKES: list[Callable[[FlowRegistry], object]] = [
     lambda registry: registry.flow("other")(other),
     lambda registry: registry.flow("zero", timeout=timedelta(0))(good),
     lambda registry: registry.flow("aliased", aliases="old")(good),  # type: ignore[arg-type]
+    lambda registry: registry.flow("overlapping", overlap="twice")(good),  # type: ignore[arg-type]
+    lambda registry: registry.flow("parted", parts=0)(good),
+    lambda registry: registry.flow("set", settings=dict)(good),  # type: ignore[arg-type]
+    lambda registry: registry.flow("set", settings=Undecodable)(good),
+    lambda registry: registry.flow("secret", secrets=("api-token",))(good),
+    lambda registry: registry.flow("secret", secrets=(f"mysource--{'x' * 127}",))(good),
+    lambda registry: registry.flow("provided", provider="my/source")(good),
+    lambda registry: registry.flow("cool", cooldown="fleet")(good),  # type: ignore[arg-type]
+    lambda registry: registry.flow("cool", cooldown="provider")(good),
 ]
 
 

@@ -5,19 +5,27 @@ import json
 import os
 import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
 
+from datasync import FlowRegistry
+from datasync.cli.tenants import TenantsReport
+from datasync.errors import ServiceUnavailable
 from datasync.health import ping as ping_services
 from datasync.services import Services
 from datasync.settings import Settings
 from localdev.cosmos import cosmos
 from localdev.hosting import ROOT
 from localdev.keyvault import KeyVault
+from tests.documents import document, entry
+from tests.stages import does_nothing
 from tests.world import World
 
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOWHERE = "AccountEndpoint=http://127.0.0.1:9;AccountKey=YWJj;"
 
 
@@ -45,7 +53,7 @@ async def ping(settings: Settings) -> dict[str, str]:
         await services.close()
 
 
-def services(world: World) -> list[str]:
+def service_names(world: World) -> list[str]:
     database = world.settings.cosmos_database
     queue = world.settings.queue_name
     return [
@@ -61,7 +69,7 @@ async def test_a_working_configuration_gives_exit_code_0(world: World) -> None:
     """Each service has a line that ends with `ok`, and the exit code is 0."""
     code, lines = await check(**world.environ)
 
-    assert [line.split("   ")[0].rstrip() for line in lines] == services(world)
+    assert [line.split("   ")[0].rstrip() for line in lines] == service_names(world)
     assert all(line.endswith("   ok") for line in lines)
     assert code == 0
 
@@ -103,7 +111,7 @@ async def test_each_service_is_checked_separately(world: World, vault: KeyVault)
     answers = await ping(settings)
 
     tenants, runs, queue, poison, key_vault = answers.values()
-    assert [*answers] == services(world)
+    assert [*answers] == service_names(world)
     assert tenants == runs
     assert tenants.startswith("Cosmos DB could not be reached while connecting")
     assert "Check COSMOS_CONNECTION_STRING or COSMOS_ENDPOINT, and the network" in tenants
@@ -209,3 +217,149 @@ async def test_a_wrong_storage_key_is_reported(world: World) -> None:
         assert "refused the request (403)" in answer
         assert "Check the key in AzureWebJobsStorage" in answer
         assert "YWJj" not in answer
+
+
+@pytest.fixture
+def flows(tmp_path: Path) -> Path:
+    """Create a folder with the package `declaring`, whose flows declare secrets. Return the folder."""
+    package = tmp_path / "declaring"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "registry.py").write_text("from datasync import FlowRegistry\n\nregistry = FlowRegistry()\n")
+    (package / "flows.py").write_text(
+        "import msgspec\nfrom declaring.registry import registry\n\n\n"
+        "class Rules(msgspec.Struct):\n    total: int = 0\n\n\n"
+        "secrets = ('source--token', 'shared--geocoder--key')\n\n\n"
+        "@registry.flow('orders', aliases=('old',), settings=Rules, secrets=secrets)\n"
+        "async def orders(tenant_id, kv): ...\n\n\n"
+        "@registry.flow('plain')\nasync def plain(tenant_id, kv): ...\n"
+    )
+    return tmp_path
+
+
+async def check_tenants(world: World, flows: Path, **environ: str) -> tuple[int, list[str]]:
+    """Check the tenants with the flows of the package `declaring`. Return the exit code and the lines about tenants."""
+    environ = {**world.environ, "PYTHONPATH": str(flows), **environ}
+    code, lines = await check("--tenants", "--flows", "declaring", **environ)
+    return code, lines[len(service_names(world)) :]
+
+
+def add(name: str) -> str:
+    return f"Add it: az keyvault secret set --vault-name <vault> --name {name} --value <value>"
+
+
+class TestTenants:
+    """`--tenants` also checks the stored documents, and looks for the declared secrets in the vault."""
+
+    async def test_missing_secrets_are_listed(self, world: World, vault: KeyVault, flows: Path) -> None:
+        """Each line names the tenant, the flow and the secret. Disabled entries lack nothing."""
+        for name in ("tenants--both--source--token", "tenants--half--source--token"):
+            vault.set_secret(name, "s3cret-value")
+        vault.set_secret("shared--geocoder--key", "s3cret-value")
+        await world.put(
+            document("both", entry("orders"), entry("plain")),
+            document("half", entry("old")),
+            document("none", entry("plain"), entry("orders")),
+            document("off", entry("orders", enabled=False)),
+        )
+
+        code, lines = await check_tenants(world, flows)
+        vault.delete_secret("shared--geocoder--key")
+        without_shared, more = await check_tenants(world, flows)
+
+        address = vault.uri.rstrip("/")
+        missing = f"none/orders: secret 'tenants--none--source--token' is not in {address}. "
+        assert lines == [
+            missing + add("tenants--none--source--token"),
+            "4 tenants, 6 declared secrets, 1 missing, 0 problems",
+        ]
+        assert more[-1] == "4 tenants, 6 declared secrets, 4 missing, 0 problems"
+        assert f"half/old: secret 'shared--geocoder--key' is not in {address}. {add('shared--geocoder--key')}" in more
+        assert (code, without_shared) == (1, 1)
+        assert "s3cret-value" not in "\n".join(lines + more)
+
+    async def test_nothing_missing_gives_exit_code_0(self, world: World, vault: KeyVault, flows: Path) -> None:
+        """Each secret is read once, however many entries declare it."""
+        vault.set_secret("shared--geocoder--key", "x")
+        for number in range(120):
+            vault.set_secret(f"tenants--t{number}--source--token", "x")
+        await world.put(*(document(f"t{number}", entry("orders")) for number in range(120)))
+        vault.reads.clear()
+
+        code, lines = await check_tenants(world, flows)
+
+        assert (code, lines) == (0, ["120 tenants, 240 declared secrets, 0 missing, 0 problems"])
+        del vault.reads["shared--datasync-check"]
+        assert len(vault.reads) == 121
+        assert set(vault.reads.values()) == {1}
+
+    async def test_problems_of_documents_are_listed(self, world: World, vault: KeyVault, flows: Path) -> None:
+        """They are those that a tick reports. Secrets of an entry that cannot run are not read."""
+        await world.put(
+            document("acme", entry("orders", settings={"total": "5"}), entry("lost")),
+            document("bad", flows="none"),
+            document("with_line", entry("orders")),
+        )
+        vault.reads.clear()
+
+        code, lines = await check_tenants(world, flows)
+
+        lost, orders, bad, with_line = sorted(lines[:-1])
+        assert lost.startswith("acme/lost flows[1].name: no flow is named 'lost'")
+        assert orders == 'acme/orders flows[0].settings.total: expected a whole number, got "5"'
+        assert bad == 'bad flows: expected a list of flow entries, got "none"'
+        assert with_line.startswith("with_line/orders tenantId: secret 'tenants--with_line--source--token': Key Vault")
+        assert (code, lines[-1]) == (1, "3 tenants, 0 declared secrets, 0 missing, 4 problems")
+        assert set(vault.reads) == {"shared--datasync-check"}
+
+    async def test_a_flow_file_that_cannot_be_loaded_is_a_problem(self, world: World, flows: Path) -> None:
+        """Its flows are unknown, so their secrets cannot be checked."""
+        (flows / "declaring" / "broken.py").write_text("import no_such_library\n")
+
+        code, lines = await check_tenants(world, flows)
+
+        cause = "cannot be loaded; its flows cannot run: ModuleNotFoundError: No module named 'no_such_library'"
+        assert f"declaring.broken: {cause}" in lines
+        assert (code, lines[-1]) == (1, "0 tenants, 0 declared secrets, 0 missing, 1 problem")
+
+    async def test_a_vault_that_refuses_is_one_sentence(self, world: World, vault: KeyVault, flows: Path) -> None:
+        """The tenants are checked only if every service answers."""
+        vault.fail_next(403)
+        await world.put(document("acme", entry("orders")))
+
+        code, lines = await check_tenants(world, flows)
+
+        assert (code, lines) == (1, ["the tenants were not checked: correct the services above first"])
+
+    async def test_a_secret_that_the_vault_refuses_ends_the_check(
+        self, world: World, vault: KeyVault, services: Services
+    ) -> None:
+        """A disabled secret, for example. The error names the secret and the remedy."""
+        registry = FlowRegistry()
+        registry.flow("orders", secrets=("source--token",))(does_nothing)
+        await world.put(document("acme", entry("orders")))
+        vault.fail_next(403)
+
+        with pytest.raises(
+            ServiceUnavailable, match="refused to give 'tenants--acme--source--token'.*Enable the secret"
+        ):
+            [line async for line in TenantsReport(services, registry, NOW).lines()]
+
+    async def test_without_a_vault_declared_secrets_cannot_be_checked(self, world: World, flows: Path) -> None:
+        """The sentence names the setting."""
+        await world.put(document("acme", entry("orders")))
+
+        code, lines = await check_tenants(world, flows, KEY_VAULT_URI="")
+
+        assert code == 1
+        assert lines[0].startswith("the tenants were not checked to the end: KEY_VAULT_URI: missing")
+
+    async def test_the_settings_file_is_used(self, world: World, flows: Path, tmp_path: Path) -> None:
+        """`--settings` and `--tenants` work together."""
+        await world.put(document("acme", entry("plain")))
+        file = tmp_path / "local.settings.json"
+        file.write_text(json.dumps({"IsEncrypted": False, "Values": world.environ}))
+
+        code, lines = await check("--tenants", "--flows", "declaring", "--settings", str(file), PYTHONPATH=str(flows))
+
+        assert (code, lines[-1]) == (0, "1 tenant, 0 declared secrets, 0 missing, 0 problems")

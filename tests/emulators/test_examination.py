@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from azure.cosmos.aio import CosmosClient
@@ -160,6 +161,20 @@ async def test_all_documents_are_examined_when_the_flows_change(world: World, se
 
     assert (await tick(services, LATER, registry_of("another"))).problems == 3
     assert (await tick(services, LATER, registry_of("weather"))).problems == 0
+
+
+async def test_all_documents_are_examined_when_a_flow_declares_other_settings(world: World, services: Services) -> None:
+    """After a new version of the flow, the next tick finds a problem in each tenant whose settings no longer fit."""
+    await world.put(
+        *[document(f"tenant-{n}", entry("mapped", nextRunUtc=AHEAD, settings={"total": n})) for n in (1, 2)],
+        document("tenant-3", entry("mapped", nextRunUtc=AHEAD, settings={"total": "3"})),
+    )
+    await tick(services, NOW, registry_of("mapped"))
+    await forget_overlap(world)
+    registry = FlowRegistry()
+    registry.flow("mapped", settings=msgspec.defstruct("Rules", [("total", int)]))(does_nothing)
+
+    assert (await tick(services, LATER, registry)).problems == 1
 
 
 async def test_an_unknown_flow_stays_due_and_runs_once_when_it_exists(

@@ -8,12 +8,21 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
 from msgspec.structs import replace
 
 from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClient
-from datasync.errors import FlowFailed, FlowUnknown, ServiceUnavailable, StateInvalid, TenantInvalid, TenantUnknown
+from datasync.errors import (
+    FlowFailed,
+    FlowSettingsInvalid,
+    FlowUnknown,
+    ServiceUnavailable,
+    StateInvalid,
+    TenantInvalid,
+    TenantUnknown,
+)
 from datasync.model.job import JobMessage, QueueMessage
 from datasync.model.state import FlowState
 from datasync.services import Services
@@ -57,6 +66,43 @@ async def test_an_attempt_that_exceeds_its_timeout_is_cancelled(world: World, se
 
     assert cancelled.is_set()
     assert [record["outcome"] for record in await world.records()] == ["failed"]
+
+
+class Rules(msgspec.Struct, rename="camel"):
+    min_total: float
+    skip: list[str] = []
+
+
+async def test_declared_settings_are_decoded(world: World, services: Services) -> None:
+    """`run.settings` is an instance of the declared type."""
+    seen = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        seen.append(run.settings)
+
+    await world.put(document("t", entry("flow", settings={"minTotal": 5, "note": "ignored"})))
+    run = await run_job(services, registered(flow, settings=Rules), message(), NOW)
+
+    assert run.outcome == "succeeded"
+    assert seen == [Rules(min_total=5)]
+
+
+async def test_settings_that_do_not_fit_keep_the_flow_from_starting(world: World, services: Services) -> None:
+    """The record has the tenant, the flow, the field, its value and the remedy."""
+    called = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        called.append(tenant_id)
+
+    await world.put(document("t", entry("flow", settings={"minTotal": 5, "skip": ["a", 5]})))
+    with pytest.raises(FlowSettingsInvalid):
+        await run_job(services, registered(flow, settings=Rules), message(), NOW)
+
+    (record,) = await world.records()
+    assert record["error"] == (
+        "FlowSettingsInvalid: t/flow flows[0].settings.skip[1]: expected a text, got 5. Correct the tenant's document"
+    )
+    assert called == []
 
 
 @pytest.mark.parametrize(

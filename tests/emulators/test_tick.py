@@ -5,16 +5,20 @@ import json
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Any
 
+import msgspec
 import pytest
 
+from datasync import FlowRegistry
 from datasync.errors import ServiceUnavailable
 from datasync.services import Services
 from datasync.settings import Settings
 from datasync.tick.tick import Tally
+from localdev.keyvault import KeyVault
 from tests.documents import document, entry
 from tests.faults import Killed, Wire, to
-from tests.stages import FakeClock, tick
+from tests.stages import FakeClock, does_nothing, registry_of, tick
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
@@ -89,6 +93,59 @@ class TestConflicts:
 
         assert (tally.enqueued, tally.advanced, tally.failed) == (1, 0, 1)
         assert "'tenant-1' was changed by others in each of 20 tries" in caplog.text
+
+
+class Rule(msgspec.Struct):
+    sku: str
+
+
+class Rules(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    min_total: float = 0
+    rules: list[Rule] = []
+
+
+def declaring(**options: Any) -> FlowRegistry:
+    """Return a registry with the flow `mapped` that has these options, and the flow `weather`."""
+    registry = registry_of("weather")
+    registry.flow("mapped", **options)(does_nothing)
+    return registry
+
+
+async def test_settings_that_do_not_fit_are_a_problem_before_anything_is_enqueued(
+    world: World, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other entry runs. The entry stays due, and runs once when it is corrected."""
+    registry = declaring(settings=Rules)
+
+    def tenant(settings: object) -> dict[str, Any]:
+        return document("acme", entry(nextRunUtc=DUE), entry("mapped", nextRunUtc=DUE, settings=settings))
+
+    await world.put(tenant({"rules": [{"sku": "a"}, {"sku": 5}]}))
+    wrong = await tick(services, NOW, registry)
+    assert [json.loads(body)["flowName"] for body in await world.take()] == ["weather"]
+    await world.put(tenant({"rules": [{"sku": "a"}, {"sku": "b"}]}))
+    corrected = await tick(services, NOW, registry)
+
+    assert (wrong.enqueued, wrong.problems, wrong.failed) == (1, 1, 0)
+    assert "INVALID acme/mapped flows[1].settings.rules[1].sku: expected a text, got 5" in caplog.text
+    assert corrected.problems == 0
+    assert [json.loads(body)["flowName"] for body in await world.take() if "mapped" in body] == ["mapped"]
+
+
+async def test_a_declared_secret_that_the_tenant_cannot_have_is_a_problem(
+    world: World, vault: KeyVault, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is enqueued for the entry. The vault is not read."""
+    vault.reads.clear()
+    await world.put(document("acme_1", entry("mapped", nextRunUtc=DUE)))
+
+    tally = await tick(services, NOW, declaring(secrets=("mysource--api-token",)))
+
+    assert (tally.enqueued, tally.problems) == (0, 1)
+    assert (
+        "INVALID acme_1/mapped tenantId: secret 'tenants--acme_1--mysource--api-token': Key Vault takes" in caplog.text
+    )
+    assert not vault.reads
 
 
 async def test_a_tick_killed_at_any_request_is_repeated_with_the_same_run_ids(

@@ -1,11 +1,12 @@
 """flows/home_depot_to_builder_prime.py, the example of a complete flow."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from datasync.errors import FlowFailed
-from flows.home_depot_to_builder_prime import FIRST_WINDOW
+from datasync.errors import FlowFailed, FlowSettingsInvalid
+from flows.home_depot_to_builder_prime import FIRST_WINDOW, SECRETS
 from localdev.demo_apis import DemoApis, Trouble
 from localdev.keyvault import KeyVault
 from tests.flows.conftest import NOW, SOURCE_TOKEN, TARGET_TOKEN, TENANT, RunFlow
@@ -88,10 +89,30 @@ async def test_rate_limits_and_errors_of_the_apis_are_handled(run_flow: RunFlow,
     assert set(apis.leads[TARGET_TOKEN]) == changed(apis, FIRST_WINDOW.days)
 
 
-async def test_an_invalid_rule_is_named(run_flow: RunFlow) -> None:
-    """A mistake in the tenant's settings fails the run. The error names the rule and the expected type."""
-    with pytest.raises(FlowFailed, match=r"Expected `object`, got `array` - at `\$.projectTypes`"):
-        await run_flow(NAME, {"projectTypes": ["kitchen"]})
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"projectTypes": ["kitchen"]}, r'settings.projectTypes: expected an object, got \["kitchen"\]'),
+        ({"projectTypes": {"kitchen": 5}}, "settings.projectTypes.kitchen: expected a text, got 5"),
+        ({"minTotals": 100}, "settings.minTotals: unknown setting 'minTotals'; did you mean 'minTotal'?"),
+    ],
+)
+async def test_an_invalid_rule_is_named(
+    run_flow: RunFlow, apis: DemoApis, settings: dict[str, Any], problem: str
+) -> None:
+    """A mistake in the tenant's settings ends the run before it starts. The error names the rule."""
+    with pytest.raises(FlowSettingsInvalid, match=problem):
+        await run_flow(NAME, settings)
+    assert not apis.leads[TARGET_TOKEN]
+
+
+async def test_the_declared_secrets_are_those_that_it_reads(run_flow: RunFlow, vault: KeyVault) -> None:
+    """`python -m datasync check --tenants` finds each secret that a tenant lacks."""
+    vault.reads.clear()
+
+    await run_flow(NAME)
+
+    assert set(vault.reads) == {f"tenants--{TENANT}--{name}" for name in SECRETS}
 
 
 async def test_a_missing_secret_is_named(run_flow: RunFlow, apis: DemoApis, vault: KeyVault) -> None:

@@ -425,6 +425,39 @@ def test_a_tenant_that_cannot_have_secrets_is_a_warning(tmp_path: Path, tenant_i
     assert (code, summary) == (0, "1 document, 0 problems, 1 warning")
 
 
+def test_a_declared_secret_that_the_tenant_cannot_have_is_a_problem(tmp_path: Path) -> None:
+    """A flow that declares a secret of the tenant cannot work, so there is a problem and no warning."""
+    file = write(tmp_path / "a.json", document("acme_1", entry("home-depot→builder-prime"), entry("weather")))
+
+    code, (problem, summary) = validate(file)
+
+    secret = "secret 'tenants--acme_1--homedepot--api-base'"
+    assert problem.startswith(f"{file}: acme_1/home-depot→builder-prime tenantId: {secret}: Key Vault takes names")
+    assert (code, summary) == (1, "1 document, 1 problem")
+
+
+def test_settings_that_do_not_fit_the_declared_type_are_problems(tmp_path: Path) -> None:
+    """Disabled entries are checked as well. The line names the path in the document."""
+    wrong, unknown = ({"projectTypes": {"kitchen": 5}}, {"minTotals": 5})
+    file = write(
+        tmp_path / "a.json",
+        [
+            document("t1", entry(), entry("home-depot→builder-prime", settings=wrong, enabled=False)),
+            document("t2", entry("home-depot→builder-prime", settings=unknown)),
+        ],
+    )
+
+    assert validate(file) == (
+        1,
+        [
+            f"{file}: t1/home-depot→builder-prime flows[1].settings.projectTypes.kitchen: expected a text, got 5",
+            f"{file}: t2/home-depot→builder-prime flows[0].settings.minTotals: "
+            "unknown setting 'minTotals'; did you mean 'minTotal'?",
+            "2 documents, 2 problems",
+        ],
+    )
+
+
 def test_a_misspelt_field_is_a_warning(tmp_path: Path) -> None:
     """The app ignores unknown fields, so a name close to a known field gets a warning. Other names do not."""
     entry_fields = {"name": "weather", "enabled": True, "cron": "0 0 9 * * *", "nextRunUTC": None, "setings": {}}
@@ -527,6 +560,14 @@ def test_a_missing_settings_file_is_a_usage_error(tmp_path: Path) -> None:
 
     assert result.exit_code == 2
     assert f"{tmp_path / 'none.json'} cannot be read: No such file or directory" in result.stderr
+
+
+def test_tenants_need_a_package_of_flows() -> None:
+    """A package that cannot be loaded is a usage error, as it is for `validate`."""
+    result = run("check", "--tenants", "--flows", "no_such_flows")
+
+    assert result.exit_code == 2
+    assert "'--flows': 'no_such_flows' cannot be loaded (" in result.stderr
 
 
 # --- in a new process

@@ -1,0 +1,113 @@
+"""Checks the stored tenant documents, and looks in the vault for the secrets that their flows declare."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+from datasync.cli.validate import count
+from datasync.errors import DataSyncError, SecretNotFound, TenantInvalid
+from datasync.flow.registry import FlowRegistry
+from datasync.flow.secrets import Vault, declared_secret
+from datasync.model.tenant import Tenant, is_tenant_document
+from datasync.services import Services
+from datasync.tick.check import entry_problems, tenant_problems
+
+READS_AT_ONCE = 4
+"""Reads of the vault at once. If each answer takes 20 ms or more, they are at most 200 per second.
+
+That is half of what a vault allows (4,000 in 10 seconds), and leaves the other half to the running app:
+https://learn.microsoft.com/azure/key-vault/general/service-limits
+"""
+
+
+class TenantsReport:
+    """Reports the problems of stored documents, and the secrets that enabled entries lack, one line each."""
+
+    def __init__(self, services: Services, registry: FlowRegistry, now: datetime) -> None:
+        self._services = services
+        self._registry = registry
+        self._now = now
+        self._tenants = 0
+        self._declared = 0
+        self.missing = 0
+        """Number of declared secrets that are not in the vault. A shared secret counts for each entry."""
+        self.problems = 0
+
+    async def lines(self) -> AsyncIterator[str]:
+        """Yield a line for each broken flow file, for each problem, and for each missing secret.
+
+        Disabled entries are not checked. An entry with a problem does not run, so its secrets are not read.
+
+        Raises:
+            SettingsInvalid: no vault is configured, and an entry declares a secret.
+            ServiceUnavailable: Cosmos DB or the vault refused or could not be reached.
+
+        """
+        for module in self._registry.broken:
+            self.problems += 1
+            yield f"{module}: cannot be loaded; its flows cannot run: {self._registry.cause(module)}"
+        async for page in self._services.tenants.all():
+            examined = [
+                _examine(document, self._registry, self._now) for document in page if is_tenant_document(document)
+            ]
+            declared = [each for _, found in examined for each in found]
+            self._tenants += len(examined)
+            self._declared += len(declared)
+            for problem in (each for found, _ in examined for each in found):
+                self.problems += 1
+                yield problem
+            missing = await _missing(self._services.vault, {name for _, name in declared})
+            for subject, name in declared:
+                if name in missing:
+                    self.missing += 1
+                    yield f"{subject}: {missing[name]}"
+
+    def summary(self) -> str:
+        """Return the numbers of tenants, declared secrets, missing secrets and problems."""
+        return (
+            f"{count(self._tenants, 'tenant')}, {count(self._declared, 'declared secret')}, {self.missing} missing, "
+            f"{count(self.problems, 'problem')}"
+        )
+
+
+def _examine(
+    document: Mapping[str, Any], registry: FlowRegistry, now: datetime
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the problems of a document, and the secrets of its enabled entries: `tenant/flow`, and the full name."""
+    try:
+        tenant = Tenant.from_document(document)
+    except TenantInvalid as error:
+        return [str(error)], []
+    problems = [*tenant_problems(tenant)]
+    declared: list[tuple[str, str]] = []
+    for entry in tenant.flows:
+        if not entry.enabled:
+            continue
+        if found := [*entry_problems(tenant, entry, registry, now)]:
+            problems += found
+            continue
+        names = dict.fromkeys(registry.resolve(entry.name).secrets)
+        declared += [(f"{tenant.id}/{entry.name}", declared_secret(tenant.id, name)) for name in names]
+    return [str(problem) for problem in dict.fromkeys(problems)], declared
+
+
+async def _missing(vault: Vault, names: Collection[str]) -> dict[str, SecretNotFound]:
+    """Read secrets, and return an error for each that the vault does not have."""
+    missing: dict[str, SecretNotFound] = {}
+    limit = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def read(name: str) -> None:
+        async with limit:
+            try:
+                await vault.get(name)
+            except SecretNotFound as error:
+                missing[name] = error
+
+    try:
+        async with asyncio.TaskGroup() as reads:
+            for name in names:
+                reads.create_task(read(name))
+    except* DataSyncError as errors:
+        raise errors.exceptions[0] from None
+    return missing
