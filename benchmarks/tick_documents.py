@@ -27,10 +27,10 @@ from benchmarks.local_services import for_each, local_services
 from datasync import FlowRegistry, clients
 from datasync.clients import Credential, cosmos_client
 from datasync.clock import Clock
+from datasync.model.tenant import FLEET
 from datasync.model.times import utc_text
 from datasync.services import Services
 from datasync.settings import Settings
-from datasync.stores.fleet import PARTITION
 from datasync.tick.tick import OVERLAP, tick
 
 START = datetime(2025, 8, 23, 12, tzinfo=UTC)
@@ -167,7 +167,7 @@ class Ticks:
         """
         await self._runs.patch_item(
             "watermark",
-            partition_key=PARTITION,
+            partition_key=FLEET,
             patch_operations=[{"op": "incr", "path": "/sinceTs", "value": OVERLAP}],
         )
 

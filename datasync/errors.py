@@ -96,7 +96,7 @@ class FlowSettingsInvalid(DataSyncError):
     """The settings in a tenant's document do not fit the type that the flow declares. Another attempt does not help."""
 
     def __init__(self, tenant_id: str, flow: str, path: str, why: str) -> None:
-        super().__init__(f"{tenant_id}/{flow} {path}: {why}. Correct the tenant's document")
+        super().__init__(f"{tenant_id}/{flow} {path}: {why.rstrip('.')} (correct the tenant's document)")
         self.path = path
         """The field in the document, such as `flows[2].settings.rules[0].sku`."""
         self.why = why
