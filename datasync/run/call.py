@@ -16,6 +16,7 @@ from datasync.errors import (
     DataSyncError,
     FlowFailed,
     FlowSignal,
+    LeaseLost,
     RetryLater,
     SecretRefused,
     ServiceUnavailable,
@@ -155,7 +156,7 @@ def _ending(execution: Execution, flow: Flow, run: FlowRun, describe: _Describe,
         return Ending(Outcome.INTERRUPTED, describe(why), raised=asyncio.CancelledError())
     if error is None:
         raise AssertionError("a flow that raised or was stopped has an error")
-    if execution.how is How.STOPPED:
+    if execution.how is How.STOPPED or isinstance(error, LeaseLost):
         raise error
     if signal := _signal(error):
         reason = redact.line(str(signal))  # without the name of the class

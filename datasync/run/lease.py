@@ -101,10 +101,8 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
     """Replace a lease that is over, and record the attempt that held it; None if somebody else was faster."""
     lost, token = found.lease or Lease(), found.token + 1
     job = _job_of(lost)
-    if job is None or lost.nonce is None:
-        taken = replace(found, lease=lease, token=token)
-        etags = await services.runs.save(taken)
-        return Taken(document=replace(taken, etag=etags[0]), interrupted=None) if etags else None
+    if job is None or lost.nonce is None or (isinstance(found, RunRecord) and found.has(lost.nonce)):
+        return await _replace(services, found, lease)
     attempt = Attempt(
         id=lost.nonce,
         outcome=Outcome.INTERRUPTED,
@@ -119,11 +117,20 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
         own = replace(own, etag=etags[0]) if etags else own
         return Taken(document=own, interrupted=own) if etags else None
     record = await services.runs.record(found.tenant_id, job.run_id) or RunRecord.begin(job, found.flow_name, now)
+    if record.has(lost.nonce):  # it ended, and left a task behind that kept the lease
+        return await _replace(services, found, lease)
     record = record.is_present_for(job).after(attempt)
     state = replace(found, lease=lease, token=token, last_run_utc=now, last_outcome=Outcome.INTERRUPTED)
     if not (etags := await services.runs.save(state, record)):
         return None
     return Taken(document=replace(state, etag=etags[0]), interrupted=replace(record, etag=etags[1]))
+
+
+async def _replace(services: Services, found: Leased, lease: Lease) -> Taken | None:
+    """Replace a lease without an attempt to record."""
+    taken = replace(found, lease=lease, token=found.token + 1)
+    etags = await services.runs.save(taken)
+    return Taken(document=replace(taken, etag=etags[0]), interrupted=None) if etags else None
 
 
 def _job_of(lease: Lease) -> Job | None:

@@ -79,7 +79,7 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
 
 async def _record(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
     runs, job = services.runs, delivery.job
-    record, state = delivery.record, await _state_to_write(services, delivery, ending)
+    record, state = _leased_record(delivery) or delivery.record, await _state_to_write(services, delivery, ending)
     for _ in range(_TRIES):
         own = (record or RunRecord.begin(job, delivery.names[0], delivery.started_utc)).is_present_for(job)
         ended = _Ended(services, delivery, ending, own, state)
@@ -97,6 +97,12 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
         f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {_TRIES} tries. "
         "It will be tried again"
     )
+
+
+def _leased_record(delivery: Delivery) -> RunRecord | None:
+    """Return the record of the run, as it was read last, if it has the lease itself."""
+    document = delivery.lease and delivery.lease.document
+    return document if isinstance(document, RunRecord) else None
 
 
 async def _state_to_write(services: Services, delivery: Delivery, ending: Ending) -> FlowState | None:
@@ -154,7 +160,6 @@ class _Ended:
         asked = ending.outcome is Outcome.DEFERRED and not ending.is_outage
         self.record = replace(
             record.after(attempt),
-            token=lease.document.token if lease and not _has_memory(lease) else record.token,
             retry_laters=record.retry_laters + asked,
             deferred_since_utc=record.deferred_since_utc or (now if ending.outcome is Outcome.DEFERRED else None),
             counts=ending.counts,
