@@ -82,10 +82,10 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
     record, state = _leased_record(delivery) or delivery.record, await _state_to_write(services, delivery, ending)
     for _ in range(_TRIES):
         own = (record or RunRecord.begin(job, delivery.names[0], delivery.started_utc)).is_present_for(job)
-        ended = _Ended(services, delivery, ending, own, state)
-        documents: list[Leased] = [ended.record, *([ended.state] if ended.state else [])]
+        ended, after = _after(services, delivery, ending, own, state)
+        documents: list[Leased] = [ended] if after is None else [ended, after]
         if await runs.save(*documents):
-            return ended.record
+            return ended
         record = await runs.record(job.tenant_id, job.run_id)
         if record and record.has(delivery.id):
             return record  # written by an earlier try, whose answer was lost
@@ -124,57 +124,56 @@ async def _counts(services: Services, delivery: Delivery, ending: Ending) -> boo
     return await services.tenants.has_entry(delivery.job.tenant_id, (delivery.job.flow_name, *delivery.names))
 
 
-class _Ended:
-    """The record and the state after an attempt."""
-
-    def __init__(
-        self, services: Services, delivery: Delivery, ending: Ending, record: RunRecord, state: FlowState | None
-    ) -> None:
-        job, lease = delivery.job, delivery.lease
-        now = max(services.clock.now(), delivery.started_utc)
-        ending = _decided(services, ending, record, now)
-        attempt = Attempt(
-            id=delivery.id,
-            outcome=ending.outcome,
-            started_utc=delivery.started_utc,
-            finished_utc=now,
-            token=lease.document.token if lease else 0,
-            error=ending.error,
-            secrets=ending.secrets,
-        )
-        is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
-        before = state.cursor if state else None
-        cursor = ending.cursor if is_done and _has_memory(lease) else before
-        self.state: FlowState | None = None
-        wanted = None
-        if state:
-            self.state = state.after(attempt, job, ending.window_end, cursor)
-            if _has_memory(lease):
-                ends_leg = ending.outcome.is_final or ending.outcome is Outcome.DEFERRED
-                wanted = state.wanted if ends_leg else None
-                self.state = replace(
-                    self.state,
-                    lease=state.lease if ending.abandoned else None,
-                    wanted=None if ends_leg else state.wanted,
-                )
-        asked = ending.outcome is Outcome.DEFERRED and not ending.is_outage
-        self.record = replace(
-            record.after(attempt),
-            retry_laters=record.retry_laters + asked,
-            deferred_since_utc=record.deferred_since_utc or (now if ending.outcome is Outcome.DEFERRED else None),
-            counts=ending.counts,
-            http=ending.http,
-            window=ending.window,
-            cursor_before=_short(before),
-            cursor_after=_short(cursor),
-            message_id=job.message_id,
-            next=tuple(_next(services, job, ending, now)) + ((PlannedJob(wanted, now),) if wanted else ()),
-        )
+def _after(
+    services: Services, delivery: Delivery, ending: Ending, record: RunRecord, state: FlowState | None
+) -> tuple[RunRecord, FlowState | None]:
+    """Return the record and the state after the attempt."""
+    job, lease = delivery.job, delivery.lease
+    now = max(services.clock.now(), delivery.started_utc)
+    ending = _decided(services, ending, record, now)
+    attempt = Attempt(
+        id=delivery.id,
+        outcome=ending.outcome,
+        started_utc=delivery.started_utc,
+        finished_utc=now,
+        token=lease.document.token if lease else 0,
+        error=ending.error,
+        secrets=ending.secrets,
+    )
+    after = _state_after(delivery, ending, attempt, state)
+    messages = [*_next(services, job, ending, now)]
+    if state and after and state.wanted and not after.wanted:
+        messages.append(PlannedJob(state.wanted, now))
+    is_deferred = ending.outcome is Outcome.DEFERRED
+    record = replace(
+        record.after(attempt),
+        retry_laters=record.retry_laters + (is_deferred and not ending.is_outage),
+        deferred_since_utc=record.deferred_since_utc or (now if is_deferred else None),
+        counts=ending.counts,
+        http=ending.http,
+        window=ending.window,
+        cursor_before=_short(state.cursor) if state else None,
+        cursor_after=_short(after.cursor) if after else None,
+        message_id=job.message_id,
+        next=tuple(messages),
+    )
+    return record, after
 
 
-def _has_memory(lease: HeldLease | None) -> bool:
-    """Return whether the attempt may change the window and the cursor: it has the lease of the flow's state."""
-    return lease is not None and isinstance(lease.document, FlowState)
+def _state_after(delivery: Delivery, ending: Ending, attempt: Attempt, state: FlowState | None) -> FlowState | None:
+    if state is None:
+        return None
+    job = delivery.job
+    if delivery.lease is None or not isinstance(delivery.lease.document, FlowState):
+        return state.after(attempt, job, None, state.cursor)  # without the lease, nothing but the counts may change
+    is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
+    after = state.after(attempt, job, ending.window_end, ending.cursor if is_done else state.cursor)
+    ends_leg = ending.outcome.is_final or ending.outcome is Outcome.DEFERRED
+    return replace(
+        after,
+        lease=state.lease if ending.abandoned else None,
+        wanted=None if ends_leg else state.wanted,
+    )
 
 
 def _decided(services: Services, ending: Ending, record: RunRecord, now: datetime) -> Ending:
