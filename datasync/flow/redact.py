@@ -14,10 +14,12 @@ LINE = 2000
 _SHORTEST = 4  # characters: a shorter secret would blank out everything
 _SHORTEST_PART = 8  # characters: a shorter part of a secret, such as the line `},`, is not secret
 
-# Some APIs expect keys in the query. The address may be a secret, which is replaced already.
-_URL_QUERY = re.compile(r"((?:https?://|<[0-9A-Za-z-]+>)[^\s?'\"]*\?)[^\s'\"]+")
+# Some APIs expect keys in the query. The address may be a secret, which is replaced already. The patterns start where a
+# text without blanks starts and do not backtrack, so that a long text is searched once.
+_START = r"(?:^|(?<=[\s'\"?]))"
+_URL_QUERY = re.compile(rf"({_START}(?>[^\s?'\"]*?(?:https?://|<[0-9A-Za-z-]+>))[^\s?'\"]*+\?)[^\s'\"]+")
 # The same without a host. Without a `=`, as in "and/or?", it is a sentence.
-_PATH_QUERY = re.compile(r"((?:^|(?<=[\s'\"]))[^\s?'\"/]*/[^\s?'\"]*\?)[^\s'\"=]+=[^\s'\"]*")
+_PATH_QUERY = re.compile(rf"({_START}[^\s?'\"/]*+/[^\s?'\"]*+\?)[^\s?'\"=]++=[^\s'\"]*")
 _URL_PASSWORD = re.compile(r"(https?://[^\s/@:'\"]*:)[^\s/@'\"]+(?=@)")
 _URL_SAFE = str.maketrans("+/", "-_")
 

@@ -1,6 +1,11 @@
 """The log of a run, without secrets."""
 
+import html
+import json
 import logging
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -19,7 +24,14 @@ from datasync.telemetry.emit import configure
         ("https://user:pass@a.example/", "https://user:***@a.example/"),
         ("https://a.example:8443/x", "https://a.example:8443/x"),
         ("https://s3cret.example/x?a=b", "https://<crm--part>.example/x?***"),
+        ("GET /x/y?api_key=1&b=2 failed", "GET /x/y?*** failed"),
+        ('{"next": "/x?api_key=1"}', '{"next": "/x?***"}'),
+        (r'{"next": "https:\/\/a.example\/x?api_key=1"}', r'{"next": "https:\/\/a.example\/x?***"}'),
+        ("see(https://a.example/x?api_key=1)", "see(https://a.example/x?***"),
+        ("why?https://a.example/x?api_key=1", "why?https://a.example/x?***"),
         ("is it so? yes", "is it so? yes"),
+        ("so?https://a.example/x", "so?https://a.example/x"),
+        ("this and/or?that", "this and/or?that"),
     ],
 )
 def test_secrets_are_removed(text: str, redacted: str) -> None:
@@ -49,6 +61,62 @@ def test_a_secret_is_removed_in_every_form(form: str) -> None:
 
     assert "MIIEvQ1BADANBg" not in redact(f"before {form} after")
     assert "<crm--key>" in redact(form)
+
+
+SECRET = 'p@ss/wörd "1"+<&'
+"""A secret with characters that each encoding writes in another way."""
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        json.dumps({"echo": SECRET}),
+        json.dumps({"echo": SECRET}, ensure_ascii=False),
+        json.dumps({"echo": SECRET}).replace("/", r"\/"),
+        html.escape(f"<p>{SECRET}</p>"),
+        urlencode({"echo": SECRET}),
+        urlencode({"echo": SECRET}, quote_via=quote),
+        f"/echo/{quote(SECRET, safe='')}",
+    ],
+)
+def test_a_secret_is_removed_from_a_body(form: str) -> None:
+    """An API may return the secret as JSON, with or without escapes for `/` and non-ASCII, as HTML, or as a form."""
+    redact = Redaction()
+    redact.add("crm--key", f"{SECRET}\n")
+
+    assert redact(form).count("<crm--key>") == 1
+    assert "rd" not in redact(form)
+
+
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
+@pytest.mark.parametrize("user", ["", "a:", "ab:", "abc:"])
+def test_a_secret_is_removed_in_base64(encode: Callable[[bytes], bytes], user: str) -> None:
+    """The credentials of basic authentication are `user:secret` in base64. The text around the secret can be longer."""
+    redact = Redaction()
+    redact.add("crm--password", "s3cret-pässword?>>\n")
+    encoded = encode(f"{user}s3cret-pässword?>>".encode()).decode()
+
+    redacted = redact(f"Basic {encoded}")
+
+    assert "<crm--password>" in redacted
+    assert len(redacted) - len("Basic <crm--password>") <= len(user) * 4 / 3 + 6
+
+
+def test_the_texts_of_a_secret_in_json_are_removed() -> None:
+    """A flow uses the parts of such a secret, such as the key of a service account."""
+    redact = Redaction()
+    redact.add("crm--account", '{"type":"robot","keys":[{"id":1,"key":"s3cret-key\\npart"}]}')
+
+    assert redact("the robot with s3cret-key\npart") == "the robot with <crm--account>"
+
+
+@pytest.mark.parametrize("secret", ["[" * 100_000, '["half \\ud83d pair"]', "half \ud83d pair", "12345678", "null"])
+def test_any_text_can_be_a_secret(secret: str) -> None:
+    """Deeply nested JSON and half a surrogate pair do not break the run."""
+    redact = Redaction()
+    redact.add("crm--odd", secret)
+
+    assert redact(f"before {secret} after") == "before <crm--odd> after"
 
 
 def test_half_a_surrogate_pair_is_escaped() -> None:
