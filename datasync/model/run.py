@@ -214,11 +214,9 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         content = dict(document)
         if "attempt" in content:
             content["attemptCount"] = content.pop("attempt")
-        error = content.get("error")
-        if isinstance(error, str):
-            content["error"] = {"kind": error.partition(":")[0], "message": error, "fingerprint": ""}
+        error = Failure.read(content.pop("error", None))
         record = decode(cls, {**content, "etag": document.get("_etag"), "unknown": {}})
-        return replace(record, unknown=unknown_fields(cls, content))
+        return replace(record, error=error, unknown=unknown_fields(cls, content))
 
 
 def record_id(run_id: str) -> str:
