@@ -42,10 +42,12 @@ class SettingsInvalid(DataSyncError):
 class ServiceUnavailable(DataSyncError):
     """A service refused the request or could not be reached."""
 
-    def __init__(self, message: str, service: str = "Cosmos DB") -> None:
+    def __init__(self, message: str, service: str = "Cosmos DB", status: int | None = None) -> None:
         super().__init__(message)
         self.service = service
         """`Cosmos DB`, `the queue` or `Key Vault`."""
+        self.status = status
+        """The HTTP status of the answer; None if there was none."""
 
 
 class TenantInvalid(DataSyncError):

@@ -131,7 +131,7 @@ def check_cursor(cursor: Any) -> None:
 
     """
     try:
-        size = len(json.dumps(cursor, allow_nan=False).encode())
+        size = len(json.dumps(cursor, allow_nan=False, ensure_ascii=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise CursorInvalid(
             f"run.cursor is not a JSON value ({error}): use texts, numbers, lists and dictionaries"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from random import random
 from typing import Any
 
@@ -30,6 +31,7 @@ _LONGEST_OUTAGE_PAUSE = timedelta(minutes=15)
 _PATIENCE = timedelta(minutes=3)
 """How long an attempt waits for Cosmos DB to record its end. Until its lease is over, no other attempt starts."""
 
+_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _RECORDED_CURSOR = 1024  # bytes of JSON
 _TRIES = 20
 _LONGEST_PAUSE = timedelta(milliseconds=200)
@@ -70,11 +72,20 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
         try:
             return await _record(services, delivery, ending)
         except ServiceUnavailable as error:
+            if error.status in _REFUSALS and ending.error != _refused(error).error:
+                ending = _refused(error)
+                continue
             if delivery.lease is None or waited >= _PATIENCE:
                 raise
             emit(EndingNotRecorded(job=delivery.job, outcome=ending.outcome, error=error, traceback=ending.traceback))
         await services.clock.sleep(pause)
         waited, pause = waited + pause, min(pause * 2, timedelta(minutes=1))
+
+
+def _refused(error: ServiceUnavailable) -> Ending:
+    """Return the ending of an attempt whose counts, cursor or error Cosmos DB does not accept."""
+    failure = Failure(kind="RecordRefused", message=str(error), fingerprint="record-refused")
+    return Ending(Outcome.FAILED, failure, raised=error)
 
 
 async def _record(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
@@ -212,4 +223,5 @@ def outage_pause(outages: int) -> timedelta:
 
 
 def _short(cursor: Any) -> Any:
-    return cursor if len(msgspec.json.encode(cursor)) <= _RECORDED_CURSOR else None
+    return cursor if len(msgspec.json.encode(cursor)) <= _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+_RECORDED_CURSOR else None

@@ -77,7 +77,8 @@ def explained(doing: str) -> Iterator[None]:
     except CosmosHttpResponseError as error:
         remedy = _REMEDIES.get(error.status_code or 0, "It will be tried again")
         raise ServiceUnavailable(
-            f"Cosmos DB answered {error.status_code} {doing}: {shorten(' '.join(str(error.message).split()))}. {remedy}"
+            f"Cosmos DB answered {error.status_code} {doing}: {shorten(' '.join(str(error.message).split()))}. {remedy}",
+            status=error.status_code,
         ) from None
     except ClientAuthenticationError as error:
         raise ServiceUnavailable(
