@@ -223,5 +223,4 @@ def outage_pause(outages: int) -> timedelta:
 
 
 def _short(cursor: Any) -> Any:
-    return cursor if len(msgspec.json.encode(cursor)) <= _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-_RECORDED_CURSOR else None
+    return cursor if len(msgspec.json.encode(cursor)) <= _RECORDED_CURSOR else None

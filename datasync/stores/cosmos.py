@@ -76,8 +76,9 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except CosmosHttpResponseError as error:
         remedy = _REMEDIES.get(error.status_code or 0, "It will be tried again")
+        why = shorten(" ".join(str(error.message).split()))
         raise ServiceUnavailable(
-            f"Cosmos DB answered {error.status_code} {doing}: {shorten(' '.join(str(error.message).split()))}. {remedy}",
+            f"Cosmos DB answered {error.status_code} {doing}: {why}. {remedy}",
             status=error.status_code,
         ) from None
     except ClientAuthenticationError as error:
