@@ -292,7 +292,7 @@ class TestTenants:
         assert lost.startswith("acme/lost flows[1].name: no flow is named 'lost'")
         assert orders == 'acme/orders flows[0].settings.total: expected a whole number, got "5"'
         assert bad == 'bad flows: expected a list of flow entries, got "none"'
-        assert with_line.startswith("with_line/orders tenantId: secret 'tenants--with_line--source--token': Key Vault")
+        assert with_line.startswith("with_line/orders flows[0]: secret 'tenants--with_line--source--token': Key Vault")
         assert (code, lines[-1]) == (1, "3 tenants, 0 declared secrets, 0 missing, 4 problems")
         assert set(vault.reads) == {"shared--datasync-check"}
 

@@ -29,6 +29,10 @@ class Fixed(msgspec.Struct, tag="fixed"):
     amount: int
 
 
+class Free(msgspec.Struct):
+    note: Any
+
+
 class Percent(msgspec.Struct, tag="percent"):
     percent: int
 
@@ -97,6 +101,7 @@ class Everything(msgspec.Struct):
     discount: Fixed | Percent | None = None
     single: Fixed | None = None
     span: Span | None = None
+    free: Free | None = None
     point: Point | None = None
     place: Place | None = None
     tuple_: Pair | None = None
@@ -175,6 +180,7 @@ class Everything(msgspec.Struct):
         ({"single": {"type": "percent", "amount": 5}}, "single.type", "expected 'fixed', got \"percent\""),
         ({"single": {"amount": "5"}}, "single.amount", 'expected a whole number, got "5"'),
         ({"span": {"first": 2, "last": 1}}, "span", "first=2 must not be above last=1"),
+        ({"free": {}}, "free.note", "missing; expected any value"),
         ({"point": {"x": "a"}}, "point", 'expected an object with the fields of Point or null, got {"x": "a"}'),
         ({"place": {}}, "place", "expected an object with the fields of Place or null, got {}"),
         ({"tuple_": [1]}, "tuple_", "expected a list of 2 values or null, got [1]"),
