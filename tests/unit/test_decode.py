@@ -161,6 +161,7 @@ class Everything(msgspec.Struct):
         ({"many": [1, 2, "a"]}, "many[2]", 'expected a whole number, got "a"'),
         ({"prices": {"a": 1, "b": "x"}}, "prices.b", 'expected a number, got "x"'),
         ({"prices": {"home & garden": "x"}}, 'prices["home & garden"]', 'expected a number, got "x"'),
+        ({"prices": {"x" * 1000: "x"}}, f'prices["{"x" * 200}… (1000 characters)"]', 'expected a number, got "x"'),
         ({"by_number": {"1": "a", "2": 3}}, "by_number.2", "expected a text, got 3"),
         (
             {"by_number": {"one": "a"}},
@@ -208,7 +209,7 @@ def test_the_path_begins_where_the_caller_says() -> None:
 
 
 def test_documents_that_fit_are_decoded() -> None:
-    """Defaults fill in what is missing, and fields that the type does not know are ignored."""
+    """Missing fields have their defaults, and unknown fields are ignored."""
     read = decode(
         Everything,
         {

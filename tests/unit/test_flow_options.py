@@ -1,4 +1,4 @@
-"""The options of `@flow`, and what they change for the entries of a flow."""
+"""The options of `@flow`, and their effect on the entries of a flow."""
 
 import os
 import subprocess
