@@ -16,7 +16,7 @@ from datasync.tick.check import entry_problems, tenant_problems
 READS_AT_ONCE = 4
 """Reads of the vault at once. If each answer takes 20 ms or more, they are at most 200 per second.
 
-That is half of what a vault allows (4,000 in 10 seconds), and leaves the other half to the running app:
+A vault allows 4,000 in 10 seconds. The rest is for the running app:
 https://learn.microsoft.com/azure/key-vault/general/service-limits
 """
 

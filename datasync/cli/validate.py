@@ -71,14 +71,11 @@ class Report:
             yield self._problem(
                 file, f"{tenant.id} tenantId: {place} and {first} are documents of the same tenant: merge them"
             )
-        problems = _problems(tenant, self._registry, self._now)
-        for problem in problems:
+        for problem in _problems(tenant, self._registry, self._now):
             yield self._problem(file, problem)
         for path, meant in _misspelt(document):
             self._warnings += 1
             yield f"{file}: {tenant.id} {path}: warning: unknown field, ignored; did you mean {meant!r}?"
-        if any(problem.path == "tenantId" for problem in problems):
-            return  # a flow declares such a secret, so that this is a problem and not only a warning
         if refused := _refused_secret(tenant.id):
             self._warnings += 1
             yield f"{file}: {tenant.id} tenantId: warning: its flows cannot read secrets of the tenant: {refused}"
@@ -124,12 +121,12 @@ def _parse(content: bytes) -> Any:
     return read
 
 
-def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> list[Problem]:
-    """Return the problems of a document, each once. Disabled entries are checked as well."""
+def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
+    """Yield the problems of a document, each once. Disabled entries are checked as well."""
     found = [*tenant_problems(tenant)]
     for entry in tenant.flows:
         found += entry_problems(tenant, entry, registry, now)
-    return [*dict.fromkeys(found)]
+    yield from dict.fromkeys(found)
 
 
 def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

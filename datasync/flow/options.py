@@ -14,7 +14,7 @@ from datasync.flow.secrets import check_name, declared_secret
 
 
 class Overlap(StrEnum):
-    """What happens to a run that meets another run of the same flow and tenant."""
+    """The rule for a run that meets another run of the same flow and tenant."""
 
     ONCE = "once"
     """It is skipped, and the other's end sends one more."""
@@ -25,7 +25,7 @@ class Overlap(StrEnum):
 
 
 type Cooldown = Literal["tenant", "provider"]
-"""What a provider's request to wait holds back: the runs of the tenant that it answered, or those of all tenants."""
+"""The runs that wait when a provider asks for a pause: those of the tenant, or those of all tenants."""
 
 MOST_PARTS = 1000
 
@@ -96,7 +96,10 @@ def _settings_mistakes(settings: object) -> Iterator[str]:
         settings_schema(settings)
     except (TypeError, NameError) as error:
         why = " ".join(str(error).split())
-        yield f"settings={settings.__name__} has a field that JSON cannot be decoded to; change its type: {why}"
+        yield (
+            f"settings={settings.__name__} has a field that JSON cannot be decoded to. "
+            f"Change its type, or define the type before the flow: {why}"
+        )
 
 
 def _secrets_mistakes(secrets: object) -> Iterator[str]:

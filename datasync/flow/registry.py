@@ -74,10 +74,14 @@ class Flow:
         """
         if self.settings is None:
             return entry.settings
+        path = f"flows[{entry.index}].settings"
         try:
-            return decode(self.settings, entry.settings, f"flows[{entry.index}].settings")
+            return decode(self.settings, entry.settings, path)
         except FieldError as error:
             raise FlowSettingsInvalid(tenant_id, self.name, error.path, error.why) from None
+        except Exception as error:  # noqa: BLE001 - __post_init__ is the author's code, and a tick runs it
+            why = f"{self.settings.__name__} cannot be made from them ({type(error).__name__}: {error})"
+            raise FlowSettingsInvalid(tenant_id, self.name, path, why) from None
 
 
 class FlowRegistry:
@@ -107,15 +111,15 @@ class FlowRegistry:
             name: The name of the flow in tenant documents. A printable text of up to 200 characters without `/ \ ? #`.
             aliases: Former names. Documents that hold one keep working.
             timeout: The longest an attempt may take. It is cancelled then, and counts as failed.
-            overlap: What happens to a run that meets another of the same flow and tenant. `once`: it is skipped, and
-                the other's end sends one more. `skip`: it is skipped. `allow`: both run.
+            overlap: The rule for a run that meets another of the same flow and tenant. `once`: it is skipped, and the
+                other's end sends one more. `skip`: it is skipped. `allow`: both run.
             parts: The most parts of one run, from 1 to 1000.
             settings: A `msgspec.Struct` type. `run.settings` is decoded to it. An entry whose settings do not fit is a
                 problem of the document, and does not run.
             secrets: Names of the secrets that the flow reads: `system--key` for
                 `tenants--{tenantId}--system--key`, or `shared--…`. The flow may read others too.
             provider: A short name of the API that the flow calls: up to 64 letters, digits, `.`, `_` and `-`.
-            cooldown: Whose runs wait when the provider asks to be left alone: those of the `tenant`, or those of all
+            cooldown: The runs that wait when the provider asks for a pause: those of the `tenant`, or those of all
                 tenants (`provider`).
 
         Raises:
@@ -176,9 +180,8 @@ class FlowRegistry:
     def fingerprint(self) -> str:
         """A hash of the version, the flows and the broken files: a change may change the problems of documents."""
         names = sorted(f"{name}={flow.name}" for name, flow in self._flows.items())
-        return sha256("\n".join([VERSION, *names, *map(_declared, self), *sorted(self.broken)]).encode()).hexdigest()[
-            :16
-        ]
+        lines = [VERSION, *names, *map(_declaration, self), *sorted(self.broken)]
+        return sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Flow]:
         """Iterate over the flows, each once, in the order of their names."""
@@ -197,8 +200,8 @@ class FlowRegistry:
                 emit(FlowFileBroken(module=name, cause=self.cause(name), traceback=text))
 
 
-def _declared(flow: Flow) -> str:
-    """Return what the entries of a flow are checked against, the same text in every process."""
+def _declaration(flow: Flow) -> str:
+    """Describe the settings and secrets that a flow declares: the same text in every process."""
     schema = settings_schema(flow.settings) if flow.settings else ""
     return f"{flow.name} settings={schema} secrets={','.join(flow.secrets)}"
 

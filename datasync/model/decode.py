@@ -159,8 +159,8 @@ def _unknown(name: str, known: Collection[str]) -> str:
 
 
 def _joined(path: str, name: str) -> str:
-    """Return the path of a field: `settings.rules`, or `settings["a b"]` for a name that is not a word."""
-    if not re.fullmatch(r"[\w-]+", name):
+    """Return the path of a field: `settings.rules`, or `settings["a b"]` for a name that is not a short word."""
+    if not re.fullmatch(r"[\w-]{1,100}", name):
         return f"{path}[{json.dumps(shorten(name), ensure_ascii=False)}]"
     return f"{path}.{name}" if path else name
 

@@ -8,6 +8,7 @@ from msgspec import Meta, inspect
 from datasync.model import times
 
 _PLAIN: dict[type[inspect.Type], str] = {
+    inspect.AnyType: "any value",
     inspect.NoneType: "null",
     inspect.BoolType: "true or false",
     inspect.BytesType: "a text in base64",
@@ -22,7 +23,7 @@ _PLAIN: dict[type[inspect.Type], str] = {
 
 
 def expected(type_: Any) -> str:
-    """Return what JSON has to hold for a type: the description of its `msgspec.Meta`, or words for its kind."""
+    """Describe the JSON value of a type: with the description of its `msgspec.Meta`, or with words for its kind."""
     described = [each.description for each in get_args(type_) if isinstance(each, Meta) and each.description]
     return described[-1] if described else _words(inspect.type_info(type_))
 

@@ -62,7 +62,7 @@ def _flow_problems(tenant: Tenant, entry: FlowEntry, flow: Flow) -> Iterator[Pro
         for name in flow.secrets:
             check_name(tenant.id, declared_secret(tenant.id, name))
     except SecretRefused as refused:
-        yield Problem(tenant_id=tenant.id, flow=entry.name, path="tenantId", why=str(refused))
+        yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"flows[{entry.index}]", why=str(refused))
 
 
 def _alias_problem(tenant: Tenant, entry: FlowEntry, flow: Flow) -> str | None:

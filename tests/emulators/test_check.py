@@ -5,9 +5,11 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import CosmosClient
@@ -248,6 +250,18 @@ def add(name: str) -> str:
     return f"Add it: az keyvault secret set --vault-name <vault> --name {name} --value <value>"
 
 
+class Rules(msgspec.Struct):
+    total: int = 0
+
+
+def orders_registry() -> FlowRegistry:
+    """Return a registry with the flow `orders` of the package `declaring`."""
+    registry = FlowRegistry()
+    secrets = ("source--token", "shared--geocoder--key")
+    registry.flow("orders", aliases=("old",), settings=Rules, secrets=secrets)(does_nothing)
+    return registry
+
+
 class TestTenants:
     """`--tenants` also checks the stored documents, and looks for the declared secrets in the vault."""
 
@@ -293,7 +307,7 @@ class TestTenants:
         assert len(vault.reads) == 121
         assert set(vault.reads.values()) == {1}
 
-    async def test_problems_of_documents_are_listed(self, world: World, vault: KeyVault, flows: Path) -> None:
+    async def test_problems_of_documents_are_listed(self, world: World, vault: KeyVault, services: Services) -> None:
         """They are those that a tick reports. Secrets of an entry that cannot run are not read."""
         await world.put(
             document("acme", entry("orders", settings={"total": "5"}), entry("lost")),
@@ -301,16 +315,16 @@ class TestTenants:
             document("with_line", entry("orders")),
         )
         vault.reads.clear()
+        report = TenantsReport(services, orders_registry(), NOW)
 
-        code, lines = await check_tenants(world, flows)
+        lost, orders, bad, with_line = sorted([line async for line in report.lines()])
 
-        lost, orders, bad, with_line = sorted(lines[:-1])
         assert lost.startswith("acme/lost flows[1].name: no flow is named 'lost'")
         assert orders == 'acme/orders flows[0].settings.total: expected a whole number, got "5"'
         assert bad == 'bad flows: expected a list of flow entries, got "none"'
-        assert with_line.startswith("with_line/orders tenantId: secret 'tenants--with_line--source--token': Key Vault")
-        assert (code, lines[-1]) == (1, "3 tenants, 0 declared secrets, 0 missing, 4 problems")
-        assert set(vault.reads) == {"shared--datasync-check"}
+        assert with_line.startswith("with_line/orders flows[0]: secret 'tenants--with_line--source--token': Key Vault")
+        assert report.summary() == "3 tenants, 0 declared secrets, 0 missing, 4 problems"
+        assert not vault.reads
 
     async def test_a_flow_file_that_cannot_be_loaded_is_a_problem(self, world: World, flows: Path) -> None:
         """Its flows are unknown, so their secrets cannot be checked."""
@@ -335,15 +349,36 @@ class TestTenants:
         self, world: World, vault: KeyVault, services: Services
     ) -> None:
         """A disabled secret, for example. The error names the secret and the remedy."""
-        registry = FlowRegistry()
-        registry.flow("orders", secrets=("source--token",))(does_nothing)
         await world.put(document("acme", entry("orders")))
+        vault.set_secret("shared--geocoder--key", "x")
+        await services.vault.get("shared--geocoder--key")
         vault.fail_next(403)
 
         with pytest.raises(
             ServiceUnavailable, match="refused to give 'tenants--acme--source--token'.*Enable the secret"
         ):
-            [line async for line in TenantsReport(services, registry, NOW).lines()]
+            [line async for line in TenantsReport(services, orders_registry(), NOW).lines()]
+
+    async def test_a_shared_secret_is_missing_for_each_entry(
+        self, world: World, vault: KeyVault, services: Services
+    ) -> None:
+        """The name of the entry is printed, which may be an alias. The vault is read once for each name."""
+        tenants = [f"lacks-{number}" for number in range(3)]
+        for tenant in tenants:
+            vault.set_secret(f"tenants--{tenant}--source--token", "x")
+        with suppress(KeyError):
+            vault.delete_secret("shared--geocoder--key")
+        await world.put(*(document(tenant, entry("old")) for tenant in tenants))
+        vault.reads.clear()
+        report = TenantsReport(services, orders_registry(), NOW)
+
+        lines = [line async for line in report.lines()]
+
+        assert sorted(line.partition(" is not in ")[0] for line in lines) == [
+            f"{tenant}/old: secret 'shared--geocoder--key'" for tenant in tenants
+        ]
+        assert (report.missing, report.summary()) == (3, "3 tenants, 6 declared secrets, 3 missing, 0 problems")
+        assert vault.reads["shared--geocoder--key"] == 1
 
     async def test_without_a_vault_declared_secrets_cannot_be_checked(self, world: World, flows: Path) -> None:
         """The sentence names the setting."""

@@ -143,7 +143,7 @@ async def test_a_declared_secret_that_the_tenant_cannot_have_is_a_problem(
 
     assert (tally.enqueued, tally.problems) == (0, 1)
     assert (
-        "INVALID acme_1/mapped tenantId: secret 'tenants--acme_1--mysource--api-token': Key Vault takes" in caplog.text
+        "INVALID acme_1/mapped flows[0]: secret 'tenants--acme_1--mysource--api-token': Key Vault takes" in caplog.text
     )
     assert not vault.reads
 

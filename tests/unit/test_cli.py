@@ -426,14 +426,14 @@ def test_a_tenant_that_cannot_have_secrets_is_a_warning(tmp_path: Path, tenant_i
 
 
 def test_a_declared_secret_that_the_tenant_cannot_have_is_a_problem(tmp_path: Path) -> None:
-    """A flow that declares a secret of the tenant cannot work, so there is a problem and no warning."""
+    """The warning about the tenant's id is not enough: the flow declares a secret of the tenant, so it cannot run."""
     file = write(tmp_path / "a.json", document("acme_1", entry("home-depot→builder-prime"), entry("weather")))
 
-    code, (problem, summary) = validate(file)
+    code, (problem, _, summary) = validate(file)
 
     secret = "secret 'tenants--acme_1--homedepot--api-base'"
-    assert problem.startswith(f"{file}: acme_1/home-depot→builder-prime tenantId: {secret}: Key Vault takes names")
-    assert (code, summary) == (1, "1 document, 1 problem")
+    assert problem.startswith(f"{file}: acme_1/home-depot→builder-prime flows[0]: {secret}: Key Vault takes names")
+    assert (code, summary) == (1, "1 document, 1 problem, 1 warning")
 
 
 def test_settings_that_do_not_fit_the_declared_type_are_problems(tmp_path: Path) -> None:

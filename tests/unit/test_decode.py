@@ -29,6 +29,10 @@ class Fixed(msgspec.Struct, tag="fixed"):
     amount: int
 
 
+class Free(msgspec.Struct):
+    note: Any
+
+
 class Percent(msgspec.Struct, tag="percent"):
     percent: int
 
@@ -97,6 +101,7 @@ class Everything(msgspec.Struct):
     discount: Fixed | Percent | None = None
     single: Fixed | None = None
     span: Span | None = None
+    free: Free | None = None
     point: Point | None = None
     place: Place | None = None
     tuple_: Pair | None = None
@@ -156,6 +161,7 @@ class Everything(msgspec.Struct):
         ({"many": [1, 2, "a"]}, "many[2]", 'expected a whole number, got "a"'),
         ({"prices": {"a": 1, "b": "x"}}, "prices.b", 'expected a number, got "x"'),
         ({"prices": {"home & garden": "x"}}, 'prices["home & garden"]', 'expected a number, got "x"'),
+        ({"prices": {"x" * 1000: "x"}}, f'prices["{"x" * 200}… (1000 characters)"]', 'expected a number, got "x"'),
         ({"by_number": {"1": "a", "2": 3}}, "by_number.2", "expected a text, got 3"),
         (
             {"by_number": {"one": "a"}},
@@ -175,6 +181,7 @@ class Everything(msgspec.Struct):
         ({"single": {"type": "percent", "amount": 5}}, "single.type", "expected 'fixed', got \"percent\""),
         ({"single": {"amount": "5"}}, "single.amount", 'expected a whole number, got "5"'),
         ({"span": {"first": 2, "last": 1}}, "span", "first=2 must not be above last=1"),
+        ({"free": {}}, "free.note", "missing; expected any value"),
         ({"point": {"x": "a"}}, "point", 'expected an object with the fields of Point or null, got {"x": "a"}'),
         ({"place": {}}, "place", "expected an object with the fields of Place or null, got {}"),
         ({"tuple_": [1]}, "tuple_", "expected a list of 2 values or null, got [1]"),
@@ -202,7 +209,7 @@ def test_the_path_begins_where_the_caller_says() -> None:
 
 
 def test_documents_that_fit_are_decoded() -> None:
-    """Defaults fill in what is missing, and fields that the type does not know are ignored."""
+    """Missing fields have their defaults, and unknown fields are ignored."""
     read = decode(
         Everything,
         {

@@ -1,4 +1,4 @@
-"""The options of `@flow`, and what they change for the entries of a flow."""
+"""The options of `@flow`, and their effect on the entries of a flow."""
 
 import os
 import subprocess
@@ -35,6 +35,14 @@ class Rules(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
 class Unreadable(msgspec.Struct):
     client: SecretClient
+
+
+class Careless(msgspec.Struct):
+    total: float = 0
+
+    def __post_init__(self) -> None:
+        if self.total < 0:
+            raise KeyError("total")
 
 
 class Undefined(msgspec.Struct):
@@ -165,6 +173,13 @@ def test_settings_that_do_not_fit_are_a_problem(settings: object, problem: str) 
     assert problems("acme", settings, registry_with(settings=Rules)) == [problem]
 
 
+def test_an_error_in_the_code_of_the_settings_type_is_a_problem() -> None:
+    """It does not stop the other flows of the tenant."""
+    assert problems("acme", {"total": -1}, registry_with(settings=Careless)) == [
+        "acme/mapped flows[0].settings: Careless cannot be made from them (KeyError: 'total')"
+    ]
+
+
 @pytest.mark.parametrize(
     ("tenant_id", "problem"),
     [
@@ -177,7 +192,7 @@ def test_a_declared_secret_that_the_tenant_cannot_have_is_a_problem(tenant_id: s
     """The tenant's id cannot be part of the secret's name, or makes it too long."""
     (found,) = problems(tenant_id, None, registry_with(secrets=("mysource--api-token", "mytarget--api-token")))
 
-    assert found.startswith(f"{tenant_id}/mapped tenantId: secret 'tenants--{tenant_id}--mysource--api-token'")
+    assert found.startswith(f"{tenant_id}/mapped flows[0]: secret 'tenants--{tenant_id}--mysource--api-token'")
     assert problem in found
 
 
