@@ -14,6 +14,7 @@ import sysconfig
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -159,17 +160,18 @@ class Watchdog:
     # --- in the thread of the watchdog
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        stopping, woke = self._stopping, self.clock.monotonic()
-        while not stopping.wait(self._interval):
-            before, woke = woke, self.clock.monotonic()
+        stopping = self._stopping
+        while not loop.is_closed():
+            before = self.clock.monotonic()
+            if stopping.wait(self._interval):
+                return
+            waited = self.clock.monotonic() - before
             if not loop.is_running():  # nothing can block it
                 self._beat()
                 continue
-            try:
+            with suppress(RuntimeError):  # the loop was closed now
                 loop.call_soon_threadsafe(self._beat)
-            except RuntimeError:  # the loop is closed
-                return
-            if woke - before < 2 * self._interval:  # else this thread stood still too, and would look too late
+            if waited < self._threshold / 2:  # else this thread stood still too, and a look would come too late
                 self._look(loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:

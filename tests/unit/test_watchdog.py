@@ -319,6 +319,16 @@ def test_another_loop_replaces_the_one_before(watchdog: Watchdog) -> None:
     assert len(watchdog_threads() - before) <= 1
 
 
+def test_the_thread_ends_with_the_loop(watchdog: Watchdog) -> None:
+    """A closed loop needs no watchdog."""
+    before = watchdog_threads()
+    asyncio.run(watched(watchdog))
+    for thread in watchdog_threads() - before:
+        thread.join(30)
+
+    assert watchdog_threads() <= before
+
+
 async def test_a_watchdog_that_is_not_started_reports_nothing() -> None:
     """It costs nothing before the first run."""
     watchdog = Watchdog(Clock())
