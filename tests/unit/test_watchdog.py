@@ -269,6 +269,11 @@ async def test_the_hook_is_called_while_a_block_lasts() -> None:
 async def test_a_hook_that_takes_longer_than_the_block_is_called_once() -> None:
     """The watchdog goes on beside it: the time after the end of the block is not blocked."""
     called, release = threading.Event(), threading.Event()
+
+    def blocks_longer_than_the_interval() -> None:
+        called.wait(30)
+        time.sleep(1)
+
     calls: list[bool] = []
 
     def hook() -> None:
@@ -278,7 +283,7 @@ async def test_a_hook_that_takes_longer_than_the_block_is_called_once() -> None:
     long_block = Watchdog(Clock(), threshold=THRESHOLD, on_long_block=hook, every=timedelta(seconds=0.3))
     try:
         moment = await watched(long_block)
-        await in_run("acme/slow", lambda: called.wait(30) and time.sleep(1))
+        await in_run("acme/slow", blocks_longer_than_the_interval)
         await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=2 * THRESHOLD.total_seconds())
         blocks = long_block.blocks_since(moment)
         release.set()
