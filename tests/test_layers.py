@@ -97,10 +97,15 @@ def test_flows_import_the_framework_only(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "only"),
-    [("azure.functions", {"function_app.py"}), ("croniter", {"cron.py"}), ("click", {"main.py"})],
+    [
+        ("azure.functions", {"function_app.py"}),
+        ("croniter", {"cron.py"}),
+        ("click", {"main.py"}),
+        ("threading", {"watchdog.py"}),
+    ],
 )
 def test_a_library_is_imported_in_one_place(package: str, only: set[str]) -> None:
-    """Only the entry uses the host's objects, only `cron` uses croniter, and only the command line uses click."""
+    """Only the entry uses the host's objects. Only the watchdog has threads, all other code runs on the event loop."""
     assert {path.name for path in PRODUCT for name in imports(path) if in_package(name, package)} == only
 
 

@@ -14,6 +14,7 @@ import sysconfig
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -75,8 +76,8 @@ class Watchdog:
         Args:
             clock: Its monotonic time is the time of the moments below.
             threshold: Shorter blocks are not kept.
-            on_long_block: Called in the watchdog's thread while a block lasts. No beat is posted before it returns, and
-                its exceptions are logged. It must not use the blocked loop.
+            on_long_block: Called in a thread of its own while a block lasts, one call at a time. It must not use the
+                blocked loop. Its exceptions are logged.
             every: The duration of a block before the first call of `on_long_block`, and between two calls.
 
         """
@@ -93,6 +94,7 @@ class Watchdog:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
         self._thread: threading.Thread | None = None
+        self._hook: threading.Thread | None = None
         self._stopping = threading.Event()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -159,17 +161,18 @@ class Watchdog:
     # --- in the thread of the watchdog
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        stopping, woke = self._stopping, self.clock.monotonic()
-        while not stopping.wait(self._interval):
-            before, woke = woke, self.clock.monotonic()
+        stopping = self._stopping
+        while not loop.is_closed():
+            before = self.clock.monotonic()
+            if stopping.wait(self._interval):
+                return
+            waited = self.clock.monotonic() - before
             if not loop.is_running():  # nothing can block it
                 self._beat()
                 continue
-            try:
+            with suppress(RuntimeError):  # the loop was closed now
                 loop.call_soon_threadsafe(self._beat)
-            except RuntimeError:  # the loop is closed
-                return
-            if woke - before < 2 * self._interval:  # else this thread stood still too, and would look too late
+            if waited < self._threshold / 2:  # else this thread stood still too, and a look would come too late
                 self._look(loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -184,11 +187,17 @@ class Watchdog:
             self._seen[seen] += 1
             due = int(silence / self._every) > self._calls
             self._calls += due
-        if due and self.on_long_block is not None:
-            try:
-                self.on_long_block()
-            except Exception:
-                logger.exception("the hook for long blocks of the event loop failed")
+        if due and self.on_long_block is not None and (self._hook is None or not self._hook.is_alive()):
+            # In a thread of its own, because a loop without beats looks blocked.
+            self._hook = threading.Thread(target=_call, args=(self.on_long_block,), name="long-block", daemon=True)
+            self._hook.start()
+
+
+def _call(hook: Callable[[], None]) -> None:
+    try:
+        hook()
+    except Exception:
+        logger.exception("the hook for long blocks of the event loop failed")
 
 
 def _most_frequent(seen: Counter[tuple[str | None, str]]) -> tuple[str | None, str]:

@@ -66,7 +66,7 @@ async def execute(
     RAISED: it raised an exception. This includes SystemExit and KeyboardInterrupt, in any of its tasks, and a
         CancelledError, if the flow cancelled itself.
     TIMED_OUT: it was cancelled after `timeout` and the time in which other runs blocked the event loop.
-    STOPPED: it was cancelled because `stop` got a result.
+    STOPPED: it was cancelled because `stop` got a result. Nothing else may cancel or fail that future.
     CANCELLED: it was cancelled because the calling task was. The caller can await, and must then raise CancelledError.
     """
     loop = asyncio.get_running_loop()

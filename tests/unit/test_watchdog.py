@@ -243,12 +243,12 @@ async def test_the_block_that_lasts_counts_in_other_threads(watchdog: Watchdog) 
 
 
 async def test_the_hook_is_called_while_a_block_lasts() -> None:
-    """It is called again and again, in the watchdog's thread, and its exceptions change nothing."""
-    called: list[str] = []
+    """It is called again and again, outside the thread of the loop, and its exceptions change nothing."""
+    called: list[int] = []
     third = threading.Event()
 
     def hook() -> None:
-        called.append(threading.current_thread().name)
+        called.append(threading.get_ident())
         if len(called) == 3:
             third.set()
         raise RuntimeError("the hook fails")
@@ -261,8 +261,38 @@ async def test_the_hook_is_called_while_a_block_lasts() -> None:
     finally:
         watchdog.stop()
 
-    assert called == ["watchdog"] * 3
+    assert len(called) == 3
+    assert threading.get_ident() not in called
     assert block.seconds >= 0.9
+
+
+async def test_a_hook_that_takes_longer_than_the_block_is_called_once() -> None:
+    """The watchdog goes on beside it: the time after the end of the block is not blocked."""
+    called, release = threading.Event(), threading.Event()
+
+    def blocks_longer_than_the_interval() -> None:
+        called.wait(30)
+        time.sleep(1)
+
+    calls: list[bool] = []
+
+    def hook() -> None:
+        called.set()
+        calls.append(release.wait(30))
+
+    long_block = Watchdog(Clock(), threshold=THRESHOLD, on_long_block=hook, every=timedelta(seconds=0.3))
+    try:
+        moment = await watched(long_block)
+        await in_run("acme/slow", blocks_longer_than_the_interval)
+        await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=2 * THRESHOLD.total_seconds())
+        blocks = long_block.blocks_since(moment)
+        release.set()
+        await wait_until(lambda: calls, description="the hook has returned")
+    finally:
+        long_block.stop()
+
+    assert [block.subject for block in blocks] == ["acme/slow"]
+    assert calls == [True]
 
 
 async def test_a_loop_that_only_waits_is_not_blocked(watchdog: Watchdog) -> None:
@@ -317,6 +347,16 @@ def test_another_loop_replaces_the_one_before(watchdog: Watchdog) -> None:
 
     assert [asyncio.run(block()), asyncio.run(block())] == [["acme/slow"]] * 2
     assert len(watchdog_threads() - before) <= 1
+
+
+def test_the_thread_ends_with_the_loop(watchdog: Watchdog) -> None:
+    """A closed loop needs no watchdog."""
+    before = watchdog_threads()
+    asyncio.run(watched(watchdog))
+    for thread in watchdog_threads() - before:
+        thread.join(30)
+
+    assert watchdog_threads() <= before
 
 
 async def test_a_watchdog_that_is_not_started_reports_nothing() -> None:
