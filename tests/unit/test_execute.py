@@ -476,11 +476,11 @@ async def test_a_read_of_a_secret_that_another_run_waits_for_goes_on(start: Star
             await answer.wait()
             return "value"
 
-    vault: Any = Vault(Client)  # type: ignore[arg-type]
+    vault: Any = Vault(Client, Clock().now)  # type: ignore[arg-type]
     values: list[str] = []
 
     async def read() -> None:
-        values.append(await vault.get("shared--key"))
+        values.append((await vault.get("shared--key")).secret)
 
     stop: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
     first = asyncio.create_task(start(read, stop=stop))
