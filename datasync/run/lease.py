@@ -63,12 +63,12 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
         ServiceUnavailable: Cosmos DB refused or could not be reached, or others were faster in every try.
 
     """
-    runs = services.runs
+    runs, nonce = services.runs, uuid4().hex  # the same in every try, so that a lost answer does not hide our own lease
     for _ in range(_TRIES):
         now = services.clock.now()
         lease = Lease(
             until=(now + DURATION).timestamp(),
-            nonce=uuid4().hex,
+            nonce=nonce,
             started_utc=now,
             message=job.copy(),
         )
