@@ -22,6 +22,8 @@ class Wire:
         self.requests: list[Request] = []
         self.transports: list[FaultyTransport] = []
         """Every transport of the app's clients."""
+        self.lost = 0
+        """Number of lost answers."""
         self.refuse = False
         """Whether every connection is refused."""
         self._kill_at: tuple[int, bool] | None = None
@@ -75,6 +77,7 @@ class Wire:
             raise Killed
         for lost in [each for each in self._lose if each(request)][:1]:
             self._lose.remove(lost)
+            self.lost += 1
             raise ServiceResponseError("the connection broke before the answer came")
         for wanted, act in [each for each in self._after if each[0](request)][:1]:
             self._after.remove((wanted, act))
