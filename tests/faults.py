@@ -22,8 +22,6 @@ class Wire:
         self.requests: list[Request] = []
         self.transports: list[FaultyTransport] = []
         """Every transport of the app's clients."""
-        self.lost = 0
-        """Number of lost answers."""
         self.refuse = False
         """Whether every connection is refused."""
         self._kill_at: tuple[int, bool] | None = None
@@ -53,6 +51,12 @@ class Wire:
         """Let the next such request reach the service, and lose its answer."""
         self._lose.append(wanted)
 
+    def stop_losing(self) -> int:
+        """Return how many answers are still to be lost, and lose none of them."""
+        left = len(self._lose)
+        self._lose.clear()
+        return left
+
     def after(self, wanted: Callable[[Request], bool], act: Callable[[], Awaitable[object]]) -> None:
         """Act once, right after the next such request was answered."""
         self._after.append((wanted, act))
@@ -77,7 +81,6 @@ class Wire:
             raise Killed
         for lost in [each for each in self._lose if each(request)][:1]:
             self._lose.remove(lost)
-            self.lost += 1
             raise ServiceResponseError("the connection broke before the answer came")
         for wanted, act in [each for each in self._after if each[0](request)][:1]:
             self._after.remove((wanted, act))

@@ -63,7 +63,7 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
         ServiceUnavailable: Cosmos DB refused or could not be reached, or others were faster in every try.
 
     """
-    runs, nonce = services.runs, uuid4().hex  # the same in every try, so that a lost answer does not hide our own lease
+    runs, nonce = services.runs, uuid4().hex  # one nonce: a lease is recognized after the answer of a try was lost
     for _ in range(_TRIES):
         now = services.clock.now()
         lease = Lease(
