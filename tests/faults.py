@@ -51,6 +51,12 @@ class Wire:
         """Let the next such request reach the service, and lose its answer."""
         self._lose.append(wanted)
 
+    def stop_losing(self) -> int:
+        """Return how many answers are still to be lost, and lose none of them."""
+        left = len(self._lose)
+        self._lose.clear()
+        return left
+
     def after(self, wanted: Callable[[Request], bool], act: Callable[[], Awaitable[object]]) -> None:
         """Act once, right after the next such request was answered."""
         self._after.append((wanted, act))

@@ -33,7 +33,7 @@ class JobQueue:
         """Put jobs on the queue.
 
         Raises:
-            ExceptionGroup: of the errors that `send` raises; some jobs may have been sent.
+            ServiceUnavailable: as `send` does; some jobs may have been sent.
 
         """
 
@@ -41,9 +41,12 @@ class JobQueue:
             async with self._sends:
                 await self.send(job)
 
-        async with asyncio.TaskGroup() as sending:
-            for job in jobs:
-                sending.create_task(send(job))
+        try:
+            async with asyncio.TaskGroup() as sending:
+                for job in jobs:
+                    sending.create_task(send(job))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def send(self, job: PlannedJob) -> None:
         """Put a job on the queue, hidden until its instant (rounded up to whole seconds; at most 7 days ahead).

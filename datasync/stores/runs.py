@@ -91,7 +91,11 @@ class RunStore:
             {"op": "incr", "path": "/token", "value": 1},
         ]
         document = await self._patch(free, free_or_own, operations)
-        return None if document is None else _same_kind(free, document)
+        try:
+            return None if document is None else _same_kind(free, document)
+        except StateInvalid:
+            await self.release(replace(free, lease=lease))
+            raise
 
     async def save(self, *documents: Leased) -> list[str] | None:
         """Write documents of one tenant in one transaction, each under the ETag with which it was read.

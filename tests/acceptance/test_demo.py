@@ -7,7 +7,7 @@ from localdev.hosting import ROOT
 
 
 async def test_the_demo_runs_every_flow_and_shows_every_problem() -> None:
-    """The table has the last outcome of each run. The problems and the dead run are listed below the table."""
+    """The table has the outcome of each run. The problems and the dead run are listed below the table."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "localdev", "demo"),
         cwd=ROOT,
@@ -26,3 +26,6 @@ async def test_the_demo_runs_every_flow_and_shows_every_problem() -> None:
     assert [line.split(": ")[1] for line in lines if line.startswith("• run: ")] == [
         "fargo-floors/home-depot→builder-prime"
     ]
+    (dead,) = [cells for line in lines if len(cells := line.split("│")) > 3 and cells[3].strip() == "dead"]
+    assert dead[4].strip() == "5", "attempts"
+    assert not any(line.startswith("• queue: ") for line in lines), "a dead run leaves no message in the poison queue"

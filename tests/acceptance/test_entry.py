@@ -56,19 +56,14 @@ def indexed(**settings: str) -> dict[str, dict[str, Any]]:
 
 
 def test_it_is_indexed_without_settings_and_without_the_network() -> None:
-    """Without settings, the timer is hourly and the queue is `flow-jobs`."""
+    """Without settings, the timer is hourly and the queues are `flow-jobs` and `flow-jobs-poison`."""
     functions = indexed()
 
-    assert set(functions) == {"orchestrator", "run_flow"}
+    assert set(functions) == {"orchestrator", "run_flow", "bury"}
     assert functions["orchestrator"].items() >= {"type": "timerTrigger", "schedule": "0 0 * * * *"}.items()
-    assert (
-        functions["run_flow"].items()
-        >= {
-            "type": "queueTrigger",
-            "queueName": "flow-jobs",
-            "connection": "AzureWebJobsStorage",
-        }.items()
-    )
+    for name, queue in (("run_flow", "flow-jobs"), ("bury", "flow-jobs-poison")):
+        expected = {"type": "queueTrigger", "queueName": queue, "connection": "AzureWebJobsStorage"}
+        assert functions[name].items() >= expected.items()
 
 
 def test_a_failed_tick_is_repeated_within_the_hour() -> None:
@@ -81,16 +76,17 @@ def test_a_failed_tick_is_repeated_within_the_hour() -> None:
     backoff = Backoff(timedelta(seconds=15), timedelta(seconds=300))
     pauses = sum((backoff.next() for _ in range(15)), timedelta())
     assert timedelta(minutes=50) < pauses < timedelta(minutes=57)
-    assert functions["run_flow"]["retry"] is None, "queue triggers have no retry policy"
+    assert [functions[name]["retry"] for name in ("run_flow", "bury")] == [None, None], "queues have no retry policy"
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "function", "property_"),
+    ("setting", "value", "function", "property_", "expected"),
     [
-        ("ORCHESTRATOR_SCHEDULE", "0 */5 * * * *", "orchestrator", "schedule"),
-        ("QUEUE_NAME", "my-jobs", "run_flow", "queueName"),
+        ("ORCHESTRATOR_SCHEDULE", "0 */5 * * * *", "orchestrator", "schedule", "%ORCHESTRATOR_SCHEDULE%"),
+        ("QUEUE_NAME", "my-jobs", "run_flow", "queueName", "%QUEUE_NAME%"),
+        ("QUEUE_NAME", "my-jobs", "bury", "queueName", "%QUEUE_NAME%-poison"),
     ],
 )
-def test_its_triggers_use_the_settings(setting: str, value: str, function: str, property_: str) -> None:
-    """The schedule of the timer and the name of the queue come from settings."""
-    assert indexed(**{setting: value})[function][property_] == f"%{setting}%"
+def test_its_triggers_use_the_settings(setting: str, value: str, function: str, property_: str, expected: str) -> None:
+    """The schedule of the timer and the names of the queues come from settings."""
+    assert indexed(**{setting: value})[function][property_] == expected

@@ -41,20 +41,25 @@ async def test_the_timer_runs_on_its_schedule(world: World, app: App, start: Sta
         await wait_until(lambda: world.records("tenant-1"), description="the run is recorded")
 
 
-async def test_a_failing_flow_ends_in_the_poison_queue(world: World, app: App, start: Start) -> None:
-    """After maxDequeueCount attempts, each with a record, the message is in the poison queue."""
+async def test_a_failing_flow_is_dead_after_its_last_attempt(world: World, app: App, start: Start) -> None:
+    """The record of the run has maxDequeueCount attempts. The message is complete, and not in the poison queue."""
     await world.put(document("tenant-1", entry("fails")))
 
     async with start() as host:
         await host.invoke("orchestrator")
-        await wait_until(world.poisoned, description="the message is poisoned")
 
-    (body,) = await world.poisoned()
-    assert json.loads(body).items() >= {"tenantId": "tenant-1", "flowName": "fails"}.items()
-    records = await world.records()
-    assert [record["outcome"] for record in records] == ["failed", "failed", "failed", "failed", "dead"]
-    assert [record["attempt"] for record in records] == [1, 2, 3, 4, 5]
-    assert {record["runId"] for record in records} == {json.loads(body)["runId"]}
+        async def dead() -> bool:
+            return [record["outcome"] for record in await world.records()] == ["dead"]
+
+        await wait_until(dead, description="the run is dead")
+        await wait_until(world.drained, description="the message is deleted")
+
+    (record,) = await world.records()
+    assert (record["tenantId"], record["flowName"], record["attemptCount"]) == ("tenant-1", "fails", 5)
+    outcomes = [attempt["outcome"] for attempt in record["attempts"]]
+    assert outcomes == ["failed", "failed", "failed", "failed", "dead"]
+    assert record["error"]["message"] == "ConnectionError: the source closed the connection"
+    assert await world.poisoned() == []
     assert app.has_logged("FAIL tenant-1/fails after ")
     assert app.has_logged("ConnectionError: the source closed the connection")
 
@@ -79,36 +84,44 @@ async def test_a_plain_text_message_is_poisoned_at_once(world: World, app: App, 
     assert not app.has_logged("is not a job")
 
 
-async def test_a_message_that_is_not_a_job_is_poisoned_with_the_reason_in_the_log(
-    world: World, app: App, start: Start
-) -> None:
-    """The log names the message and the missing field."""
-    async with start(), posted_by_hand(world) as queue:
-        await queue.send_message(b64encode(b'{"tenantId": "tenant-1"}').decode())
-        await wait_until(world.poisoned, description="the message is poisoned")
+async def test_a_message_that_is_not_a_job_is_kept_with_the_reason(world: World, app: App, start: Start) -> None:
+    """The log and the dead letter name the missing field. The message is complete."""
+    body = '{"tenantId": "tenant-1"}'
 
+    async def letters() -> list[dict[str, object]]:
+        found = world.runs.query_items("SELECT * FROM c WHERE c.type = 'DeadLetter'", partition_key="@fleet")
+        return [dict(letter) async for letter in found]
+
+    async with start(), posted_by_hand(world) as queue:
+        await queue.send_message(b64encode(body.encode()).decode())
+        await wait_until(letters, description="the message is kept")
+        await wait_until(world.drained, description="the message is deleted")
+
+    (letter,) = await letters()
+    assert letter["body"] == body
+    assert "is not a job: flowName: missing" in str(letter["why"])
     assert app.has_logged("is not a job: flowName: missing")
+    assert await world.poisoned() == []
 
 
 async def test_an_unknown_flow_and_an_unknown_tenant_are_named(world: World, app: App, start: Start) -> None:
-    """The record names the unknown flow or tenant, and lists the known flows."""
+    """A job for an unknown flow waits, and the log lists the known flows. The run of an unknown tenant is dead."""
     await world.put(document("tenant-1", entry("home-depot→salesforce", nextRunUtc="2999-01-01T00:00:00Z")))
 
     async with start(), posted_by_hand(world) as queue:
         for tenant, flow in (("tenant-1", "home-depot→salesforce"), ("nobody", "succeeds")):
             body = json.dumps({"tenantId": tenant, "flowName": flow}).encode()
             await queue.send_message(b64encode(body).decode())
+        await wait_until(lambda: world.records("nobody"), description="the run of the unknown tenant is recorded")
+        await wait_until(lambda: app.has_logged("WAITING tenant-1/"), description="the other job waits")
 
-        async def both_poisoned() -> bool:
-            return len(await world.poisoned()) == 2
-
-        await wait_until(both_poisoned, description="both messages are poisoned")
-
-    unknown_flow, unknown_tenant = (await world.records("tenant-1"))[-1], (await world.records("nobody"))[-1]
-    assert "no flow is named 'home-depot→salesforce'" in unknown_flow["error"]
-    assert "'succeeds', 'weather'" in unknown_flow["error"]
-    assert "there is no tenant 'nobody'" in unknown_tenant["error"]
-    assert (unknown_flow["outcome"], unknown_tenant["outcome"]) == ("dead", "dead")
+    unknown = "WAITING tenant-1/home-depot→salesforce for 300s: no flow is named 'home-depot→salesforce'"
+    (waiting,) = [line for line in app.log if unknown in line]
+    assert "'succeeds', 'weather'" in waiting
+    assert await world.records("tenant-1") == []
+    (record,) = await world.records("nobody")
+    assert (record["outcome"], record["attemptCount"]) == ("dead", 1)
+    assert "there is no tenant 'nobody'" in record["error"]["message"]
 
 
 async def test_a_broken_flow_file_does_not_disable_the_others(world: World, app: App, start: Start) -> None:

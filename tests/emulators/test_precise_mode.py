@@ -12,7 +12,7 @@ from datasync.model.tenant import Tenant
 from datasync.services import Services
 from datasync.settings import Settings
 from tests.documents import document, entry
-from tests.stages import FakeClock, plan, run_job, tick
+from tests.stages import FakeClock, deliver, plan, run_job, tick
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
@@ -20,20 +20,24 @@ AT = datetime(2025, 8, 23, 12, 30, tzinfo=UTC)
 FLOW = entry(cron="0 30 * * * *", nextRunUtc="2025-08-23T12:30:00Z")
 
 
-def planned(now: datetime = NOW) -> QueueMessage:
+def planned(now: datetime = NOW, message_id: str = "m-1", **edited: object) -> QueueMessage:
     """Return the message of FLOW's next run, planned at `now`."""
-    (advance,) = plan(Tenant.from_document(document("tenant-1", FLOW)), now, AT).advances
-    return QueueMessage("m-1", advance.jobs[0].message.encode().encode(), 1, now)
+    (advance,) = plan(Tenant.from_document(document("tenant-1", {**FLOW, **edited})), now, AT).advances
+    return QueueMessage(message_id, advance.jobs[0].message.encode().encode(), 1, now)
 
 
 async def run(services: Services, message: QueueMessage, now: datetime = AT) -> RunRecord:
+    return await run_job(services, counting(), message, now)
+
+
+def counting() -> FlowRegistry:
     registry = FlowRegistry()
 
     @registry.flow("weather")
     async def weather(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         run.count(ran=1)
 
-    return await run_job(services, registry, message, now)
+    return registry
 
 
 async def test_a_planned_job_is_hidden_until_its_time(world: World) -> None:
@@ -83,6 +87,22 @@ async def test_a_planned_run_checks_its_entry_first(
 
     assert ended.outcome == outcome
     assert [record["outcome"] for record in await world.records()] == [outcome]
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["before the new job", "after the new job"])
+async def test_a_run_that_was_planned_again_runs_once(world: World, services: Services, is_first: bool) -> None:  # noqa: FBT001
+    """Both schedules have an occurrence at this instant. It is one run: the job of the former schedule does not run."""
+    zone = "Europe/Berlin"
+    former, new = planned(), planned(message_id="m-2", timezone=zone)
+    await world.put(document("tenant-1", {**FLOW, "timezone": zone}))
+
+    for message in (former, new) if is_first else (new, former):
+        await deliver(services, counting(), message, AT)
+
+    (record,) = await world.records()
+    outcomes = [attempt["outcome"] for attempt in record["attempts"]]
+    assert outcomes == (["skipped_rescheduled", "succeeded"] if is_first else ["succeeded"])
+    assert (record["outcome"], record["counts"]) == ("succeeded", {"ran": 1})
 
 
 async def test_a_due_run_is_not_skipped_if_its_schedule_changes(world: World, services: Services) -> None:

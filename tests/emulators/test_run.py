@@ -1,6 +1,7 @@
 """Runs with real services: all outcomes of a flow, and a killed worker."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,27 +18,29 @@ from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClie
 from datasync.errors import (
     FlowFailed,
     FlowSettingsInvalid,
-    FlowUnknown,
     ServiceUnavailable,
     StateInvalid,
     TenantInvalid,
-    TenantUnknown,
 )
 from datasync.model.job import JobMessage, QueueMessage
+from datasync.model.lease import DURATION, MARGIN
 from datasync.model.state import FlowState
+from datasync.run.admit import LONGEST_PARKING
 from datasync.services import Services
 from localdev.keyvault import KeyVault
 from tests.documents import document, entry
 from tests.faults import Killed, Request, Wire, to
-from tests.stages import run_job
+from tests.stages import deliver, run_job
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
+LEASE_OVER = NOW + DURATION + MARGIN + timedelta(seconds=1)
+"""When the lease of an attempt that started at NOW can be taken over."""
 
 
-def message(attempt: int = 1, **fields: Any) -> QueueMessage:
+def message(delivery: int = 1, **fields: Any) -> QueueMessage:
     job = JobMessage(**{"tenant_id": "t", "flow_name": "flow", "scheduled_utc": NOW, "run_id": "r-1", **fields})
-    return QueueMessage(f"m-{job.run_id}", job.encode().encode(), attempt, NOW)
+    return QueueMessage(f"m-{job.run_id}", job.encode().encode(), delivery, NOW)
 
 
 def registered(function: Callable[..., Awaitable[None]], **options: Any) -> FlowRegistry:
@@ -48,6 +51,12 @@ def registered(function: Callable[..., Awaitable[None]], **options: Any) -> Flow
 
 async def succeed(tenant_id: str, kv: SecretClient) -> None:
     """Do nothing."""
+
+
+async def hidden(world: World) -> int:
+    """Return the number of messages on the queue that are not visible yet."""
+    count = (await world.jobs.get_queue_properties()).approximate_message_count or 0
+    return count - len(await world.messages())
 
 
 async def test_an_attempt_that_exceeds_its_timeout_is_cancelled(world: World, services: Services) -> None:
@@ -110,7 +119,7 @@ async def test_settings_that_do_not_fit_keep_the_flow_from_starting(world: World
     [
         (TimeoutError("the source took too long"), "TimeoutError: the source took too long"),
         (SystemExit(3), "SystemExit: 3"),
-        (asyncio.CancelledError("its own"), "CancelledError: its own"),
+        (asyncio.CancelledError("its own"), "CancelledError: the flow cancelled itself"),
         (ExceptionGroup("several", [ValueError("one")]), "ExceptionGroup: several (1 sub-exception): ValueError: one"),
         (KeyError("id"), "KeyError: 'id'"),
     ],
@@ -127,7 +136,8 @@ async def test_any_exception_of_a_flow_is_a_failure(
     with pytest.raises(FlowFailed):
         await run_job(services, registered(flow), message(), NOW)
 
-    assert [record["error"] for record in await world.records()] == [error]
+    (record,) = await world.records()
+    assert (record["outcome"], record["error"]["message"]) == ("failed", error)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +205,7 @@ async def test_secrets_are_removed_from_any_exception(
         await run_job(services, registered(flow), message(), NOW)
 
     (record,) = await world.records()
-    for text in (caplog.text, record["error"], str(failure.value)):
+    for text in (caplog.text, record["error"]["message"], str(failure.value)):
         assert "<crm--key>" in text
         assert "-line-of-key" not in text
 
@@ -214,11 +224,13 @@ async def test_a_count_that_is_not_a_number_fails_in_the_flow(world: World, serv
 async def test_a_success_that_cannot_be_recorded_is_logged(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The message is delivered again. The log has the outcome and the reason."""
+    """The log has the outcome and the reason. The run is repeated when its lease is over."""
     await world.put(document("t", entry("flow")))
+    calls = []
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
-        wire.refuse = True
+        calls.append(tenant_id)
+        wire.refuse = len(calls) == 1
 
     with pytest.raises(ServiceUnavailable):
         await run_job(services, registered(flow), message(), NOW)
@@ -227,9 +239,17 @@ async def test_a_success_that_cannot_be_recorded_is_logged(
     wire.refuse = False
     assert await world.records() == []
 
+    await run_job(services, registered(flow), message(2), LEASE_OVER)
+    (record,) = await world.records()
+    assert [attempt["outcome"] for attempt in record["attempts"]] == ["interrupted", "succeeded"]
+    assert len(calls) == 2
+
 
 async def test_an_invalid_edit_of_a_state_is_named(world: World, services: Services) -> None:
-    """People may edit the window. The error for an invalid value names the document, the field and the value."""
+    """People may edit the window. The error for an invalid value names the document, the field and the value.
+
+    As soon as it is corrected, the next attempt runs.
+    """
     await world.put(document("t", entry("flow")))
     await run_job(services, registered(succeed), message(), NOW)
     state = dict(await world.runs.read_item("state-flow", partition_key="t"))
@@ -237,12 +257,18 @@ async def test_an_invalid_edit_of_a_state_is_named(world: World, services: Servi
     assert (await services.runs.state("t", ["flow"])).window_end_utc == datetime(2025, 8, 1, tzinfo=UTC)
 
     await world.runs.upsert_item({**state, "windowEndUtc": "last week"})
-    with pytest.raises(StateInvalid, match="flow state id='state-flow' of tenant 't': windowEndUtc: .*last week"):
-        await run_job(services, registered(succeed), message(), NOW)
+    for delivery in (1, 2):
+        with pytest.raises(StateInvalid, match="flow state id='state-flow' of tenant 't': windowEndUtc: .*last week"):
+            await run_job(services, registered(succeed), message(delivery, run_id="r-2"), NOW)
+
+    edited = dict(await world.runs.read_item("state-flow", partition_key="t"))
+    await world.runs.upsert_item({**edited, "windowEndUtc": "2025-08-01T00:00:00Z"})
+    run = await run_job(services, registered(succeed), message(3, run_id="r-2"), NOW)
+    assert [attempt.outcome for attempt in run.attempts] == ["failed", "failed", "succeeded"]
 
 
 async def test_a_stopped_worker_does_not_complete_the_message(world: World, services: Services) -> None:
-    """A cancellation from outside is not a failure. Nothing is recorded, and the host delivers the message again."""
+    """A cancellation from outside is not a failure. It is recorded, and the host delivers the message again."""
     started = asyncio.Event()
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
@@ -256,7 +282,13 @@ async def test_a_stopped_worker_does_not_complete_the_message(world: World, serv
     with pytest.raises(asyncio.CancelledError):
         await attempt
 
-    assert await world.records() == []
+    (record,) = await world.records()
+    assert (record["outcome"], record.get("failures", 0)) == ("interrupted", 0)
+    state = await services.runs.state("t", ["flow"])
+    assert (state.consecutive_failures, state.window_end_utc, state.lease) == (0, None, None)
+
+    again = await run_job(services, registered(succeed), message(2), NOW)
+    assert [attempt.outcome for attempt in again.attempts] == ["interrupted", "succeeded"]
 
 
 async def test_an_entry_under_an_alias_runs_the_flow(world: World, services: Services) -> None:
@@ -319,100 +351,175 @@ async def test_an_entry_with_60_kib_of_settings_runs(world: World, services: Ser
 
 
 async def test_a_job_that_cannot_run_is_recorded_with_its_reason(world: World, services: Services) -> None:
-    """An unknown flow, an unknown tenant and an invalid entry are recorded as failures, with the remedy."""
-    await world.put(document("t", entry("flow", enabled="yes")))
-    cases: list[tuple[type[Exception], dict[str, Any]]] = [
-        (FlowUnknown, {"flow_name": "fow", "run_id": "r-1"}),
-        (TenantUnknown, {"tenant_id": "nobody", "run_id": "r-2"}),
-        (TenantUnknown, {"tenant_id": "a/b", "run_id": "r-3"}),
-        (TenantInvalid, {"run_id": "r-4"}),
-    ]
-    for expected, fields in cases:
-        with pytest.raises(expected):
-            await run_job(services, registered(succeed), message(**fields), NOW)
+    """An unknown tenant ends the run, since another attempt would meet it as well. An invalid entry fails the attempt.
 
-    errors = {record["runId"]: record["error"] for record in await world.records()}
-    assert "no flow is named 'fow'; did you mean 'flow'? Known flows: 'flow'" in errors["r-1"]
-    assert "there is no tenant 'nobody' in container 'tenants': create its document" in errors["r-2"]
-    assert "there is no tenant 'a/b'" in errors["r-3"]
-    assert "flows[0].enabled: expected true or false, without quotes" in errors["r-4"]
+    The record has the remedy.
+    """
+    await world.put(document("t", entry("flow", enabled="yes")))
+
+    unknown = await run_job(services, registered(succeed), message(tenant_id="nobody", run_id="r-1"), NOW)
+    odd = await run_job(services, registered(succeed), message(tenant_id="a/b", run_id="r-2"), NOW)
+    with pytest.raises(TenantInvalid):
+        await run_job(services, registered(succeed), message(run_id="r-3"), NOW)
+
+    assert (unknown.outcome, odd.outcome) == ("dead", "dead")
+    records = {record["runId"]: record for record in await world.records()}
+    assert [records[run_id]["outcome"] for run_id in ("r-1", "r-2", "r-3")] == ["dead", "dead", "failed"]
+    errors = {run_id: record["error"]["message"] for run_id, record in records.items()}
+    assert "there is no tenant 'nobody' in container 'tenants': create its document" in errors["r-1"]
+    assert "there is no tenant 'a/b'" in errors["r-2"]
+    assert "flows[0].enabled: expected true or false, without quotes" in errors["r-3"]
+
+
+async def test_a_job_for_an_unknown_flow_waits_for_it(
+    world: World, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new version of the app may be on its way. After seven days the run is dead, and its record names the flow."""
+    await world.put(document("t", entry("fow")))
+
+    posted = message(flow_name="fow")
+    assert await deliver(services, registered(succeed), posted, NOW) is None
+    assert "no flow is named 'fow'; did you mean 'flow'? Known flows: 'flow'" in caplog.text
+    assert await world.records() == []
+    assert await hidden(world) == 1
+
+    assert await deliver(services, registered(succeed), posted, NOW + LONGEST_PARKING - timedelta(seconds=1)) is None
+    run = await run_job(services, registered(succeed), posted, NOW + LONGEST_PARKING)
+
+    assert run.outcome == "dead"
+    (record,) = await world.records()
+    assert "no flow is named 'fow'; did you mean 'flow'? Known flows: 'flow'" in record["error"]["message"]
 
 
 async def test_consecutive_failures_are_counted_until_a_success(world: World, services: Services) -> None:
-    """The state of the flow counts failures, and a success resets the count."""
+    """The state of the flow counts failures, and a success resets the count. The record of the run has all attempts."""
 
     async def fail(tenant_id: str, kv: SecretClient) -> None:
         raise OSError("down")
 
     await world.put(document("t", entry("flow")))
-    for attempt in (1, 2):
+    for delivery in (1, 2):
         with pytest.raises(FlowFailed):
-            await run_job(services, registered(fail), message(attempt), NOW)
+            await run_job(services, registered(fail), message(delivery), NOW)
     failing = await services.runs.state("t", ["flow"])
     await run_job(services, registered(succeed), message(3), NOW)
     recovered = await services.runs.state("t", ["flow"])
 
     assert (failing.consecutive_failures, failing.last_outcome, failing.last_success_utc) == (2, "failed", None)
     assert (recovered.consecutive_failures, recovered.last_outcome) == (0, "succeeded")
+    (record,) = await world.records()
+    assert [attempt["outcome"] for attempt in record["attempts"]] == ["failed", "failed", "succeeded"]
+    assert "error" not in record
 
 
-async def test_a_failure_that_cannot_be_recorded_is_still_raised(
+async def test_a_failure_that_cannot_be_recorded_is_logged(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The exception is the failure of the flow. The log states that it could not be recorded."""
+    """The log has the traceback of the flow, and the reason. The message waits, and no attempt is counted."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
-        wire.refuse = True
+        wire.refuse_all(to("", "/dbs/"))
         raise OSError("down")
 
     await world.put(document("t", entry("flow")))
-    with pytest.raises(FlowFailed, match="OSError: down"):
-        await run_job(services, registered(flow), message(), NOW)
+    assert await deliver(services, registered(flow), message(), NOW) is None
 
-    assert "UNAVAILABLE t/flow ended (failed: OSError: down), which could not be recorded: Cosmos DB" in caplog.text
+    assert "UNAVAILABLE t/flow ended (failed), which could not be recorded: Cosmos DB could not be" in caplog.text
     assert "test_run.py" in caplog.text
+    assert "OSError: down" in caplog.text
+    assert "UNAVAILABLE t/flow waits for 15s: Cosmos DB could not be reached" in caplog.text
+    wire.heal()
+    assert await world.records() == []
+    assert await hidden(world) == 1
 
 
-async def test_runs_that_end_at_once_do_not_overwrite_each_others_state(world: World, services: Services) -> None:
-    """All attempts are applied to the state, and the window does not go back to an earlier time."""
+async def test_runs_that_meet_do_not_overwrite_each_others_state(world: World, services: Services) -> None:
+    """One runs, and the others are skipped. Each has a record, and the state has what each has written."""
     await world.put(document("t", entry("flow")))
     times = [NOW + timedelta(hours=n) for n in range(8)]
+    running, most, skipped, ended = 0, 0, 0, asyncio.Event()
 
-    await asyncio.gather(
-        *[
-            run_job(services, registered(succeed), message(run_id=f"r-{n}", scheduled_utc=at), times[-1])
-            for n, at in enumerate(times)
-        ]
-    )
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await ended.wait()
+        running -= 1
 
-    assert (await services.runs.state("t", ["flow"])).window_end_utc == times[-1]
-    assert len(await world.records()) == 8
+    async def run(number: int, scheduled: datetime) -> None:
+        nonlocal skipped
+        job = message(run_id=f"r-{number}", scheduled_utc=scheduled)
+        while (record := await deliver(services, registered(flow), job, times[-1])) is None:
+            pass  # put back, since others changed the state in every try
+        skipped += record.outcome == "skipped_overlap"
+        if skipped == len(times) - 1:
+            ended.set()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*[run(number, scheduled) for number, scheduled in enumerate(times)])
+
+    assert most == 1
+    outcomes = sorted(record["outcome"] for record in await world.records())
+    assert outcomes == [*["skipped_overlap"] * 7, "succeeded"]
+    (succeeded,) = [record for record in await world.records() if record["outcome"] == "succeeded"]
+    state = await services.runs.state("t", ["flow"])
+    assert state.window_end_utc == datetime.fromisoformat(succeeded["window"]["end"])
+    assert (state.lease, state.wanted, state.last_outcome) == (None, None, "succeeded")
+    run_ids = [json.loads(body)["runId"] for body in await world.messages()]
+    assert len([each for each in run_ids if not each.startswith("r-")]) == 1, "one more, however many were skipped"
 
 
-def writes_state(method: str) -> Callable[[Request], bool]:
-    return to(method, "/docs", "FlowState")
+async def test_a_run_with_an_earlier_time_does_not_move_the_window_back(world: World, services: Services) -> None:
+    """Runs may end in another order than they were scheduled."""
+    await world.put(document("t", entry("flow")))
+    later = NOW + timedelta(hours=1)
+
+    await run_job(services, registered(succeed), message(run_id="r-1", scheduled_utc=later), later)
+    await run_job(services, registered(succeed), message(run_id="r-2", scheduled_utc=NOW), later)
+
+    assert (await services.runs.state("t", ["flow"])).window_end_utc == later
 
 
+def is_settlement(request: Request) -> bool:
+    """Return whether a request writes the record and the state of an attempt that ended."""
+    return to("POST", "/docs", "attempts")(request) and "FlowState" in request[2]
+
+
+TAKES = to("PATCH", "/docs/state-flow")
+CREATES = to("POST", "/docs", "FlowState")
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [CREATES, TAKES, is_settlement],
+    ids=["the lease of a new state", "the lease", "the settlement"],
+)
 @pytest.mark.parametrize("outcome", ["failed", "succeeded"])
 async def test_an_attempt_is_applied_once_even_if_an_answer_is_lost(
-    world: World, wire: Wire, services: Services, outcome: str
+    world: World, wire: Wire, services: Services, lost: Callable[[Request], bool], outcome: str
 ) -> None:
-    """The client repeats the write of the state, and the state counts the attempt once."""
+    """The client repeats the request. The state counts the attempt once, and the record lists it once."""
+    calls = []
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        calls.append(run.run_id)
         if outcome == "failed":
             raise OSError("down")
 
     await world.put(document("t", entry("flow")))
     states = []
-    for attempt, write in enumerate(("POST", "PUT"), start=1):
-        wire.lose_answer(writes_state(write))
+    for run_id in ("r-1", "r-2"):
+        wire.lose_answer(lost)
         with suppress(FlowFailed):
-            await run_job(services, registered(flow), message(attempt), NOW)
+            await run_job(services, registered(flow), message(run_id=run_id), NOW)
         states.append(await services.runs.state("t", ["flow"]))
 
     assert [state.consecutive_failures for state in states] == ([1, 2] if outcome == "failed" else [0, 0])
-    assert [record["outcome"] for record in await world.records()] == [outcome, outcome]
+    assert [len(state.ended) for state in states] == ([0, 0] if outcome == "failed" else [1, 2])
+    assert [state.lease for state in states] == [None, None]
+    assert [[each["outcome"] for each in record["attempts"]] for record in await world.records()] == [[outcome]] * 2
+    assert calls == ["r-1", "r-2"]
+    assert wire.stop_losing() == 0
 
 
 async def test_two_messages_of_one_run_both_count(world: World, services: Services) -> None:
@@ -430,44 +537,65 @@ async def test_two_messages_of_one_run_both_count(world: World, services: Servic
 
     state = await services.runs.state("t", ["flow"])
     assert (state.consecutive_failures, state.last_outcome, state.window_end_utc) == (0, "succeeded", NOW)
+    (record,) = await world.records()
+    assert [attempt["outcome"] for attempt in record["attempts"]] == ["failed", "succeeded"]
 
 
-async def test_the_tries_to_write_a_state_are_limited(world: World, wire: Wire, services: Services) -> None:
-    """The number of tries is limited. The message is delivered again."""
+async def test_the_tries_to_write_a_state_are_limited(
+    world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The number of tries is limited. The message is put back, and the run is repeated when its lease is over."""
     await world.put(document("t", entry("flow")))
-    await run_job(services, registered(succeed), message(), NOW)
 
     async def touch() -> None:
         state = await world.runs.read_item("state-flow", partition_key="t")
         await world.runs.upsert_item(dict(state))
 
-    wire.before_each(writes_state("PUT"), touch)
-    with pytest.raises(ServiceUnavailable, match="the state of t/flow was changed by others in each of 20 tries"):
-        await run_job(services, registered(succeed), message(run_id="r-2"), NOW)
+    wire.before_each(is_settlement, touch)
+    assert await deliver(services, registered(succeed), message(), NOW) is None
+
+    assert "the state of t/flow was changed by others in each of 20 tries" in caplog.text
+    assert await world.records() == []
+    assert await hidden(world) == 1
 
 
 async def test_a_run_that_is_killed_at_any_request_is_repeated(world: World, wire: Wire, services: Services) -> None:
-    """The message is delivered again. Then a success is recorded, and the window has advanced once."""
+    """The message is delivered again. Then one success is recorded, and the window has advanced once.
+
+    The flow is called again only if the worker was killed after the call and before the success was recorded.
+    """
     await services.runs.state("t", ["flow"])  # connects
-    killed = 0
+    killed, calls = 0, list[str]()
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        calls.append(tenant_id)
+
     for answered in (False, True):
         for number in count(1):
             tenant = f"t-{answered}-{number}"
             await world.put(document(tenant, entry("flow")))
             wire.kill_at(number, answered=answered)
             try:
-                await run_job(services, registered(succeed), message(1, tenant_id=tenant), NOW)
+                await run_job(services, registered(flow), message(1, tenant_id=tenant), NOW)
             except Killed:
                 killed += 1
             else:
                 break
             wire.heal()
-            await run_job(services, registered(succeed), message(2, tenant_id=tenant), NOW)
+            was_recorded = bool(await world.records(tenant))
+            first_calls = calls.count(tenant)
+            at_once = await deliver(services, registered(flow), message(2, tenant_id=tenant), NOW)
+            later = await deliver(services, registered(flow), message(3, tenant_id=tenant), LEASE_OVER)
+            assert [at_once, later].count(None) == (2 if was_recorded else 1)
 
-            records = await world.records(tenant)
-            assert records[-1]["outcome"] == "succeeded"
-            assert {record["runId"] for record in records} == {"r-1"}
-            assert (await services.runs.state(tenant, ["flow"])).window_end_utc == NOW
+            (record,) = await world.records(tenant)
+            outcomes = [attempt["outcome"] for attempt in record["attempts"]]
+            assert outcomes in (["succeeded"], ["interrupted", "succeeded"])
+            assert (record["runId"], record["outcome"]) == ("r-1", "succeeded")
+            assert calls.count(tenant) == (first_calls if was_recorded else first_calls + 1)
+            state = await services.runs.state(tenant, ["flow"])
+            assert (state.lease, state.consecutive_failures) == (None, 0)
+            assert state.window_end_utc == NOW
         wire.heal()
     assert killed >= 8
 
@@ -475,80 +603,102 @@ async def test_a_run_that_is_killed_at_any_request_is_repeated(world: World, wir
 async def test_a_deferral_killed_before_it_is_enqueued_is_not_lost(
     world: World, wire: Wire, services: Services
 ) -> None:
-    """The original message is delivered again, and the flow raises RetryLater again."""
+    """The original message is delivered again. The record has the next message, which is sent without another call."""
+    calls = []
 
     async def later(tenant_id: str, kv: SecretClient) -> None:
+        calls.append(tenant_id)
         raise RetryLater(timedelta(hours=1), "asked too often")
 
     await world.put(document("t", entry("flow")))
     wire.kill_before(to("POST", "/messages"))
-    with pytest.raises(Killed):
+    with pytest.raises((Killed, BaseExceptionGroup)):
         await run_job(services, registered(later), message(1), NOW)
     wire.heal()
-    await run_job(services, registered(later), message(2), NOW)
+    assert await hidden(world) == 0
+    assert await deliver(services, registered(later), message(2), NOW) is None
 
-    assert (await world.jobs.get_queue_properties()).approximate_message_count == 1
-    assert [record["outcome"] for record in await world.records()] == ["deferred", "deferred"]
+    assert await hidden(world) == 1
+    assert [(record["outcome"], record["attemptCount"]) for record in await world.records()] == [("deferred", 1)]
+    assert len(calls) == 1
 
 
-async def test_a_deferral_that_cannot_be_enqueued_is_a_failure(
+async def test_a_deferral_that_cannot_be_enqueued_is_not_lost(
     world: World, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The record has the reason and the counts, and the state counts a failure."""
+    """It is recorded, with the reason and the counts. Each delivery of the message tries again to enqueue the next."""
+    calls = []
 
     async def later(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        calls.append(tenant_id)
         run.count(items=5)
         raise RetryLater(timedelta(hours=1), "asked too often")
 
     await world.put(document("t", entry("flow")))
     await world.jobs.delete_queue()
     try:
-        with pytest.raises(ServiceUnavailable, match="does not exist"):
-            await run_job(services, registered(later), message(services.settings.max_attempts), NOW)
+        for delivery in (1, 2):
+            with pytest.raises(ServiceUnavailable, match="does not exist"):
+                await run_job(services, registered(later), message(delivery), NOW)
     finally:
         await world.jobs.create_queue()
 
     (record,) = await world.records()
-    assert (record["outcome"], record["counts"]) == ("dead", {"items": 5})
-    assert "does not exist" in record["error"]
+    assert (record["outcome"], record["counts"]) == ("deferred", {"items": 5})
+    assert record["error"]["message"] == "asked too often"
     state = await services.runs.state("t", ["flow"])
-    assert (state.last_outcome, state.consecutive_failures) == ("dead", 1)
-    assert "FAIL t/flow after 0.0s (dead): ServiceUnavailable: queue" in caplog.text
+    assert (state.last_outcome, state.consecutive_failures) == ("deferred", 0)
+    assert "DEFERRED t/flow after 0.0s: asked too often" in caplog.text
+
+    assert await deliver(services, registered(later), message(3), NOW) is None
+    assert await hidden(world) == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
-    ("entries", "job", "failures"),
+    ("entries", "failures"),
     [
-        ([entry("gone")], "gone", 1),
-        ([entry("flow", enabled="yes")], "flow", 1),
-        ("not a list", "flow", None),
-        ([entry("another")], "gone", None),
-        ([{"name": ["odd"]}, entry("gone")], "gone", 1),
-        ([entry("a/b")], "a/b", None),
-        ([entry("gone", enabled=False)], "gone", None),
+        ([entry("flow", enabled="yes")], 1),
+        ([{"name": ["odd"]}, entry("flow", cron=5)], 1),
+        ("not a list", None),
+        ([{"name": "flow", "enabled": False}], None),
     ],
     ids=[
-        "an unknown flow",
         "an entry that cannot be read",
+        "an entry that cannot be read beside an odd entry",
         "no entry at all",
-        "an unknown flow without entry",
-        "an unknown flow beside an odd entry",
-        "a name under which no state can be stored",
-        "an unknown flow whose entry is disabled",
+        "an entry that cannot be read and is disabled",
     ],
 )
 async def test_a_failure_before_the_flow_starts_counts_if_the_tenant_has_the_entry(
-    world: World, services: Services, entries: Any, job: str, failures: int | None
+    world: World, services: Services, entries: Any, failures: int | None
 ) -> None:
     """A flow that cannot start counts as failing. A message for a flow without an entry creates no state."""
     await world.put({**document("t"), "flows": entries})
 
-    with pytest.raises((FlowUnknown, TenantInvalid)):
-        await run_job(services, registered(succeed), message(flow_name=job), NOW)
+    with pytest.raises(TenantInvalid):
+        await run_job(services, registered(succeed), message(), NOW)
 
     assert [record["outcome"] for record in await world.records()] == ["failed"]
-    state = FlowState(tenant_id="t", flow_name=job) if "/" in job else await services.runs.state("t", [job])
+    state = await services.runs.state("t", ["flow"])
     assert (state.consecutive_failures or None, state.last_outcome) == (failures, failures and "failed")
+
+
+@pytest.mark.parametrize(
+    ("entries", "job"),
+    [([entry("another")], "gone"), ([entry("a/b")], "a/b"), ([entry("gone", enabled=False)], "gone")],
+    ids=["no entry", "a name under which no state can be stored", "a disabled entry"],
+)
+async def test_a_run_of_a_flow_that_never_came_creates_no_state(
+    world: World, services: Services, entries: Any, job: str
+) -> None:
+    """The run is dead, and has a record."""
+    await world.put(document("t", *entries))
+
+    await run_job(services, registered(succeed), message(flow_name=job), NOW + LONGEST_PARKING)
+
+    documents = [dict(item) async for item in world.runs.query_items("SELECT * FROM c")]
+    assert [(item["type"], item["flowName"], item["outcome"]) for item in documents] == [("Run", job, "dead")]
 
 
 async def test_a_disabled_flow_is_skipped_even_if_its_state_cannot_be_read(world: World, services: Services) -> None:
@@ -574,17 +724,18 @@ async def test_an_invalid_tenant_counts_in_the_flow_that_could_not_start(world: 
 async def test_an_unavailable_service_counts_in_no_state(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An outage is not a failure of the flow. The log has an event, and the state is not changed."""
+    """An outage is not a failure of the flow. The log has an event, no attempt is recorded, and the message waits."""
     await world.put(document("t", entry("flow")))
     await run_job(services, registered(succeed), message(), NOW)
     wire.refuse_all(to("GET", "/docs/t/"))
 
-    with pytest.raises(ServiceUnavailable):
-        await run_job(services, registered(succeed), message(run_id="r-2"), NOW)
+    assert await deliver(services, registered(succeed), message(run_id="r-2"), NOW) is None
 
-    assert "UNAVAILABLE t/flow did not start: Cosmos DB could not be reached while reading tenant 't'" in caplog.text
+    assert "UNAVAILABLE t/flow waits for 15s: Cosmos DB could not be reached while reading tenant 't'" in caplog.text
     state = await services.runs.state("t", ["flow"])
-    assert (state.consecutive_failures, state.last_outcome) == (0, "succeeded")
+    assert (state.consecutive_failures, state.last_outcome, state.lease) == (0, "succeeded", None)
+    assert [record["runId"] for record in await world.records()] == ["r-1"]
+    assert await hidden(world) == 1
 
 
 async def test_records_expire_and_flow_state_does_not(world: World, services: Services) -> None:

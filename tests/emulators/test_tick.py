@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -23,6 +24,8 @@ from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, 0, 3, tzinfo=UTC)
 DUE = "2025-08-23T12:00:00Z"
+NOTE = {"nextRunUtc": DUE, "enqueuedUtc": "2025-08-23T11:00:03Z", "key": "5f"}
+"""The note in an entry whose `nextRunUtc` the tick before has set to DUE."""
 
 
 async def run_ids(world: World) -> list[str]:
@@ -82,17 +85,32 @@ class TestConflicts:
 
         assert (tally.enqueued, tally.advanced, tally.failed) == (2, 1, 1)
 
+    @pytest.mark.parametrize("planned", [None, NOTE], ids=["without a note", "with a note"])
     async def test_a_document_that_changes_all_the_time_is_left_to_the_next_tick(
-        self, world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture
+        self,
+        world: World,
+        wire: Wire,
+        services: Services,
+        caplog: pytest.LogCaptureFixture,
+        planned: object,
     ) -> None:
-        """The number of tries is limited."""
-        await world.put(document("tenant-1", entry(nextRunUtc=DUE)))
-        wire.before_each(to("PATCH", "/docs/tenant-1"), lambda: world.put(document("tenant-1", entry(nextRunUtc=DUE))))
+        """The number of tries is limited. The other tenants are scheduled, and the host repeats the tick.
 
-        tally = await tick(services, NOW)
+        No job is enqueued before its run id is certain, which depends on the note of the tick before.
+        """
+        edited = document("tenant-1", entry(nextRunUtc=DUE, planned=planned))
+        await world.put(edited, document("tenant-2", entry(nextRunUtc=DUE)))
+        wire.before_each(to("PATCH", "/docs/tenant-1"), lambda: world.put(edited))
+        caplog.set_level(logging.INFO)
 
-        assert (tally.enqueued, tally.advanced, tally.failed) == (1, 0, 1)
+        with pytest.raises(ServiceUnavailable, match="'tenant-1' was changed by others in each of 20 tries"):
+            await tick(services, NOW)
+
+        enqueued = 2 if planned else 1
+        assert f" enqueued={enqueued} advanced=1 " in caplog.text
+        assert " failed=1 " in caplog.text
         assert "'tenant-1' was changed by others in each of 20 tries" in caplog.text
+        assert len(await world.messages()) == enqueued
 
 
 class Rule(msgspec.Struct):

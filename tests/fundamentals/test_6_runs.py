@@ -199,6 +199,7 @@ async def test_a_flow_can_ask_for_a_later_attempt(world: World, services: Servic
     (body,) = await world.messages()
     again = await run_job(services, registered(flow), QueueMessage("m-2", body.encode(), 1, NOW), NOW)
 
+    assert run.error
     assert (run.outcome, run.attempt_count, run.error.message) == ("deferred", 1, "asked too often, attempt 1")
     assert (again.outcome, again.attempt_count, again.run_id) == ("deferred", 2, run.run_id)
 
@@ -212,5 +213,6 @@ async def test_a_flow_can_give_up(world: World, services: Services, tenant: dict
     await world.put(tenant)
     run = await run_job(services, registered(flow), message(), NOW)
 
+    assert run.error
     assert (run.outcome, run.error.message) == ("gave_up", "the account was closed")
     assert [record["outcome"] for record in await world.records()] == ["gave_up"]

@@ -2,124 +2,242 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
-from datasync.errors import JobInvalid, ServiceUnavailable
-from datasync.flow.http import HttpUsage
-from datasync.model.run import Outcome, RunRecord
+from datasync.errors import JobInvalid, LeaseLost, ServiceUnavailable, StateInvalid
+from datasync.model.failure import Failure
+from datasync.model.job import Job, Trigger
+from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.tenant import Problem
+from datasync.telemetry import events
 from datasync.telemetry.emit import configure, emit
 from datasync.telemetry.events import (
+    CooldownInvalid,
     DocumentInvalid,
     EndingNotRecorded,
     Event,
     FlowBlocked,
     FlowFileBroken,
+    JobDropped,
+    JobPutBack,
     JobRefused,
+    LetterKept,
+    NotBuried,
+    ProblemsOmitted,
     RunEnded,
     RunStarted,
+    RunSuperseded,
     ServiceAway,
+    TenantFailed,
     TickEnded,
+    TickFailed,
+    WatermarkInvalid,
 )
 
 NOON = datetime(2025, 8, 23, 12, tzinfo=UTC)
+JOB = Job(
+    tenant_id="acme",
+    flow_name="weather",
+    scheduled_utc=NOON,
+    run_id="5f",
+    trigger=Trigger.SCHEDULE,
+    enqueued_utc=NOON,
+    message_id="m-1",
+    delivery=2,
+)
+AWAY = ServiceUnavailable("Cosmos DB answered 503")
+HTTP = {"requests": 13.0, "retries": 4.0, "waited": 3.1}
+NO_HTTP = {"requests": 0.0, "retries": 0.0, "waited": 0.0}
 
 
-def record(outcome: Outcome, **fields: Any) -> RunRecord:
-    return RunRecord(
-        tenant_id="acme",
-        flow_name="weather",
-        run_id="5f",
-        attempt=1,
-        outcome=outcome,
-        scheduled_utc=NOON,
-        started_utc=NOON,
-        finished_utc=NOON + timedelta(seconds=4.5),
-        **fields,
+def ended(
+    outcome: Outcome,
+    message: str | None = None,
+    *,
+    counts: dict[str, int] | None = None,
+    http: dict[str, float] | None = None,
+) -> RunRecord:
+    """Return the record of a run after its first attempt, with that error."""
+    error = Failure(message=message) if message else None
+    attempt = Attempt(
+        id="a-1", outcome=outcome, started_utc=NOON, finished_utc=NOON + timedelta(seconds=4.5), error=error
     )
+    return RunRecord.begin(JOB, "weather", NOON).after(attempt, counts=counts or {}, http=http or {})
 
 
-USAGE = HttpUsage(calls=9, sent=13, waited=timedelta(seconds=3.1))
+def ended_twice() -> RunRecord:
+    """Return the record of a run whose second attempt succeeded, an hour after the first one."""
+    later = NOON + timedelta(hours=1)
+    second = Attempt(id="a-2", outcome=Outcome.SUCCEEDED, started_utc=later, finished_utc=later + timedelta(seconds=2))
+    return ended(Outcome.FAILED, "OSError: down").after(second)
+
+
+EVENTS: list[tuple[Event, int, str]] = [
+    (
+        TickEnded(
+            tenants=7, due=5, enqueued=4, advanced=3, conflicts=2, problems=1, broken=0, failed=0, seconds=0.2249
+        ),
+        logging.INFO,
+        "TICK tenants=7 due=5 enqueued=4 advanced=3 conflicts=2 problems=1 broken=0 failed=0 seconds=0.22",
+    ),
+    (
+        TickEnded(tenants=0, due=0, enqueued=0, advanced=0, conflicts=0, problems=None, broken=0, failed=1, seconds=3),
+        logging.INFO,
+        "TICK tenants=0 due=0 enqueued=0 advanced=0 conflicts=0 problems=? broken=0 failed=1 seconds=3",
+    ),
+    (
+        TickEnded(
+            tenants=0,
+            due=0,
+            enqueued=0,
+            advanced=0,
+            conflicts=0,
+            problems=0,
+            broken=0,
+            failed=1,
+            seconds=3,
+            away="the queue since 2025-08-23T12:00:00Z",
+        ),
+        logging.INFO,
+        "TICK tenants=0 due=0 enqueued=0 advanced=0 conflicts=0 problems=0 broken=0 failed=1 seconds=3 "
+        "away=[the queue since 2025-08-23T12:00:00Z]",
+    ),
+    (
+        TickFailed(error=AWAY),
+        logging.ERROR,
+        "UNAVAILABLE the tick could not examine all documents: Cosmos DB answered 503 error=ServiceUnavailable",
+    ),
+    (
+        TenantFailed(tenant="acme", error=AWAY),
+        logging.ERROR,
+        "UNAVAILABLE tenant 'acme' could not be scheduled: Cosmos DB answered 503 tenant=acme error=ServiceUnavailable",
+    ),
+    (
+        WatermarkInvalid(error=StateInvalid("document 'watermark' in partition @fleet: sinceTs: got 'x'")),
+        logging.WARNING,
+        "document 'watermark' in partition @fleet: sinceTs: got 'x'. All documents are examined, and the watermark is "
+        "replaced",
+    ),
+    (
+        DocumentInvalid(problem=Problem(tenant_id="acme", flow="weather", path="flows[0].cron", why="5 fields")),
+        logging.ERROR,
+        "INVALID acme/weather flows[0].cron: 5 fields tenant=acme flow=weather path=flows[0].cron",
+    ),
+    (
+        ProblemsOmitted(count=3),
+        logging.ERROR,
+        "INVALID 3 more problems: query partition @fleet of the runs container for type = 'Problem'",
+    ),
+    (
+        FlowFileBroken(
+            module="flows.crm",
+            cause="ImportError: no crm",
+            traceback="Traceback …\n  in flows/crm.py\nImportError: no crm",
+        ),
+        logging.ERROR,
+        "BROKEN flow file flows.crm could not be loaded: ImportError: no crm module=flows.crm\n"
+        "Traceback …\n  in flows/crm.py\nImportError: no crm",
+    ),
+    (RunStarted(subject="acme/weather", run="5f", attempt=1), logging.INFO, "START acme/weather run=5f attempt=1"),
+    (
+        FlowBlocked(subject="acme/slow", seconds=8.04, place="flows/slow.py:11 (time.sleep)", run="5f", attempt=1),
+        logging.ERROR,
+        "BLOCKED acme/slow blocked every flow for 8.0 s at flows/slow.py:11 (time.sleep) run=5f attempt=1",
+    ),
+    (
+        FlowBlocked(subject=None, seconds=2.5, place="app.py:3 (main)", run="5f", attempt=1),
+        logging.ERROR,
+        "BLOCKED code outside a run blocked every flow for 2.5 s at app.py:3 (main) run=5f attempt=1",
+    ),
+    (
+        RunEnded(record=ended(Outcome.SUCCEEDED, counts={"readings": 1}, http=HTTP)),
+        logging.INFO,
+        "DONE acme/weather in 4.5s readings=1 http=13 retried=4 waited=3.1s run=5f attempt=1",
+    ),
+    (
+        RunEnded(record=ended(Outcome.SUCCEEDED, http=NO_HTTP)),
+        logging.INFO,
+        "DONE acme/weather in 4.5s run=5f attempt=1",
+    ),
+    (RunEnded(record=ended_twice()), logging.INFO, "DONE acme/weather in 2.0s run=5f attempt=2"),
+    (
+        RunEnded(record=ended(Outcome.FAILED, "OSError: down"), traceback="Traceback …"),
+        logging.ERROR,
+        "FAIL acme/weather after 4.5s (failed): OSError: down run=5f attempt=1\nTraceback …",
+    ),
+    (
+        RunEnded(record=ended(Outcome.DEAD, "OSError: down"), traceback="Traceback …"),
+        logging.ERROR,
+        "FAIL acme/weather after 4.5s (dead): OSError: down run=5f attempt=1\nTraceback …",
+    ),
+    (
+        RunEnded(record=ended(Outcome.CONTINUED, counts={"orders": 500})),
+        logging.INFO,
+        "CONTINUED acme/weather after 4.5s orders=500 run=5f attempt=1",
+    ),
+    (
+        RunEnded(record=ended(Outcome.GAVE_UP, "the account was closed")),
+        logging.WARNING,
+        "GAVE_UP acme/weather after 4.5s: the account was closed run=5f attempt=1",
+    ),
+    (
+        RunEnded(record=ended(Outcome.SKIPPED_OVERLAP, "run 4e of the same flow and tenant is going on")),
+        logging.WARNING,
+        "SKIPPED_OVERLAP acme/weather after 4.5s: run 4e of the same flow and tenant is going on run=5f attempt=1",
+    ),
+    (
+        JobDropped(job=JOB, why="the run has succeeded already"),
+        logging.INFO,
+        "DUPLICATE acme/weather dropped: the run has succeeded already run=5f delivery=2",
+    ),
+    (
+        JobPutBack(job=JOB, why="an earlier delivery of the message has the lease", delay=timedelta(minutes=3)),
+        logging.WARNING,
+        "WAITING acme/weather for 180s: an earlier delivery of the message has the lease run=5f delivery=2",
+    ),
+    (
+        RunSuperseded(job=JOB, error=LeaseLost("the lease of acme/weather is over, and was taken over")),
+        logging.WARNING,
+        "SUPERSEDED acme/weather: the lease of acme/weather is over, and was taken over run=5f delivery=2",
+    ),
+    (
+        ServiceAway(job=JOB, error=AWAY, since=NOON, pause=timedelta(seconds=30)),
+        logging.ERROR,
+        "UNAVAILABLE acme/weather waits for 30s: Cosmos DB is away since 2025-08-23T12:00:00Z. "
+        "Cosmos DB answered 503 run=5f delivery=2",
+    ),
+    (
+        EndingNotRecorded(job=JOB, outcome=Outcome.FAILED, error=AWAY, traceback="Traceback …"),
+        logging.ERROR,
+        "UNAVAILABLE acme/weather ended (failed), which could not be recorded: Cosmos DB answered 503 "
+        "run=5f delivery=2\nTraceback …",
+    ),
+    (
+        NotBuried(message_id="m-1", error=AWAY),
+        logging.ERROR,
+        "UNAVAILABLE message m-1 stays in the poison queue: Cosmos DB answered 503 error=ServiceUnavailable",
+    ),
+    (
+        CooldownInvalid(error=StateInvalid("document cooldown-crm in partition t: untilUtc: expected a time")),
+        logging.ERROR,
+        "INVALID document cooldown-crm in partition t: untilUtc: expected a time",
+    ),
+    (
+        LetterKept(message_id="m-1", why="the message is not a text in base64"),
+        logging.ERROR,
+        "FAIL message m-1 is kept as a dead letter: the message is not a text in base64",
+    ),
+    (
+        JobRefused(error=JobInvalid("message m-1 is not a job"), attempt=2),
+        logging.ERROR,
+        "FAIL message m-1 is not a job attempt=2",
+    ),
+]
 
 
 @pytest.mark.parametrize(
-    ("event", "level", "line"),
-    [
-        (
-            TickEnded(
-                tenants=7, due=5, enqueued=4, advanced=3, conflicts=2, problems=1, broken=0, failed=0, seconds=0.2249
-            ),
-            logging.INFO,
-            "TICK tenants=7 due=5 enqueued=4 advanced=3 conflicts=2 problems=1 broken=0 failed=0 seconds=0.22",
-        ),
-        (
-            DocumentInvalid(problem=Problem(tenant_id="acme", flow="weather", path="flows[0].cron", why="5 fields")),
-            logging.ERROR,
-            "INVALID acme/weather flows[0].cron: 5 fields tenant=acme flow=weather path=flows[0].cron",
-        ),
-        (
-            FlowFileBroken(
-                module="flows.crm",
-                cause="ImportError: no crm",
-                traceback="Traceback …\n  in flows/crm.py\nImportError: no crm",
-            ),
-            logging.ERROR,
-            "BROKEN flow file flows.crm could not be loaded: ImportError: no crm module=flows.crm\n"
-            "Traceback …\n  in flows/crm.py\nImportError: no crm",
-        ),
-        (
-            FlowBlocked(subject="acme/slow", seconds=8.04, place="flows/slow.py:11 (time.sleep)", run="5f", attempt=1),
-            logging.ERROR,
-            "BLOCKED acme/slow blocked every flow for 8.0 s at flows/slow.py:11 (time.sleep) run=5f attempt=1",
-        ),
-        (
-            FlowBlocked(subject=None, seconds=2.5, place="flows/slow.py:11", run="5f", attempt=1),
-            logging.ERROR,
-            "BLOCKED code outside a run blocked every flow for 2.5 s at flows/slow.py:11 run=5f attempt=1",
-        ),
-        (RunStarted(subject="acme/weather", run="5f", attempt=1), logging.INFO, "START acme/weather run=5f attempt=1"),
-        (
-            RunEnded(record=record(Outcome.SUCCEEDED, counts={"readings": 1}), http=USAGE.attributes()),
-            logging.INFO,
-            "DONE acme/weather in 4.5s readings=1 http=13 retried=4 waited=3.1s run=5f attempt=1",
-        ),
-        (
-            RunEnded(record=record(Outcome.SUCCEEDED), http=HttpUsage().attributes()),
-            logging.INFO,
-            "DONE acme/weather in 4.5s run=5f attempt=1",
-        ),
-        (
-            RunEnded(record=record(Outcome.DEAD, error="OSError: down"), traceback="Traceback …"),
-            logging.ERROR,
-            "FAIL acme/weather after 4.5s (dead): OSError: down run=5f attempt=1\nTraceback …",
-        ),
-        (
-            RunEnded(record=record(Outcome.GAVE_UP, error="the account was closed")),
-            logging.WARNING,
-            "GAVE_UP acme/weather after 4.5s: the account was closed run=5f attempt=1",
-        ),
-        (
-            ServiceAway(
-                subject="acme/weather", run="5f", attempt=1, error=ServiceUnavailable("Cosmos DB is unavailable")
-            ),
-            logging.ERROR,
-            "UNAVAILABLE acme/weather did not start: Cosmos DB is unavailable run=5f attempt=1",
-        ),
-        (
-            EndingNotRecorded(record=record(Outcome.SUCCEEDED), error=ServiceUnavailable("Cosmos DB answered 503")),
-            logging.ERROR,
-            "UNAVAILABLE acme/weather ended (succeeded), which could not be recorded: Cosmos DB answered 503 "
-            "run=5f attempt=1 error=ServiceUnavailable",
-        ),
-        (
-            JobRefused(error=JobInvalid("message m-1 is not a job"), attempt=2),
-            logging.ERROR,
-            "FAIL message m-1 is not a job attempt=2",
-        ),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Event) else "",
+    ("event", "level", "line"), EVENTS, ids=lambda value: type(value).__name__ if isinstance(value, Event) else ""
 )
 def test_an_event_is_one_line_with_every_attribute(
     event: Event, level: int, line: str, caplog: pytest.LogCaptureFixture
@@ -132,10 +250,18 @@ def test_an_event_is_one_line_with_every_attribute(
     assert (logged.levelno, logged.getMessage()) == (level, line)
 
 
+def test_every_event_has_a_case() -> None:
+    """The list above is complete."""
+    public = {each for name, each in vars(events).items() if not name.startswith("_") and isinstance(each, type)}
+    defined = {each for each in public if issubclass(each, Event) and each is not Event}
+
+    assert defined == {type(event) for event, _, _ in EVENTS}
+
+
 def test_a_count_does_not_replace_an_attribute_of_the_app(caplog: pytest.LogCaptureFixture) -> None:
     """A flow may use any name for a count, such as `run`. The run id in the line is still that of the run."""
     configure()
-    emit(RunEnded(record=record(Outcome.SUCCEEDED, counts={"run": 3, "http": 7}), http=USAGE.attributes()))
+    emit(RunEnded(record=ended(Outcome.SUCCEEDED, counts={"run": 3, "http": 7}, http=HTTP)))
 
     assert caplog.messages == [
         "DONE acme/weather in 4.5s count.run=3 count.http=7 http=13 retried=4 waited=3.1s run=5f attempt=1"
@@ -152,6 +278,6 @@ def test_a_name_cannot_start_a_line_of_its_own(caplog: pytest.LogCaptureFixture)
 def test_attributes_stay_on_the_log_record(caplog: pytest.LogCaptureFixture) -> None:
     """A handler that keeps attributes gets them as `fields`."""
     configure()
-    emit(RunEnded(record=record(Outcome.SUCCEEDED, counts={"readings": 1})))
+    emit(RunEnded(record=ended(Outcome.SUCCEEDED, counts={"readings": 1})))
 
     assert caplog.records[0].fields == {"readings": 1, "run": "5f", "attempt": 1}  # type: ignore[attr-defined]

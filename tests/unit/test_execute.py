@@ -498,7 +498,7 @@ async def test_a_read_of_a_secret_that_another_run_waits_for_goes_on(start: Star
     values: list[str] = []
 
     async def read() -> None:
-        values.append(await vault.get("shared--key"))
+        values.append((await vault.get("shared--key")).secret)
 
     stop: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
     first = asyncio.create_task(start(read, stop=stop))

@@ -18,7 +18,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from datasync.cron import parse
 from datasync.model.job import HEAD_START, PlannedJob
 from datasync.model.tenant import Tenant
-from datasync.tick.plan import Plan
+from datasync.tick.plan import Advance, Plan
 from tests.cron_strategies import expressions, moments, zones
 from tests.documents import document, entry
 from tests.stages import plan
@@ -135,8 +135,14 @@ def looked_at(content: dict[str, Any], now: datetime, lookahead: timedelta) -> P
     return plan(Tenant.from_document(content), now, now + lookahead)
 
 
+def moved(advance: Advance, now: datetime, key: str) -> dict[str, Any]:
+    """Return the fields of an entry that the store writes."""
+    next_run = text(advance.next_run)
+    return {"nextRunUtc": next_run, "planned": {"nextRunUtc": next_run, "enqueuedUtc": text(now), "key": key}}
+
+
 def simulate(line: Timeline, next_run: str | None = None) -> list[Tick]:
-    """Plan the document at each tick, and write `nextRunUtc` as the store does."""
+    """Plan the document at each tick, and write `nextRunUtc` and `planned` as the store does."""
     content = line.document(next_run)
     ticks = []
     for number, now in enumerate(line.ticks, start=2):
@@ -144,7 +150,7 @@ def simulate(line: Timeline, next_run: str | None = None) -> list[Tick]:
         decision = looked_at(content, now, line.lookahead)
         assert decision.problems == ()
         for advance in decision.advances:
-            content["flows"][0]["nextRunUtc"] = text(advance.next_run)
+            content["flows"][0] |= moved(advance, now, key=f"tick-{number}")
             content["_etag"] = f'"{number}"'
         (after,) = Tenant.from_document(content).flows
         assert after.next_run
@@ -208,23 +214,76 @@ def test_a_flow_without_next_run_does_not_run_for_the_past(line: Timeline) -> No
     assert advance.next_run == next(each for each in line.occurrences if each > now + line.lookahead)
 
 
+def notes() -> SearchStrategy[dict[str, str | None] | None]:
+    """Return values of `planned`: no note, or one without the time that is stored in `nextRunUtc`."""
+    return st.sampled_from((None, {"nextRunUtc": None, "enqueuedUtc": "2025-08-23T12:00:00Z", "key": "a"}))
+
+
 @properties
 @given(st.data())
 def test_an_occurrence_has_the_same_run_id_at_every_tick(data: st.DataObject) -> None:
     """If a tick is killed before it writes `nextRunUtc`, the next tick plans the same job with the same run id.
 
-    The job for missed occurrences has a run id of its own, because it represents all of them.
+    Another time has another run id. It makes no difference whether a time is ahead, is due, or was missed.
     """
     line = data.draw(timelines())
     content = line.document(data.draw(stored_times(line)))
-    run_ids: dict[tuple[datetime, bool], set[str | None]] = {}
+    content["flows"][0]["planned"] = data.draw(notes())
+    run_ids: dict[datetime, set[str | None]] = {}
     for now in (*line.ticks, line.occurrences[-1]):
         for advance in looked_at(content, now, line.lookahead).advances:
             for job in advance.jobs:
-                run_ids.setdefault((at(job), at(job) > now), set()).add(job.message.run_id)
+                run_ids.setdefault(at(job), set()).add(job.message.run_id)
 
     assert all(len(ids) == 1 for ids in run_ids.values())
     assert len(set.union(set(), *run_ids.values())) == len(run_ids)
+
+
+@properties
+@given(st.data())
+def test_edits_elsewhere_do_not_change_the_run_id_of_the_next_occurrence(data: st.DataObject) -> None:
+    """After a tick, an occurrence that the app has planned keeps its run id if people edit other fields."""
+    line = data.draw(timelines())
+    content = line.document()
+    now = line.ticks[-1]
+    (advance,) = looked_at(content, now, line.lookahead).advances
+    content["flows"][0] |= moved(advance, now, key="a")
+    edited = deepcopy(content)
+    edited["flows"][0] |= {"settings": {"limit": 5}, "owner": "Ann"}
+    edited["flows"].insert(0, entry("another"))
+    edited |= {"name": "Another Name", "_etag": '"9"'}
+    replanned = deepcopy(content)
+    replanned["flows"][0]["nextRunUtc"] = None
+
+    def first_id(tenant: dict[str, Any], instant: datetime) -> str | None:
+        advances = looked_at(tenant, instant, NONE if instant == advance.next_run else advance.next_run - now).advances
+        jobs = [job for each in advances if each.entry.name == "weather" for job in each.jobs]
+        return next(job.message.run_id for job in jobs if at(job) == advance.next_run)
+
+    ahead = first_id(content, now)
+    overdue = first_id(content, advance.next_run)
+    assert {ahead, overdue, first_id(edited, now), first_id(edited, advance.next_run)} == {ahead}
+    assert first_id(replanned, now) == ahead
+
+
+@properties
+@given(st.data())
+def test_a_time_that_a_person_sets_again_is_a_run_again(data: st.DataObject) -> None:
+    """The tick in between has made another note. Until it has, the run id stays the same."""
+    line = data.draw(timelines())
+    content = line.document(data.draw(stored_times(line)))
+    time, now = content["flows"][0]["nextRunUtc"], line.occurrences[-1] + timedelta(days=1)
+    run_ids = []
+    for key in ("a", "b"):
+        content["flows"][0] |= {
+            "nextRunUtc": time,
+            "planned": {"nextRunUtc": "2999-01-01T00:00:00Z", "enqueuedUtc": text(now), "key": key},
+        }
+        first, again = (looked_at(content, now, NONE).advances[0].jobs[0].message.run_id for _ in range(2))
+        assert first == again
+        run_ids.append(first)
+
+    assert run_ids[0] != run_ids[1]
 
 
 @properties

@@ -49,21 +49,30 @@ def test_a_new_flow_gets_future_occurrences_only() -> None:
 
 
 def test_an_edit_of_the_document_does_not_repeat_a_planned_run() -> None:
-    """The run id of a future occurrence changes only if the schedule changes. Other edits keep it."""
+    """A future occurrence keeps its run id, whatever is edited, so that it runs once."""
     flow = entry(cron="0 */30 * * * *", nextRunUtc="2025-08-23T12:30:00Z")
-    same = [
+    found = [
         ahead(flow, _etag='"1"'),
         ahead(flow, _etag='"1"', now=NOW + timedelta(minutes=1)),
         ahead({**flow, "settings": {"a": 1}}, _etag='"2"'),
         ahead({**flow, "nextRunUtc": None}, _etag='"3"'),
+        ahead({**flow, "timezone": "Europe/Berlin"}, _etag='"4"'),
     ]
-    rescheduled = ahead({**flow, "timezone": "Europe/Berlin"}, _etag='"2"')
 
-    def ids(found: Plan) -> list[str | None]:
-        return [planned.message.run_id for planned in found.advances[0].jobs[:2]]
+    ids = [[planned.message.run_id for planned in each.advances[0].jobs[:2]] for each in found]
+    assert len(set(ids[0])) == 2
+    assert all(each == ids[0] for each in ids)
 
-    assert all(ids(each) == ids(same[0]) for each in same)
-    assert not set(ids(rescheduled)) & set(ids(same[0]))
+
+def test_an_edit_of_the_schedule_changes_the_revision_of_a_planned_run() -> None:
+    """A job with an earlier revision is skipped, and the job of the changed schedule runs at the same instant."""
+    flow = entry(cron="0 */30 * * * *", nextRunUtc="2025-08-23T12:30:00Z")
+
+    def revision(**edited: object) -> str | None:
+        return ahead({**flow, **edited}).advances[0].jobs[0].message.rev
+
+    assert revision(settings={"a": 1}) == revision(nextRunUtc=None) == revision()
+    assert len({revision(), revision(timezone="Europe/Berlin"), revision(cron="0 0,30 * * * *")}) == 3
 
 
 def test_one_flow_cannot_fill_the_queue() -> None:

@@ -78,6 +78,17 @@ def test_the_number_of_attempts_is_that_of_the_host(tmp_path: Path) -> None:
     assert Settings.from_environ({**KEYS, **override}, host_json=host_json).max_attempts == 2
 
 
+def test_the_time_between_two_attempts_is_that_of_the_host(tmp_path: Path) -> None:
+    """It is visibilityTimeout in host.json, by default zero as in the host. The override setting takes precedence."""
+    host_json = tmp_path / "host.json"
+    host_json.write_text(json.dumps({"extensions": {"queues": {"visibilityTimeout": "00:05:00"}}}))
+    override = {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "01:00:01.5"}
+
+    assert Settings.from_environ(KEYS, host_json=host_json).retry_delay == timedelta(minutes=5)
+    assert Settings.from_environ({**KEYS, **override}, host_json=host_json).retry_delay == timedelta(seconds=3601.5)
+    assert Settings.from_environ(KEYS, host_json=tmp_path / "none").retry_delay == timedelta()
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
@@ -116,6 +127,10 @@ def test_the_number_of_attempts_is_that_of_the_host(tmp_path: Path) -> None:
         (
             {"AzureFunctionsJobHost__extensions__queues__maxDequeueCount": "many"},
             "maxDequeueCount: expected a whole number",
+        ),
+        (
+            {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "5 minutes"},
+            "visibilityTimeout: expected hours, minutes and seconds such as 00:01:00, got '5 minutes'",
         ),
     ],
 )

@@ -1,32 +1,38 @@
-"""The state of a flow of a tenant, after each kind of attempt."""
+"""The state of a flow of a tenant, and the record of a run, after each kind of attempt."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from datasync.errors import StateInvalid
-from datasync.model.run import Outcome, RunRecord
+from datasync.model.job import Job, Trigger
+from datasync.model.run import MOST_ATTEMPTS, Attempt, Outcome, RunRecord
 from datasync.model.state import REMEMBERED, FlowState
 
 NOON = datetime(2025, 8, 23, 12, tzinfo=UTC)
 
 
-def attempt(outcome: Outcome, number: int = 1, run_id: str = "r-1") -> RunRecord:
-    return RunRecord(
+def job(run_id: str = "r-1", deferral: int = 0) -> Job:
+    return Job(
         tenant_id="t",
         flow_name="weather",
-        run_id=run_id,
-        attempt=number,
-        outcome=outcome,
         scheduled_utc=NOON,
-        started_utc=NOON,
-        finished_utc=NOON + timedelta(seconds=number),
+        run_id=run_id,
+        trigger=Trigger.SCHEDULE,
+        enqueued_utc=NOON,
+        message_id=f"m-{run_id}",
+        delivery=1,
+        deferral=deferral,
     )
 
 
-def applied(state: FlowState, record: RunRecord, window_end: datetime | None) -> FlowState:
-    """Apply an attempt, with a message id of its own."""
-    return state.after(record, window_end, f"message-{record.run_id}-{record.attempt}")
+def attempt(outcome: Outcome, number: int = 1) -> Attempt:
+    return Attempt(
+        id=f"attempt-{number}",
+        outcome=outcome,
+        started_utc=NOON,
+        finished_utc=NOON + timedelta(seconds=number),
+    )
 
 
 @pytest.fixture
@@ -35,54 +41,67 @@ def empty() -> FlowState:
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_applying_an_attempt_twice_changes_nothing(empty: FlowState, outcome: Outcome) -> None:
-    """A write is repeated if its answer was lost. The state stays the same."""
-    once = applied(empty, attempt(outcome), NOON)
+def test_an_ended_run_is_remembered(empty: FlowState, outcome: Outcome) -> None:
+    """A run that will be attempted again has not ended. A deferred one goes on with another message."""
+    state = empty.after(attempt(outcome), job(), None, None)
 
-    assert once != empty
-    assert applied(once, attempt(outcome), NOON) == once
-
-
-def test_an_older_attempt_is_recognised_after_others(empty: FlowState) -> None:
-    """Other attempts of the flow may end between a write and its repetition."""
-    state = empty
-    for number in range(1, REMEMBERED + 1):
-        state = applied(state, attempt(Outcome.FAILED, number), None)
-
-    assert applied(state, attempt(Outcome.FAILED, 1), None) == state
-    assert state.consecutive_failures == REMEMBERED
+    will_be_attempted_again = outcome in (Outcome.FAILED, Outcome.INTERRUPTED)
+    assert state.ended == (() if will_be_attempted_again else ("r-1",))
+    assert (state.last_outcome, state.last_run_utc) == (outcome, NOON + timedelta(seconds=1))
 
 
-def test_two_messages_of_one_run_both_count(empty: FlowState) -> None:
-    """A killed tick may send a message twice. The second attempt may succeed after the first one has failed."""
-    failed = empty.after(attempt(Outcome.FAILED), NOON, "message-1")
-    state = failed.after(attempt(Outcome.SUCCEEDED), NOON, "message-2")
+def test_a_deferred_run_is_not_ended_for_its_next_message(empty: FlowState) -> None:
+    """Each message of a run that was deferred ends for itself."""
+    state = empty.after(attempt(Outcome.DEFERRED), job(), None, None)
+    assert job().leg in state.ended
+    assert job(deferral=1).leg not in state.ended
 
-    assert (state.consecutive_failures, state.last_success_utc, state.window_end_utc) == (
-        0,
-        NOON + timedelta(seconds=1),
-        NOON,
-    )
+    state = state.after(attempt(Outcome.SUCCEEDED, 2), job(deferral=1), NOON, None)
+    assert job(deferral=1).leg in state.ended
 
 
-def test_the_number_of_remembered_attempts_is_limited(empty: FlowState) -> None:
-    """The state stays small after many runs."""
+def test_the_number_of_remembered_runs_is_limited(empty: FlowState) -> None:
+    """The state stays small after many runs, and remembers the last ones."""
     state = empty
     for number in range(100):
-        state = applied(state, attempt(Outcome.SUCCEEDED, run_id=f"{number:032}"), NOON)
+        state = state.after(attempt(Outcome.SUCCEEDED), job(f"{number:032}"), NOON, None)
 
-    assert len(state.applied) == REMEMBERED
+    assert state.ended == tuple(f"{number:032}" for number in range(100 - REMEMBERED, 100))
     assert len(str(state.document())) < 2048
+
+
+def test_a_record_recognises_its_attempts() -> None:
+    """Settlement reads a record back if the answer of its write was lost. All attempts are counted, the last listed."""
+    record = RunRecord.begin(job(), "weather", NOON)
+    for number in range(1, MOST_ATTEMPTS + 6):
+        assert not record.has(f"attempt-{number}")
+        record = record.after(attempt(Outcome.FAILED, number))
+        assert record.has(f"attempt-{number}")
+
+    assert [each.id for each in record.attempts] == [f"attempt-{number}" for number in range(6, MOST_ATTEMPTS + 6)]
+    assert (record.attempt_count, record.failures) == (MOST_ATTEMPTS + 5, MOST_ATTEMPTS + 5)
 
 
 def test_only_success_advances_the_window(empty: FlowState) -> None:
     """Each run covers the time since the last success. The window never goes back to an earlier time."""
-    state = applied(empty, attempt(Outcome.SUCCEEDED, 1), NOON)
-    for number, outcome in enumerate(set(Outcome) - {Outcome.SUCCEEDED}, start=2):
-        state = applied(state, attempt(outcome, number), NOON + timedelta(hours=1))
+    state = empty.after(attempt(Outcome.SUCCEEDED), job(), NOON, None)
+    others = set(Outcome) - {Outcome.SUCCEEDED, Outcome.CONTINUED}
+    for number, outcome in enumerate(sorted(others), start=2):
+        state = state.after(attempt(outcome, number), job(), NOON + timedelta(hours=1), None)
     assert state.window_end_utc == NOON
+    assert state.last_success_utc == NOON + timedelta(seconds=1)
 
-    assert applied(state, attempt(Outcome.SUCCEEDED, 99), NOON - timedelta(hours=1)).window_end_utc == NOON
+    assert state.after(attempt(Outcome.SUCCEEDED), job(), NOON - timedelta(hours=1), None).window_end_utc == NOON
+    later = state.after(attempt(Outcome.SUCCEEDED), job(), NOON + timedelta(hours=1), None)
+    assert later.window_end_utc == NOON + timedelta(hours=1)
+
+
+def test_a_part_advances_the_window_as_far_as_it_is_done(empty: FlowState) -> None:
+    """A part without an end of its own leaves the window. It is not the success of the run."""
+    state = empty.after(attempt(Outcome.CONTINUED), job(), NOON, None)
+    assert (state.window_end_utc, state.last_success_utc) == (NOON, None)
+
+    assert state.after(attempt(Outcome.CONTINUED), job("r-1.2"), None, None).window_end_utc == NOON
 
 
 @pytest.mark.parametrize("window_end", ["last week", "0001-01-01T00:00:00+05:00", 5])
@@ -96,12 +115,20 @@ def test_a_state_that_was_edited_wrongly_is_named(window_end: object) -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "failures"),
-    [(Outcome.FAILED, 3), (Outcome.DEAD, 3), (Outcome.SUCCEEDED, 0), (Outcome.GAVE_UP, 2), (Outcome.DEFERRED, 2)],
+    [
+        (Outcome.FAILED, 3),
+        (Outcome.DEAD, 3),
+        (Outcome.SUCCEEDED, 0),
+        (Outcome.CONTINUED, 0),
+        (Outcome.GAVE_UP, 2),
+        (Outcome.DEFERRED, 2),
+        (Outcome.INTERRUPTED, 2),
+    ],
 )
 def test_failures_in_a_row_are_counted_until_a_success(empty: FlowState, outcome: Outcome, failures: int) -> None:
     """Other outcomes do not change the number."""
     state = empty
     for number in (1, 2):
-        state = applied(state, attempt(Outcome.FAILED, number), None)
+        state = state.after(attempt(Outcome.FAILED, number), job(), None, None)
 
-    assert applied(state, attempt(outcome, 3), NOON).consecutive_failures == failures
+    assert state.after(attempt(outcome, 3), job(), NOON, None).consecutive_failures == failures
