@@ -63,12 +63,12 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
         ServiceUnavailable: Cosmos DB refused or could not be reached, or others were faster in every try.
 
     """
-    runs = services.runs
+    runs, nonce = services.runs, uuid4().hex  # one nonce: a lease is recognized after the answer of a try was lost
     for _ in range(_TRIES):
         now = services.clock.now()
         lease = Lease(
             until=(now + DURATION).timestamp(),
-            nonce=uuid4().hex,
+            nonce=nonce,
             started_utc=now,
             message=job.copy(),
         )
