@@ -1,7 +1,7 @@
 """Faults between the app and its services: a kill at the n-th request, a refused connection, or a lost answer."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, override
+from typing import Any, NoReturn, override
 
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import AioHttpTransport
@@ -24,6 +24,8 @@ class Wire:
         """Every transport of the app's clients."""
         self.refuse = False
         """Whether every connection is refused."""
+        self.killed = False
+        """Whether the worker was killed. It sends nothing more until `heal`."""
         self._kill_at: tuple[int, bool] | None = None
         self._kill_before: Callable[[Request], bool] | None = None
         self._refuse: Callable[[Request], bool] | None = None
@@ -45,6 +47,7 @@ class Wire:
 
     def heal(self) -> None:
         """Stop killing and refusing."""
+        self.killed = False
         self._kill_at = self._kill_before = self._refuse = None
 
     def lose_answer(self, wanted: Callable[[Request], bool]) -> None:
@@ -66,19 +69,21 @@ class Wire:
         self._before.append((wanted, act))
 
     async def pass_on(self, request: Request, send: Callable[[], Awaitable[Any]]) -> Any:
+        if self.killed:
+            raise Killed
         self.requests.append(request)
         if self._kill_before and self._kill_before(request):
-            raise Killed
+            self._kill()
         if self.refuse or (self._refuse and self._refuse(request)):
             raise ServiceRequestError("connection refused")
         killed, answered = self._kill_at or (0, False)
         if killed == len(self.requests) and not answered:
-            raise Killed
+            self._kill()
         for _, act in [each for each in self._before if each[0](request)]:
             await act()
         answer = await send()
-        if killed and killed <= len(self.requests) and answered:
-            raise Killed
+        if self.killed or (killed and killed <= len(self.requests) and answered):
+            self._kill()
         for lost in [each for each in self._lose if each(request)][:1]:
             self._lose.remove(lost)
             raise ServiceResponseError("the connection broke before the answer came")
@@ -86,6 +91,10 @@ class Wire:
             self._after.remove((wanted, act))
             await act()
         return answer
+
+    def _kill(self) -> NoReturn:
+        self.killed = True
+        raise Killed
 
 
 def to(method: str, part: str, body: str = "") -> Callable[[Request], bool]:

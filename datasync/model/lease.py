@@ -33,5 +33,9 @@ class Lease(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         return self.until is not None and now.timestamp() <= self.until + MARGIN.total_seconds()
 
     def left(self, now: datetime) -> timedelta:
-        """Return the time after which the lease can be taken over."""
-        return timedelta(seconds=(self.until or 0) - now.timestamp() + 1) + MARGIN
+        """Return the time after which the lease can be taken over.
+
+        At most the time that a lease lasts: an end that was edited by hand may lie years ahead.
+        """
+        left = min((self.until or 0) - now.timestamp(), DURATION.total_seconds())
+        return timedelta(seconds=left + 1) + MARGIN

@@ -168,6 +168,7 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             self,
             redrive=job.redrive,
             trigger=job.trigger,
+            outcome=None,
             failures=0,
             interruptions=0,
             deferrals=0,
@@ -180,19 +181,23 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         return any(attempt.id == attempt_id for attempt in self.attempts)
 
     def after(self, attempt: Attempt, **changes: Any) -> Self:
-        """Return the record after an attempt, with its counts brought up to date, and further fields changed."""
+        """Return the record after an attempt, with its counts brought up to date, and further fields changed.
+
+        An attempt that is found interrupted after the run has ended does not change the end of the run.
+        """
         asked = attempt.outcome is Outcome.DEFERRED
+        is_late = attempt.outcome is Outcome.INTERRUPTED and self.outcome is not None and self.outcome.is_final
         return replace(
             self,
-            outcome=attempt.outcome,
+            outcome=self.outcome if is_late else attempt.outcome,
             started_utc=self.started_utc if self.attempt_count else attempt.started_utc,
-            finished_utc=attempt.finished_utc,
+            finished_utc=self.finished_utc if is_late else attempt.finished_utc,
             attempt_count=self.attempt_count + 1,
             attempts=(*self.attempts, attempt)[-MOST_ATTEMPTS:],
             failures=self.failures + attempt.outcome.is_failure,
             interruptions=self.interruptions + (attempt.outcome is Outcome.INTERRUPTED),
             deferrals=self.deferrals + asked,
-            error=attempt.error,
+            error=self.error if is_late else attempt.error,
             lease=None,
             **changes,
         )

@@ -245,7 +245,8 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
     if holder is None:
         return PutBack(job.copy(), lease.left(now), "the lease of the flow was edited by hand, and is not over")
     if holder.run_id == job.run_id:
-        if holder.message_id != job.message_id and holder.rounds >= job.rounds:
+        is_newer = (job.redrive, job.deferral, job.rounds) > (holder.redrive, holder.deferral, holder.rounds)
+        if holder.message_id != job.message_id and not is_newer:
             return Drop("another message of the same run is being run")
         return PutBack(job.copy(), lease.left(now), "an earlier delivery of the message has the lease")
     why = f"run {holder.run_id} of the same flow and tenant is going on"

@@ -98,8 +98,8 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
         if await runs.save(*documents):
             return ended
         record = await runs.record(job.tenant_id, job.run_id)
-        if record and record.has(delivery.id):
-            return record  # written by an earlier try, whose answer was lost
+        if record and _is_written(record, delivery, ending):
+            return record
         if delivery.lease:
             await delivery.lease.refresh()
         state = await _state_to_write(services, delivery, ending)
@@ -108,6 +108,15 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
         f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {_TRIES} tries. "
         "It will be tried again"
     )
+
+
+def _is_written(record: RunRecord, delivery: Delivery, ending: Ending) -> bool:
+    """Return whether an earlier try, whose answer was lost, has written the attempt.
+
+    An attempt that has lost its lease is on record, too: as interrupted, written by the attempt that has the lease.
+    """
+    written = [attempt.outcome for attempt in record.attempts if attempt.id == delivery.id]
+    return bool(written) and (written[0] is Outcome.INTERRUPTED) == (ending.outcome is Outcome.INTERRUPTED)
 
 
 def _leased_record(delivery: Delivery) -> RunRecord | None:
