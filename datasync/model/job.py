@@ -28,6 +28,9 @@ class Trigger(StrEnum):
     """A run that was dead is attempted again."""
 
 
+_LONGEST_BASE = 190
+"""The length of a run id to which the number of a part can be added."""
+
 type _RunId = Annotated[str, Meta(pattern="^[0-9A-Za-z_.:-]{1,200}$")]
 type _MessageId = Annotated[str, Meta(pattern=NO_SURROGATES, min_length=1, max_length=200)]
 type _Count = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number")]
@@ -141,6 +144,8 @@ class Job(msgspec.Struct, frozen=True):
     def next_part(self, now: datetime) -> JobMessage:
         """Return the message that asks for the next part of a run, sent at `now`."""
         run = self.run_id.removesuffix(f".{self.part}") if self.part > 1 else self.run_id
+        if len(run) > _LONGEST_BASE:  # a posted id, to which no number can be added
+            run = run_id(run)
         return JobMessage(
             tenant_id=self.tenant_id,
             flow_name=self.flow_name,

@@ -110,7 +110,7 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
 
 def _check_cursor(cursor: Any) -> None:
-    size = len(json.dumps(cursor).encode())
+    size = len(json.dumps(cursor, ensure_ascii=False).encode(errors="replace"))
     if size > LARGEST_CURSOR:
         raise FieldError("cursor", f"at most {LARGEST_CURSOR} bytes of JSON, not {size}", type(cursor).__name__)
 

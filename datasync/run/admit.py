@@ -63,6 +63,8 @@ class Admitted(msgspec.Struct, frozen=True):
     """The settings of the entry, as the flow declares them."""
     record: RunRecord
     lease: HeldLease
+    ending: Ending | None = None
+    """The end of the run, if its flow need not be called."""
 
     @property
     def state(self) -> FlowState | None:
@@ -218,7 +220,7 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
     return await _check_again(services, admitted) or admitted
 
 
-async def _check_again(services: Services, admitted: Admitted) -> Stop | None:
+async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:
     """Look at the facts that are exact under the lease: a record that another process has written may lag behind."""
     job, state = admitted.job, admitted.state
     if state and job.leg in state.ended:
@@ -226,8 +228,7 @@ async def _check_again(services: Services, admitted: Admitted) -> Stop | None:
         return _duplicate(job, await services.runs.record(job.tenant_id, job.run_id))
     interruptions = admitted.record.interruptions
     if interruptions >= MOST_ROUNDS * services.settings.max_attempts:
-        await services.runs.release(admitted.lease.document)
-        return died(f"{interruptions} attempts")
+        return replace(admitted, ending=died(f"{interruptions} attempts"))
     if interruptions > max(job.spread, 1):
         # Twice a victim, or a culprit: from now on it runs apart from the runs that it was interrupted with.
         await services.runs.release(admitted.lease.document)

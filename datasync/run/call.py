@@ -159,19 +159,19 @@ def _ending(execution: Execution, flow: Flow, run: FlowRun, describe: _Describe,
     if execution.how is How.STOPPED or isinstance(error, LeaseLost):
         raise error
     if signal := _signal(error):
-        reason = redact.line(str(signal))  # without the name of the class
-        return _signalled(signal, run, lambda error: replace(describe(error), message=reason))
+        reason = replace(describe(signal), message=redact.line(str(signal)))  # without the name of the class
+        return _signalled(signal, reason, run, describe)
     if outage := _find(error, ServiceUnavailable):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
     ending = _failed(error, describe, redact.traceback(error))
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
 
 
-def _signalled(signal: FlowSignal, run: FlowRun, describe: _Describe) -> Ending:
+def _signalled(signal: FlowSignal, reason: Failure, run: FlowRun, describe: _Describe) -> Ending:
     if isinstance(signal, RetryLater):
-        return Ending(Outcome.DEFERRED, describe(signal), delay=signal.delay)
+        return Ending(Outcome.DEFERRED, reason, delay=signal.delay)
     if not isinstance(signal, Continue):
-        return Ending(Outcome.GAVE_UP, describe(signal))
+        return Ending(Outcome.GAVE_UP, reason)
     end = signal.window_end
     if end and end > run.window.end:
         return _failed(FlowFailed(f"Continue(window_end={end}): the run's window ends at {run.window.end}"), describe)

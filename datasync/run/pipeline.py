@@ -111,7 +111,7 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
             return await _end(services, delivery, stop)
     delivery = replace(delivery, id=stop.lease.nonce, record=stop.record, lease=stop.lease)
     try:
-        return await _end(services, delivery, await call(services, stop))
+        return await _end(services, delivery, stop.ending or await call(services, stop))
     except LeaseLost as error:
         emit(RunSuperseded(job=job, error=error))
         raise

@@ -301,7 +301,7 @@ class TestLosing:
 
     @pytest.mark.parametrize("action", ["checkpoint", "post", "end", "fail", "get"])
     async def test_a_run_that_was_frozen_notices_first_that_its_lease_was_taken_over(
-        self, world: World, wire: Wire, services: Services, other: Services, action: str
+        self, world: World, services: Services, other: Services, action: str
     ) -> None:
         """It keeps nothing, sends no request that changes data, and records nothing. Its message is delivered again."""
         await world.put(document("t", entry("flow")))
