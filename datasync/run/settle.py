@@ -77,7 +77,10 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
                 continue
             if delivery.lease is None or waited >= _PATIENCE:
                 raise
-            emit(EndingNotRecorded(job=delivery.job, outcome=ending.outcome, error=error, traceback=ending.traceback))
+            if not waited:
+                emit(
+                    EndingNotRecorded(job=delivery.job, outcome=ending.outcome, error=error, traceback=ending.traceback)
+                )
         await services.clock.sleep(pause)
         waited, pause = waited + pause, min(pause * 2, timedelta(minutes=1))
 

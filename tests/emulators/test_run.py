@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClient
 from datasync.errors import (
     FlowFailed,
-    FlowSettingsInvalid,
     ServiceUnavailable,
     StateInvalid,
     TenantInvalid,
@@ -97,19 +96,19 @@ async def test_declared_settings_are_decoded(world: World, services: Services) -
 
 
 async def test_settings_that_do_not_fit_keep_the_flow_from_starting(world: World, services: Services) -> None:
-    """The record has the tenant, the flow, the field, its value and the remedy."""
+    """The run is dead at once. Its record has the tenant, the flow, the field, its value and the remedy."""
     called = []
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
         called.append(tenant_id)
 
     await world.put(document("t", entry("flow", settings={"minTotal": 5, "skip": ["a", 5]})))
-    with pytest.raises(FlowSettingsInvalid):
-        await run_job(services, registered(flow, settings=Rules), message(), NOW)
+    run = await run_job(services, registered(flow, settings=Rules), message(), NOW)
 
+    assert run.outcome == "dead"
     (record,) = await world.records()
-    assert record["error"] == (
-        "FlowSettingsInvalid: t/flow flows[0].settings.skip[1]: expected a text, got 5. Correct the tenant's document"
+    assert record["error"]["message"] == (
+        "FlowSettingsInvalid: t/flow flows[0].settings.skip[1]: expected a text, got 5 (correct the tenant's document)"
     )
     assert called == []
 
@@ -427,7 +426,9 @@ async def test_a_failure_that_cannot_be_recorded_is_logged(
     assert "UNAVAILABLE t/flow ended (failed), which could not be recorded: Cosmos DB could not be" in caplog.text
     assert "test_run.py" in caplog.text
     assert "OSError: down" in caplog.text
-    assert "UNAVAILABLE t/flow waits for 15s: Cosmos DB could not be reached" in caplog.text
+    assert (
+        "UNAVAILABLE t/flow waits for 15s: Cosmos DB is away since 2025-08-23T12:03:03Z. Cosmos DB could" in caplog.text
+    )
     wire.heal()
     assert await world.records() == []
     assert await hidden(world) == 1
@@ -731,7 +732,8 @@ async def test_an_unavailable_service_counts_in_no_state(
 
     assert await deliver(services, registered(succeed), message(run_id="r-2"), NOW) is None
 
-    assert "UNAVAILABLE t/flow waits for 15s: Cosmos DB could not be reached while reading tenant 't'" in caplog.text
+    assert "UNAVAILABLE t/flow waits for 15s: Cosmos DB is away since 2025-08-23T12:00:00Z. " in caplog.text
+    assert "Cosmos DB could not be reached while reading tenant 't'" in caplog.text
     state = await services.runs.state("t", ["flow"])
     assert (state.consecutive_failures, state.last_outcome, state.lease) == (0, "succeeded", None)
     assert [record["runId"] for record in await world.records()] == ["r-1"]

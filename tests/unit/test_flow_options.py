@@ -157,7 +157,7 @@ def test_the_error_for_settings_names_the_field_and_the_remedy() -> None:
         declared(settings=Rules).decode_settings("acme", tenant.flows[1])
 
     assert str(refused.value) == (
-        'acme/mapped flows[1].settings.minTotal: expected a number, got "5". Correct the tenant\'s document'
+        'acme/mapped flows[1].settings.minTotal: expected a number, got "5" (correct the tenant\'s document)'
     )
 
 
