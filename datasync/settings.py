@@ -77,7 +77,8 @@ class Settings:
     concurrency_per_tenant: int
     """How many runs of one tenant a process executes at once."""
     max_attempts: int
-    """The number of failed attempts after which the host moves a job to the poison queue (host.json)."""
+    """The number of failed attempts of a run. Also that of a message's deliveries, after which the host moves it to the
+    poison queue (host.json, `maxDequeueCount`)."""
 
     retry_delay: timedelta
     """The time between a failed attempt and the next (host.json, `visibilityTimeout`)."""

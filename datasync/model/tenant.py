@@ -44,6 +44,14 @@ class Planned(msgspec.Struct, frozen=True, rename="camel"):
     key: str
     """Another one in each note. It distinguishes the runs of a person who sets the same time again."""
 
+    @property
+    def next_run(self) -> datetime | None:
+        """`next_run_utc` as an instant (aware, UTC); None where it is null, or was edited and cannot be read."""
+        try:
+            return read_utc(self.next_run_utc) if self.next_run_utc else None
+        except ValueError:
+            return None
+
 
 class FlowEntry(msgspec.Struct, frozen=True):
     """One entry of a tenant document's `flows`: the flow, its schedule, and its switch."""

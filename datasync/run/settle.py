@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, StateInvalid, TenantUnknown
 from datasync.flow.registry import Flow
+from datasync.model.decode import fits_in_id
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob
 from datasync.model.run import Attempt, Outcome, RunRecord
@@ -140,9 +141,9 @@ async def _state_to_write(services: Services, delivery: Delivery, ending: Ending
 
 async def _counts(services: Services, delivery: Delivery, ending: Ending) -> bool:
     """Return whether an attempt that did not start counts as a failure of a flow of the tenant."""
-    if ending.error is None or delivery.flow is None or ending.outcome not in (Outcome.FAILED, Outcome.DEAD):
+    if ending.outcome not in (Outcome.FAILED, Outcome.DEAD) or isinstance(ending.raised, StateInvalid | TenantUnknown):
         return False
-    if isinstance(ending.raised, StateInvalid | TenantUnknown):
+    if not fits_in_id(delivery.names[0]):  # no flow can have this name, and no state can be stored under it
         return False
     return await services.tenants.has_entry(delivery.job.tenant_id, (delivery.job.flow_name, *delivery.names))
 

@@ -100,10 +100,13 @@ def _job(tenant: Tenant, entry: FlowEntry, at: datetime, now: datetime, late: ti
 def _run_id(tenant: Tenant, entry: FlowEntry, at: datetime, *, is_forced: bool) -> str:
     """Return the same id in each tick that decides about the same occurrence, whatever else is edited meanwhile.
 
-    An occurrence of the schedule has one run. A time that a person has set has one run each time it is set: until a
-    tick has moved `nextRunUtc`, the note of the tick before does not change.
+    An occurrence of the schedule has one run. A time that a person has set back to has one run each time it is set:
+    until a tick has moved `nextRunUtc`, the note of the tick before does not change. A time that a person has set, and
+    that no tick has passed yet, is an occurrence like those of the schedule.
     """
-    decided_after = [entry.planned.key] if is_forced and entry.planned else []
+    note = entry.planned
+    is_passed = note is not None and (note.next_run is None or at < note.next_run)
+    decided_after = [note.key] if note and is_forced and is_passed else []
     return run_id(tenant.id, entry.name, at.isoformat(), *decided_after)
 
 

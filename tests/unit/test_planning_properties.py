@@ -267,6 +267,23 @@ def test_edits_elsewhere_do_not_change_the_run_id_of_the_next_occurrence(data: s
 
 
 @properties
+@given(timelines(gapless=True))
+def test_an_occurrence_that_is_planned_again_has_the_same_run_id(line: Timeline) -> None:
+    """A person removes `nextRunUtc` before each tick, so that it plans the occurrences up to its horizon again."""
+    content = line.document()
+    run_ids: dict[datetime, set[str | None]] = {}
+    for number, now in enumerate((*line.ticks, line.ticks[-1])):
+        content["flows"][0]["nextRunUtc"] = None
+        (advance,) = looked_at(content, now, line.lookahead).advances
+        for job in advance.jobs:
+            run_ids.setdefault(at(job), set()).add(job.message.run_id)
+        content["flows"][0] |= moved(advance, now, key=f"tick-{number}")
+
+    assert [*run_ids] == line.between(line.ticks[0], line.ticks[-1] + line.lookahead)
+    assert all(len(ids) == 1 for ids in run_ids.values())
+
+
+@properties
 @given(st.data())
 def test_a_time_that_a_person_sets_again_is_a_run_again(data: st.DataObject) -> None:
     """The tick in between has made another note. Until it has, the run id stays the same."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from datasync.errors import StateInvalid
+from datasync.model.failure import Failure
 from datasync.model.job import Job, Trigger
 from datasync.model.run import MOST_ATTEMPTS, Attempt, Outcome, RunRecord
 from datasync.model.state import REMEMBERED, FlowState
@@ -132,3 +133,42 @@ def test_failures_in_a_row_are_counted_until_a_success(empty: FlowState, outcome
         state = state.after(attempt(Outcome.FAILED, number), job(), None, None)
 
     assert state.after(attempt(outcome, 3), job(), NOON, None).consecutive_failures == failures
+
+
+@pytest.mark.parametrize(("error", "message"), [("OSError: down", "OSError: down"), ("", "no message")])
+def test_a_record_of_an_earlier_version_is_read(error: str, message: str) -> None:
+    """It has the fields of one attempt, and its error is a text. A final one still ends its run."""
+    stored = {
+        "id": "run-r-1",
+        "type": "Run",
+        "tenantId": "t",
+        "flowName": "weather",
+        "runId": "r-1",
+        "attempt": 5,
+        "outcome": "dead",
+        "scheduledUtc": "2025-08-23T12:00:00Z",
+        "startedUtc": "2025-08-23T12:00:00Z",
+        "finishedUtc": "2025-08-23T12:00:01Z",
+        "error": error,
+        "counts": {"orders": 3},
+        "_etag": '"1"',
+    }
+
+    record = RunRecord.from_document(stored)
+
+    assert (record.outcome, record.attempt_count, record.counts) == (Outcome.DEAD, 5, {"orders": 3})
+    assert record.error == Failure(message=message)
+    assert record.is_over_for(job())
+
+
+@pytest.mark.parametrize("shape", [FlowState, RunRecord])
+def test_fields_of_a_later_version_are_kept(shape: type[FlowState] | type[RunRecord]) -> None:
+    """During a deployment, older code writes documents that later code has written."""
+    document = FlowState(tenant_id="t", flow_name="weather").document()
+    if shape is RunRecord:
+        document = RunRecord.begin(job(), "weather", NOON).document(timedelta(days=30))
+
+    read = shape.from_document({**document, "later": {"a": 1}, "_etag": '"1"', "_ts": 5})
+    again = read.document() if isinstance(read, FlowState) else read.document(timedelta(days=30))
+
+    assert again == {**document, "later": {"a": 1}}
