@@ -214,9 +214,8 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         content = dict(document)
         if "attempt" in content:
             content["attemptCount"] = content.pop("attempt")
-        error = content.get("error")
-        if isinstance(error, str):
-            content["error"] = {"kind": error.partition(":")[0], "message": error, "fingerprint": ""}
+        if isinstance(content.get("error"), str):
+            content["error"] = {"message": content["error"] or "no message"}
         record = decode(cls, {**content, "etag": document.get("_etag"), "unknown": {}})
         return replace(record, unknown=unknown_fields(cls, content))
 
