@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
 from typing import Any
 
 from azure.cosmos.aio import ContainerProxy, CosmosClient
@@ -25,7 +24,10 @@ from localdev.stack import Stack, stack
 
 QUICK_RETRIES = {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01"}
 _PATIENCE = timedelta(minutes=2)
-_WORDS = r"START|DONE|FAIL|TICK|INVALID|GAVE_UP|DEFERRED|SKIPPED_\w+|UNAVAILABLE|BROKEN"
+_WORDS = (
+    r"START|DONE|FAIL|CONTINUED|DEFERRED|GAVE_UP|SKIPPED_\w+|INTERRUPTED|DUPLICATE|WAITING|SUPERSEDED|BLOCKED|"
+    r"UNAVAILABLE|TICK|INVALID|BROKEN"
+)
 _NOTABLE = re.compile(rf"^\[[^]]*\] (?=({_WORDS})\b)")
 _RUN_ID = re.compile(r" run=\w+")
 _COLOURS = {"succeeded": "green", "dead": "red", "failed": "red"}
@@ -84,37 +86,35 @@ async def seed(running: Stack, now: datetime) -> list[dict[str, Any]]:
 class Report:
     """The result of the demo."""
 
-    runs: list[list[dict[str, Any]]]
-    """The records of the attempts of each run, in order."""
+    runs: list[dict[str, Any]]
+    """The records."""
     next_runs: dict[tuple[str, str], str]
     """`nextRunUtc` by tenant id and flow name."""
     off: list[str]
     """Disabled flows, as `tenant/flow`."""
     problems: list[str]
-    poisoned: int
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Clients of the containers and queues."""
+    """Clients of the containers and the queue."""
 
     tenants: ContainerProxy
     runs: ContainerProxy
     jobs: QueueClient
-    poison: QueueClient
 
     async def waiting(self) -> int:
         """Return the approximate number of jobs in the queue, hidden ones included."""
         return (await self.jobs.get_queue_properties()).approximate_message_count or 0
 
     async def report(self) -> Report:
-        """Read the documents, records and queues."""
+        """Read the documents and the records."""
         records = [dict(record) async for record in self.runs.query_items("SELECT * FROM c WHERE c.type = 'Run'")]
-        records.sort(key=lambda record: (record["tenantId"], record["flowName"], record["runId"], record["attempt"]))
+        records.sort(key=lambda record: (record["tenantId"], record["flowName"], record["startedUtc"]))
         documents = [dict(document) async for document in self.tenants.query_items("SELECT * FROM c")]
         standing = self.runs.query_items("SELECT * FROM c WHERE c.type = 'Problem'")
         return Report(
-            runs=[list(attempts) for _, attempts in groupby(records, key=lambda record: record["runId"])],
+            runs=records,
             next_runs={
                 (document["tenantId"], entry["name"]): entry["nextRunUtc"]
                 for document in documents
@@ -127,25 +127,22 @@ class World:
                 if not entry["enabled"]
             ],
             problems=sorted([str(decode(StandingProblem, dict(each)).problem) async for each in standing]),
-            poisoned=(await self.poison.get_queue_properties()).approximate_message_count or 0,
         )
 
 
 @asynccontextmanager
 async def open_world(running: Stack) -> AsyncGenerator[World]:
-    """Open the stack's containers and queues."""
+    """Open the stack's containers and the job queue."""
     settings, storage = running.settings, running.storage.connection_string
     async with (
         CosmosClient.from_connection_string(running.database.connection_string) as cosmos,
         QueueClient.from_connection_string(storage, settings.queue_name) as jobs,
-        QueueClient.from_connection_string(storage, f"{settings.queue_name}-poison") as poison,
     ):
         database = cosmos.get_database_client(settings.cosmos_database)
         yield World(
             tenants=database.get_container_client(settings.tenants_container),
             runs=database.get_container_client(settings.runs_container),
             jobs=jobs,
-            poison=poison,
         )
 
 
@@ -153,30 +150,28 @@ def _show(console: Console, report: Report) -> None:
     table = Table(title="Runs", title_justify="left", title_style="bold")
     for heading in ("tenant", "flow", "outcome", "attempts", "seconds", "counts", "next run"):
         table.add_column(heading, justify="right" if heading in ("attempts", "seconds") else "left", overflow="fold")
-    for attempts in report.runs:
-        last = attempts[-1]
+    for run in report.runs:
         table.add_row(
-            last["tenantId"],
-            last["flowName"],
-            f"[{_COLOURS.get(last['outcome'], 'yellow')}]{last['outcome']}[/]",
-            str(len(attempts)),
-            f"{sum(_seconds(attempt) for attempt in attempts):.2f}",
-            " ".join(f"{name}={number}" for name, number in last["counts"].items()),
-            report.next_runs.get((last["tenantId"], last["flowName"]), ""),
+            run["tenantId"],
+            run["flowName"],
+            f"[{_COLOURS.get(run['outcome'], 'yellow')}]{run['outcome']}[/]",
+            str(run["attemptCount"]),
+            f"{sum(_seconds(attempt) for attempt in run['attempts']):.2f}",
+            " ".join(f"{name}={number}" for name, number in run.get("counts", {}).items()),
+            report.next_runs.get((run["tenantId"], run["flowName"]), ""),
         )
     console.print()
     console.print(table)
     console.print(f"\n[bold]Disabled[/]\n• {', '.join(report.off)}", "\n[bold]Problems[/]", sep="\n")
     for problem in report.problems:
         console.print(f"[red]•[/] document: {escape(problem)}", soft_wrap=True)
-    for *_, last in report.runs:
-        if last["outcome"] == "dead":
+    for run in report.runs:
+        if run["outcome"] == "dead":
             console.print(
-                f"[red]•[/] run: {last['tenantId']}/{last['flowName']}: {escape(last['error'])}", soft_wrap=True
+                f"[red]•[/] run: {run['tenantId']}/{run['flowName']}: {escape(run['error']['message'])}", soft_wrap=True
             )
-    console.print(f"[red]•[/] queue: in the poison queue, one for each dead run: {report.poisoned}")
 
 
-def _seconds(record: dict[str, Any]) -> float:
-    started, finished = (datetime.fromisoformat(record[key]) for key in ("startedUtc", "finishedUtc"))
+def _seconds(attempt: dict[str, Any]) -> float:
+    started, finished = (datetime.fromisoformat(attempt[key]) for key in ("startedUtc", "finishedUtc"))
     return (finished - started).total_seconds()
