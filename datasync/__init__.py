@@ -6,13 +6,4 @@ from datasync.flow.http import IDEMPOTENT
 from datasync.flow.registry import FlowRegistry
 from datasync.flow.secrets import TenantSecretClient
 
-__all__ = [
-    "IDEMPOTENT",
-    "Continue",
-    "FlowRegistry",
-    "FlowRun",
-    "GiveUp",
-    "RetryLater",
-    "TenantSecretClient",
-    "Window",
-]
+__all__ = ["IDEMPOTENT", "Continue", "FlowRegistry", "FlowRun", "GiveUp", "RetryLater", "TenantSecretClient", "Window"]
