@@ -25,8 +25,8 @@ from localdev.stack import Stack, stack
 QUICK_RETRIES = {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01"}
 _PATIENCE = timedelta(minutes=2)
 _WORDS = (
-    r"START|DONE|FAIL|CONTINUED|DEFERRED|GAVE_UP|SKIPPED_\w+|INTERRUPTED|DUPLICATE|WAITING|SUPERSEDED|BLOCKED|"
-    r"UNAVAILABLE|TICK|INVALID|BROKEN"
+    r"START|DONE|FAIL|TICK|INVALID|BROKEN|CONTINUED|DEFERRED|GAVE_UP|SKIPPED_\w+|INTERRUPTED|DUPLICATE|WAITING|"
+    r"SUPERSEDED|BLOCKED|UNAVAILABLE"
 )
 _NOTABLE = re.compile(rf"^\[[^]]*\] (?=({_WORDS})\b)")
 _RUN_ID = re.compile(r" run=\w+")
@@ -87,30 +87,32 @@ class Report:
     """The result of the demo."""
 
     runs: list[dict[str, Any]]
-    """The records."""
+    """The record of each run, in the order of tenants and flows."""
     next_runs: dict[tuple[str, str], str]
     """`nextRunUtc` by tenant id and flow name."""
     off: list[str]
     """Disabled flows, as `tenant/flow`."""
     problems: list[str]
+    poisoned: int
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Clients of the containers and the queue."""
+    """Clients of the containers and queues."""
 
     tenants: ContainerProxy
     runs: ContainerProxy
     jobs: QueueClient
+    poison: QueueClient
 
     async def waiting(self) -> int:
         """Return the approximate number of jobs in the queue, hidden ones included."""
         return (await self.jobs.get_queue_properties()).approximate_message_count or 0
 
     async def report(self) -> Report:
-        """Read the documents and the records."""
+        """Read the documents, records and queues."""
         records = [dict(record) async for record in self.runs.query_items("SELECT * FROM c WHERE c.type = 'Run'")]
-        records.sort(key=lambda record: (record["tenantId"], record["flowName"], record["startedUtc"]))
+        records.sort(key=lambda record: (record["tenantId"], record["flowName"], record["runId"]))
         documents = [dict(document) async for document in self.tenants.query_items("SELECT * FROM c")]
         standing = self.runs.query_items("SELECT * FROM c WHERE c.type = 'Problem'")
         return Report(
@@ -127,22 +129,25 @@ class World:
                 if not entry["enabled"]
             ],
             problems=sorted([str(decode(StandingProblem, dict(each)).problem) async for each in standing]),
+            poisoned=(await self.poison.get_queue_properties()).approximate_message_count or 0,
         )
 
 
 @asynccontextmanager
 async def open_world(running: Stack) -> AsyncGenerator[World]:
-    """Open the stack's containers and the job queue."""
+    """Open the stack's containers and queues."""
     settings, storage = running.settings, running.storage.connection_string
     async with (
         CosmosClient.from_connection_string(running.database.connection_string) as cosmos,
         QueueClient.from_connection_string(storage, settings.queue_name) as jobs,
+        QueueClient.from_connection_string(storage, f"{settings.queue_name}-poison") as poison,
     ):
         database = cosmos.get_database_client(settings.cosmos_database)
         yield World(
             tenants=database.get_container_client(settings.tenants_container),
             runs=database.get_container_client(settings.runs_container),
             jobs=jobs,
+            poison=poison,
         )
 
 
@@ -167,9 +172,10 @@ def _show(console: Console, report: Report) -> None:
         console.print(f"[red]•[/] document: {escape(problem)}", soft_wrap=True)
     for run in report.runs:
         if run["outcome"] == "dead":
-            console.print(
-                f"[red]•[/] run: {run['tenantId']}/{run['flowName']}: {escape(run['error']['message'])}", soft_wrap=True
-            )
+            why = escape(run["error"]["message"])
+            console.print(f"[red]•[/] run: {run['tenantId']}/{run['flowName']}: {why}", soft_wrap=True)
+    if report.poisoned:
+        console.print(f"[red]•[/] queue: {report.poisoned} messages in the poison queue")
 
 
 def _seconds(attempt: dict[str, Any]) -> float:

@@ -214,8 +214,9 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         content = dict(document)
         if "attempt" in content:
             content["attemptCount"] = content.pop("attempt")
-        if isinstance(content.get("error"), str):
-            content["error"] = {"message": content["error"] or "no message"}
+        error = content.get("error")
+        if isinstance(error, str):
+            content["error"] = {"kind": error.partition(":")[0], "message": error, "fingerprint": ""}
         record = decode(cls, {**content, "etag": document.get("_etag"), "unknown": {}})
         return replace(record, unknown=unknown_fields(cls, content))
 
