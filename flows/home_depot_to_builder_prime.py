@@ -1,4 +1,4 @@
-"""Transfers changed Home Depot orders to Builder Prime as leads. A complete example: paging, mapping, batches.
+"""Transfers changed Home Depot orders to Builder Prime as leads. A complete example: paging, mapping, batches, parts.
 
 Secrets of the tenant, in Key Vault: see `SECRETS`. Its mapping rules, the `settings` of the flow's entry: see `Rules`.
 """
@@ -6,14 +6,15 @@ Secrets of the tenant, in Key Vault: see `SECRETS`. Its mapping rules, the `sett
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from itertools import batched
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from datasync import IDEMPOTENT, FlowRun, TenantSecretClient
+from datasync import IDEMPOTENT, Continue, FlowRun, TenantSecretClient
 from flows.registry import flow
 
-FIRST_WINDOW = timedelta(days=7)
+PART = timedelta(days=7)
+"""The longest window that is transferred at once. A longer one, as after a pause, is transferred in parts."""
 PAGE = 100
 BATCH = 50  # maximum number of leads per request to Builder Prime
 
@@ -31,6 +32,8 @@ class Rules(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     lead_source: str = "Home Depot"
     min_total: float = 0
     """Orders below this amount are skipped."""
+    first_window_days: Annotated[int, msgspec.Meta(ge=1, le=700, description="a number of days from 1 to 700")] = 7
+    """How far the first run goes back. 700 days are the 100 parts that a run may have."""
 
 
 @flow(
@@ -43,12 +46,15 @@ class Rules(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 async def home_depot_to_builder_prime(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
     """Upsert a lead for each order that changed in the window. A repeated window gives the same leads."""
     rules: Rules = run.settings
-    since = run.window.start or run.window.end - FIRST_WINDOW
-    async for orders in changed_orders(kv, run, since, run.window.end):
+    since = run.window.start or run.window.end - timedelta(days=rules.first_window_days)
+    until = min(since + PART, run.window.end)
+    async for orders in changed_orders(kv, run, since, until):
         leads = [to_lead(order, rules) for order in orders if wanted(order, rules)]
         run.count(orders=len(orders), leads=len(leads))
         for batch in batched(leads, BATCH, strict=False):
             await upsert(kv, run, batch)
+    if until < run.window.end:
+        raise Continue(window_end=until)
 
 
 async def changed_orders(

@@ -23,6 +23,10 @@ class Window:
     future."""
 
 
+async def _keep_nothing(cursor: Any) -> None:
+    """Do nothing: the run of a test has no state."""
+
+
 @dataclass(slots=True, kw_only=True)
 class FlowRun:
     """One attempt to run one flow of one tenant."""
@@ -38,7 +42,7 @@ class FlowRun:
     """The occurrence (aware, UTC)."""
     attempt: int
     """1 at the first."""
-    part: int
+    part: int = 1
     """1 at the first; Continue starts the next."""
     window: Window
     http: httpx.AsyncClient
@@ -47,7 +51,7 @@ class FlowRun:
     """A logger that names the run and replaces the secrets it has read."""
     cursor: Any = None
     """The JSON value that was kept last, up to 16 KB; None at first. Assign another: it is kept if the run succeeds."""
-    keep: Callable[[Any], Awaitable[None]]
+    keep: Callable[[Any], Awaitable[None]] = _keep_nothing
     """Keeps a cursor now. Flows call `checkpoint`."""
     counts: Counter[str] = field(default_factory=Counter)
 

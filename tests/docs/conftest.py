@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from datasync.model.job import JobMessage
+from datasync.model.lease import Lease
+from datasync.model.state import FlowState
 from localdev.demo import World, open_world, seed
 from localdev.errors import NodeMissing
-from localdev.hosting import ROOT, host
+from localdev.hosting import ROOT, RunningHost, host
 from localdev.stack import Stack, stack
 from localdev.web import serving
 from tests.conftest import missing
@@ -31,8 +35,17 @@ _NOT_COPIED = (".*", "node_modules", "__pycache__")
 _STAMP = re.compile(r"^\[[^]]*\] ")
 _RUNS = {  # the flows of the documents, by tenant
     "tenant-999": [entry("my-source→my-target")],
-    "acme": [entry("mapped", settings={"minTotal": "100"}), entry("careful"), entry("lost")],
+    "acme": [
+        entry("mapped", settings={"minTotal": "100"}),
+        entry("careful"),
+        entry("history", settings={"firstDays": 15}),
+        entry("orders"),
+        entry("lost"),
+    ],
 }
+_LEFT = 3
+"""Messages that wait for longer than a test: of a flow that is unknown, a provider that is closed, and the run that
+closed it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,20 @@ class Lived:
         """Tell whether a line of the log begins with a match of a pattern."""
         return any(re.match(pattern, line) for line in self.lines)
 
+    async def wait_for(self, pattern: str) -> None:
+        """Wait until a line of the log begins with a match of a pattern."""
+        await wait_until(lambda: self.said(pattern), description=f"the log has a line {pattern}")
+
+    @asynccontextmanager
+    async def hosted(self) -> AsyncGenerator[RunningHost]:
+        """Run the app, and keep the lines that it logs."""
+
+        def keep(line: str) -> None:
+            self.lines.append(_STAMP.sub("", line))
+
+        async with host(self.running.environ, app=self.app.folder, on_line=keep) as started:
+            yield started
+
 
 @pytest_asyncio.fixture(scope="session")
 async def lived(copy: Copy, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Lived]:
@@ -113,20 +140,32 @@ async def lived(copy: Copy, tmp_path_factory: pytest.TempPathFactory) -> AsyncGe
 
 
 async def _run(lived: Lived) -> None:
-    def keep(line: str) -> None:
-        lived.lines.append(_STAMP.sub("", line))
+    async with lived.hosted() as started:
 
-    async with host(lived.running.environ, app=lived.app.folder, on_line=keep) as started:
+        async def run(tenant: str, flow: str, until: str, **fields: str) -> None:
+            await started.invoke("run_flow", json.dumps({"tenantId": tenant, "flowName": flow, **fields}))
+            await lived.wait_for(until)
+
         await started.invoke("orchestrator")
-        await wait_until(lambda: lived.said("TICK tenants="), description="the tick has ended")
-        await started.invoke("run_flow", json.dumps({"tenantId": "acme", "flowName": "lost"}))
-        await wait_until(lambda: lived.said("FAIL acme/lost"), description="the unknown flow has failed")
+        for line in ("TICK tenants=", "DONE tenant-999/", "DEFERRED acme/orders", "DONE acme/history"):
+            await lived.wait_for(line)
+        await run("acme", "lost", "WAITING acme/lost")
+        await run("acme", "orders", "WAITING acme/orders")
+        await run("tenant-999", "my-source→my-target", "DONE tenant-999/.* run=twice", runId="twice")
+        await run("tenant-999", "my-source→my-target", "DUPLICATE tenant-999/", runId="twice")
+        await started.invoke("run_flow", "not a job")
+        await lived.wait_for("FAIL message")
         async with asyncio.timeout(60):
-            while await lived.world.waiting():  # noqa: ASYNC110 - a queue has no event to wait for
+            while await lived.world.waiting() > _LEFT:  # noqa: ASYNC110 - a queue has no event to wait for
                 await asyncio.sleep(0.1)
 
 
 async def _add_tenants(running: Stack, world: World, url: str) -> None:
+    now = datetime.now(UTC)
+    job = JobMessage(tenant_id="acme", flow_name="feed", scheduled_utc=now, run_id="in-progress", enqueued_utc=now)
+    lease = Lease(until=(now + timedelta(hours=1)).timestamp(), nonce="n", started_utc=now, message=job)
+    in_progress = FlowState(tenant_id="acme", flow_name="feed", token=1, lease=lease, cursor=41, last_run_utc=now)
+    await world.runs.upsert_item(in_progress.document())
     for tenant, entries in _RUNS.items():
         stored: dict[str, Any] = document(tenant, *entries)
         del stored["_etag"]
@@ -138,6 +177,8 @@ async def _add_tenants(running: Stack, world: World, url: str) -> None:
 
 def _api() -> web.Application:
     async def answer(request: web.Request) -> web.Response:
+        if request.path == "/orders":
+            return web.json_response({}, status=429, headers={"Retry-After": "3600"})
         return web.json_response([{"id": 1, "name": "one"}], status=402 if "export" in request.path else 200)
 
     application = web.Application()

@@ -7,10 +7,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from datasync.errors import FlowSettingsInvalid
+from datasync.errors import FlowFailed
 from localdev.keyvault import KeyVault
 from localdev.web import serving
-from tests.flows.conftest import TENANT, RunFlow
+from tests.flows.conftest import TENANT, RunFlow, RunParts
 
 ITEMS = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
 
@@ -21,7 +21,10 @@ class Api:
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         self.status = 200
+        self.headers: dict[str, str] = {}
         self.items: Any = ITEMS
+        self.later: list[Any] = []
+        """The items of the answers after the first one."""
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else None
@@ -32,7 +35,10 @@ class Api:
                 body,
             )
         )
-        return web.json_response(self.items, status=self.status)
+        items = self.items
+        if self.later and request.method == "GET":
+            self.items = self.later.pop(0)
+        return web.json_response(items, status=self.status, headers=self.headers)
 
 
 @pytest_asyncio.fixture
@@ -87,6 +93,43 @@ async def test_changes_are_read_page_by_page(run_flow: RunFlow, api: Api) -> Non
     )
 
 
+async def test_a_year_is_counted_in_parts_of_a_week(run_parts: RunParts, api: Api) -> None:
+    """Each part begins where the one before has ended."""
+    parts = await run_parts("history")
+
+    assert len(parts) == 53
+    assert [part.outcome for part in parts] == ["continued"] * 52 + ["succeeded"]
+    windows = [(query["updated_since"], query["updated_before"]) for _, query, _ in api.requests]
+    assert (windows[0][0], windows[-1][1]) == ("2024-08-23T12:00:00+00:00", "2025-08-23T12:00:00+00:00")
+    assert [end for _, end in windows[:-1]] == [start for start, _ in windows[1:]]
+
+
+async def test_a_feed_goes_on_at_its_last_position(run_flow: RunFlow, api: Api) -> None:
+    """Each page is kept. A run that fails later does not lose it."""
+    api.later = [[{"id": 3, "name": "three"}], []]
+    first = await run_flow("feed")
+    assert (first.counts, first.cursor_after) == ({"items": 3}, 3)
+
+    api.items, api.later = [{"id": 4, "name": "four"}], ["not items"]
+    with pytest.raises(FlowFailed):
+        await run_flow("feed")
+    api.items = []
+    await run_flow("feed")
+
+    assert [query["after"] for path, query, _ in api.requests if path == "/items"] == ["0", "2", "3", "3", "4", "4"]
+
+
+async def test_orders_wait_while_the_provider_is_closed(run_flow: RunFlow, api: Api) -> None:
+    """The source is not called again before the time that it has asked for."""
+    api.status, api.headers = 429, {"Retry-After": "3600"}
+    first = await run_flow("orders")
+    assert first.outcome == "deferred"
+
+    with pytest.raises(AssertionError):  # no attempt is made
+        await run_flow("orders")
+    assert [path for path, *_ in api.requests] == ["/orders"]
+
+
 async def test_settings_map_categories(run_flow: RunFlow) -> None:
     """The counts are those that the document states."""
     run = await run_flow("mapped", {"projectTypes": {"kitchen": "remodel"}, "minTotal": 100})
@@ -96,8 +139,11 @@ async def test_settings_map_categories(run_flow: RunFlow) -> None:
 
 async def test_wrong_settings_end_the_run(run_flow: RunFlow) -> None:
     """The message names the field."""
-    with pytest.raises(FlowSettingsInvalid, match=r"settings.minTotal: expected an amount in dollars, got \"100\""):
-        await run_flow("mapped", {"minTotal": "100"})
+    run = await run_flow("mapped", {"minTotal": "100"})
+
+    assert run.outcome == "dead"
+    assert run.error is not None
+    assert 'settings.minTotal: expected an amount in dollars, got "100"' in run.error.message
 
 
 async def test_a_flow_reads_the_secrets_that_it_declares(run_flow: RunFlow, api: Api) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,19 @@ import pytest
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 from azure.storage.queue.aio import QueueClient
 
+from datasync.model.failure import Failure
+from datasync.model.job import JobMessage, QueueMessage
+from datasync.model.lease import Lease
+from datasync.model.run import Attempt, RunRecord
+from datasync.model.state import FlowState
+from datasync.run.receive import receive
+from datasync.services import Services
 from localdev.hosting import ROOT
 from tests.docs.conftest import Copy, Lived
 from tests.docs.pages import PAGES, Block, block, blocks, rows, spans, unread_blocks
-from tests.waiting import wait_until
 
 QUERIES = ROOT / "docs" / "queries.md"
-SCRIPTS = ("fleet.py", "again.py")
+SCRIPTS = ("fleet.py", "redrive.py")
 
 
 def each(*languages: str) -> pytest.MarkDecorator:
@@ -34,9 +41,9 @@ def each(*languages: str) -> pytest.MarkDecorator:
 def has_check(block: Block) -> bool:
     match block.language:
         case "python":  # a file that is written into the copy, or a script
-            return bool(re.match(r'"""(?:flows/|tests/|.*: python (?:fleet|again)\.py)', block.text))
-        case "json":  # a tenant document or an indexing policy
-            return bool({"flows", "indexingMode"} & set(json.loads(block.text)))
+            return bool(re.match(r'"""(?:flows/|tests/|.*: python (?:fleet|redrive)\.py)', block.text))
+        case "json":  # a tenant document, an indexing policy or a cool-down
+            return bool({"flows", "indexingMode", "untilUtc"} & set(json.loads(block.text)))
         case _:
             return block.language in ("sh", "powershell", "kusto", "sql", "log", "text")
 
@@ -130,21 +137,40 @@ async def test_the_script_for_many_tenants_changes_documents(lived: Lived, tmp_p
     await lived.world.tenants.replace_item("acme", {**document, "flows": before})
 
 
-async def test_the_script_for_poisoned_jobs_sends_them_again(lived: Lived, tmp_path: Path) -> None:
-    """Each job is on the job queue again, with its attempts counted; a message that is not a job stays."""
-    script = tmp_path / "again.py"
-    script.write_text(block("python", "python again.py").text, encoding="utf-8")
-    storage, settings = lived.running.storage.connection_string, lived.running.settings
-    async with QueueClient.from_connection_string(storage, f"{settings.queue_name}-poison") as poison:
-        await poison.send_message("not base64")
-    ran = lived.app.python(str(script), **lived.running.environ)
+async def test_the_script_for_dead_runs_sends_them_again(lived: Lived, tmp_path: Path) -> None:
+    """Without `--apply` it prints only. The run of a message has its attempts again, and its record says how often."""
+    script = tmp_path / "redrive.py"
+    source = block("python", "python redrive.py").text
+    script.write_text(
+        source.replace("2026-01-31", "2000-01-01").replace("SPREAD = 600", "SPREAD = 1"), encoding="utf-8"
+    )
+    before = await lived.world.waiting()
+    printed = lived.app.python(str(script), **lived.running.environ)
+    assert await lived.world.waiting() == before
+    sent = lived.app.python(str(script), "--apply", **lived.running.environ)
 
-    assert ran.returncode == 0, ran.stderr
-    assert "sent again: fargo-floors/home-depot→builder-prime" in ran.stdout
-    assert "left in the poison queue: not base64" in ran.stdout
-    async with QueueClient.from_connection_string(storage, settings.queue_name) as jobs:
-        await wait_until(lived.world.waiting, description="the jobs are on the queue")
-        await jobs.clear_messages()
+    assert (printed.returncode, sent.returncode) == (0, 0), printed.stderr + sent.stderr
+    assert printed.stdout == sent.stdout
+    assert re.fullmatch(r"fargo-floors home-depot→builder-prime \w+ redrive 1\n", sent.stdout)
+    (record,) = [dict(item) async for item in lived.world.runs.query_items("SELECT * FROM c WHERE c.outcome = 'dead'")]
+    async with lived.hosted():
+        await lived.wait_for(r"FAIL fargo-floors/.*\(dead\).* attempt=10")
+    (again,) = [dict(item) async for item in lived.world.runs.query_items("SELECT * FROM c WHERE c.outcome = 'dead'")]
+    assert (again["runId"], again["redrive"], again["attemptCount"]) == (record["runId"], 1, 10)
+
+
+def test_the_message_for_a_dead_run_is_a_job() -> None:
+    """The app accepts it, and knows that the run is started again."""
+    (body,) = [
+        found
+        for each in blocks("sh")
+        for found in re.findall(r"JOB='(.*?)'", each.text, re.DOTALL)
+        if "redrive" in found
+    ]
+    body = body.replace("<runId>", "r-1")
+    job = receive(QueueMessage("m", body.encode(), 1, datetime(2026, 2, 1, tzinfo=UTC)))
+
+    assert (job.run_id, job.redrive, job.trigger) == ("r-1", 1, "redrive")
 
 
 # --- JSON
@@ -156,6 +182,19 @@ def test_tenant_documents_have_no_problem(copy: Copy, block: Block) -> None:
     validated = copy.python("-m", "datasync", "validate", "-", stdin=block.text)
 
     assert (validated.stdout, validated.returncode) == ("1 document, 0 problems\n", 0)
+
+
+async def test_the_documented_cooldown_closes_a_provider(lived: Lived) -> None:
+    """The app reads a document that a person has created."""
+    document = json.loads(block("json", "untilUtc").text)
+    until = datetime.fromisoformat(document["untilUtc"])
+    services = Services(lived.running.settings)
+    try:
+        await lived.world.runs.upsert_item({**document, "tenantId": "closed"})
+        assert await services.runs.cooldown("closed", "mysource") == until
+    finally:
+        await lived.world.runs.delete_item(document["id"], partition_key="closed")
+        await services.close()
 
 
 def policy(container: str) -> dict[str, Any]:
@@ -324,7 +363,8 @@ SAMPLES = [
 
 def head(sample: str) -> str:
     """Return a pattern of the text before the fields: subjects and numbers vary, `…` stands for any text."""
-    text = re.sub(r"^(START|DONE|FAIL) \S+/\S+", r"\1 …", re.split(r" \w+=", sample)[0])
+    text = re.sub(r"^([A-Z_]{4,}) \S+/\S+", r"\1 …", re.split(r" \w+=", sample)[0])
+    text = re.sub(r"(?<=^WAITING … for )\d+(?=s: )", "…", text)
     parts = [re.sub(r"(?<![\w.])\d+\.\d+(?=s)", "0.0", part) for part in text.split("…")]
     return ".+".join(re.escape(part).replace(re.escape("0.0"), r"\d+\.\d+") for part in parts)
 
@@ -427,20 +467,46 @@ def test_the_documented_fields_of_a_tick_are_all_that_it_has(lived: Lived) -> No
 # --- Cosmos DB queries
 
 
+SHAPES = (RunRecord, Attempt, Failure, FlowState, Lease, JobMessage)
+LEFT_OUT = {"error", "timezone", "redrive", "failures", "interruptions", "lastSuccessUtc"}
+"""Fields that no result need have, as a field with its default value is not stored."""
+
+
 @each("sql")
 async def test_queries_find_what_a_tick_and_its_runs_left(lived: Lived, block: Block) -> None:
     """Each query returns something, and each selected field is in it."""
     container = lived.world.tenants if "'Tenant'" in block.text else lived.world.runs
-    dead = [dict(item) async for item in lived.world.runs.query_items("SELECT * FROM c WHERE c.outcome = 'dead'")]
-    text = block.text.replace("<runId>", dead[0]["runId"])
+    outcome = "continued" if "c.part" in block.text else "dead"
+    ended = [dict(item) async for item in lived.world.runs.query_items("SELECT * FROM c WHERE NOT IS_DEFINED(c.part)")]
+    run = next(item for item in ended if item.get("outcome") == outcome)
+    text = block.text.replace("<runId>", run["runId"])
     text = re.sub(r">= '\d{4}-\S+Z'", ">= '2000-01-01T00:00:00Z'", text)
     text = re.sub(r"< '\d{4}-\S+Z'", "< '2100-01-01T00:00:00Z'", text)
     found: list[Any] = [item async for item in container.query_items(text)]
 
     assert found
     assert found != [0]
-    selected = re.findall(r"\b[cf]\.(\w+)", text.partition("FROM")[0])
-    assert {name for name in selected if not any(name in item for item in found)} <= {"timezone"}  # which is optional
+    selected = set(selected_names(block.text))
+    assert {name for name in selected if not any(name in item for item in found)} <= LEFT_OUT
+
+
+def selected_names(query: str) -> Iterator[str]:
+    """Yield the names of the values in the result of a query: `message` for `c.error.message`, or the name after AS."""
+    for path, name in re.findall(r'\b[acf]((?:\.\w+|\["\w+"\])+)\)?(?: AS (\w+))?', query.partition("FROM")[0]):
+        yield name or re.findall(r"\w+", path)[-1]
+
+
+@each("sql")
+def test_queries_on_runs_name_fields_that_the_app_stores(block: Block) -> None:
+    """A field that no document has would give an empty column."""
+    if "'Run'" not in block.text and "'FlowState'" not in block.text:
+        return
+    stored = {name for shape in SHAPES for name in shape.__struct_encode_fields__}
+    named = {
+        name for path in re.findall(r'\b[ac]((?:\.\w+|\["\w+"\])+)', block.text) for name in re.findall(r"\w+", path)
+    }
+
+    assert named - {"type"} <= stored
 
 
 @each("sql")

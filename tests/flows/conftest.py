@@ -24,6 +24,7 @@ TENANT = "acme-cabinets"
 SOURCE_TOKEN, TARGET_TOKEN = "hd-token-acme", "bp-token-acme"
 
 type RunFlow = Callable[..., Awaitable[RunRecord]]
+type RunParts = Callable[..., Awaitable[list[RunRecord]]]
 
 
 @pytest_asyncio.fixture
@@ -66,5 +67,23 @@ def run_flow(world: World, services: Services, apis: DemoApis) -> RunFlow:
         await world.put(document(TENANT, entry(name, settings=settings or {})))
         body = JobMessage(tenant_id=TENANT, flow_name=name, scheduled_utc=at).encode().encode()
         return await run_job(services, registry, QueueMessage(f"m-{at.isoformat()}", body, 1, at), at)
+
+    return run
+
+
+@pytest.fixture
+def run_parts(world: World, services: Services, run_flow: RunFlow) -> RunParts:
+    """Return a function that runs a flow as `run_flow` does, and then the parts that follow. It returns the records."""
+
+    async def run(
+        name: str, settings: dict[str, Any] | None = None, after_each: Callable[[RunRecord], object] = lambda _: None
+    ) -> list[RunRecord]:
+        parts = [await run_flow(name, settings)]
+        after_each(parts[-1])
+        while bodies := await world.take():
+            (body,) = bodies
+            parts.append(await run_job(services, registry, QueueMessage(uuid4().hex, body.encode(), 1, NOW), NOW))
+            after_each(parts[-1])
+        return parts
 
     return run

@@ -1,15 +1,16 @@
 """flows/home_depot_to_builder_prime.py, the example of a complete flow."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from datasync.errors import FlowFailed
-from flows.home_depot_to_builder_prime import FIRST_WINDOW, SECRETS
+from datasync.model.run import RunRecord
+from flows.home_depot_to_builder_prime import PART, SECRETS
 from localdev.demo_apis import DemoApis, Trouble
 from localdev.keyvault import KeyVault
-from tests.flows.conftest import NOW, SOURCE_TOKEN, TARGET_TOKEN, TENANT, RunFlow
+from tests.flows.conftest import NOW, SOURCE_TOKEN, TARGET_TOKEN, TENANT, RunFlow, RunParts
 from tests.world import World
 
 NAME = "home-depot→builder-prime"
@@ -29,7 +30,7 @@ async def test_the_first_run_transfers_the_last_week(run_flow: RunFlow, apis: De
     """Without a previous success, the window starts a week ago. Every changed order becomes one lead."""
     run = await run_flow(NAME)
 
-    expected = changed(apis, FIRST_WINDOW.days)
+    expected = changed(apis, PART.days)
     assert len(expected) > 100, "more than one page"
     assert set(apis.leads[TARGET_TOKEN]) == expected
     assert run.counts["leads"] == run.counts["created"] == len(expected)
@@ -43,6 +44,58 @@ async def test_the_next_run_transfers_later_changes(run_flow: RunFlow, apis: Dem
     await run_flow(NAME, at=NOW)
 
     assert set(apis.leads[TARGET_TOKEN]) == changed(apis, 1)
+
+
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten a part to a day, since the demo has the orders of a week."""
+    monkeypatch.setattr("flows.home_depot_to_builder_prime.PART", timedelta(days=1))
+
+
+def window(record: RunRecord) -> tuple[datetime | None, datetime]:
+    assert record.window is not None
+    return record.window.start, record.window.end
+
+
+async def test_a_long_window_is_transferred_in_parts(run_parts: RunParts, apis: DemoApis) -> None:
+    """The first run of a tenant goes back as far as its settings say: six weeks are six runs, a week each."""
+    parts = await run_parts(NAME, {"firstWindowDays": 42})
+
+    assert [part.outcome for part in parts] == ["continued"] * 5 + ["succeeded"]
+    starts = [NOW - week * PART for week in (5, 4, 3, 2, 1)]
+    assert [window(part) for part in parts] == [(None, NOW), *((start, NOW) for start in starts)]
+    assert set(apis.leads[TARGET_TOKEN]) == changed(apis, 42)
+
+
+@pytest.mark.usefixtures("short_parts")
+async def test_each_part_transfers_its_own_orders(run_parts: RunParts, apis: DemoApis) -> None:
+    """No order is left out, and none is transferred twice."""
+    parts = await run_parts(NAME)
+
+    assert [part.run_id for part in parts] == [parts[0].run_id, *(f"{parts[0].run_id}.{n}" for n in range(2, 8))]
+    assert all(part.counts["created"] > 0 for part in parts)
+    assert sum(part.counts["created"] for part in parts) == len(changed(apis, 7))
+    assert sum(part.counts["updated"] for part in parts) == 0
+
+
+@pytest.mark.usefixtures("short_parts")
+async def test_a_part_that_fails_is_repeated_alone(run_parts: RunParts, apis: DemoApis) -> None:
+    """The parts before it are done: the next run starts where they ended."""
+    done = 3
+
+    def refuse_from_now_on(part: RunRecord) -> None:
+        if part.part == done:
+            apis.refused_tokens = (SOURCE_TOKEN,)
+
+    with pytest.raises(FlowFailed, match="401"):
+        await run_parts(NAME, after_each=refuse_from_now_on)
+    assert set(apis.leads[TARGET_TOKEN]) == changed(apis, 7, 7 - done)
+
+    apis.refused_tokens = ()
+    apis.leads.clear()
+    await run_parts(NAME)
+
+    assert set(apis.leads[TARGET_TOKEN]) == changed(apis, 7 - done)
 
 
 async def test_repeating_a_window_changes_nothing(run_flow: RunFlow, apis: DemoApis, world: World) -> None:
@@ -88,7 +141,7 @@ async def test_rate_limits_and_errors_of_the_apis_are_handled(run_flow: RunFlow,
 
     assert run.outcome == "succeeded"
     assert {429, 500} <= set(apis.refusals)
-    assert set(apis.leads[TARGET_TOKEN]) == changed(apis, FIRST_WINDOW.days)
+    assert set(apis.leads[TARGET_TOKEN]) == changed(apis, PART.days)
 
 
 @pytest.mark.parametrize(
