@@ -1,0 +1,208 @@
+"""One chaos test: the app behind faulty proxies, its tenants, and the evidence."""
+
+import asyncio
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import aiohttp
+from azure.core import MatchConditions
+from azure.cosmos.exceptions import CosmosAccessConditionFailedError
+from azure.storage.queue.aio import QueueClient
+
+from tests.chaos.evidence import Execution, Flow, Occurrence, Run, Verdict, executions_of, judge, runs_of
+from tests.chaos.hosts import Host, supervised
+from tests.chaos.proxies import Proxy
+from tests.documents import document, entry
+from tests.waiting import wait_until
+from tests.world import World
+
+DUE = "2025-08-23T01:00:00Z"
+YEARLY = "0 0 0 1 1 *"
+"""The cron of the entries, and of the timer: due once in a test, unless the test says otherwise."""
+
+HIDING = 3
+"""The time in seconds for which a message of a killed process stays hidden."""
+
+CONSTANTS: Mapping[str, float] = {
+    # The local host's time of hiding, where it cannot be set.
+    "localdev.host.messages:VISIBILITY": HIDING,
+    "localdev.host.queues:VISIBILITY": HIDING,
+    "datasync.run.lease:LEASE": 5,
+    "datasync.run.lease:RENEW_EVERY": 1,
+    "datasync.run.lease:MARGIN": 1,
+}
+"""Shorter times for the tests, in seconds. A constant that does not exist is left out."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Arena:
+    """The app of one test, everything around it, and the numbers of faults."""
+
+    world: World
+    app: Path
+    effects: Path
+    """The log of effects."""
+    environ: Mapping[str, str]
+    """The settings of the app, with the addresses of the proxies."""
+    random: Random
+    scale: int
+    """The factor by which the numbers of the test are multiplied."""
+    cosmos: Proxy
+    queue: Proxy
+    vault: Proxy
+    set_secret: Callable[[str, str], None]
+    actions: Counter[str] = field(default_factory=Counter)
+    """The faults that the test itself has caused."""
+    deaths: dict[int, float] = field(default_factory=dict)
+    frozen: dict[int, float] = field(default_factory=dict)
+    """The time (monotonic) at which a process was frozen, by its id."""
+    expected: set[Occurrence] = field(default_factory=set)
+    hosts: list[Host] = field(default_factory=list)
+
+    def host(self, *, clock: float = 0, **settings: str) -> AbstractAsyncContextManager[Host]:
+        """Run the app in a host of its own, until the block ends. `clock` is the offset of its clock in seconds."""
+        environ = {**self.environ, "CHAOS_CLOCK": str(clock), **settings}
+        made = Host(self.app, environ, self.actions, self.deaths)
+        self.hosts.append(made)
+        return supervised(made)
+
+    async def seed(self, count: int, *flows: str, prefix: str = "tenant", **settings: Any) -> list[str]:
+        """Store tenants, each with these flows, which are due. Returns the ids of the tenants."""
+        tenants = [f"{prefix}-{number}" for number in range(count)]
+        entries = [entry(name, cron=YEARLY, nextRunUtc=DUE, settings=settings) for name in flows]
+        for start in range(0, count, 40):
+            await asyncio.gather(
+                *[self.world.put(document(tenant, *entries)) for tenant in tenants[start : start + 40]]
+            )
+        due = datetime.fromisoformat(DUE)
+        self.expected |= {(tenant, name, due) for tenant in tenants for name in flows}
+        return tenants
+
+    async def change_settings(self, tenants: Sequence[str], **settings: Any) -> None:
+        """Change the settings of all entries of tenants."""
+        for tenant in tenants:
+            found = await self.world.document(tenant)
+            for each in found["flows"]:
+                each["settings"] = settings
+            await self.world.put(found)
+
+    @asynccontextmanager
+    async def editing(self, tenants: Sequence[str]) -> AsyncGenerator[None]:
+        """Save documents again and again during the block, as people do who change another field."""
+
+        async def edit() -> None:
+            while True:
+                found = await self.world.document(self.random.choice(tenants))
+                found["note"] = self.random.random()
+                with suppress(CosmosAccessConditionFailedError):
+                    await self.world.tenants.replace_item(
+                        found["id"], found, etag=found["_etag"], match_condition=MatchConditions.IfNotModified
+                    )
+                    self.actions["edits"] += 1
+
+        editor = asyncio.create_task(edit())
+        try:
+            yield
+        finally:
+            editor.cancel()
+            with suppress(asyncio.CancelledError):
+                await editor
+
+    async def send(self, body: str) -> None:
+        """Put a message on the job queue."""
+        async with QueueClient.from_connection_string(
+            self.world.environ["AzureWebJobsStorage"], self.world.settings.queue_name
+        ) as queue:
+            await queue.send_message(b64encode(body.encode()).decode(), time_to_live=-1)
+
+    def executions(self) -> list[Execution]:
+        """Return the executions so far."""
+        return executions_of(self.effects, self.deaths)
+
+    async def runs(self) -> list[Run]:
+        """Return the runs that have records."""
+        return runs_of(await self.world.records())
+
+    async def states(self) -> list[dict[str, Any]]:
+        """Return the states of all flows."""
+        query = "SELECT * FROM c WHERE c.type = 'FlowState'"
+        return [dict(item) async for item in self.world.runs.query_items(query)]
+
+    async def queued(self) -> int:
+        """Return the number of messages on the job queue, including hidden messages."""
+        return await _length(self.world.jobs)
+
+    async def more(self, measure: Callable[[], Awaitable[int]], by: int) -> None:
+        """Wait until a number has grown."""
+        before = await measure()
+
+        async def has_grown() -> bool:
+            return await measure() >= before + by
+
+        await wait_until(has_grown, description=f"{measure.__name__} is {by} more than {before}")
+
+    async def started(self) -> int:
+        """Return the number of executions that have begun."""
+        return len(self.executions())
+
+    async def until_quiet(self, seconds: float = 30) -> None:
+        """Wait until nothing is left to do: no messages, and no live lease. Gives up after some time."""
+        reads_poison = await self._reads_poison()
+
+        async def is_quiet() -> bool:
+            # The poison queue is read twice: a message may be on its way from one queue to the other.
+            for queue in (self.world.poison, self.world.jobs, self.world.poison):
+                if (queue is self.world.jobs or reads_poison) and await _length(queue):
+                    return False
+            return not any(_is_leased(state) for state in await self.states())
+
+        with suppress(TimeoutError):
+            await wait_until(is_quiet, description="nothing is left to do", seconds=seconds * self.scale)
+
+    async def _reads_poison(self) -> bool:
+        """Return whether a function of the app reads the poison queue."""
+        running = next(host.running for host in self.hosts if host.running)
+        async with aiohttp.ClientSession() as session, session.get(f"{running.url}/admin/functions") as answer:
+            functions = await answer.json()
+        queues = [str(binding.get("queueName")) for each in functions for binding in each["config"]["bindings"]]
+        return any(name.endswith("-poison") for name in queues)
+
+    async def verdict(self, *, must_succeed: Collection[Flow] | None = None) -> Verdict:
+        """Judge the evidence, and print it with the faults. All expected flows have to succeed by default."""
+        if must_succeed is None:
+            must_succeed = {(tenant, flow) for tenant, flow, _ in self.expected}
+        verdict = judge(
+            self.executions(),
+            await self.runs(),
+            expected=self.expected,
+            must_succeed=must_succeed,
+            left_on_queues=await _length(self.world.jobs) + await _length(self.world.poison),
+            frozen=self.frozen,
+        )
+        print(f"injected: {self.injected()}\nfound:    {verdict}")  # noqa: T201 - shown with a failure, and in the summary
+        return verdict
+
+    def injected(self) -> dict[str, int]:
+        """Return the number of faults of each kind."""
+        return dict(self.actions + self.cosmos.injected + self.queue.injected + self.vault.injected)
+
+    def freeze(self, pid: int) -> None:
+        """Note that a process has been frozen."""
+        self.frozen[pid] = time.monotonic()
+
+
+async def _length(queue: QueueClient) -> int:
+    return (await queue.get_queue_properties()).approximate_message_count or 0
+
+
+def _is_leased(state: Mapping[str, Any]) -> bool:
+    lease = state.get("lease")
+    return bool(lease) and float(lease["until"]) > time.time()
