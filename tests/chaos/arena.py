@@ -1,8 +1,9 @@
 """One chaos test: the app behind faulty proxies, its tenants, and the evidence."""
 
 import asyncio
+import json
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -28,6 +29,12 @@ DUE = "2025-08-23T01:00:00Z"
 YEARLY = "0 0 0 1 1 *"
 """The cron of the entries, and of the timer: due once in a test, unless the test says otherwise."""
 
+NO_RUNS = {"AzureWebJobs.run_flow.Disabled": "true"}
+"""The app setting of a host that ticks, and leaves the messages to others."""
+
+MOST_DELIVERIES = "AzureFunctionsJobHost__extensions__queues__maxDequeueCount"
+"""The app setting for the number of deliveries, after which the host moves a message to the poison queue."""
+
 HIDING = 3
 """The time in seconds for which a message of a killed process stays hidden."""
 
@@ -42,7 +49,7 @@ CONSTANTS: Mapping[str, float] = {
 """Shorter times for the tests, in seconds. A constant that does not exist is left out."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class Arena:
     """The app of one test, everything around it, and the numbers of faults."""
 
@@ -66,6 +73,8 @@ class Arena:
     """The time (monotonic) at which a process was frozen, by its id."""
     expected: set[Occurrence] = field(default_factory=set)
     hosts: list[Host] = field(default_factory=list)
+    functions: list[dict[str, Any]] = field(default_factory=list)
+    """The functions of the app, as a host lists them."""
 
     def host(self, *, clock: float = 0, **settings: str) -> AbstractAsyncContextManager[Host]:
         """Run the app in a host of its own, until the block ends. `clock` is the offset of its clock in seconds."""
@@ -74,17 +83,41 @@ class Arena:
         self.hosts.append(made)
         return supervised(made)
 
-    async def seed(self, count: int, *flows: str, prefix: str = "tenant", **settings: Any) -> list[str]:
-        """Store tenants, each with these flows, which are due. Returns the ids of the tenants."""
+    async def seed(
+        self,
+        count: int,
+        *flows: str,
+        prefix: str = "tenant",
+        schedule: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> list[str]:
+        """Store tenants, each with these flows and settings. They are due once, or have another `schedule`.
+
+        Returns the ids of the tenants.
+        """
         tenants = [f"{prefix}-{number}" for number in range(count)]
-        entries = [entry(name, cron=YEARLY, nextRunUtc=DUE, settings=settings) for name in flows]
+        times = schedule or {"cron": YEARLY, "nextRunUtc": DUE}
+        entries = [entry(name, settings=settings, **times) for name in flows]
+        for tenant in tenants:
+            self.set_secret(f"tenants--{tenant}--api--token", "a secret of the test")
         for start in range(0, count, 40):
             await asyncio.gather(
                 *[self.world.put(document(tenant, *entries)) for tenant in tenants[start : start + 40]]
             )
-        due = datetime.fromisoformat(DUE)
-        self.expected |= {(tenant, name, due) for tenant in tenants for name in flows}
+        if not schedule:
+            due = datetime.fromisoformat(DUE)
+            self.expected |= {(tenant, name, due) for tenant in tenants for name in flows}
         return tenants
+
+    async def enqueue(self) -> None:
+        """Run one tick in a host that does not run flows."""
+        async with self.host(**NO_RUNS) as host:
+            await host.tick_to_its_end()
+
+    async def is_scheduled(self) -> bool:
+        """Return whether no entry is due any more."""
+        query = "SELECT VALUE f.nextRunUtc FROM c JOIN f IN c.flows"
+        return all([time > DUE async for time in self.world.tenants.query_items(query)])
 
     async def change_settings(self, tenants: Sequence[str], **settings: Any) -> None:
         """Change the settings of all entries of tenants."""
@@ -127,6 +160,18 @@ class Arena:
         """Return the executions so far."""
         return executions_of(self.effects, self.deaths)
 
+    async def replay(self) -> None:
+        """Send each dead letter again: those on the poison queue, and runs that are recorded as dead."""
+        async for message in self.world.poison.receive_messages():
+            job = json.loads(b64decode(message.content))
+            job["priorAttempts"] = job.get("priorAttempts", 0) + int(self.environ[MOST_DELIVERIES])
+            await self.send(json.dumps(job))
+            await self.world.poison.delete_message(message)
+        for record in await self.world.records():
+            if record["outcome"] == "dead" and "attempts" in record:
+                names = ("tenantId", "flowName", "scheduledUtc", "runId")
+                await self.send(json.dumps({**{name: record[name] for name in names}, "redrive": 1}))
+
     async def runs(self) -> list[Run]:
         """Return the runs that have records."""
         return runs_of(await self.world.records())
@@ -153,26 +198,41 @@ class Arena:
         """Return the number of executions that have begun."""
         return len(self.executions())
 
+    async def ended(self) -> int:
+        """Return the number of executions that have returned."""
+        return sum(each.how == "returned" for each in self.executions())
+
+    async def until_scheduled(self, seconds: float) -> None:
+        """Wait until no entry is due. Gives up after some time."""
+        with suppress(TimeoutError):
+            await wait_until(self.is_scheduled, description="no entry is due", seconds=seconds)
+
     async def until_quiet(self, seconds: float = 30) -> None:
         """Wait until nothing is left to do: no messages, and no live lease. Gives up after some time."""
-        reads_poison = await self._reads_poison()
-
-        async def is_quiet() -> bool:
-            # The poison queue is read twice: a message may be on its way from one queue to the other.
-            for queue in (self.world.poison, self.world.jobs, self.world.poison):
-                if (queue is self.world.jobs or reads_poison) and await _length(queue):
-                    return False
-            return not any(_is_leased(state) for state in await self.states())
-
         with suppress(TimeoutError):
-            await wait_until(is_quiet, description="nothing is left to do", seconds=seconds * self.scale)
+            await wait_until(self.is_quiet, description="nothing is left to do", seconds=seconds * self.scale)
+
+    async def is_quiet(self) -> bool:
+        """Return whether nothing is left to do. The poison queue counts if a function of the app reads it."""
+        poison = [self.world.poison] if await self._reads_poison() else []
+        # The poison queue is read twice: a message may be on its way from one queue to the other.
+        for queue in (*poison, self.world.jobs, *poison):
+            if await _length(queue):
+                return False
+        return not any(_is_leased(state) for state in await self.states())
 
     async def _reads_poison(self) -> bool:
         """Return whether a function of the app reads the poison queue."""
-        running = next(host.running for host in self.hosts if host.running)
-        async with aiohttp.ClientSession() as session, session.get(f"{running.url}/admin/functions") as answer:
-            functions = await answer.json()
-        queues = [str(binding.get("queueName")) for each in functions for binding in each["config"]["bindings"]]
+        if not self.functions:
+
+            async def ask() -> bool:
+                for running in [host.running for host in self.hosts if host.running]:
+                    with suppress(aiohttp.ClientError):
+                        self.functions = await _functions(running.url)
+                return bool(self.functions)
+
+            await wait_until(ask, description="a host says which functions the app has")
+        queues = [str(binding.get("queueName")) for each in self.functions for binding in each["config"]["bindings"]]
         return any(name.endswith("-poison") for name in queues)
 
     async def verdict(self, *, must_succeed: Collection[Flow] | None = None) -> Verdict:
@@ -197,6 +257,12 @@ class Arena:
     def freeze(self, pid: int) -> None:
         """Note that a process has been frozen."""
         self.frozen[pid] = time.monotonic()
+
+
+async def _functions(url: str) -> list[dict[str, Any]]:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/admin/functions") as answer:
+        functions: list[dict[str, Any]] = await answer.json()
+        return functions
 
 
 async def _length(queue: QueueClient) -> int:

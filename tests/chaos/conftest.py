@@ -16,7 +16,7 @@ from localdev.azurite import Storage
 from localdev.cosmos import Database
 from localdev.keyvault import KeyVault
 from localdev.tls import Certificates
-from tests.chaos.arena import CONSTANTS, HIDING, YEARLY, Arena
+from tests.chaos.arena import CONSTANTS, HIDING, MOST_DELIVERIES, YEARLY, Arena
 from tests.chaos.hosts import create_app
 from tests.chaos.proxies import proxy
 from tests.world import World
@@ -78,6 +78,7 @@ async def arena(
                 "LOCALDEV_MESSAGE_HIDING": str(HIDING),
                 "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
                 "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
+                MOST_DELIVERIES: "5",
                 "CHAOS_EFFECTS": str(effects),
                 "CHAOS_CONSTANTS": json.dumps(CONSTANTS),
                 "CHAOS_CLOCK": "0",

@@ -29,7 +29,7 @@ def create_app(folder: Path) -> None:
     (folder / "function_app.py").write_text(quick, encoding="utf-8")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Host:
     """A host that is started again whenever its process ends."""
 
@@ -49,7 +49,8 @@ class Host:
                 self.running = running
                 self.starts += 1
                 try:
-                    await running.process.wait()
+                    if await running.process.wait() >= 0:
+                        self.injected["processes ended by a flow"] += 1
                 finally:
                     self.deaths[running.process.pid] = time.monotonic()
                     self.running = None

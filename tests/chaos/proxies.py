@@ -54,7 +54,7 @@ class Fault:
         return f"answers {self.status}" if self.kind is Kind.ANSWER else str(self.kind)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Proxy:
     """A proxy of one service."""
 

@@ -14,13 +14,13 @@ SAME = 12
 
 
 async def work(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
-    """Wait, and write the effect. Settings, all optional:
+    """Work for some time, with the effect in the middle of it. Settings, all optional:
 
-    * `seconds`: the time of the work.
+    * `seconds`: the time of the work, or of each step.
     * `deferrals`: raise RetryLater in this number of first attempts.
     * `failures`: fail in this number of first attempts.
     * `secret`: read the tenant's secret `api--token`.
-    * `url`, `steps`: send each step's effect to this URL, instead of one effect at the end.
+    * `url`, `steps`: send an effect to this URL in each step, in place of the one effect.
     """
     settings = run.settings
     with execution(tenant_id, run) as started:
@@ -31,10 +31,11 @@ async def work(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
         if url := settings.get("url"):
             await _send_steps(run, started, url)
             return
-        await asyncio.sleep(settings.get("seconds", 0))
         if run.attempt <= settings.get("deferrals", 0):
             raise RetryLater(timedelta())
+        await asyncio.sleep(settings.get("seconds", 0) / 2)
         started.effect()
+        await asyncio.sleep(settings.get("seconds", 0) / 2)
 
 
 async def _send_steps(run: FlowRun, started: Execution, url: str) -> None:

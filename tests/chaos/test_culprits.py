@@ -1,0 +1,90 @@
+"""Flows that harm their process, and the innocent runs beside them."""
+
+import pytest
+
+from tests.chaos.arena import MOST_DELIVERIES, Arena
+from tests.waiting import wait_until
+
+INNOCENTS = 12
+QUICK = {MOST_DELIVERIES: "2"}
+
+
+@pytest.mark.parametrize("flow", ["ends-the-process", "exits-in-a-task", "stops-the-loop"])
+async def test_a_flow_ends_the_process(arena: Arena, flow: str) -> None:
+    """The innocent runs all succeed in the end, and the culprit is on record."""
+    innocents = await arena.seed(INNOCENTS * arena.scale, "work-0", seconds=1)
+    await arena.seed(1, flow, prefix="culprit", after=0.3)
+    await arena.enqueue()
+
+    async with arena.host(**QUICK):
+        await arena.until_quiet(60)
+        verdict = await arena.verdict(must_succeed=[(tenant, "work-0") for tenant in innocents])
+
+    assert arena.injected()["processes ended by a flow"] > 0
+    assert verdict.problems() == {}
+
+
+async def test_a_flow_blocks_the_loop(arena: Arena) -> None:
+    """It blocks for longer than the time limit of the innocent runs, and than a lease. None of them fails."""
+    innocents = await arena.seed(INNOCENTS * arena.scale, "hurried", seconds=0.4)
+    await arena.seed(1, "blocks-the-loop", prefix="culprit", after=0.1, seconds=6)
+    await arena.enqueue()
+
+    async with arena.host() as host:
+        await arena.until_quiet()
+        arena.actions["seconds of a blocked loop"] += 6
+        verdict = await arena.verdict()
+        named = host.count("BLOCKED ")
+
+    failed = [run for run in await arena.runs() if run.flow[0] in innocents and run.outcomes != ["succeeded"]]
+    print(f"found:    innocents that failed: {len(failed)}, lines that name the culprit: {named}")  # noqa: T201
+    assert verdict.problems() == {}
+    assert failed == []
+    assert named
+
+
+@pytest.mark.parametrize(
+    "flow", ["exits", "interrupts", "interrupts-in-a-task", "cancels-itself", "cancels-all-tasks", "recurses"]
+)
+async def test_a_flow_ends_in_an_unusual_way(arena: Arena, flow: str) -> None:
+    """The culprit has one terminal record, and the innocent runs succeed."""
+    innocents = await arena.seed(6 * arena.scale, "work-0", seconds=1)
+    await arena.seed(1, flow, prefix="culprit", after=0.3)
+    await arena.enqueue()
+
+    async with arena.host(**QUICK):
+        await arena.until_quiet()
+        arena.actions[flow] = sum(each.flow[1] == flow for each in arena.executions())
+        verdict = await arena.verdict(must_succeed=[(tenant, "work-0") for tenant in innocents])
+
+    assert arena.injected()[flow] > 0
+    assert verdict.problems() == {}
+
+
+async def test_a_flow_ignores_its_cancellation(arena: Arena) -> None:
+    """It continues after its time limit, until its process is killed. It has one terminal record in the end."""
+    innocents = await arena.seed(6 * arena.scale, "work-0", seconds=1)
+    await arena.seed(1, "ignores-cancellation", prefix="culprit")
+    await arena.enqueue()
+
+    async with arena.host(**QUICK) as host:
+        for _ in range(8):
+            ignored = ignored_cancellations(arena)
+
+            async def another_one(before: int = ignored) -> bool:
+                return ignored_cancellations(arena) > before or await arena.is_quiet()
+
+            await wait_until(another_one, description="the flow has ignored its cancellation")
+            if await arena.is_quiet():
+                break
+            await host.kill()
+        await arena.until_quiet()
+        arena.actions["cancellations ignored"] = ignored_cancellations(arena)
+        verdict = await arena.verdict(must_succeed=[(tenant, "work-0") for tenant in innocents])
+
+    assert arena.injected()["cancellations ignored"] > 0
+    assert verdict.problems() == {}
+
+
+def ignored_cancellations(arena: Arena) -> int:
+    return sum(len(each.notes) for each in arena.executions())
