@@ -20,7 +20,7 @@ from azure.storage.queue.aio import QueueClient
 
 from tests.chaos.evidence import Execution, Flow, Occurrence, Run, Verdict, executions_of, judge, runs_of
 from tests.chaos.hosts import Host, supervised
-from tests.chaos.proxies import Proxy
+from tests.chaos.proxies import Fault, Kind, Proxy
 from tests.documents import document, entry
 from tests.waiting import wait_until
 from tests.world import World
@@ -32,19 +32,22 @@ YEARLY = "0 0 0 1 1 *"
 NO_RUNS = {"AzureWebJobs.run_flow.Disabled": "true"}
 """The app setting of a host that ticks, and leaves the messages to others."""
 
-MOST_DELIVERIES = "AzureFunctionsJobHost__extensions__queues__maxDequeueCount"
+QUEUES = "AzureFunctionsJobHost__extensions__queues__"
+"""The start of the app settings that replace `extensions.queues` of host.json."""
+
+MOST_DELIVERIES = f"{QUEUES}maxDequeueCount"
 """The app setting for the number of deliveries, after which the host moves a message to the poison queue."""
 
-HIDING = 3
+HIDING = 2
 """The time in seconds for which a message of a killed process stays hidden."""
 
 CONSTANTS: Mapping[str, float] = {
     # The local host's time of hiding, where it cannot be set.
     "localdev.host.messages:VISIBILITY": HIDING,
     "localdev.host.queues:VISIBILITY": HIDING,
-    "datasync.run.lease:LEASE": 5,
+    "datasync.run.lease:LEASE": 4,
     "datasync.run.lease:RENEW_EVERY": 1,
-    "datasync.run.lease:MARGIN": 1,
+    "datasync.run.lease:MARGIN": 0.5,
 }
 """Shorter times for the tests, in seconds. A constant that does not exist is left out."""
 
@@ -76,10 +79,10 @@ class Arena:
     functions: list[dict[str, Any]] = field(default_factory=list)
     """The functions of the app, as a host lists them."""
 
-    def host(self, *, clock: float = 0, **settings: str) -> AbstractAsyncContextManager[Host]:
+    def host(self, settings: Mapping[str, str] | None = None, *, clock: float = 0) -> AbstractAsyncContextManager[Host]:
         """Run the app in a host of its own, until the block ends. `clock` is the offset of its clock in seconds."""
-        environ = {**self.environ, "CHAOS_CLOCK": str(clock), **settings}
-        made = Host(self.app, environ, self.actions, self.deaths)
+        environ = {**self.environ, "CHAOS_CLOCK": str(clock), **(settings or {})}
+        made = Host(self.app, environ, self.actions, self.deaths, patience=30 * self.scale)
         self.hosts.append(made)
         return supervised(made)
 
@@ -111,13 +114,13 @@ class Arena:
 
     async def enqueue(self) -> None:
         """Run one tick in a host that does not run flows."""
-        async with self.host(**NO_RUNS) as host:
+        async with self.host(NO_RUNS) as host:
             await host.tick_to_its_end()
 
     async def is_scheduled(self) -> bool:
         """Return whether no entry is due any more."""
-        query = "SELECT VALUE f.nextRunUtc FROM c JOIN f IN c.flows"
-        return all([time > DUE async for time in self.world.tenants.query_items(query)])
+        query = "SELECT f.nextRunUtc FROM c JOIN f IN c.flows"
+        return all([item["nextRunUtc"] > DUE async for item in self.world.tenants.query_items(query)])
 
     async def change_settings(self, tenants: Sequence[str], **settings: Any) -> None:
         """Change the settings of all entries of tenants."""
@@ -192,7 +195,9 @@ class Arena:
         async def has_grown() -> bool:
             return await measure() >= before + by
 
-        await wait_until(has_grown, description=f"{measure.__name__} is {by} more than {before}")
+        await wait_until(
+            has_grown, description=f"{measure.__name__} is {by} more than {before}", seconds=30 * self.scale
+        )
 
     async def started(self) -> int:
         """Return the number of executions that have begun."""
@@ -202,10 +207,16 @@ class Arena:
         """Return the number of executions that have returned."""
         return sum(each.how == "returned" for each in self.executions())
 
+    async def outage(self, proxy: Proxy, seconds: float) -> None:
+        """Let a service answer 503 for some time."""
+        over = time.monotonic() + seconds
+        with proxy.causing(Fault(kind=Kind.ANSWER, status=503)):
+            await wait_until(lambda: time.monotonic() > over, description="the outage is over", seconds=seconds + 1)
+
     async def until_scheduled(self, seconds: float) -> None:
         """Wait until no entry is due. Gives up after some time."""
         with suppress(TimeoutError):
-            await wait_until(self.is_scheduled, description="no entry is due", seconds=seconds)
+            await wait_until(self.is_scheduled, description="no entry is due", seconds=seconds * self.scale)
 
     async def until_quiet(self, seconds: float = 30) -> None:
         """Wait until nothing is left to do: no messages, and no live lease. Gives up after some time."""
@@ -247,8 +258,12 @@ class Arena:
             left_on_queues=await _length(self.world.jobs) + await _length(self.world.poison),
             frozen=self.frozen,
         )
-        print(f"injected: {self.injected()}\nfound:    {verdict}")  # noqa: T201 - shown with a failure, and in the summary
+        self.report(f"injected: {self.injected()}\nfound:    {verdict}")
         return verdict
+
+    def report(self, text: str) -> None:
+        """Print lines for the summary. They begin with `injected:` or `found:`."""
+        print(text)  # noqa: T201 - pytest keeps it
 
     def injected(self) -> dict[str, int]:
         """Return the number of faults of each kind."""
@@ -270,5 +285,5 @@ async def _length(queue: QueueClient) -> int:
 
 
 def _is_leased(state: Mapping[str, Any]) -> bool:
-    lease = state.get("lease")
-    return bool(lease) and float(lease["until"]) > time.time()
+    lease = state.get("lease") or {"until": 0}
+    return bool(lease["until"] > time.time())

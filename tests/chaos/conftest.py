@@ -16,7 +16,7 @@ from localdev.azurite import Storage
 from localdev.cosmos import Database
 from localdev.keyvault import KeyVault
 from localdev.tls import Certificates
-from tests.chaos.arena import CONSTANTS, HIDING, MOST_DELIVERIES, YEARLY, Arena
+from tests.chaos.arena import CONSTANTS, HIDING, MOST_DELIVERIES, QUEUES, YEARLY, Arena
 from tests.chaos.hosts import create_app
 from tests.chaos.proxies import proxy
 from tests.world import World
@@ -39,6 +39,7 @@ def chaos_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture
 async def arena(
+    *,
     request: pytest.FixtureRequest,
     chaos_app: Path,
     tmp_path: Path,
@@ -50,7 +51,7 @@ async def arena(
 ) -> AsyncGenerator[Arena]:
     """Make the arena of one test. The app reaches its services through proxies."""
     seed = request.config.getoption("--chaos-seed", _SEED)
-    choices = random.Random(f"{seed} {request.node.nodeid}")
+    choices = random.Random(f"{seed} {request.node.nodeid}")  # noqa: S311 - not for security
     storage_url = storage.queue_endpoint.rpartition("/")[0]
     async with AsyncExitStack() as stack:
         cosmos = await stack.enter_async_context(proxy("Cosmos DB", database.endpoint.rstrip("/"), choices))
@@ -76,8 +77,8 @@ async def arena(
                 "KEY_VAULT_URI": f"{vault.url}/",
                 "ORCHESTRATOR_SCHEDULE": YEARLY,
                 "LOCALDEV_MESSAGE_HIDING": str(HIDING),
-                "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
-                "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
+                f"{QUEUES}visibilityTimeout": "00:00:01",
+                f"{QUEUES}maxPollingInterval": "00:00:00.2",
                 MOST_DELIVERIES: "5",
                 "CHAOS_EFFECTS": str(effects),
                 "CHAOS_CONSTANTS": json.dumps(CONSTANTS),
@@ -90,10 +91,9 @@ async def arena(
             vault=vault,
             set_secret=shared_vault.set_secret,
         )
-        print(f"--chaos-seed={seed}")  # noqa: T201 - shown with a failure
         yield made
-        if any(host.log for host in made.hosts):
-            (tmp_path / "hosts.log").write_text("\n".join(line for host in made.hosts for line in host.log))
+        lines = [line for host in made.hosts for line in host.log]
+        (tmp_path / "hosts.log").write_text("\n".join(lines), encoding="utf-8")
 
 
 @pytest.hookimpl(trylast=True)
@@ -108,7 +108,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if line.startswith(("injected:", "found:"))
     ]
     if rows:
-        terminalreporter.section("chaos")
+        terminalreporter.section(f"chaos: --chaos-seed={terminalreporter.config.getoption('--chaos-seed', _SEED)}")
         for name, line in rows:
             if line.startswith("injected:"):
                 terminalreporter.write_line(name)

@@ -38,6 +38,8 @@ class Host:
     injected: Counter[str]
     deaths: dict[int, float]
     """The time (monotonic) at which each process ended, by its id."""
+    patience: float
+    """The longest time in seconds to wait for something."""
     log: list[str] = field(default_factory=list)
     starts: int = 0
     running: hosting.RunningHost | None = None
@@ -63,7 +65,9 @@ class Host:
         """Run the timer function, and wait until it has ended."""
         before = self.count("TICK tenants=")
         await self.tick()
-        await wait_until(lambda: self.count("TICK tenants=") > before, description="the tick has ended")
+        await wait_until(
+            lambda: self.count("TICK tenants=") > before, description="the tick has ended", seconds=self.patience
+        )
 
     async def kill(self) -> None:
         """Kill the process with SIGKILL, and wait until the next one is ready."""

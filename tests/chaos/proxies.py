@@ -114,7 +114,7 @@ class Proxy:
                 # The account of Cosmos DB names the address that its clients use from then on.
                 content = content.replace(self.upstream.encode(), self.url.encode())
                 kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _NOT_PASSED_ON]
-                return web.Response(status=answer.status, headers=kept, body=content)  # type: ignore[arg-type]
+                return web.Response(status=answer.status, headers=kept, body=content)
         except aiohttp.ClientError:
             return None
 

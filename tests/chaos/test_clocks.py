@@ -63,10 +63,10 @@ async def test_a_process_is_frozen_until_others_have_finished_its_runs(arena: Ar
         await wait_until(lambda: len(target.received) > len(tenants), description="all flows have sent an effect")
         pid = await frozen.signal(signal.SIGSTOP)
         arena.freeze(pid)
+        unfinished = {each.run for each in arena.executions() if each.how is None}
 
         def all_finished() -> bool:
-            others = [each for each in arena.executions() if each.pid != pid and each.how == "returned"]
-            return len(others) >= len(tenants)
+            return unfinished <= {each.run for each in arena.executions() if each.pid != pid and each.how == "returned"}
 
         async with arena.host():
             await wait_until(all_finished, description="another process has finished the runs")
@@ -78,8 +78,9 @@ async def test_a_process_is_frozen_until_others_have_finished_its_runs(arena: Ar
 
     late = [effect for effect in target.received if effect["pid"] == pid and effect["at"] > woken]
     states = {state["lastOutcome"] for state in await arena.states()}
-    print(f"found:    effects after waking up: {len(late)}, outcomes in states: {states}")  # noqa: T201
+    arena.report(f"found:    effects after waking up: {len(late)}, last outcomes: {', '.join(sorted(states))}")
     assert arena.injected()["SIGSTOP"] == arena.injected()["SIGCONT"] == 1
+    assert unfinished
     assert verdict.problems() == {}
     assert late == []
     assert states == {"succeeded"}

@@ -1,11 +1,8 @@
 """Dead letters, and their replay."""
 
 import json
-import time
 
 from tests.chaos.arena import MOST_DELIVERIES, Arena
-from tests.chaos.proxies import Fault, Kind
-from tests.waiting import wait_until
 
 OUTAGE = 4  # seconds: longer than two deliveries with a second in between
 
@@ -21,21 +18,18 @@ async def test_dead_letters_are_replayed(arena: Arena) -> None:
         await arena.send(json.dumps({"tenantId": tenant, "flowName": "work-0"}))
     letters = len(tenants) + len(tenants[::2])
 
-    with arena.cosmos.causing(Fault(kind=Kind.ANSWER, status=503)) as (outage,):
-        async with arena.host(**{MOST_DELIVERIES: "2"}):
-            over = time.monotonic() + OUTAGE
-            await wait_until(lambda: time.monotonic() > over, description="the outage is over")
-            arena.cosmos.faults.remove(outage)
-            await arena.until_quiet()
-            dead = {run.id for run in await arena.runs() if "dead" in run.terminal}
-            await arena.change_settings(tenants, failures=0)
-            await arena.replay()
-            await arena.until_quiet()
-            arena.actions["dead letters"] = letters
-            verdict = await arena.verdict()
+    async with arena.host({MOST_DELIVERIES: "2"}):
+        await arena.outage(arena.cosmos, OUTAGE)
+        await arena.until_quiet()
+        dead = {run.id for run in await arena.runs() if "dead" in run.terminal}
+        await arena.change_settings(tenants, failures=0)
+        await arena.replay()
+        await arena.until_quiet()
+        arena.actions["dead letters"] = letters
+        verdict = await arena.verdict()
 
     again = {run.id for run in await arena.runs() if "succeeded" in run.terminal}
-    print(f"found:    dead letters with a record: {len(dead)}, that succeed again: {len(dead & again)}")  # noqa: T201
-    assert outage.injected > 0
+    arena.report(f"found:    dead letters with a record: {len(dead)}, of which {len(dead & again)} succeed again")
+    assert arena.injected()["Cosmos DB answers 503"] > 0
     assert len(dead) == len(dead & again) == letters
     assert verdict.problems() == {}

@@ -33,7 +33,7 @@ async def test_a_flow_that_takes_longer_than_its_interval(arena: Arena) -> None:
     schedule = {"cron": "* * * * * *", "nextRunUtc": utc_text(first)}
     tenants = await arena.seed(3 * arena.scale, "work-0", schedule=schedule, seconds=2)
 
-    async with arena.host(ORCHESTRATOR_LOOKAHEAD="10") as host:
+    async with arena.host({"ORCHESTRATOR_LOOKAHEAD": "8"}) as host:
         await host.tick_to_its_end()
         for tenant in tenants:
             (entry,) = (await arena.world.document(tenant))["flows"]
@@ -50,7 +50,7 @@ async def test_a_flow_that_takes_longer_than_its_interval(arena: Arena) -> None:
 
 async def test_retry_later_while_sends_lose_their_answers(arena: Arena) -> None:
     """A flow defers itself four times. It makes five executions and one effect."""
-    await arena.seed(16 * arena.scale, "work-0", deferrals=4)
+    await arena.seed(10 * arena.scale, "work-0", deferrals=4)
     await arena.enqueue()
 
     with arena.queue.causing(Fault(kind=Kind.LOSE, matches=is_send, share=0.2)) as (fault,):

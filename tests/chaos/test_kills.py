@@ -2,24 +2,27 @@
 
 import pytest
 
-from tests.chaos.arena import Arena
-
-QUEUES = "AzureFunctionsJobHost__extensions__queues__"
+from tests.chaos.arena import MOST_DELIVERIES, QUEUES, Arena
 
 
-@pytest.mark.parametrize(("at_once", "seconds"), [("16", 0.5), ("32", 0.5), ("32", 0.02)])
-async def test_kills_during_runs(arena: Arena, at_once: str, seconds: float) -> None:
-    """Runs of half a second and of 20 ms are killed, up to 32 at once. Each has one terminal record in the end."""
+@pytest.mark.parametrize(
+    ("at_once", "deliveries", "seconds"),
+    [("16", "5", 0.5), ("32", "2", 0.5), ("32", "5", 0.02)],
+    ids=["16 at once", "32 at once, two deliveries", "runs of 20 ms"],
+)
+async def test_kills_during_runs(arena: Arena, at_once: str, deliveries: str, seconds: float) -> None:
+    """Each run has one terminal record in the end, also where its deliveries are used up."""
     await arena.seed(12 * arena.scale, "work-0", "work-1", "work-2", seconds=seconds)
-    settings = {f"{QUEUES}batchSize": at_once, f"{QUEUES}newBatchThreshold": "0"}
+    kills = 2 * arena.scale
+    settings = {f"{QUEUES}batchSize": at_once, f"{QUEUES}newBatchThreshold": "0", MOST_DELIVERIES: deliveries}
 
-    await arena.enqueue()
-    async with arena.host(**settings) as host:
-        for _ in range(3 * arena.scale):
+    async with arena.host(settings) as host:
+        await host.tick_to_its_end()
+        for _ in range(kills):
             await arena.more(arena.ended, by=arena.random.randint(1, 8))
             await host.kill()
         await arena.until_quiet(60)
         verdict = await arena.verdict()
 
-    assert arena.injected()["SIGKILL"] == 3 * arena.scale
+    assert arena.injected()["SIGKILL"] == kills
     assert verdict.problems() == {}

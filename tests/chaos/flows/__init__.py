@@ -24,7 +24,7 @@ def _replace(module: str, name: str, value: float) -> None:
 
 
 def _set_clock(offset: timedelta) -> None:
-    def now(_: Clock) -> datetime:
+    def now(self: Clock) -> datetime:
         return datetime.now(UTC) + offset
 
     Clock.now = now  # type: ignore[method-assign]
