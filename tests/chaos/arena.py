@@ -42,14 +42,24 @@ HIDING = 2
 """The time in seconds for which a message of a killed process stays hidden."""
 
 CONSTANTS: Mapping[str, float] = {
-    # The local host's time of hiding, where it cannot be set.
+    # The time of hiding, for a local host that has no setting for it.
     "localdev.host.messages:VISIBILITY": HIDING,
     "localdev.host.queues:VISIBILITY": HIDING,
-    "datasync.run.lease:LEASE": 4,
-    "datasync.run.lease:RENEW_EVERY": 1,
-    "datasync.run.lease:MARGIN": 0.5,
+    # The lease.
+    "datasync.model.lease:DURATION": 4,
+    "datasync.model.lease:MARGIN": 0.5,
+    "datasync.run.lease:RENEWAL": 1,
+    "datasync.run.lease:_RENEW_AGAIN": 0.5,
+    # The time that a cancelled flow gets.
+    "datasync.run.execute:GRACE": 1,
+    # Delays of messages that are put back.
+    "datasync.run.admit:_SPREAD": 3,
+    "datasync.run.bury:_AGAIN": 2,
+    "datasync.run.settle:_LONGEST_OUTAGE_PAUSE": 2,
+    "datasync.run.settle:_PATIENCE": 3,
 }
-"""Shorter times for the tests, in seconds. A constant that does not exist is left out."""
+"""Shorter times for the tests, in seconds, in the order in which they are set: a module must be changed before others
+import its constants. A constant that does not exist is left out."""
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -171,7 +181,7 @@ class Arena:
             await self.send(json.dumps(job))
             await self.world.poison.delete_message(message)
         for record in await self.world.records():
-            if record["outcome"] == "dead" and "attempts" in record:
+            if record["outcome"] == "dead" and "attempt" not in record:
                 names = ("tenantId", "flowName", "scheduledUtc", "runId")
                 await self.send(json.dumps({**{name: record[name] for name in names}, "redrive": 1}))
 
@@ -285,5 +295,5 @@ async def _length(queue: QueueClient) -> int:
 
 
 def _is_leased(state: Mapping[str, Any]) -> bool:
-    lease = state.get("lease") or {"until": 0}
-    return bool(lease["until"] > time.time())
+    lease = state.get("lease") or {}
+    return bool(lease.get("until", 0) > time.time())

@@ -115,7 +115,12 @@ def runs_of(documents: Iterable[Mapping[str, Any]]) -> list[Run]:
 
 
 def _run(flow: Flow, run_id: str, documents: list[Mapping[str, Any]]) -> Run:
-    attempts = [attempt for document in documents for attempt in document.get("attempts", [document])]
+    # A document of one attempt has its number.
+    attempts = [
+        attempt
+        for document in documents
+        for attempt in ([document] if "attempt" in document else document.get("attempts", ()))
+    ]
     times = [
         datetime.fromisoformat(attempt["finishedUtc"]) for attempt in attempts if attempt["outcome"] == "succeeded"
     ]
@@ -124,8 +129,8 @@ def _run(flow: Flow, run_id: str, documents: list[Mapping[str, Any]]) -> Run:
         id=run_id,
         scheduled=datetime.fromisoformat(documents[0]["scheduledUtc"]),
         outcomes=[attempt["outcome"] for attempt in attempts],
-        attempts=sum(document.get("attemptCount", 1) for document in documents),
-        terminal=[document["outcome"] for document in documents if document["outcome"] in TERMINAL],
+        attempts=sum(1 if "attempt" in document else document.get("attemptCount", 0) for document in documents),
+        terminal=[document["outcome"] for document in documents if document.get("outcome") in TERMINAL],
         succeeded=min(times, default=None),
     )
 
@@ -185,7 +190,7 @@ def judge(
 ) -> Verdict:
     """Compare the evidence with the expected occurrences.
 
-    `frozen` has the time (monotonic) at which a process was frozen, by its id. An execution that is cancelled after its
+    `frozen` has the time (monotonic) at which a process was frozen, by its id. An execution that is stopped after its
     process wakes up counts up to this time only.
     """
     by_run = {run.id: run for run in runs}
@@ -234,8 +239,7 @@ def _after_success(execution: Execution, run: Run | None) -> bool:
 
 def _overlaps(executions: Iterable[Execution], frozen: Mapping[int, float]) -> int:
     def end(execution: Execution) -> float:
-        cancelled = execution.how == "CancelledError"
-        return min(execution.end, frozen.get(execution.pid, inf) if cancelled else inf)
+        return min(execution.end, frozen.get(execution.pid, inf) if execution.raised else inf)
 
     pairs = 0
     for group in _grouped(executions, lambda each: each.flow).values():

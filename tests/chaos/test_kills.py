@@ -16,10 +16,10 @@ async def test_kills_during_runs(arena: Arena, at_once: str, deliveries: str, se
     kills = 2 * arena.scale
     settings = {f"{QUEUES}batchSize": at_once, f"{QUEUES}newBatchThreshold": "0", MOST_DELIVERIES: deliveries}
 
+    await arena.enqueue()
     async with arena.host(settings) as host:
-        await host.tick_to_its_end()
         for _ in range(kills):
-            await arena.more(arena.ended, by=arena.random.randint(1, 8))
+            await arena.more(arena.ended, by=arena.random.randint(1, 4))
             await host.kill()
         await arena.until_quiet(60)
         verdict = await arena.verdict()
