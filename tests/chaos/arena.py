@@ -41,26 +41,6 @@ MOST_DELIVERIES = f"{QUEUES}maxDequeueCount"
 HIDING = 2
 """The time in seconds for which a message of a killed process stays hidden."""
 
-CONSTANTS: Mapping[str, float] = {
-    # The time of hiding, for a local host that has no setting for it.
-    "localdev.host.messages:VISIBILITY": HIDING,
-    "localdev.host.queues:VISIBILITY": HIDING,
-    # The lease.
-    "datasync.model.lease:DURATION": 4,
-    "datasync.model.lease:MARGIN": 0.5,
-    "datasync.run.lease:RENEWAL": 1,
-    "datasync.run.lease:_RENEW_AGAIN": 0.5,
-    # The time that a cancelled flow gets.
-    "datasync.run.execute:GRACE": 1,
-    # Delays of messages that are put back.
-    "datasync.run.admit:_SPREAD": 3,
-    "datasync.run.bury:_AGAIN": 2,
-    "datasync.run.settle:_LONGEST_OUTAGE_PAUSE": 2,
-    "datasync.run.settle:_PATIENCE": 3,
-}
-"""Shorter times for the tests, in seconds, in the order in which they are set: a module must be changed before others
-import its constants. A constant that does not exist is left out."""
-
 
 @dataclass(eq=False, kw_only=True, repr=False)
 class Arena:

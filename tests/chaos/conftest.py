@@ -3,7 +3,6 @@
 `--chaos-scale=N` multiplies the numbers of tenants and faults. `--chaos-seed=S` repeats the choices of another run.
 """
 
-import json
 import random
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -16,7 +15,7 @@ from localdev.azurite import Storage
 from localdev.cosmos import Database
 from localdev.keyvault import KeyVault
 from localdev.tls import Certificates
-from tests.chaos.arena import CONSTANTS, HIDING, MOST_DELIVERIES, QUEUES, YEARLY, Arena
+from tests.chaos.arena import HIDING, MOST_DELIVERIES, QUEUES, YEARLY, Arena
 from tests.chaos.hosts import create_app
 from tests.chaos.proxies import proxy
 from tests.world import World
@@ -52,6 +51,7 @@ async def arena(
     """Make the arena of one test. The app reaches its services through proxies."""
     seed = request.config.getoption("--chaos-seed", _SEED)
     choices = random.Random(f"{seed} {request.node.nodeid}")  # noqa: S311 - not for security
+    scale = request.config.getoption("--chaos-scale", 1)
     storage_url = storage.queue_endpoint.rpartition("/")[0]
     async with AsyncExitStack() as stack:
         cosmos = await stack.enter_async_context(proxy("Cosmos DB", database.endpoint.rstrip("/"), choices))
@@ -81,11 +81,10 @@ async def arena(
                 f"{QUEUES}maxPollingInterval": "00:00:00.2",
                 MOST_DELIVERIES: "5",
                 "CHAOS_EFFECTS": str(effects),
-                "CHAOS_CONSTANTS": json.dumps(CONSTANTS),
                 "CHAOS_CLOCK": "0",
             },
             random=choices,
-            scale=request.config.getoption("--chaos-scale", 1),
+            scale=scale,
             cosmos=cosmos,
             queue=queue,
             vault=vault,

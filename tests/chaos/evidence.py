@@ -48,7 +48,8 @@ class Execution:
     """`returned`, the name of an exception, or None for an execution that was killed."""
     effects: list[float] = field(default_factory=list)
     """The times of its effects."""
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, float] = field(default_factory=dict)
+    """The times of its notes, by their text."""
 
     @property
     def occurrence(self) -> Occurrence:
@@ -99,7 +100,7 @@ def executions_of(log: Path, deaths: Mapping[int, float]) -> list[Execution]:
             case "effect":
                 found[line["execution"]].effects.append(line["monotonic"])
             case "note":
-                found[line["execution"]].notes.append(line["text"])
+                found[line["execution"]].notes[line["text"]] = line["monotonic"]
             case "end":
                 found[line["execution"]].end, found[line["execution"]].how = line["monotonic"], line["how"]
     return [*found.values()]
@@ -159,8 +160,8 @@ class Verdict:
     """Effects that were repeated."""
     doubled_unexplained: int
     """Those for which the run's record has no interrupted attempt."""
-    failed_without_cause: int
-    """Attempts that are recorded as failed, though the flow did not fail."""
+    successes_recorded_as_failures: int
+    """Attempts that are recorded as failed, though the flow returned."""
     unsuccessful: int
     """Flows that had to succeed, and did not."""
     future_windows: int
@@ -223,8 +224,10 @@ def judge(
         ),
         doubled=sum(repeated.values()),
         doubled_unexplained=sum(max(more - count(run, {"interrupted"}), 0) for run, more in repeated.items()),
-        failed_without_cause=sum(
-            max(count(run, FAILED) - sum(each.raised for each in group), 0) for run, group in executed.items()
+        successes_recorded_as_failures=sum(
+            max(count(run, FAILED) - sum(each.raised for each in group), 0)
+            for run, group in executed.items()
+            if any(each.how == "returned" for each in group)
         ),
         unsuccessful=len({*must_succeed} - succeeded),
         future_windows=sum(each.window[1] > each.clock for each in executions),

@@ -17,16 +17,34 @@ from tests.waiting import wait_until
 
 FLOWS = Path(__file__).parent / "flows"
 
+SECONDS: Mapping[str, Mapping[str, float]] = {
+    "datasync/model/lease.py": {"DURATION": 3, "MARGIN": 0.5},
+    "datasync/run/lease.py": {"RENEWAL": 0.7, "_RENEW_AGAIN": 0.5},
+    "datasync/run/execute.py": {"GRACE": 1},
+    "datasync/run/admit.py": {"_SPREAD": 3},
+    "datasync/run/bury.py": {"_AGAIN": 2},
+    "datasync/run/settle.py": {"_LONGEST_OUTAGE_PAUSE": 2, "_PATIENCE": 3},
+}
+"""Shorter times for the tests, in place of the constants of the app. A file or constant that is missing is left out."""
+
 
 def create_app(folder: Path) -> None:
-    """Copy the app to a folder, with the flows of these tests. Its retry policies wait for a second at most."""
+    """Copy the app to a folder, with the flows of these tests, and with shorter times."""
     shutil.copytree(ROOT / "datasync", folder / "datasync", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(FLOWS, folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "flows" / "registry.py", folder / "flows")
     shutil.copy(ROOT / "host.json", folder)
-    entry = (ROOT / "function_app.py").read_text(encoding="utf-8")
-    quick = re.sub(r'((?:delay|minimum|maximum)_interval=)"[^"]*"', r'\1"00:00:01"', entry)
-    (folder / "function_app.py").write_text(quick, encoding="utf-8")
+    shutil.copy(ROOT / "function_app.py", folder)
+    _replace(folder / "function_app.py", r'((?:delay|minimum|maximum)_interval=)"[^"]*"', r'\1"00:00:01"')
+    for name, constants in SECONDS.items():
+        for constant, seconds in constants.items():
+            _replace(folder / name, rf"^({constant} = )timedelta\(.*\)$", rf"\1timedelta(seconds={seconds})")
+
+
+def _replace(file: Path, pattern: str, by: str) -> None:
+    if file.exists():
+        text = file.read_text(encoding="utf-8")
+        file.write_text(re.sub(pattern, by, text, flags=re.MULTILINE), encoding="utf-8")
 
 
 @dataclass(eq=False, repr=False)

@@ -47,7 +47,20 @@ class Fault:
     status: int = 503
     seconds: float = 0
     """The length of a stall."""
+    once: bool = False
+    """Whether it hits a request only once: the same request that comes again passes."""
     injected: int = 0
+    seen: set[bytes] = field(default_factory=set)
+    """The bodies of the requests that it has hit, if `once`."""
+
+    def hits(self, request: web.Request, body: bytes, random: Random) -> bool:
+        """Choose whether to hit a request."""
+        if body in self.seen or not self.matches(request) or random.random() >= self.share:
+            return False
+        self.injected += 1
+        if self.once:
+            self.seen.add(body)
+        return True
 
     @property
     def name(self) -> str:
@@ -81,7 +94,7 @@ class Proxy:
         """Pass a request on, unless a fault hits it."""
         self.requests += 1
         body = await request.read()
-        fault = self._choose(request)
+        fault = self._choose(request, body)
         if fault and fault.kind is Kind.STALL:
             await asyncio.sleep(fault.seconds)
         if fault and fault.kind is Kind.ANSWER:
@@ -91,10 +104,9 @@ class Proxy:
         answer = await self._pass_on(request, body)
         return _reset(request) if answer is None or (fault and fault.kind is Kind.LOSE) else answer
 
-    def _choose(self, request: web.Request) -> Fault | None:
+    def _choose(self, request: web.Request, body: bytes) -> Fault | None:
         for fault in self.faults:
-            if fault.matches(request) and self.random.random() < fault.share:
-                fault.injected += 1
+            if fault.hits(request, body, self.random):
                 self.injected[f"{self.service} {fault.name}"] += 1
                 return fault
         return None

@@ -12,7 +12,9 @@ from tests.chaos.arena import MOST_DELIVERIES, QUEUES, Arena
 )
 async def test_kills_during_runs(arena: Arena, at_once: str, deliveries: str, seconds: float) -> None:
     """Each run has one terminal record in the end, also where its deliveries are used up."""
-    await arena.seed(12 * arena.scale, "work-0", "work-1", "work-2", seconds=seconds)
+    for number in range(4):
+        longer = seconds * (1 + number / 2)
+        await arena.seed(3 * arena.scale, "work-0", "work-1", "work-2", prefix=f"group-{number}", seconds=longer)
     kills = 2 * arena.scale
     settings = {f"{QUEUES}batchSize": at_once, f"{QUEUES}newBatchThreshold": "0", MOST_DELIVERIES: deliveries}
 
@@ -25,4 +27,5 @@ async def test_kills_during_runs(arena: Arena, at_once: str, deliveries: str, se
         verdict = await arena.verdict()
 
     assert arena.injected()["SIGKILL"] == kills
+    assert any(each.how is None for each in arena.executions()), "no execution was killed"
     assert verdict.problems() == {}

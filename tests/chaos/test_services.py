@@ -32,9 +32,9 @@ async def test_cosmos_db_is_away(arena: Arena) -> None:
 
 async def test_sends_lose_their_answers(arena: Arena) -> None:
     """Almost a third of the jobs is sent again, though the queue has them. Each occurrence runs once."""
-    await arena.seed(16 * arena.scale, "work-0", seconds=0.2)
+    await arena.seed(16 * arena.scale, "work-0", "work-1", seconds=0.2)
 
-    with arena.queue.causing(Fault(kind=Kind.LOSE, matches=is_send, share=0.3)) as (fault,):
+    with arena.queue.causing(Fault(kind=Kind.LOSE, matches=is_send, share=0.3, once=True)) as (fault,):
         await arena.enqueue()
         async with arena.host():
             await arena.until_quiet()
@@ -45,10 +45,10 @@ async def test_sends_lose_their_answers(arena: Arena) -> None:
 
 
 async def test_writes_lose_their_answers(arena: Arena) -> None:
-    """Half of the writes to Cosmos DB are made, and look as if they were not."""
-    await arena.seed(20 * arena.scale, "work-0", "work-1", seconds=0.2)
+    """Four writes of ten to Cosmos DB are made, and look as if they were not."""
+    await arena.seed(12 * arena.scale, "work-0", "work-1", seconds=0.2)
 
-    with arena.cosmos.causing(Fault(kind=Kind.LOSE, matches=is_write, share=0.5)) as (fault,):
+    with arena.cosmos.causing(Fault(kind=Kind.LOSE, matches=is_write, share=0.4)) as (fault,):
         async with arena.host() as host:
             while not await arena.is_scheduled():
                 await host.tick_to_its_end()

@@ -12,6 +12,9 @@ from tests.waiting import wait_until
 
 FLOWS = ("work-0", "work-1", "work-2")
 
+SLOW_MOVES = Fault(kind=Kind.STALL, matches=is_write, share=0.5, seconds=0.3)
+"""Makes ticks slow: some time passes between the enqueueing of jobs and the move of `nextRunUtc`."""
+
 
 @pytest.mark.parametrize("edited", [False, True], ids=["", "with edits"])
 async def test_kills_during_ticks(arena: Arena, edited: bool) -> None:  # noqa: FBT001 - a parameter of the test
@@ -19,12 +22,13 @@ async def test_kills_during_ticks(arena: Arena, edited: bool) -> None:  # noqa: 
     tenants = await arena.seed(24 * arena.scale, *FLOWS)
     kills = 2 * arena.scale
 
-    async with arena.host(NO_RUNS) as host:
-        for _ in range(kills):
-            await host.tick()
-            await arena.more(arena.queued, by=arena.random.randint(3, 25))
-            async with arena.editing(tenants) if edited else nullcontext():
-                await host.kill()
+    async with arena.host({**NO_RUNS, "ORCHESTRATOR_CONCURRENCY": "8"}) as host:
+        with arena.cosmos.causing(SLOW_MOVES):
+            for _ in range(kills):
+                await host.tick()
+                await arena.more(arena.queued, by=arena.random.randint(1, 12))
+                async with arena.editing(tenants) if edited else nullcontext():
+                    await host.kill()
         await host.tick_to_its_end()
     async with arena.host():
         await arena.until_quiet(60)
@@ -40,9 +44,8 @@ async def test_two_hosts_tick_at_once(arena: Arena, edited: bool) -> None:  # no
     """Both put jobs for the same occurrences on the queue. Each occurrence runs once."""
     tenants = await arena.seed(24 * arena.scale, *FLOWS)
 
-    slow_moves = Fault(kind=Kind.STALL, matches=is_write, share=0.5, seconds=0.3)
     async with arena.host(NO_RUNS) as one, arena.host(NO_RUNS) as other:
-        with arena.cosmos.causing(slow_moves):
+        with arena.cosmos.causing(SLOW_MOVES):
             async with arena.editing(tenants) if edited else nullcontext():
                 await asyncio.gather(one.tick_to_its_end(), other.tick_to_its_end())
         await one.tick_to_its_end()

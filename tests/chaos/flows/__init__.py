@@ -1,37 +1,24 @@
 """The flows of the chaos tests. They take the place of `flows/` in the app of these tests.
 
-The entry of the app imports this package first. So it also applies the changes that only a test app has: other values
-of constants, and a clock that is ahead or behind.
+The entry of the app imports this package first. So it also sets the clock of the app, which may be ahead or behind.
 """
 
-import importlib
-import json
 import os
 import sys
 from datetime import UTC, datetime, timedelta
 
 from datasync.clock import Clock
 
-
-def _replace(module: str, name: str, value: float) -> None:
-    """Give a constant of a module another value: seconds where it is a timedelta. A missing one is left out."""
-    try:
-        found = importlib.import_module(module)
-        constant = getattr(found, name)
-    except (ImportError, AttributeError):
-        return
-    setattr(found, name, timedelta(seconds=value) if isinstance(constant, timedelta) else type(constant)(value))
+_OFFSET = timedelta(seconds=float(os.environ["CHAOS_CLOCK"]))
 
 
-def _set_clock(offset: timedelta) -> None:
-    def now(self: Clock) -> datetime:
-        return datetime.now(UTC) + offset
-
-    Clock.now = now  # type: ignore[method-assign]
+def _now(self: Clock) -> datetime:
+    return datetime.now(UTC) + _OFFSET
 
 
-for _path, _value in json.loads(os.environ["CHAOS_CONSTANTS"]).items():
-    _module, _, _name = _path.partition(":")
-    if _module.startswith("datasync") or _module in sys.modules:
-        _replace(_module, _name, _value)
-_set_clock(timedelta(seconds=float(os.environ["CHAOS_CLOCK"])))
+Clock.now = _now  # type: ignore[method-assign]
+
+# A local host without the setting LOCALDEV_MESSAGE_HIDING.
+for _module in ("localdev.host.messages", "localdev.host.queues"):
+    if hasattr(sys.modules.get(_module), "VISIBILITY"):
+        setattr(sys.modules[_module], "VISIBILITY", timedelta(seconds=float(os.environ["LOCALDEV_MESSAGE_HIDING"])))  # noqa: B010
