@@ -4,7 +4,7 @@ BIN := .venv/bin
 WANTED := $(shell cat .python-version)
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: help install demo start tick test quick check format lock clean
+.PHONY: help install demo start tick test quick chaos check format lock clean
 
 help: ## Print this list.
 	@echo "Usage: make [PYTHON=/path/to/python$(WANTED)] TARGET"
@@ -27,6 +27,9 @@ test: install ## Run all tests, and check how much of the code they cover.
 
 quick: install ## Run the fast tests only: unit, fundamentals and flows.
 	$(BIN)/python -m pytest tests/unit tests/fundamentals tests/flows tests/test_*.py
+
+chaos: install ## Kill, freeze and cut off the app at random, with many tenants.
+	$(BIN)/python -m pytest tests/chaos --chaos-scale=10 -o faulthandler_timeout=1800
 
 check: .venv/installed ## Lint, check the format and check the types.
 	$(BIN)/python -m ruff check .

@@ -1,0 +1,103 @@
+"""Flows that harm their process, and the innocent runs beside them."""
+
+import time
+from collections import Counter
+from math import inf
+
+import pytest
+
+from tests.chaos.arena import MOST_DELIVERIES, Arena
+from tests.chaos.evidence import Execution
+from tests.waiting import wait_until
+
+INNOCENTS = 12
+STUBBORN = 2.5  # seconds: more than a cancelled flow gets
+QUICK = {MOST_DELIVERIES: "2"}
+
+
+@pytest.mark.parametrize(
+    ("flow", "beside", "deliveries"),
+    [("ends-the-process", INNOCENTS, "2"), ("exits-in-a-task", INNOCENTS, "2"), ("stops-the-loop", 0, "1")],
+)
+async def test_a_flow_ends_the_process(arena: Arena, flow: str, beside: int, deliveries: str) -> None:
+    """The innocent runs beside it all succeed in the end, and the culprit is on record."""
+    innocents = await arena.seed(beside * arena.scale, "work-0", seconds=0.4)
+    await arena.seed(1, flow, prefix="culprit", after=0.1)
+    await arena.enqueue()
+
+    async with arena.host({MOST_DELIVERIES: deliveries}):
+        await arena.until_quiet(60)
+        arena.actions[flow] = sum(each.flow[1] == flow for each in arena.executions())
+        verdict = await arena.verdict(must_succeed=[(tenant, "work-0") for tenant in innocents])
+
+    assert arena.injected()[flow] > 0
+    assert verdict.problems() == {}
+
+
+async def test_a_flow_blocks_the_loop(arena: Arena) -> None:
+    """It blocks for longer than the time limit of the innocent runs, and than a lease. None of them fails."""
+    innocents = await arena.seed(INNOCENTS * arena.scale, "hurried", seconds=0.4)
+    await arena.seed(1, "blocks-the-loop", prefix="culprit", after=0.1, seconds=5)
+    await arena.enqueue()
+
+    async with arena.host() as host:
+        await arena.until_quiet()
+        arena.actions["seconds of a blocked loop"] += 5
+        verdict = await arena.verdict()
+        named = host.count("BLOCKED ")
+
+    failed = [run for run in await arena.runs() if run.flow[0] in innocents and run.outcomes != ["succeeded"]]
+    arena.report(f"found:    innocents that failed: {len(failed)}, log lines that name the culprit: {named}")
+    assert verdict.problems() == {}
+    assert failed == []
+    assert named
+
+
+@pytest.mark.parametrize(
+    "culprits",
+    [("exits", "interrupts", "cancels-itself", "recurses"), ("interrupts-in-a-task",), ("cancels-all-tasks",)],
+    ids=" ".join,
+)
+async def test_flows_end_in_unusual_ways(arena: Arena, culprits: tuple[str, ...]) -> None:
+    """Each culprit has one terminal record, and the innocent runs succeed."""
+    innocents = await arena.seed(6 * arena.scale, "work-0", seconds=0.4)
+    await arena.seed(1, *culprits, prefix="culprit", after=0.1)
+    await arena.enqueue()
+
+    async with arena.host(QUICK):
+        await arena.until_quiet()
+        arena.actions += Counter(each.flow[1] for each in arena.executions() if each.flow[1] in culprits)
+        verdict = await arena.verdict(must_succeed=[(tenant, "work-0") for tenant in innocents])
+
+    assert {*culprits} <= {*arena.injected()}
+    assert verdict.problems() == {}
+
+
+async def test_a_flow_ignores_its_cancellation(arena: Arena) -> None:
+    """It continues after its time limit, until its process is killed. It has one terminal record in the end."""
+    innocents = await arena.seed(6 * arena.scale, "work-0", seconds=1)
+    await arena.seed(1, "ignores-cancellation", prefix="culprit")
+    await arena.enqueue()
+
+    async with arena.host(QUICK) as host:
+
+        async def another_one() -> bool:
+            return bool(ignoring(arena)) or await arena.is_quiet()
+
+        for _ in range(8):
+            await wait_until(another_one, description="the flow ignores its cancellation")
+            if await arena.is_quiet():
+                break
+            arena.actions["cancellations ignored"] += 1
+            await host.kill()
+        await arena.until_quiet()
+        verdict = await arena.verdict(must_succeed=[(tenant, "work-0") for tenant in innocents])
+
+    assert arena.injected()["cancellations ignored"] > 0
+    assert verdict.problems() == {}
+
+
+def ignoring(arena: Arena) -> list[Execution]:
+    """Return the executions that have ignored their cancellation for some time, and continue."""
+    since = time.monotonic() - STUBBORN
+    return [each for each in arena.executions() if each.end == inf and each.notes.get("ignored", inf) < since]

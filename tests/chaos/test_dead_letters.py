@@ -1,0 +1,35 @@
+"""Dead letters, and their replay."""
+
+import json
+
+from tests.chaos.arena import MOST_DELIVERIES, Arena
+
+OUTAGE = 4  # seconds: longer than two deliveries with a second in between
+
+
+async def test_dead_letters_are_replayed(arena: Arena) -> None:
+    """Each dead letter has a record. After the cause is corrected, its replay succeeds under the same run id.
+
+    Some flows fail, some runs were started by hand, and Cosmos DB is away for a while.
+    """
+    tenants = await arena.seed(6 * arena.scale, "work-0", failures=1000)
+    await arena.enqueue()
+    for tenant in tenants[::2]:
+        await arena.send(json.dumps({"tenantId": tenant, "flowName": "work-0"}))
+    letters = len(tenants) + len(tenants[::2])
+
+    async with arena.host({MOST_DELIVERIES: "2"}):
+        await arena.outage(arena.cosmos, OUTAGE)
+        await arena.until_quiet()
+        dead = {run.id for run in await arena.runs() if "dead" in run.terminal}
+        await arena.change_settings(tenants, failures=0)
+        await arena.replay()
+        await arena.until_quiet()
+        arena.actions["dead letters"] = letters
+        verdict = await arena.verdict()
+
+    again = {run.id for run in await arena.runs() if "succeeded" in run.terminal}
+    arena.report(f"found:    dead letters with a record: {len(dead)}, of which {len(dead & again)} succeed again")
+    assert arena.injected()["Cosmos DB answers 503"] > 0
+    assert len(dead) == len(dead & again) == letters
+    assert verdict.problems() == {}
