@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, override
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -66,7 +67,7 @@ def run_flow(world: World, services: Services, apis: DemoApis) -> RunFlow:
     async def run(name: str, settings: dict[str, Any] | None = None, at: datetime = NOW) -> RunRecord:
         await world.put(document(TENANT, entry(name, settings=settings or {})))
         body = JobMessage(tenant_id=TENANT, flow_name=name, scheduled_utc=at).encode().encode()
-        return await run_job(services, registry, QueueMessage(f"m-{at.isoformat()}", body, 1, at), at)
+        return await run_job(services, registry, QueueMessage(uuid4().hex, body, 1, at), at)
 
     return run
 
