@@ -75,7 +75,10 @@ class JobQueue:
         ServiceUnavailable as `send` does.
         """
         with self._explained():
-            seen = await self._queue.peek_messages(max_messages=_AT_ONCE)
+            try:
+                seen = await self._queue.peek_messages(max_messages=_AT_ONCE)
+            except ResourceNotFoundError:  # the host creates a poison queue when it moves the first message there
+                return
             if all(_is_decodable(message.content) for message in seen):
                 return
             async for message in self._queue.receive_messages(
