@@ -158,14 +158,17 @@ class Job(msgspec.Struct, frozen=True):
         )
 
     def once_more(self, now: datetime) -> JobMessage:
-        """Return the message of the run that follows one that was skipped at `now`, since another was going on."""
+        """Return the message of the run that follows one that was skipped at `now`, since another was going on.
+
+        It is scheduled for that time: the occurrence has its run already, the skipped one.
+        """
         return JobMessage(
             tenant_id=self.tenant_id,
             flow_name=self.flow_name,
-            scheduled_utc=self.scheduled_utc,
+            scheduled_utc=now,
             run_id=run_id("once more", self.leg),
             trigger=self.trigger,
-            enqueued_utc=max(now, self.enqueued_utc),
+            enqueued_utc=now,
         )
 
 

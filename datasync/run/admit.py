@@ -268,7 +268,7 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
 def _duplicate(job: Job, record: RunRecord | None) -> Drop:
     outcome = record.outcome if record and record.outcome else "ended"
     is_own = record is not None and record.message_id == job.message_id
-    return Drop(f"the run has {outcome} already", record.next if record and is_own else ())
+    return Drop(f"the run has ended already ({outcome})", record.next if record and is_own else ())
 
 
 def _skipped(outcome: Outcome, why: str) -> Ending:

@@ -55,7 +55,7 @@ async def _bury(services: Services, registry: FlowRegistry, message: QueueMessag
     record = await services.runs.record(job.tenant_id, job.run_id)
     if record and record.is_over_for(job):
         await services.jobs.send_all(record.next)
-        emit(JobDropped(job=job, why=f"the run has {record.outcome} already"))
+        emit(JobDropped(job=job, why=f"the run has ended already ({record.outcome})"))
     elif job.rounds + 1 < MOST_ROUNDS:
         delay = apart(job.run_id, f"round {job.rounds}")
         await services.jobs.send(PlannedJob(job.copy(rounds=job.rounds + 1), services.clock.now() + delay))

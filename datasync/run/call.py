@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -48,6 +49,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     """
     job, flow, tenant = admitted.job, admitted.flow, admitted.tenant
     subject, attempt = f"{tenant.id}/{flow.name}", admitted.record.attempt_count + 1
+    cursor = admitted.state and admitted.state.cursor
     emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt))
     redact, usage, window = Redaction(), HttpUsage(services.clock), _window(services, admitted)
     run = FlowRun(
@@ -61,7 +63,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         window=window,
         http=new_client(services.http_transport, usage, admitted.lease.check),
         log=RunLog(subject, {"run": job.run_id, "attempt": attempt}, redact),
-        cursor=admitted.state and admitted.state.cursor,
+        cursor=deepcopy(cursor),
         keep=partial(_keep, admitted),
         counts=Counter(),
     )
@@ -84,6 +86,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     return replace(
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
+        cursor_before=cursor,
         counts=dict(run.counts),
         http=usage.totals(),
         secrets=dict(kv.reads),

@@ -32,6 +32,8 @@ class Ending(msgspec.Struct, frozen=True):
     """End of the part of the window that is done."""
     cursor: Any = None
     """The cursor to keep, if it succeeded or continues."""
+    cursor_before: Any = None
+    """The cursor at the start of the attempt."""
     counts: dict[str, int] = {}
     http: dict[str, float] = {}
     secrets: dict[str, datetime] = {}

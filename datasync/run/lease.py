@@ -24,6 +24,8 @@ from datasync.model.lease import DURATION, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import FlowState, Leased
 from datasync.services import Services
+from datasync.telemetry.emit import emit
+from datasync.telemetry.events import RunEnded
 
 RENEWAL = timedelta(minutes=1)
 """Time between two renewals."""
@@ -79,6 +81,8 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
             return found
         if found.lease and found.lease.until is not None:
             if won := await _take_over(services, found, lease, now):
+                if won.interrupted:
+                    emit(RunEnded(record=won.interrupted))
                 return won
         elif found.etag is None:
             created = replace(found, lease=lease, token=found.token + 1)

@@ -29,8 +29,8 @@ LONGEST_DEFERRAL = timedelta(days=7)
 """How long a run may be deferred, from the first time on."""
 
 _LONGEST_OUTAGE_PAUSE = timedelta(minutes=15)
-_PATIENCE = timedelta(minutes=3)
-"""How long an attempt waits for Cosmos DB to record its end. Until its lease is over, no other attempt starts."""
+PATIENCE = timedelta(minutes=15)
+"""How long an attempt waits for Cosmos DB to record its end. No other attempt can start while Cosmos DB is away."""
 
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _RECORDED_CURSOR = 1024  # bytes of JSON
@@ -76,14 +76,14 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
             if error.status in _REFUSALS and ending.error != _refused(error).error:
                 ending = _refused(error)
                 continue
-            if delivery.lease is None or waited >= _PATIENCE:
+            if delivery.lease is None or waited >= PATIENCE:
                 raise
             if not waited:
                 emit(
                     EndingNotRecorded(job=delivery.job, outcome=ending.outcome, error=error, traceback=ending.traceback)
                 )
         await services.clock.sleep(pause)
-        waited, pause = waited + pause, min(pause * 2, timedelta(minutes=1))
+        waited, pause = waited + pause, min(pause * 2, timedelta(minutes=2))
 
 
 def _refused(error: ServiceUnavailable) -> Ending:
@@ -176,7 +176,7 @@ def _after(
         counts=ending.counts,
         http=ending.http,
         window=ending.window,
-        cursor_before=_short(state.cursor) if state else None,
+        cursor_before=_short(ending.cursor_before),
         cursor_after=_short(after.cursor) if after else None,
         message_id=job.message_id,
         next=tuple(messages),

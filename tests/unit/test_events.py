@@ -187,9 +187,9 @@ EVENTS: list[tuple[Event, int, str]] = [
         "SKIPPED_OVERLAP acme/weather after 4.5s: run 4e of the same flow and tenant is going on run=5f attempt=1",
     ),
     (
-        JobDropped(job=JOB, why="the run has succeeded already"),
+        JobDropped(job=JOB, why="the run has ended already (succeeded)"),
         logging.INFO,
-        "DUPLICATE acme/weather dropped: the run has succeeded already run=5f delivery=2",
+        "DUPLICATE acme/weather dropped: the run has ended already (succeeded) run=5f delivery=2",
     ),
     (
         JobPutBack(job=JOB, why="an earlier delivery of the message has the lease", delay=timedelta(minutes=3)),
