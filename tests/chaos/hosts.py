@@ -23,9 +23,9 @@ SECONDS: Mapping[str, Mapping[str, float]] = {
     "datasync/run/execute.py": {"GRACE": 1},
     "datasync/run/admit.py": {"_SPREAD": 3},
     "datasync/run/bury.py": {"_AGAIN": 2},
-    "datasync/run/settle.py": {"_LONGEST_OUTAGE_PAUSE": 2, "_PATIENCE": 3},
+    "datasync/run/settle.py": {"_LONGEST_OUTAGE_PAUSE": 2, "PATIENCE": 3},
 }
-"""Shorter times for the tests, in place of the constants of the app. A file or constant that is missing is left out."""
+"""Shorter times for the tests, in place of the constants of the app."""
 
 
 def create_app(folder: Path) -> None:
@@ -42,9 +42,9 @@ def create_app(folder: Path) -> None:
 
 
 def _replace(file: Path, pattern: str, by: str) -> None:
-    if file.exists():
-        text = file.read_text(encoding="utf-8")
-        file.write_text(re.sub(pattern, by, text, flags=re.MULTILINE), encoding="utf-8")
+    text, found = re.subn(pattern, by, file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert found, f"{file} has nothing like {pattern}"
+    file.write_text(text, encoding="utf-8")
 
 
 @dataclass(eq=False, repr=False)

@@ -4,7 +4,6 @@ The entry of the app imports this package first. So it also sets the clock of th
 """
 
 import os
-import sys
 from datetime import UTC, datetime, timedelta
 
 from datasync.clock import Clock
@@ -17,8 +16,3 @@ def _now(self: Clock) -> datetime:
 
 
 Clock.now = _now  # type: ignore[method-assign]
-
-# A local host without the setting LOCALDEV_MESSAGE_HIDING.
-for _module in ("localdev.host.messages", "localdev.host.queues"):
-    if hasattr(sys.modules.get(_module), "VISIBILITY"):
-        setattr(sys.modules[_module], "VISIBILITY", timedelta(seconds=float(os.environ["LOCALDEV_MESSAGE_HIDING"])))  # noqa: B010
