@@ -69,8 +69,7 @@ class Wire:
         self._before.append((wanted, act))
 
     async def pass_on(self, request: Request, send: Callable[[], Awaitable[Any]]) -> Any:
-        if self.killed:
-            raise Killed
+        self._check_alive()
         self.requests.append(request)
         if self._kill_before and self._kill_before(request):
             self._kill()
@@ -82,7 +81,8 @@ class Wire:
         for _, act in [each for each in self._before if each[0](request)]:
             await act()
         answer = await send()
-        if self.killed or (killed and killed <= len(self.requests) and answered):
+        self._check_alive()
+        if killed and killed <= len(self.requests) and answered:
             self._kill()
         for lost in [each for each in self._lose if each(request)][:1]:
             self._lose.remove(lost)
@@ -91,6 +91,10 @@ class Wire:
             self._after.remove((wanted, act))
             await act()
         return answer
+
+    def _check_alive(self) -> None:
+        if self.killed:
+            raise Killed
 
     def _kill(self) -> NoReturn:
         self.killed = True
@@ -114,3 +118,7 @@ class FaultyTransport(AioHttpTransport):  # type: ignore[misc]
     async def send(self, request: Any, **options: Any) -> Any:
         about = (request.method, request.url, str(getattr(request, "body", "") or ""))
         return await self._wire.pass_on(about, lambda: super(FaultyTransport, self).send(request, **options))
+
+    @override
+    async def sleep(self, duration: float) -> None:
+        """Do not wait between the tries of a client."""

@@ -77,7 +77,7 @@ class TestMessages:
     async def test_a_posted_message_has_one_run(self, world: World, services: Services) -> None:
         """A message without a run id gets one from its own id, so a second delivery is a duplicate."""
         await world.put(document("t", entry("flow")))
-        posted = {"run_id": None, "scheduled_utc": None}
+        posted: dict[str, Any] = {"run_id": None, "scheduled_utc": None}
         first = await run_job(services, registered(succeed), message(**posted), NOW)
 
         assert await deliver(services, registered(succeed), message(2, **posted), NOW) is None
