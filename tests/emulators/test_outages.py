@@ -290,6 +290,26 @@ class TestCrashes:
         assert outcomes == {"t-0": "dead", **dict.fromkeys(tenants[1:], "succeeded")}
         assert all(executions[tenant] <= 5 for tenant in tenants[1:])
 
+    async def test_a_run_whose_process_dies_now_and_then_goes_on(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """Only interruptions in a row end a run: this one makes progress between them."""
+        await world.put(document("t", entry("flow")))
+        executions = []
+
+        async def flow(tenant_id: str, kv: SecretClient) -> None:
+            executions.append(1)
+            wire.killed = len(executions) % 2 == 1
+            if len(executions) < 40:
+                raise RetryLater(timedelta(minutes=1))
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.all(300)
+
+        (record,) = await world.records()
+        assert (record["outcome"], host.kills, len(executions)) == ("succeeded", 20, 40)
+
     async def test_a_failure_between_interruptions_counts_as_one(
         self, world: World, wire: Wire, services: Services
     ) -> None:
