@@ -98,6 +98,8 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     """Failed attempts since the run was started (again)."""
     interruptions: int = 0
     """Interrupted attempts since the run was started (again)."""
+    interruptions_in_a_row: int = 0
+    """Interrupted attempts since one ended otherwise."""
     deferrals: int = 0
     """The message with this number is the present one: older messages of the run are dropped."""
     retry_laters: int = 0
@@ -171,6 +173,7 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             outcome=None,
             failures=0,
             interruptions=0,
+            interruptions_in_a_row=0,
             deferrals=0,
             retry_laters=0,
             deferred_since_utc=None,
@@ -186,7 +189,8 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         An attempt that is found interrupted after the run has ended does not change the end of the run.
         """
         asked = attempt.outcome is Outcome.DEFERRED
-        is_late = attempt.outcome is Outcome.INTERRUPTED and self.outcome is not None and self.outcome.is_final
+        is_interrupted = attempt.outcome is Outcome.INTERRUPTED
+        is_late = is_interrupted and self.outcome is not None and self.outcome.is_final
         return replace(
             self,
             outcome=self.outcome if is_late else attempt.outcome,
@@ -195,7 +199,8 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             attempt_count=self.attempt_count + 1,
             attempts=(*self.attempts, attempt)[-MOST_ATTEMPTS:],
             failures=self.failures + attempt.outcome.is_failure,
-            interruptions=self.interruptions + (attempt.outcome is Outcome.INTERRUPTED),
+            interruptions=self.interruptions + is_interrupted,
+            interruptions_in_a_row=self.interruptions_in_a_row + 1 if is_interrupted else 0,
             deferrals=self.deferrals + asked,
             error=self.error if is_late else attempt.error,
             lease=None,

@@ -188,7 +188,7 @@ async def _check_again(services: Services, admitted: Admitted) -> Admitted | Sto
     if state and job.leg in state.ended:
         await services.runs.release(state)
         return _duplicate(job, await services.runs.record(job.tenant_id, job.run_id))
-    interruptions = admitted.record.interruptions
+    interruptions = admitted.record.interruptions_in_a_row
     if interruptions >= MOST_ROUNDS * services.settings.max_attempts:
         return replace(admitted, ending=died(f"{interruptions} attempts"))
     if interruptions > max(job.spread, 1):
@@ -196,7 +196,7 @@ async def _check_again(services: Services, admitted: Admitted) -> Admitted | Sto
         await services.runs.release(admitted.lease.document)
         delay = apart(job.run_id, str(interruptions))
         return PutBack(
-            job.copy(spread=interruptions), delay, f"the process died in {interruptions} attempts of the run"
+            job.copy(spread=interruptions), delay, f"the process died in the last {interruptions} attempts of the run"
         )
     return None
 

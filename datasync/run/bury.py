@@ -83,7 +83,8 @@ async def _end(
         own = found.interrupted
     lease = HeldLease(services, found.document)
     delivery = Delivery(job=job, id=lease.nonce, started_utc=started, flow=flow, record=own, lease=lease)
+    lost = own.interruptions_in_a_row
     deliveries = f"{MOST_ROUNDS * services.settings.max_attempts} deliveries"
-    ended = await settle(services, delivery, died(f"{own.interruptions} attempts" if own.interruptions else deliveries))
+    ended = await settle(services, delivery, died(f"{lost} attempts" if lost else deliveries))
     emit(RunEnded(record=ended))
     await services.jobs.send_all(ended.next)
