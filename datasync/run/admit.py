@@ -196,7 +196,7 @@ async def _check_again(services: Services, admitted: Admitted) -> Admitted | Sto
         await services.runs.release(admitted.lease.document)
         delay = apart(job.run_id, str(interruptions))
         return PutBack(
-            job.copy(spread=interruptions), delay, f"the process died in the last {interruptions} attempts of the run"
+            job.copy(spread=interruptions), delay, f"the process died in {interruptions} attempts of the run"
         )
     return None
 
