@@ -118,3 +118,7 @@ class FaultyTransport(AioHttpTransport):  # type: ignore[misc]
     async def send(self, request: Any, **options: Any) -> Any:
         about = (request.method, request.url, str(getattr(request, "body", "") or ""))
         return await self._wire.pass_on(about, lambda: super(FaultyTransport, self).send(request, **options))
+
+    @override
+    async def sleep(self, duration: float) -> None:
+        """Do not wait between the tries of a client."""

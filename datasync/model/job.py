@@ -139,7 +139,7 @@ class Job(msgspec.Struct, frozen=True):
 
     def next_deferral(self) -> JobMessage:
         """Return the message that asks for the run again after it was deferred."""
-        return self.copy(message_id=None, deferral=self.deferral + 1, outages=0, rounds=0)
+        return self.copy(message_id=None, deferral=self.deferral + 1, outages=0, spread=0, rounds=0)
 
     def next_part(self, now: datetime) -> JobMessage:
         """Return the message that asks for the next part of a run, sent at `now`."""

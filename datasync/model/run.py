@@ -97,7 +97,7 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     failures: int = 0
     """Failed attempts since the run was started (again)."""
     interruptions: int = 0
-    """Interrupted attempts since the run was started (again)."""
+    """Interrupted attempts in a row: since one ended otherwise, or the run was started again."""
     deferrals: int = 0
     """The message with this number is the present one: older messages of the run are dropped."""
     retry_laters: int = 0
@@ -186,7 +186,8 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         An attempt that is found interrupted after the run has ended does not change the end of the run.
         """
         asked = attempt.outcome is Outcome.DEFERRED
-        is_late = attempt.outcome is Outcome.INTERRUPTED and self.outcome is not None and self.outcome.is_final
+        is_interrupted = attempt.outcome is Outcome.INTERRUPTED
+        is_late = is_interrupted and self.outcome is not None and self.outcome.is_final
         return replace(
             self,
             outcome=self.outcome if is_late else attempt.outcome,
@@ -195,7 +196,7 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             attempt_count=self.attempt_count + 1,
             attempts=(*self.attempts, attempt)[-MOST_ATTEMPTS:],
             failures=self.failures + attempt.outcome.is_failure,
-            interruptions=self.interruptions + (attempt.outcome is Outcome.INTERRUPTED),
+            interruptions=self.interruptions + 1 if is_interrupted else 0,
             deferrals=self.deferrals + asked,
             error=self.error if is_late else attempt.error,
             lease=None,

@@ -115,7 +115,7 @@ def is_open(candidate: Candidate) -> Stop | None:
     job, until = candidate.job, candidate.closed_until
     if until is None or until <= candidate.now:
         return None
-    delay = until - candidate.now + apart(job.run_id) / 10  # they do not all start at the same instant
+    delay = until - candidate.now + apart(job) / 10  # they do not all start at the same instant
     why = f"{candidate.flow.provider} asked not to be called until {utc_text(until)}: see docs/runbook.md, Cool-downs"
     return PutBack(job.copy(), delay, why)
 
@@ -232,7 +232,7 @@ async def _check_again(services: Services, admitted: Admitted) -> Admitted | Sto
     if interruptions > max(job.spread, 1):
         # Twice a victim, or a culprit: from now on it runs apart from the runs that it was interrupted with.
         await services.runs.release(admitted.lease.document)
-        delay = apart(job.run_id, str(interruptions))
+        delay = apart(job, str(interruptions))
         return PutBack(
             job.copy(spread=interruptions), delay, f"the process died in {interruptions} attempts of the run"
         )
@@ -282,6 +282,7 @@ def died(times: str) -> Ending:
     return Ending(Outcome.DEAD, failure, is_permanent=True)
 
 
-def apart(*parts: str) -> timedelta:
-    """Return the delay of a run that is attempted apart from others, always the same for the same texts."""
-    return _SPREAD * (int.from_bytes(sha256("\n".join(parts).encode()).digest()[:4]) / 2**32)
+def apart(job: Job, reason: str = "") -> timedelta:
+    """Return the delay of a run that is attempted apart from others, always the same for the same reason."""
+    digest = sha256(f"{job.tenant_id}\n{job.run_id}\n{reason}".encode()).digest()
+    return _SPREAD * (int.from_bytes(digest[:4]) / 2**32)

@@ -57,7 +57,7 @@ async def _bury(services: Services, registry: FlowRegistry, message: QueueMessag
         await services.jobs.send_all(record.next)
         emit(JobDropped(job=job, why=f"the run has ended already ({record.outcome})"))
     elif job.rounds + 1 < MOST_ROUNDS:
-        delay = apart(job.run_id, f"round {job.rounds}")
+        delay = apart(job, f"round {job.rounds}")
         await services.jobs.send(PlannedJob(job.copy(rounds=job.rounds + 1), services.clock.now() + delay))
         emit(JobPutBack(job=job, why="its message reached the poison queue", delay=delay))
     else:
@@ -83,7 +83,8 @@ async def _end(
         own = found.interrupted
     lease = HeldLease(services, found.document)
     delivery = Delivery(job=job, id=lease.nonce, started_utc=started, flow=flow, record=own, lease=lease)
+    lost = own.interruptions
     deliveries = f"{MOST_ROUNDS * services.settings.max_attempts} deliveries"
-    ended = await settle(services, delivery, died(f"{own.interruptions} attempts" if own.interruptions else deliveries))
+    ended = await settle(services, delivery, died(f"{lost} attempts" if lost else deliveries))
     emit(RunEnded(record=ended))
     await services.jobs.send_all(ended.next)

@@ -7,7 +7,7 @@ takes it, and each lease has a higher token than the one before. An attempt that
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from random import random
@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid
 from datasync.model.failure import Failure
-from datasync.model.job import Job
+from datasync.model.job import Job, PlannedJob
 from datasync.model.lease import DURATION, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import FlowState, Leased
@@ -243,7 +243,18 @@ class HeldLease:
     async def _keep_until(self, tasks: Collection[asyncio.Task[Any]]) -> None:
         async with self.kept():
             await asyncio.wait(tasks)
-        await self._services.runs.release(self.document)
+        with suppress(LeaseLost, ServiceUnavailable):  # the lease expires then, and the next run does the rest
+            await self._end()
+
+    async def _end(self) -> None:
+        """Release the lease, and send the run that is wanted since others were skipped because of the lease."""
+        await self.refresh()
+        runs, state = self._services.runs, self.document
+        if isinstance(state, FlowState) and state.wanted:
+            await self._services.jobs.send(PlannedJob(state.wanted, self._services.clock.now()))
+            if await runs.save(replace(state, lease=None, wanted=None)):
+                return
+        await runs.release(state)
 
     async def _renew_on(self) -> None:
         pause = RENEWAL

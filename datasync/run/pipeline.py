@@ -78,7 +78,7 @@ async def _run_in_turn(services: Services, registry: FlowRegistry, job: Job) -> 
 
 
 def _turn(job: Job) -> timedelta:
-    return timedelta(seconds=5) + apart(job.run_id, job.message_id) / 40
+    return timedelta(seconds=5) + apart(job, job.message_id) / 40
 
 
 async def _put_back(services: Services, job: Job, back: PutBack) -> None:

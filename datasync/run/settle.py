@@ -78,6 +78,7 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
                 continue
             if delivery.lease is None or waited >= PATIENCE:
                 raise
+            services.outages.note(error, services.clock.now())
             if not waited:
                 emit(
                     EndingNotRecorded(job=delivery.job, outcome=ending.outcome, error=error, traceback=ending.traceback)

@@ -11,7 +11,7 @@ from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosReso
 
 from datasync.errors import ServiceUnavailable, TenantUnknown
 from datasync.model.decode import is_forbidden_in_ids
-from datasync.model.tenant import Planned, Tenant
+from datasync.model.tenant import FlowEntry, Planned, Tenant
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
@@ -149,7 +149,7 @@ class TenantStore:
 
         def operations(present: Tenant) -> list[dict[str, Any]]:
             unnoted = (each for each in present.flows if each.name in entries and each.planned is None)
-            return [_note(each.index, None, now) for each in unnoted][:_PATCH_LIMIT]
+            return [_note(each.index, _ahead(each, now), now) for each in unnoted][:_PATCH_LIMIT]
 
         return await self._patch(tenant, operations)
 
@@ -230,6 +230,11 @@ def _move(index: int, move: Move, now: datetime) -> Iterator[dict[str, Any]]:
     yield {"op": "set", "path": f"/flows/{index}/nextRunUtc", "value": text}
     if move.is_planned:
         yield _note(index, text, now)
+
+
+def _ahead(entry: FlowEntry, now: datetime) -> str | None:
+    """Return `nextRunUtc` if no tick has passed it: it is an occurrence then, as if the app had planned it."""
+    return entry.next_run_text if entry.next_run and entry.next_run > now else None
 
 
 def _note(index: int, next_run: str | None, now: datetime) -> dict[str, Any]:

@@ -73,6 +73,11 @@ async def continues_twice(scenario: Scenario, run: FlowRun) -> None:
         raise Continue
 
 
+async def continues_without_cursor(scenario: Scenario, run: FlowRun) -> None:
+    if run.part < 3:
+        raise Continue
+
+
 async def fails(scenario: Scenario, run: FlowRun) -> None:
     raise OSError("down")
 
@@ -105,6 +110,17 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     ),
     "a disabled flow": lambda: Scenario(
         {"r-1": ["skipped_disabled"]}, keeps_its_cursor, entry={"enabled": False}, is_repeatable=True
+    ),
+    "a deferral of a run that may overlap": lambda: Scenario(
+        {"r-1": ["deferred", "succeeded"]}, is_deferred_once, options={"overlap": "allow"}
+    ),
+    "a dead run that may overlap": lambda: Scenario(
+        {"r-1": ["failed"] * 4 + ["dead"]}, fails, options={"overlap": "allow"}
+    ),
+    "parts that may overlap": lambda: Scenario(
+        {"r-1": ["continued"], "r-1.2": ["continued"], "r-1.3": ["succeeded"]},
+        continues_without_cursor,
+        options={"overlap": "allow"},
     ),
     "overlapping runs that are allowed": lambda: Scenario(
         {"r-1": ["succeeded"], "r-2": ["succeeded"]},

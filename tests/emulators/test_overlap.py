@@ -11,10 +11,12 @@ from datasync import FlowRun, GiveUp, RetryLater
 from datasync.errors import Continue
 from datasync.model.job import run_id
 from datasync.model.run import RunRecord
+from datasync.run.lease import HeldLease
 from datasync.services import Services
 from tests.deliveries import NOW, Deliveries, registered, succeed
 from tests.documents import document, entry
 from tests.faults import Wire
+from tests.waiting import wait_until
 from tests.world import World
 
 FOLLOW_UP = run_id("once more", "r-2")
@@ -165,6 +167,37 @@ class TestOnce:
         found = await endings(world)
         assert (found["r-1"][-1], found["r-2"]) == ("dead", ["skipped_overlap"])
         assert found.get(FOLLOW_UP) == ["succeeded"]
+
+    async def test_the_follow_up_is_not_lost_if_the_holder_leaves_a_task_behind(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """A task that ignores its cancellation keeps the lease. One more run is sent when it has ended."""
+        await world.put(document("t", entry("flow")))
+        left_behind = asyncio.Event()
+        leases: list[Any] = []
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            if run.run_id == "r-1":
+                leases.append(HeldLease(services, await services.runs.state("t", ["flow"])))
+                state = dict(await world.runs.read_item("state-flow", partition_key="t"))
+                leases.append(state["lease"])
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.next()
+        held, lease = leases
+        state = dict(await world.runs.read_item("state-flow", partition_key="t"))
+        await world.runs.upsert_item({**state, "lease": lease})
+        held.keep_until({asyncio.ensure_future(left_behind.wait())})
+        host.post(run_id="r-2")
+        await host.next()
+        assert host.waiting == []
+        left_behind.set()
+        await wait_until(lambda: host.waiting, description="one more run is sent")
+        await host.all()
+
+        assert await endings(world) == {"r-1": ["succeeded"], "r-2": ["skipped_overlap"], FOLLOW_UP: ["succeeded"]}
+        assert (await services.runs.state("t", ["flow"])).wanted is None
 
 
 class TestSkip:

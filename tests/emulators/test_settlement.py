@@ -141,6 +141,21 @@ async def test_a_stopped_attempt_is_recorded_and_repeated(world: World, wire: Wi
     assert run.failures == 0
 
 
+@pytest.mark.parametrize("ahead", [timedelta(seconds=5), timedelta(seconds=90)], ids=str)
+async def test_a_window_does_not_end_in_the_future(world: World, services: Services, ahead: timedelta) -> None:
+    """The clock of the queue may be ahead. The next window would skip what the source creates until then."""
+    await world.put(document("t", entry("flow")))
+    posted = msgspec.structs.replace(message(run_id=None, scheduled_utc=None), inserted=NOW + ahead)
+    ends = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        ends.append(run.window.end - services.clock.now())
+
+    await run_job(services, registered(flow), posted, NOW)
+
+    assert ends == [timedelta()]
+
+
 class Rules(msgspec.Struct):
     limit: int
 
