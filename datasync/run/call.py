@@ -45,6 +45,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         LeaseLost: the attempt lost its lease, and nothing may be recorded of it.
 
     """
+    await admitted.lease.check()  # the process may have stood still since it took the lease
     job, flow, tenant = admitted.job, admitted.flow, admitted.tenant
     subject, attempt = f"{tenant.id}/{flow.name}", admitted.record.attempt_count + 1
     emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt))
