@@ -197,6 +197,16 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             **changes,
         )
 
+    def after_interruption(self, attempt: Attempt, job: Job) -> Self:
+        """Return the record after an interrupted attempt of a job, which was noticed later.
+
+        A run that has ended meanwhile, such as one whose entry was disabled, stays ended: no message of it may be left.
+        """
+        record = self.is_present_for(job).after(attempt)
+        if self.outcome is None or not self.outcome.is_final or job.redrive > self.redrive:
+            return record
+        return replace(record, outcome=self.outcome, finished_utc=self.finished_utc, error=self.error)
+
     def document(self, retention: timedelta) -> dict[str, Any]:
         """Return the document to store, which expires after `retention`."""
         fields: dict[str, Any] = msgspec.to_builtins(self)

@@ -114,12 +114,12 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
         error=_INTERRUPTED,
     )
     if isinstance(found, RunRecord):
-        own = replace(found.is_present_for(job).after(attempt), lease=lease, token=token)
+        own = replace(found.after_interruption(attempt, job), lease=lease, token=token)
         etags = await services.runs.save(own)
         own = replace(own, etag=etags[0]) if etags else own
         return Taken(document=own, interrupted=own) if etags else None
     record = await services.runs.record(found.tenant_id, job.run_id) or RunRecord.begin(job, found.flow_name, now)
-    record = record.is_present_for(job).after(attempt)
+    record = record.after_interruption(attempt, job)
     state = replace(found, lease=lease, token=token, last_run_utc=now, last_outcome=Outcome.INTERRUPTED)
     if not (etags := await services.runs.save(state, record)):
         return None
