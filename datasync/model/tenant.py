@@ -67,6 +67,11 @@ class FlowEntry(msgspec.Struct, frozen=True):
         """Whether `nextRunUtc` is the value that the app has written, and not a person's."""
         return self.planned is not None and self.planned.next_run_utc == self.next_run_text
 
+    @property
+    def note(self) -> str | None:
+        """The key of the last note; None where there is none."""
+        return self.planned.key if self.planned else None
+
 
 class Tenant(msgspec.Struct, frozen=True):
     """One tenant document, as far as it can be read."""

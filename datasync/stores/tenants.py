@@ -41,6 +41,8 @@ class Move(msgspec.Struct, frozen=True):
     """The entry's name."""
     previous: str | None
     """`nextRunUtc` at the time of the decision."""
+    note: str | None
+    """Key of the entry's note at that time: another one if another tick has moved the entry since."""
     next_run: datetime
     is_planned: bool = True
     """Whether the app has planned this time. False for a person's time that is only written in another form."""
@@ -217,11 +219,11 @@ def _is_due(document: Mapping[str, Any], horizon: str) -> bool:
 
 
 def _unedited(tenant: Tenant, moves: Sequence[Move]) -> Iterator[tuple[int, Move]]:
-    """Yield the moves whose entry nobody has edited, each with the entry's present index."""
+    """Yield the moves whose entry nobody has edited or moved, each with the entry's present index."""
     entries = {entry.name: entry for entry in tenant.flows}
     for move in moves:
         entry = entries.get(move.flow)
-        if entry and entry.next_run_text == move.previous:
+        if entry and (entry.next_run_text, entry.note) == (move.previous, move.note):
             yield entry.index, move
 
 

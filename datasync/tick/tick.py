@@ -222,7 +222,7 @@ class _Tick:
 def _move(advance: Advance) -> Move:
     entry = advance.entry
     is_rewritten_only = not advance.jobs and advance.next_run == entry.next_run and not entry.is_planned
-    return Move(entry.name, entry.next_run_text, advance.next_run, is_planned=not is_rewritten_only)
+    return Move(entry.name, entry.next_run_text, entry.note, advance.next_run, is_planned=not is_rewritten_only)
 
 
 def _cause(error: Exception) -> Exception:
