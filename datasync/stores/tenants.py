@@ -219,11 +219,14 @@ def _is_due(document: Mapping[str, Any], horizon: str) -> bool:
 
 
 def _unedited(tenant: Tenant, moves: Sequence[Move]) -> Iterator[tuple[int, Move]]:
-    """Yield the moves whose entry nobody has edited or moved, each with the entry's present index."""
+    """Yield the moves whose entry nobody has edited or moved, each with the entry's present index.
+
+    An entry without a note counts as not moved: somebody has saved the document as it was before the note.
+    """
     entries = {entry.name: entry for entry in tenant.flows}
     for move in moves:
         entry = entries.get(move.flow)
-        if entry and (entry.next_run_text, entry.note) == (move.previous, move.note):
+        if entry and entry.next_run_text == move.previous and entry.note in (move.note, None):
             yield entry.index, move
 
 
