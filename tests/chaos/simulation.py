@@ -1,15 +1,16 @@
 """Processes that die, freeze and lose answers, on the real services, and the part of the Functions host.
 
 The stages of the app run in tasks. Each task belongs to a `Process`, whose requests pass through a `FaultyTransport`.
-Time is virtual: it passes when the simulation or the app's clock says so. Cosmos DB and the queue are the local servers.
-The messages that the app sends reach the queue, and the simulation plays the host for them: it delivers, hides,
-delivers again, and moves to the poison queue (docs/why.md, and the queue trigger of the Functions host).
+Time is virtual: it passes when the simulation or the app's clock says so. Cosmos DB and the queue are the local
+servers. Every message that the app sends reaches the queue. The simulation keeps a copy, and does what the Functions
+host does: it delivers the message, hides it, delivers it again, and moves it to the poison queue.
 """
 
 import asyncio
 import json
 import re
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -40,12 +41,12 @@ _CHUNK = timedelta(seconds=45)  # shorter than the time between two renewals of 
 
 
 class Kind(StrEnum):
-    KILL_BEFORE = "kill before"
-    KILL_AFTER = "kill after"
-    FREEZE_BEFORE = "freeze before"
-    FREEZE_AFTER = "freeze after"
-    LOSE = "lose the answer of"
-    REFUSE = "refuse"
+    KILL_BEFORE = "killed before a request"
+    KILL_AFTER = "killed after a request"
+    FREEZE_BEFORE = "frozen before a request"
+    FREEZE_AFTER = "frozen after a request"
+    LOSE = "lost the answer"
+    REFUSE = "was refused"
     STALE = "read an old record"
 
 
@@ -151,41 +152,46 @@ class Process:
         if service is None:  # properties of the account and the containers
             return await send()
         await self.gate()
-        self.requests += 1
-        fault = self.fault if self.fault and self.requests == self.fault.at else None
-        kind = fault and fault.kind
-        if kind:
-            self.simulation.note(f"{self}: {kind} {request.method} {request.url.rpartition('/')[2]}")
+        kind = self._fault_of_next_request(request)
+        if self.simulation.away is service:
+            self.simulation.injected["was refused, while a service was away"] += 1
         if self.simulation.away is service or kind is Kind.REFUSE:
             raise ServiceRequestError("connection refused")
-        if kind is Kind.KILL_BEFORE:
-            self.die(self.simulation.hiding)
-        elif kind is Kind.FREEZE_BEFORE:
-            self.freeze()
-        await self.gate()
+        await self._stop(is_killed=kind is Kind.KILL_BEFORE, is_frozen=kind is Kind.FREEZE_BEFORE)
         self.simulation.in_flight += 1
         try:
             answer = await send()
         finally:
             self.simulation.in_flight -= 1
         self.simulation.answered(self, service, request, answer)
-        if kind is Kind.KILL_AFTER:
-            self.die(self.simulation.hiding)
-        elif kind is Kind.FREEZE_AFTER:
-            self.freeze()
-        await self.gate()
+        await self._stop(is_killed=kind is Kind.KILL_AFTER, is_frozen=kind is Kind.FREEZE_AFTER)
         if kind is Kind.LOSE:
             raise ServiceResponseError("the connection broke before the answer came")
-        if self.fault and self.fault.kind is Kind.STALE:
-            return self._stale(request, answer)
-        return answer
+        is_lagging = self.fault is not None and self.fault.kind is Kind.STALE
+        return self._stale(request, answer) if is_lagging else answer
+
+    def _fault_of_next_request(self, request: Any) -> Kind | None:
+        self.requests += 1
+        if self.fault is None or self.fault.kind is Kind.STALE or self.fault.at != self.requests:
+            return None
+        self.simulation.injected[self.fault.kind] += 1
+        self.simulation.note(f"{self}: {self.fault.kind} {request.method} {_last_part(request.url)}")
+        return self.fault.kind
+
+    async def _stop(self, *, is_killed: bool, is_frozen: bool) -> None:
+        if is_killed:
+            self.die(self.simulation.hiding)
+        if is_frozen:
+            self.freeze()
+        await self.gate()
 
     def _stale(self, request: Any, answer: Any) -> Any:
-        record = request.url.rpartition("/")[2]
+        record = _last_part(request.url)
         versions = self.simulation.versions.get(record, [])
         if request.method != "GET" or not record.startswith("run-") or not versions:
             return answer
         self.fault = None
+        self.simulation.injected[Kind.STALE] += 1
         self.simulation.note(f"{self} reads an old version of {record}")
         if len(versions) == 1:
             raise CosmosResourceNotFoundError(status_code=404, message="not replicated yet")  # type: ignore[no-untyped-call]
@@ -217,8 +223,8 @@ class FaultyTransport(AioHttpTransport):  # type: ignore[misc]
 
     @override
     async def send(self, request: Any, **options: Any) -> Any:
-        def send() -> Awaitable[Any]:
-            return super(FaultyTransport, self).send(request, **options)
+        async def send() -> Any:
+            return await super(FaultyTransport, self).send(request, **options)
 
         process = _current.get(None)
         return await (process.pass_on(request, send) if process else send())
@@ -252,6 +258,10 @@ class VirtualClock(Clock):
             await simulation.changed()
 
 
+def _last_part(url: str) -> str:
+    return url.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
 def current_process() -> Process:
     """Return the process that runs the calling flow."""
     return _current.get()
@@ -277,6 +287,8 @@ class Simulation:
         self.lost: list[bytes] = []
         """Messages that reached the poison queue of the poison queue."""
         self.unexpected: list[BaseException] = []
+        self.injected = Counter[str]()
+        """How often each fault has happened."""
         self.story: list[str] = []
         """The events, with their times."""
         self._ids = count(1)
@@ -352,6 +364,7 @@ class Simulation:
         await self.settle()
 
     async def kill(self, process: Process) -> None:
+        self.injected["killed while it waits"] += 1
         process.die(self.hiding)
         await self.settle()
 
