@@ -49,7 +49,7 @@ from tests.world import World
 STEPS = 50
 """The most steps of one history."""
 
-HISTORIES = 40
+HISTORIES = 30
 """Histories of the short form."""
 
 START = datetime(2025, 8, 23, 12, 0, 7, tzinfo=UTC)
@@ -374,6 +374,14 @@ class Machine(RuleBasedStateMachine):
         message = self.chosen(self.simulation.messages, number)
         if b"runId" in message.body:
             self.simulation.post(message.body, poison=message.poison)
+
+    @precondition(lambda self: self.simulation.sent and self.simulation.away is None)
+    @rule(number=numbers_of_choice, host=hosts, skew=skews, fate=fates)
+    def a_duplicate_meets_a_lagging_replica(self, number: int, host: int, skew: timedelta, fate: Fate) -> None:
+        _, body = self.chosen(self.simulation.sent[-8:], number)
+        self.simulation.post(body)
+        process = Process(self.simulation, skew, Fault(Kind.STALE, 1), fate)
+        self.run(self._deliver(len(self.simulation.visible()) - 1, host, process))
 
     @precondition(lambda self: self.held())
     @rule(number=numbers_of_choice)
