@@ -2,8 +2,8 @@
 
 The stages of the app run in tasks. Each task belongs to a `Process`, whose requests pass through a `FaultyTransport`.
 Time is virtual: it passes when the simulation or the app's clock says so. Cosmos DB and the queue are the local
-servers. Every message that the app sends reaches the queue. The simulation keeps a copy, and does what the Functions
-host does: it delivers the message, hides it, delivers it again, and moves it to the poison queue.
+servers. Every message that the app sends reaches the queue. The simulation keeps a copy, and acts as the Functions
+host: it delivers the message, hides it, delivers it again, and moves it to the poison queue.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class Process:
     skew: timedelta
     fault: Fault | None = None
     fate: Any = None
-    """What the flow does. The simulation does not look at it."""
+    """Given to the flow. The simulation does not use it."""
     message: Message | None = None
     receipt: int = 0
     """Its delivery of the message. A later delivery takes the message away from this process."""
@@ -399,7 +399,7 @@ class Simulation:
             quiet = 0 if self.in_flight else quiet + 1
 
     def _complete(self, process: Process) -> None:
-        """Do what the host does at the end of an invocation."""
+        """End an invocation as the host does."""
         assert process.task
         error = None if process.task.cancelled() else process.task.exception()
         self.note(f"{process} ends{f': {error!r}' if error else ''}")

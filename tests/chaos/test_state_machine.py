@@ -70,7 +70,7 @@ def instant(text: str | None) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What a flow does in one attempt."""
+    """The behaviour of a flow in one attempt."""
 
     end: str
     held: str | None = None
@@ -159,7 +159,7 @@ class Machine(RuleBasedStateMachine):
         type(self).present = self
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a step, and check what it has left."""
+        """Run a step, and check its results."""
         type(self).steps += 1
         self.loop.run_until_complete(work)
         self.loop.run_until_complete(self._check())
