@@ -160,7 +160,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
             return candidate
         for gate in GATES:
             if stop := gate(candidate):
-                return stop
+                return await _settle_lost_attempt(services, candidate) or stop
         if found := await _take_lease(services, candidate):
             return found
     return PutBack(job.copy(), timedelta(seconds=5), "the state of the flow was changed by others all the time")
@@ -203,14 +203,38 @@ async def _closed_until(services: Services, flow: Flow, job: Job) -> datetime | 
         return None
 
 
+async def _settle_lost_attempt(services: Services, candidate: Candidate) -> PutBack | None:
+    """Record the attempt of an earlier delivery that was killed, before the run is skipped or has to wait."""
+    job, flow, free = candidate.job, candidate.flow, _free(candidate)
+    try:
+        known: Leased = free if isinstance(free, RunRecord) else await services.runs.state(job.tenant_id, flow.names)
+    except StateInvalid:  # its run is skipped all the same
+        return None
+    holder = (known.lease or Lease()).message
+    if holder is None or holder.run_id != job.run_id:
+        return None
+    found = await acquire(services, free, flow.names, job)
+    if isinstance(found, Taken):
+        await services.runs.release(found.document)
+        return None
+    left = (found.lease or Lease()).left(services.clock.now())
+    return PutBack(job.copy(), left, "an earlier delivery of the message has the lease")
+
+
+def _free(candidate: Candidate) -> Leased:
+    """Return the document that has the lease, as it is before its first use."""
+    if candidate.flow.overlap is Overlap.ALLOW:
+        return candidate.record
+    return FlowState(tenant_id=candidate.tenant.id, flow_name=candidate.flow.name)
+
+
 async def _take_lease(services: Services, candidate: Candidate) -> Admitted | Stop | None:
     """Take the lease; None if the documents have changed meanwhile."""
     job, flow, tenant, record = candidate.job, candidate.flow, candidate.tenant, candidate.record
     if candidate.entry is None:
         raise AssertionError("is_present lets no job without an entry pass")
     settings = flow.decode_settings(tenant.id, candidate.entry)
-    free = record if flow.overlap is Overlap.ALLOW else FlowState(tenant_id=tenant.id, flow_name=flow.name)
-    found = await acquire(services, free, flow.names, job)
+    found = await acquire(services, _free(candidate), flow.names, job)
     if not isinstance(found, Taken):
         return await _meet(services, flow, job, record, found)
     if found.interrupted and found.interrupted.run_id == job.run_id:
