@@ -20,8 +20,9 @@ from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import FlowState, Leased
 from datasync.model.tenant import FlowEntry, Tenant
 from datasync.model.times import utc_text
+from datasync.run.acquire import Taken, acquire
 from datasync.run.ending import Drop, Ending, PutBack
-from datasync.run.lease import HeldLease, Taken, acquire
+from datasync.run.lease import HeldLease
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import CooldownInvalid

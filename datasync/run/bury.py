@@ -12,8 +12,9 @@ from datasync.model.job import Job, PlannedJob, QueueMessage
 from datasync.model.lease import Lease
 from datasync.model.run import RunRecord
 from datasync.model.state import FlowState
+from datasync.run.acquire import Taken, acquire
 from datasync.run.admit import MOST_ROUNDS, apart, died
-from datasync.run.lease import HeldLease, Taken, acquire
+from datasync.run.lease import HeldLease
 from datasync.run.receive import receive
 from datasync.run.settle import Delivery, settle
 from datasync.services import Services

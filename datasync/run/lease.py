@@ -6,161 +6,26 @@ takes it, and each lease has a higher token than the one before. An attempt that
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from random import random
 from typing import Any
-from uuid import uuid4
 
-import msgspec
 from msgspec.structs import replace
 
 from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid
-from datasync.model.failure import Failure
-from datasync.model.job import Job, PlannedJob
-from datasync.model.lease import DURATION, Lease
-from datasync.model.run import Attempt, Outcome, RunRecord
+from datasync.model.job import PlannedJob
+from datasync.model.lease import DURATION
 from datasync.model.state import FlowState, Leased
+from datasync.run.acquire import find
 from datasync.services import Services
-from datasync.telemetry.emit import emit
-from datasync.telemetry.events import RunEnded
 
 RENEWAL = timedelta(minutes=1)
 """Time between two renewals."""
 
-_INTERRUPTED = Failure(
-    kind="Interrupted",
-    message="the process died, or stood still until the lease of the attempt was over",
-    fingerprint="interrupted",
-)
 _TRIES = 20
-_LONGEST_PAUSE = timedelta(milliseconds=200)
 _RENEW_AGAIN = timedelta(seconds=5)
-
-
-class Taken(msgspec.Struct, frozen=True):
-    """A lease that was taken."""
-
-    document: Leased
-    interrupted: RunRecord | None
-    """The record of the run whose attempt had lost the lease before, with that attempt as interrupted."""
-
-
-async def acquire(services: Services, free: Leased, names: Sequence[str], job: Job) -> Taken | Leased:
-    """Take the lease for an attempt, at the present time.
-
-    Args:
-        services: The services of the process.
-        free: The document that holds the lease, as it is before its first use.
-        names: The names of the flow.
-        job: The job of the attempt.
-
-    Returns:
-        The lease; or the document with the live lease of another attempt.
-
-    Raises:
-        StateInvalid: a document was edited and cannot be read.
-        ServiceUnavailable: Cosmos DB refused or could not be reached, or others were faster in every try.
-
-    """
-    runs, nonce = services.runs, uuid4().hex  # one nonce: a lease is recognized after the answer of a try was lost
-    for _ in range(_TRIES):
-        now = services.clock.now()
-        lease = Lease(
-            until=(now + DURATION).timestamp(),
-            nonce=nonce,
-            started_utc=now,
-            message=job.copy(),
-        )
-        if taken := await runs.take(free, lease):
-            return Taken(document=taken, interrupted=None)
-        found = await _find(services, free, names)
-        if found.lease and found.lease.is_live(now):
-            return found
-        if found.lease and found.lease.until is not None:
-            if won := await _take_over(services, found, lease, now):
-                if won.interrupted:
-                    emit(RunEnded(record=won.interrupted))
-                return won
-        elif found.etag is None:
-            created = replace(found, lease=lease, token=found.token + 1)
-            if etags := await runs.save(created):
-                return Taken(document=replace(created, etag=etags[0]), interrupted=None)
-        await services.clock.sleep(_LONGEST_PAUSE * random())  # noqa: S311 - spreads tries, protects nothing
-    raise ServiceUnavailable(
-        f"the lease of {job.tenant_id}/{names[0]} was changed by others in each of {_TRIES} tries. "
-        "It will be tried again"
-    )
-
-
-async def _find(services: Services, free: Leased, names: Sequence[str]) -> Leased:
-    if isinstance(free, FlowState):
-        return await services.runs.state(free.tenant_id, names)
-    return await services.runs.record(free.tenant_id, free.run_id) or free
-
-
-async def _take_over(services: Services, found: Leased, lease: Lease, now: datetime) -> Taken | None:
-    """Replace a lease that is over, and record the attempt that held it; None if somebody else was faster."""
-    lost, token = found.lease or Lease(), found.token + 1
-    job = _job_of(lost)
-    if job is None or lost.nonce is None or (isinstance(found, RunRecord) and found.has(lost.nonce)):
-        return await _replace(services, found, lease)
-    attempt = Attempt(
-        id=lost.nonce,
-        outcome=Outcome.INTERRUPTED,
-        started_utc=lost.started_utc or now,
-        finished_utc=now,
-        token=found.token,
-        error=_INTERRUPTED,
-    )
-    if isinstance(found, RunRecord):
-        own = replace(found.is_present_for(job).after(attempt), lease=lease, token=token)
-        etags = await services.runs.save(own)
-        own = replace(own, etag=etags[0]) if etags else own
-        return Taken(document=own, interrupted=own) if etags else None
-    record = await services.runs.record(found.tenant_id, job.run_id) or RunRecord.begin(job, found.flow_name, now)
-    if record.has(lost.nonce):  # it ended, and left a task behind that kept the lease
-        return await _replace(services, found, lease)
-    record = record.is_present_for(job).after(attempt)
-    state = replace(found, lease=lease, token=token, last_run_utc=now, last_outcome=Outcome.INTERRUPTED)
-    if not (etags := await services.runs.save(state, record)):
-        return None
-    return Taken(document=replace(state, etag=etags[0]), interrupted=replace(record, etag=etags[1]))
-
-
-async def _replace(services: Services, found: Leased, lease: Lease) -> Taken | None:
-    """Replace a lease without an attempt to record."""
-    taken = replace(found, lease=lease, token=found.token + 1)
-    etags = await services.runs.save(taken)
-    return Taken(document=replace(taken, etag=etags[0]), interrupted=None) if etags else None
-
-
-def _job_of(lease: Lease) -> Job | None:
-    """Return the job of the attempt that holds a lease; None where the lease was edited by hand."""
-    try:
-        return Job.of(lease.message) if lease.message else None
-    except ValueError:
-        return None
-
-
-def renew_in_thread(services: Services) -> None:
-    """Renew the leases that this process holds while its event loop is blocked. Runs in another thread.
-
-    It uses connections of its own, since those of the process belong to the blocked loop.
-    """
-    asyncio.run(_renew_held(services))
-
-
-async def _renew_held(services: Services) -> None:
-    own = Services(services.settings, services.clock)
-    try:
-        until = (services.clock.now() + DURATION).timestamp()
-        renewals = [own.runs.renew(document, until) for document in [*services.held.values()]]
-        await asyncio.gather(*renewals, return_exceptions=True)  # a lease that was not renewed is found lost later
-    finally:
-        await own.close()
 
 
 class HeldLease:
@@ -234,8 +99,7 @@ class HeldLease:
             LeaseLost: another attempt has the lease.
 
         """
-        name = getattr(self.document, "flow_name", "")
-        found = await _find(self._services, self.document, [name])
+        found = await find(self._services, self.document, [self.document.flow_name])
         if found.lease is None or found.lease.nonce != self.nonce:
             raise self._lose()
         self.document = found
@@ -296,3 +160,21 @@ class HeldLease:
         if not self.lost.done():
             self.lost.set_result(error)
         return error
+
+
+def renew_in_thread(services: Services) -> None:
+    """Renew the leases that this process holds while its event loop is blocked. Runs in another thread.
+
+    It uses connections of its own, since those of the process belong to the blocked loop.
+    """
+    asyncio.run(_renew_held(services))
+
+
+async def _renew_held(services: Services) -> None:
+    own = Services(services.settings, services.clock)
+    try:
+        until = (services.clock.now() + DURATION).timestamp()
+        renewals = [own.runs.renew(document, until) for document in [*services.held.values()]]
+        await asyncio.gather(*renewals, return_exceptions=True)  # a lease that was not renewed is found lost later
+    finally:
+        await own.close()
