@@ -55,7 +55,7 @@ async def test_a_flow_does_not_start_under_a_lease_that_was_taken_over(
 async def test_a_run_that_was_skipped_stays_ended_when_its_lost_attempt_is_noticed(
     world: World, wire: Wire, services: Services
 ) -> None:
-    """Its message is gone, so it must not count as interrupted. The lost attempt is recorded before the run is skipped."""
+    """Its message is gone, so it must not count as interrupted. The lost attempt is recorded before the skip."""
     registry = registry_of("flow")
     await world.put(document("t", entry("flow")))
     await deliver(services, registry, message("r-0"), NOW)
