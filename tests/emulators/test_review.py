@@ -165,6 +165,22 @@ async def test_an_outage_of_four_minutes_at_the_end_of_a_run_repeats_nothing(
     assert effects.count("r-1") == 1
 
 
+async def test_an_error_that_is_its_own_cause_is_a_failure(world: World, wire: Wire, services: Services) -> None:
+    """The attempt has failed with that error. Its process has not died."""
+    await world.put(document("t", entry("flow")))
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        error = OSError("down")
+        raise error from error
+
+    host = Deliveries(services, wire, registered(flow))
+    host.post()
+    await host.next()
+
+    (record,) = await world.records()
+    assert (record["outcome"], record["error"]["class"]) == ("failed", "OSError")
+
+
 class TestRecords:
     async def test_a_truth_value_is_counted_or_refused(self, world: World, wire: Wire, services: Services) -> None:
         """The record can be read afterwards, and the run is attempted again."""
