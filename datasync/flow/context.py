@@ -70,10 +70,20 @@ class FlowRun:
         """Add to the numbers in the run record: `run.count(orders=12, leads=3)`.
 
         Raises:
-            TypeError: a number is not whole.
+            TypeError: a number is not whole, or is too large.
 
         """
         for name, number in numbers.items():
-            if not isinstance(number, int):
-                raise TypeError(f"run.count({name}={number!r}): expected a whole number")
-        self.counts.update(numbers)
+            self.counts[name] += checked_count(name, number)
+
+
+def checked_count(name: str, number: object) -> int:
+    """Return a number that a record can hold.
+
+    Raises:
+        TypeError: it is not whole, or lies beyond 2**53, where Cosmos DB does not store whole numbers exactly.
+
+    """
+    if not isinstance(number, int) or abs(number) > 2**53:
+        raise TypeError(f"run.count({name}={number!r}): expected a whole number up to 2**53")
+    return int(number)

@@ -130,8 +130,10 @@ class _PatientRetry(Retry):
 
 
 def _asked(response: httpx.Response | Exception, now: datetime) -> timedelta:
-    """Return the wait that a Retry-After asks for; zero where it asks for none, or cannot be read."""
-    until = _retry_after(response, now) if isinstance(response, httpx.Response) else None
+    """Return the wait that an answer asks for; zero where it asks for none, or cannot be read."""
+    if not isinstance(response, httpx.Response):
+        return timedelta()
+    until = closed_until(response, now) or _retry_after(response, now)
     return max((until or now) - now, timedelta())
 
 

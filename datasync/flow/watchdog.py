@@ -88,6 +88,7 @@ class Watchdog:
         self._every = every.total_seconds()
         self._lock = threading.Lock()
         self._blocks: deque[tuple[float, Block]] = deque(maxlen=_KEPT)  # with the moment of its start
+        self._reported: deque[datetime] = deque(maxlen=_KEPT)
         self._alive = 0.0
         self._seen: Counter[tuple[str | None, str]] = Counter()
         self._calls = 0
@@ -137,6 +138,12 @@ class Watchdog:
         with self._lock:
             self._now()
             return [block for start, block in self._blocks if start + block.seconds > moment]
+
+    def claim(self, block: Block) -> bool:
+        """Return True to the first caller: a block that belongs to no run is reported once."""
+        is_first = block.started not in self._reported
+        self._reported.append(block.started)
+        return is_first
 
     def _now(self) -> float:
         """Return the moment. In the loop's thread this is also a sign of life, and ends a block."""

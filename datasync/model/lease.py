@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from datasync.model import times
-from datasync.model.job import JobMessage
+from datasync.model.job import Job, JobMessage
 
 DURATION = timedelta(minutes=3)
 """How long a lease lasts, unless it is renewed."""
@@ -29,13 +29,23 @@ class Lease(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The message of the attempt, complete."""
 
     def is_live(self, now: datetime) -> bool:
-        """Return whether the lease may still hold, by a clock that may be wrong by MARGIN."""
-        return self.until is not None and now.timestamp() <= self.until + MARGIN.total_seconds()
+        """Return whether the lease may still hold, by a clock that may be wrong by MARGIN.
+
+        An end that lies further ahead than a lease lasts was edited by hand, and does not count.
+        """
+        margin = MARGIN.total_seconds()
+        longest = DURATION.total_seconds() + margin
+        return self.until is not None and -margin <= self.until - now.timestamp() <= longest
+
+    def holder(self, tenant_id: str) -> Job | None:
+        """Return the job of the attempt that holds the lease; None if the lease was edited by hand."""
+        if self.message is None or self.message.tenant_id != tenant_id:
+            return None
+        try:
+            return Job.of(self.message)
+        except ValueError:
+            return None
 
     def left(self, now: datetime) -> timedelta:
-        """Return the time after which the lease can be taken over.
-
-        At most the time that a lease lasts: an end that was edited by hand may lie years ahead.
-        """
-        left = min((self.until or 0) - now.timestamp(), DURATION.total_seconds())
-        return timedelta(seconds=left + 1) + MARGIN
+        """Return the time after which a live lease can be taken over."""
+        return timedelta(seconds=(self.until or 0) - now.timestamp() + 1) + MARGIN

@@ -8,7 +8,7 @@ from typing import Any, Self
 import msgspec
 from msgspec.structs import replace
 
-from datasync.model.decode import decode, unknown_fields
+from datasync.model.decode import FieldError, decode, unknown_fields
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob, Trigger
 from datasync.model.lease import Lease
@@ -103,7 +103,7 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     retry_laters: int = 0
     """Deferrals that the flow asked for."""
     deferred_since_utc: datetime | None = None
-    """When the flow asked for the first of them."""
+    """When the run was deferred first."""
     error: Failure | None = None
     """The error of the last attempt."""
     counts: dict[str, int] = {}
@@ -156,9 +156,10 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         """
         if job.redrive != self.redrive:
             return job.redrive < self.redrive
-        if job.deferral < self.deferrals or self.outcome is None:
-            return job.deferral < self.deferrals
-        return self.outcome.is_final and self.outcome not in (Outcome.SKIPPED_DISABLED, Outcome.SKIPPED_RESCHEDULED)
+        if job.deferral < self.deferrals:
+            return True
+        has_ended = self.outcome is not None and self.outcome.is_final
+        return has_ended and self.outcome not in (Outcome.SKIPPED_DISABLED, Outcome.SKIPPED_RESCHEDULED)
 
     def is_present_for(self, job: Job) -> Self:
         """Return the record as a job continues it: a redrive starts the counting again."""
@@ -222,6 +223,8 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             content["attemptCount"] = content.pop("attempt")
         error = Failure.read(content.pop("error", None))
         record = decode(cls, {**content, "etag": document.get("_etag"), "unknown": {}})
+        if "attempt" not in document and document.get("id") != record.id:
+            raise FieldError("runId", f"the id in {document.get('id')!r}", record.run_id)
         return replace(record, error=error, unknown=unknown_fields(cls, content))
 
 

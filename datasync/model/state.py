@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from datasync.errors import StateInvalid
 from datasync.model import times
+from datasync.model.cursor import LARGEST
 from datasync.model.decode import FieldError, Text, decode, unknown_fields
 from datasync.model.job import Job, JobMessage
 from datasync.model.lease import Lease
@@ -20,8 +21,7 @@ from datasync.model.times import in_utc
 REMEMBERED = 24
 """Number of ended legs of runs that a state keeps."""
 
-LARGEST_CURSOR = 16_384
-"""Bytes of a cursor as JSON."""
+_LARGEST_CURSOR = 4 * LARGEST  # bytes of JSON: the database may write a number with more digits than Python
 
 _FORMER = ("applied",)  # fields of earlier versions, which are not kept
 
@@ -45,7 +45,8 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     window_end_utc: _Time = None
     """End of the last successful run's window: the start of the next one."""
     last_run_utc: _Time = None
-    last_outcome: Annotated[Outcome | None, Meta(description=f"an outcome ({', '.join(Outcome)})")] = None
+    last_outcome: Annotated[str | None, Meta(description="a text")] = None
+    """An Outcome, perhaps one of a later version."""
     last_success_utc: _Time = None
     consecutive_failures: _Count = 0
     ended: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
@@ -83,6 +84,10 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             state = replace(state, consecutive_failures=self.consecutive_failures + 1)
         return state
 
+    def noting_skip(self, leg: str, wanted: JobMessage | None) -> Self:
+        """Return the state after a run was skipped because of the one that has the lease."""
+        return replace(self, ended=(*self.ended, leg)[-REMEMBERED:], wanted=wanted or self.wanted)
+
     def document(self) -> dict[str, Any]:
         """Return the document to store."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
@@ -101,6 +106,7 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             _check_cursor(document.get("cursor"))
             state = decode(cls, {**document, "etag": document.get("_etag"), "unknown": {}})
             state = replace(state, window_end_utc=state.window_end_utc and in_utc(state.window_end_utc))
+            _check_name(state, document)
         except (FieldError, OverflowError) as error:
             raise StateInvalid(
                 f"flow state id={document.get('id')!r} of tenant {document.get('tenantId')!r}: {error}. Correct "
@@ -109,10 +115,15 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         return replace(state, unknown=unknown_fields(cls, document, *_FORMER))
 
 
+def _check_name(state: FlowState, document: Mapping[str, Any]) -> None:
+    if document.get("id") != state.id:
+        raise FieldError("flowName", f"the name in the id, {document.get('id')!r}", state.flow_name)
+
+
 def _check_cursor(cursor: Any) -> None:
     size = len(json.dumps(cursor, ensure_ascii=False).encode(errors="replace"))
-    if size > LARGEST_CURSOR:
-        raise FieldError("cursor", f"at most {LARGEST_CURSOR} bytes of JSON, not {size}", type(cursor).__name__)
+    if size > _LARGEST_CURSOR:
+        raise FieldError("cursor", why=f"expected at most {_LARGEST_CURSOR:,} bytes of JSON, got {size:,}")
 
 
 type Leased = FlowState | RunRecord

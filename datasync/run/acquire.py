@@ -92,7 +92,7 @@ async def find(services: Services, free: Leased, names: Sequence[str]) -> Leased
 async def _take_over(services: Services, found: Leased, lease: Lease, now: datetime) -> Taken | None:
     """Replace a lease that is over, and record the attempt that held it; None if somebody else was faster."""
     lost, token = found.lease or Lease(), found.token + 1
-    job = _job_of(lost)
+    job = lost.holder(found.tenant_id)
     if job is None or lost.nonce is None or (isinstance(found, RunRecord) and found.has(lost.nonce)):
         return await _replace(services, found, lease)
     attempt = Attempt(
@@ -123,11 +123,3 @@ async def _replace(services: Services, found: Leased, lease: Lease) -> Taken | N
     taken = replace(found, lease=lease, token=found.token + 1)
     etags = await services.runs.save(taken)
     return Taken(document=replace(taken, etag=etags[0]), interrupted=None) if etags else None
-
-
-def _job_of(lease: Lease) -> Job | None:
-    """Return the job of the attempt that holds a lease; None where the lease was edited by hand."""
-    try:
-        return Job.of(lease.message) if lease.message else None
-    except ValueError:
-        return None

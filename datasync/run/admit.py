@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 from msgspec.structs import replace
 
-from datasync.errors import FlowUnknown, StateInvalid
+from datasync.errors import FlowUnknown, JobInvalid, StateInvalid
 from datasync.flow.options import Overlap
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.failure import Failure
@@ -37,6 +37,7 @@ _PARKED = timedelta(minutes=5)
 _LONGEST_HEAD_START = 2 * HEAD_START + timedelta(seconds=1)  # the queue counts whole seconds, by a clock of its own
 _SPREAD = timedelta(minutes=10)
 """Runs whose attempts were interrupted again are spread over this time, so that they no longer meet."""
+_SKEW = timedelta(hours=1)  # far more than clocks differ
 _TRIES = 5
 
 
@@ -116,7 +117,8 @@ def is_open(candidate: Candidate) -> Stop | None:
     job, until = candidate.job, candidate.closed_until
     if until is None or until <= candidate.now:
         return None
-    delay = until - candidate.now + apart(job) / 10  # they do not all start at the same instant
+    # They do not all start at the same instant. A queue hides a message for seven days at most.
+    delay = min(until - candidate.now, LONGEST_PARKING) + apart(job) / 10
     why = f"{candidate.flow.provider} asked not to be called until {utc_text(until)}: see docs/runbook.md, Cool-downs"
     return PutBack(job.copy(), delay, why)
 
@@ -152,6 +154,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
 
     Raises:
         TenantUnknown, TenantInvalid, FlowSettingsInvalid, StateInvalid: the job cannot run.
+        JobInvalid: its run id is that of another flow's run.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
@@ -176,6 +179,11 @@ async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Dr
     )
     if isinstance(record, BaseException):
         raise record
+    if record and record.flow_name not in (job.flow_name, *flow.names):
+        raise JobInvalid(
+            f"message {job.message_id} asks for {job.flow_name!r} under the runId {job.run_id!r}, which is a run of "
+            f"{record.flow_name!r}: leave the runId out, or choose another"
+        )
     if record and record.is_over_for(job):  # whether or not the tenant can be read
         return _duplicate(job, record)
     if isinstance(tenant, BaseException):
@@ -211,7 +219,7 @@ async def _settle_lost_attempt(services: Services, candidate: Candidate) -> PutB
         known: Leased = free if isinstance(free, RunRecord) else await services.runs.state(job.tenant_id, flow.names)
     except StateInvalid:  # its run is skipped all the same
         return None
-    holder = (known.lease or Lease()).message
+    holder = (known.lease or Lease()).holder(job.tenant_id)
     if holder is None or holder.run_id != job.run_id:
         return None
     found = await acquire(services, free, flow.names, job)
@@ -251,6 +259,8 @@ async def _check_again(services: Services, admitted: Admitted) -> Admitted | Sto
     if state and job.leg in state.ended:
         await services.runs.release(state)
         return _duplicate(job, await services.runs.record(job.tenant_id, job.run_id))
+    if state and (end := state.window_end_utc) and end - services.clock.now() > _SKEW:
+        return replace(admitted, ending=_window_ahead(state, end))
     interruptions = admitted.record.interruptions
     if interruptions >= MOST_ROUNDS * services.settings.max_attempts:
         return replace(admitted, ending=died(f"{interruptions} attempts"))
@@ -267,7 +277,7 @@ async def _check_again(services: Services, admitted: Admitted) -> Admitted | Sto
 async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found: Leased) -> Stop | None:
     """Decide about a job that meets a live lease; None if the lease is gone meanwhile."""
     now, lease = services.clock.now(), found.lease or Lease()
-    holder = lease.message
+    holder = lease.holder(job.tenant_id)
     if holder is None:
         return PutBack(job.copy(), lease.left(now), "the lease of the flow was edited by hand, and is not over")
     if holder.run_id == job.run_id:
@@ -284,10 +294,19 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
         error=Failure(kind="Skipped", message=why, fingerprint="skipped_overlap"),
     )
     record = own.after(skip, message_id=job.message_id, next=())
-    if flow.overlap is Overlap.SKIP or not isinstance(found, FlowState):
-        return record if await services.runs.save(record) else None
-    wanted = replace(found, wanted=job.once_more(now))
-    return record if await services.runs.save(wanted, record) else None
+    if not isinstance(found, FlowState):
+        raise TypeError("the lease of a run that may overlap belongs to the same run")
+    state = found.noting_skip(job.leg, job.once_more(now) if flow.overlap is Overlap.ONCE else None)
+    return record if await services.runs.save(state, record) else None
+
+
+def _window_ahead(state: FlowState, end: datetime) -> Ending:
+    error = StateInvalid(
+        f"flow state id={state.id!r} of tenant {state.tenant_id!r}: windowEndUtc {utc_text(end)} lies in the future. "
+        "Set it to the time up to which the data is transferred"
+    )
+    failure = Failure(kind="StateInvalid", message=str(error), fingerprint="window-ahead")
+    return Ending(Outcome.FAILED, failure, raised=error)
 
 
 def _duplicate(job: Job, record: RunRecord | None) -> Drop:

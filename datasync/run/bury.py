@@ -62,12 +62,10 @@ async def _bury(services: Services, registry: FlowRegistry, message: QueueMessag
         await services.jobs.send(PlannedJob(job.copy(rounds=job.rounds + 1), services.clock.now() + delay))
         emit(JobPutBack(job=job, why="its message reached the poison queue", delay=delay))
     else:
-        await _end(services, registry, message, job, record)
+        await _end(services, registry, job, record)
 
 
-async def _end(
-    services: Services, registry: FlowRegistry, message: QueueMessage, job: Job, record: RunRecord | None
-) -> None:
+async def _end(services: Services, registry: FlowRegistry, job: Job, record: RunRecord | None) -> None:
     try:
         flow = registry.resolve(job.flow_name)
     except FlowUnknown:
@@ -78,7 +76,9 @@ async def _end(
     free = own if is_alone else FlowState(tenant_id=job.tenant_id, flow_name=names[0])
     found = await acquire(services, free, names, job)
     if not isinstance(found, Taken):
-        await services.poison.send_body(message.body, (found.lease or Lease()).left(started))
+        delay = (found.lease or Lease()).left(started)
+        await services.poison.send(PlannedJob(job.copy(), started + delay))
+        emit(JobPutBack(job=job, why="another attempt has the lease of the flow", delay=delay))
         return
     if found.interrupted and found.interrupted.run_id == job.run_id:
         own = found.interrupted

@@ -1,7 +1,6 @@
 """call: runs the flow under its timeout and its lease."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
@@ -22,16 +21,16 @@ from datasync.errors import (
     SecretRefused,
     ServiceUnavailable,
 )
-from datasync.flow.context import FlowRun, Window
+from datasync.flow.context import FlowRun, Window, checked_count
 from datasync.flow.failures import failure_of
 from datasync.flow.http import LONGEST_WAIT, HttpUsage, new_client
 from datasync.flow.log import RunLog
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
 from datasync.flow.secrets import TenantSecretClient
+from datasync.model.cursor import normalized
 from datasync.model.failure import Failure
 from datasync.model.run import Outcome, RunRecord, RunWindow
-from datasync.model.state import LARGEST_CURSOR
 from datasync.run.admit import Admitted
 from datasync.run.ending import Ending
 from datasync.run.execute import Execution, How, execute
@@ -75,12 +74,17 @@ async def call(services: Services, admitted: Admitted) -> Ending:
             function, subject=subject, timeout=flow.timeout, stop=admitted.lease.lost, watchdog=services.watchdog
         )
     for block in execution.blocks:
-        if block.subject == subject:
-            emit(
-                FlowBlocked(subject=subject, seconds=block.seconds, place=block.place, run=job.run_id, attempt=attempt)
-            )
+        if block.subject == subject or (block.subject is None and services.watchdog.claim(block)):
+            seconds, place = block.seconds, block.place
+            emit(FlowBlocked(subject=block.subject, seconds=seconds, place=place, run=job.run_id, attempt=attempt))
+    if execution.how is How.STOPPED or isinstance(execution.error, LeaseLost):
+        raise execution.error or LeaseLost(f"the lease of {subject} is over")
     describe = partial(failure_of, redact=redact, function=flow.function, secrets=kv.reads)
-    ending = _ending(execution, flow, run, describe, redact)
+    try:
+        ending = _ending(execution, admitted, run, describe, redact)
+    except Exception as error:  # noqa: BLE001 - an exception of the flow that cannot be described is a failure, too
+        unclear = FlowFailed(f"{subject} ended in a way that cannot be described: {type(error).__name__}")
+        ending = _failed(unclear, describe)
     if execution.error and (outage := _find(execution.error, ServiceUnavailable)):
         services.outages.note(outage, services.clock.now())
     await _close_provider(services, admitted, usage.closed_until)
@@ -88,11 +92,19 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
         cursor_before=cursor,
-        counts=dict(run.counts),
+        counts={name: int(number) for name, number in run.counts.items() if _is_count(name, number)},
         http=usage.totals(),
         secrets=dict(kv.reads),
         abandoned=execution.abandoned,
     )
+
+
+def _is_count(name: str, number: object) -> bool:
+    try:
+        checked_count(name, number)
+    except TypeError:
+        return False
+    return True
 
 
 async def _close_provider(services: Services, admitted: Admitted, until: datetime | None) -> None:
@@ -107,8 +119,9 @@ async def _close_provider(services: Services, admitted: Admitted, until: datetim
 
 
 def _refused_at(record: RunRecord) -> datetime | None:
-    """Return when an API refused the credentials of the last attempt; None if it did not."""
-    return record.finished_utc if record.error and record.error.credentials_refused else None
+    """Return when an API refused the credentials of an attempt last; None if none did."""
+    refused = [each.finished_utc for each in record.attempts if each.error and each.error.credentials_refused]
+    return max(refused, default=None)
 
 
 def _window(services: Services, admitted: Admitted) -> Window:
@@ -121,74 +134,69 @@ def _window(services: Services, admitted: Admitted) -> Window:
 
 
 async def _keep(admitted: Admitted, cursor: Any) -> None:
-    check_cursor(cursor)
     if admitted.state is None:
-        raise CursorInvalid(f'{admitted.flow.name}: a flow with overlap="allow" has no cursor')
-    await admitted.lease.save_cursor(cursor)
+        raise CursorInvalid(_NO_CURSOR)
+    await admitted.lease.save_cursor(normalized(cursor))
 
 
-def check_cursor(cursor: Any) -> None:
-    """Check a cursor.
-
-    Raises:
-        CursorInvalid: it is not JSON, or has more than 16 KB.
-
-    """
-    try:
-        size = len(json.dumps(cursor, allow_nan=False, ensure_ascii=False).encode())
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CursorInvalid(
-            f"run.cursor is not a JSON value ({error}): use texts, numbers, lists and dictionaries"
-        ) from None
-    if size > LARGEST_CURSOR:
-        raise CursorInvalid(
-            f"run.cursor has {size:,} bytes as JSON, and {LARGEST_CURSOR:,} are kept: keep a position, not the data"
-        )
+_NO_CURSOR = 'run.cursor is not kept for a flow with overlap="allow": its runs would replace the cursors of each other'
 
 
 type _Describe = Callable[[BaseException], Failure]
 
 
-def _ending(execution: Execution, flow: Flow, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
-    subject, error = f"{run.tenant.id}/{flow.name}", execution.error
+def _ending(execution: Execution, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
+    subject, error = f"{run.tenant.id}/{run.flow_name}", execution.error
     if execution.how is How.RETURNED:
-        return _finished(Ending(Outcome.SUCCEEDED, window_end=run.window.end), run, describe)
+        return _finished(Ending(Outcome.SUCCEEDED, window_end=run.window.end), admitted, run, describe)
     if execution.how is How.TIMED_OUT:
-        return _failed(FlowFailed(_timed_out(execution, flow, subject)), describe)
+        return _failed(FlowFailed(_timed_out(execution, admitted.flow, subject)), describe)
     if execution.how is How.CANCELLED:
         why = DataSyncError(f"{subject} was stopped: the host stops, or another flow cancelled all tasks")
         return Ending(Outcome.INTERRUPTED, describe(why), raised=asyncio.CancelledError())
     if error is None:
-        raise AssertionError("a flow that raised or was stopped has an error")
-    if execution.how is How.STOPPED or isinstance(error, LeaseLost):
-        raise error
+        raise AssertionError("a flow that raised has an error")
     if signal := _signal(error):
-        reason = replace(describe(signal), message=redact.line(str(signal)))  # without the name of the class
-        return _signalled(signal, reason, run, describe)
+        reason = redact.line(str(signal))  # without the name of the class
+        return _signalled(signal, admitted, run, lambda each: replace(describe(each), message=reason))
     if outage := _find(error, ServiceUnavailable):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
     ending = _failed(error, describe, redact.traceback(error))
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
 
 
-def _signalled(signal: FlowSignal, reason: Failure, run: FlowRun, describe: _Describe) -> Ending:
+def _signalled(signal: FlowSignal, admitted: Admitted, run: FlowRun, describe: _Describe) -> Ending:
     if isinstance(signal, RetryLater):
-        return Ending(Outcome.DEFERRED, reason, delay=signal.delay)
+        return Ending(Outcome.DEFERRED, describe(signal), delay=signal.delay)
     if not isinstance(signal, Continue):
-        return Ending(Outcome.GAVE_UP, reason)
-    end = signal.window_end
-    if end and end > run.window.end:
-        return _failed(FlowFailed(f"Continue(window_end={end}): the run's window ends at {run.window.end}"), describe)
-    return _finished(Ending(Outcome.CONTINUED, window_end=end), run, describe)
+        return Ending(Outcome.GAVE_UP, describe(signal))
+    return _finished(Ending(Outcome.CONTINUED, window_end=signal.window_end), admitted, run, describe)
 
 
-def _finished(ending: Ending, run: FlowRun, describe: _Describe) -> Ending:
-    """Return an ending with the cursor that the flow has left, or a failure if that cannot be kept."""
+def _finished(ending: Ending, admitted: Admitted, run: FlowRun, describe: _Describe) -> Ending:
+    """Return an ending with the cursor that the flow has left, or a failure if its end cannot be kept."""
     try:
-        check_cursor(run.cursor)
-    except CursorInvalid as error:
-        return _failed(error, describe)
-    return replace(ending, cursor=run.cursor)
+        for name, number in run.counts.items():
+            checked_count(name, number)
+        if ending.outcome is Outcome.CONTINUED and ending.window_end:
+            _check_window_end(ending.window_end, admitted, run)
+        if admitted.state is None and run.cursor is not None:
+            raise CursorInvalid(_NO_CURSOR)  # noqa: TRY301 - all of these checks end the run in the same way
+        return replace(ending, cursor=normalized(run.cursor))
+    except (CursorInvalid, FlowFailed, TypeError) as error:
+        return _failed(error, _plain(describe, error))
+
+
+def _plain(describe: _Describe, error: Exception) -> _Describe:
+    return lambda each: replace(describe(each), message=str(error))
+
+
+def _check_window_end(end: datetime, admitted: Admitted, run: FlowRun) -> None:
+    if admitted.state is None:
+        raise FlowFailed(f'Continue(window_end={end}): a flow with overlap="allow" has no window')
+    start = run.window.start
+    if end > run.window.end or (start and end < start):
+        raise FlowFailed(f"Continue(window_end={end}): the run's window ends at {run.window.end} and starts at {start}")
 
 
 def _failed(error: BaseException, describe: _Describe, traceback: str = "") -> Ending:
@@ -218,9 +226,13 @@ def _signal(error: BaseException) -> FlowSignal | None:
 
 def _find[E: BaseException](error: BaseException, kind: type[E]) -> E | None:
     """Return an error of a kind: the error itself, one that it was raised from, or one in a group."""
-    if isinstance(error, kind):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        found = (_find(each, kind) for each in error.exceptions)
-        return next((each for each in found if each), None)
-    return _find(error.__cause__, kind) if error.__cause__ else None
+    pending, seen = [error], set[int]()
+    while pending:
+        each = pending.pop()
+        if isinstance(each, kind):
+            return each
+        if id(each) not in seen:
+            seen.add(id(each))
+            pending += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+            pending += [each.__cause__] if each.__cause__ else []
+    return None

@@ -155,7 +155,7 @@ class HeldLease:
 
     def _lose(self) -> LeaseLost:
         error = LeaseLost(
-            f"the lease of {self.document.tenant_id}/{self.document.flow_name} is over, and was taken over"
+            f"the lease of {self.document.tenant_id}/{self.document.flow_name} is over, or another attempt has it"
         )
         if not self.lost.done():
             self.lost.set_result(error)

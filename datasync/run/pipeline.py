@@ -47,11 +47,16 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
     """
     try:
         job = receive(message)
+        await wait_until_scheduled(services, job)
+        return await _attempt(services, registry, job)
     except JobInvalid as error:
         emit(JobRefused(error=error, attempt=message.dequeue_count))
         await keep_letter(services, message, str(error))
         return None
-    await wait_until_scheduled(services, job)
+
+
+async def _attempt(services: Services, registry: FlowRegistry, job: Job) -> RunRecord | None:
+    """Run a job, or put it back if a service is away."""
     try:
         return await _run_in_turn(services, registry, job)
     except ServiceUnavailable as error:
@@ -91,7 +96,7 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
     try:
         flow = find_flow(registry, job, started)
         stop: Admitted | Stop = flow if isinstance(flow, PutBack) else await admit(services, flow, job)
-    except ServiceUnavailable:
+    except (ServiceUnavailable, JobInvalid):
         raise
     except Exception as error:  # noqa: BLE001 - it is recorded, and raised for the host
         stop = not_started(error)

@@ -36,7 +36,7 @@ def receive(message: QueueMessage) -> Job:
         enqueued = _instant("enqueuedUtc", wire.enqueued_utc or message.inserted)
     except FieldError as error:
         raise _invalid(message, str(error)) from None
-    posted = Trigger.MESSAGE if wire.run_id is None else Trigger.SCHEDULE
+    posted = Trigger.MESSAGE if wire.scheduled_utc is None or wire.run_id is None else Trigger.SCHEDULE
     complete = replace(
         wire,
         run_id=wire.run_id or run_id(wire.message_id or message.id),

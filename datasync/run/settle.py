@@ -29,7 +29,7 @@ LONGEST_DEFERRAL = timedelta(days=7)
 """How long a run may be deferred, from the first time on."""
 
 _LONGEST_OUTAGE_PAUSE = timedelta(minutes=15)
-PATIENCE = timedelta(minutes=15)
+PATIENCE = timedelta(minutes=10)
 """How long an attempt waits for Cosmos DB to record its end. No other attempt can start while Cosmos DB is away."""
 
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -68,13 +68,13 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
         ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the documents in every try.
 
     """
-    waited, pause = timedelta(), timedelta(seconds=1)
+    waited, pause, is_refused = timedelta(), timedelta(seconds=1), False
     while True:
         try:
             return await _record(services, delivery, ending)
         except ServiceUnavailable as error:
-            if error.status in _REFUSALS and ending.error != _refused(error).error:
-                ending = _refused(error)
+            if error.status in _REFUSALS and not is_refused:
+                ending, is_refused = _refused(error, ending), True
                 continue
             if delivery.lease is None or waited >= PATIENCE:
                 raise
@@ -84,13 +84,13 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
                     EndingNotRecorded(job=delivery.job, outcome=ending.outcome, error=error, traceback=ending.traceback)
                 )
         await services.clock.sleep(pause)
-        waited, pause = waited + pause, min(pause * 2, timedelta(minutes=2))
+        waited, pause = waited + pause, min(pause * 2, timedelta(seconds=5))
 
 
-def _refused(error: ServiceUnavailable) -> Ending:
+def _refused(error: ServiceUnavailable, ending: Ending) -> Ending:
     """Return the ending of an attempt whose counts, cursor or error Cosmos DB does not accept."""
     failure = Failure(kind="RecordRefused", message=str(error), fingerprint="record-refused")
-    return Ending(Outcome.FAILED, failure, raised=error)
+    return Ending(Outcome.FAILED, failure, raised=error, abandoned=ending.abandoned)
 
 
 async def _record(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:

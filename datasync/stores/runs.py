@@ -149,7 +149,11 @@ class RunStore:
             ) from None
 
     async def close(self, partition: str, provider: str, until: datetime, now: datetime) -> None:
-        """Close a provider until an instant (aware). The document expires then."""
+        """Close a provider until an instant (aware), unless it is closed for longer. The document expires then."""
+        with suppress(StateInvalid):  # a document that cannot be read is replaced
+            known = await self.cooldown(partition, provider)
+            if known and known >= until:
+                return
         container = await self._container.open()
         document = {
             "id": f"cooldown-{provider}",
