@@ -77,7 +77,7 @@ async def cooldown(world: World, partition: str = "t", provider: str = "mysource
 async def closed_until(world: World) -> datetime | None:
     """Return the time in the stored cool-down of `t` and `mysource`."""
     stored = await cooldown(world)
-    return stored and datetime.fromisoformat(stored["untilUtc"])
+    return datetime.fromisoformat(stored["untilUtc"]) if stored else None
 
 
 async def outcomes(world: World, tenant_id: str | None = None) -> dict[str, list[str]]:
