@@ -119,9 +119,12 @@ async def _close_provider(services: Services, admitted: Admitted, until: datetim
 
 
 def _refused_at(record: RunRecord) -> datetime | None:
-    """Return when an API refused the credentials of an attempt last; None if none did."""
+    """Return when an API refused the credentials of an attempt last; None if none did.
+
+    Since then, the run may have been deferred or interrupted, and be attempted in a process with older values.
+    """
     refused = [each.finished_utc for each in record.attempts if each.error and each.error.credentials_refused]
-    return max(refused, default=None)
+    return refused[-1] if refused else None
 
 
 def _window(services: Services, admitted: Admitted) -> Window:

@@ -68,7 +68,7 @@ class HeldLease:
         if self.lost.done():
             raise self.lost.result()
         if self._is_over():
-            await self._renew()
+            await self.renew()
 
     def keep_until(self, tasks: Collection[asyncio.Task[Any]]) -> None:
         """Keep the lease until tasks have ended, which an attempt has left behind; then release it."""
@@ -125,7 +125,7 @@ class HeldLease:
         while True:
             await self._services.clock.pause(pause)
             try:
-                await self._renew()
+                await self.renew()
             except LeaseLost:
                 return
             except ServiceUnavailable:
@@ -133,7 +133,7 @@ class HeldLease:
             else:
                 pause = RENEWAL
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
         """Renew the lease. A failure counts as a loss once the lease is over."""
         async with self._lock:
             until = (self._services.clock.now() + DURATION).timestamp()

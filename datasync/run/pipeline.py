@@ -3,6 +3,7 @@
 The worker may be killed at any await: the message is then delivered again, and the attempt is recorded as interrupted.
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
 from uuid import uuid4
 
@@ -128,13 +129,20 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
         delivery.lease.keep_until(ending.abandoned)
     emit(RunEnded(record=record, traceback=ending.traceback))
     await services.jobs.send_all(record.next)
-    services.outages.end(
-        "Cosmos DB", *(["the queue"] if record.next else []), *(["Key Vault"] if ending.secrets else [])
-    )
+    services.outages.end(*_answering(delivery, ending, record))
     is_repeated_by_host = record.outcome in (Outcome.FAILED, Outcome.INTERRUPTED) and not record.next
     if ending.raised and is_repeated_by_host:
         raise ending.raised
     return record
+
+
+def _answering(delivery: Delivery, ending: Ending, record: RunRecord) -> Iterator[str]:
+    """Yield the services that have answered an attempt. A secret from the cache says nothing about the vault."""
+    yield "Cosmos DB"
+    if record.next:
+        yield "the queue"
+    if not ending.is_outage and any(at >= delivery.started_utc for at in ending.secrets.values()):
+        yield "Key Vault"
 
 
 def not_started(error: Exception) -> Ending:

@@ -1,6 +1,7 @@
 """settle: records the end of an attempt in one transaction, and sends the messages that follow from it."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from random import random
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from datasync.errors import ServiceUnavailable, StateInvalid, TenantUnknown
+from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid, TenantUnknown
 from datasync.flow.registry import Flow
 from datasync.model.decode import fits_in_id
 from datasync.model.failure import Failure
@@ -83,6 +84,8 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
                 emit(
                     EndingNotRecorded(job=delivery.job, outcome=ending.outcome, error=error, traceback=ending.traceback)
                 )
+        with suppress(ServiceUnavailable, LeaseLost):  # the batch shows whether the lease is lost
+            await delivery.lease.renew()
         await services.clock.sleep(pause)
         waited, pause = waited + pause, min(pause * 2, timedelta(seconds=5))
 

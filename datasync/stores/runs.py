@@ -26,6 +26,7 @@ from datasync.model.state import FlowState, Leased
 from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
+_TRIES = 20
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
 
 
@@ -104,20 +105,8 @@ class RunStore:
             Their new ETags; None if somebody else has written one of them meanwhile: then nothing was written.
 
         """
-        container = await self._container.open()
-        tenant_id = documents[0].tenant_id
         operations = [_write(each.id, self._content(each), each.etag) for each in documents]
-        with explained(f"while saving {documents[0].id} of {tenant_id}"):
-            try:
-                results = await container.execute_item_batch(
-                    operations, partition_key=tenant_id, retry_write=RETRY_WRITE
-                )
-            except CosmosBatchOperationError as error:
-                failed = error.operation_responses[error.error_index]
-                if failed["statusCode"] in _CONFLICTS:
-                    return None
-                raise _refusal(failed["statusCode"], str(error)) from None
-        return [str(result["eTag"]) for result in results]
+        return await self._save(documents[0].tenant_id, operations, f"while saving {documents[0].id}")
 
     async def renew[T: Leased](self, held: T, until: float) -> T | None:
         """Move the end of a lease (seconds since 1970). Returns None if its holder has lost it."""
@@ -138,24 +127,11 @@ class RunStore:
 
         """
         document = await self._read(partition, f"cooldown-{provider}")
-        if document is None:
-            return None
-        try:
-            return read_utc(document["untilUtc"])
-        except (KeyError, TypeError, ValueError):
-            raise StateInvalid(
-                f"document cooldown-{provider} in partition {partition}: untilUtc: expected {EXPECTED}, got "
-                f"{document.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
-            ) from None
+        return None if document is None else _closed_until(document)
 
     async def close(self, partition: str, provider: str, until: datetime, now: datetime) -> None:
         """Close a provider until an instant (aware), unless it is closed for longer. The document expires then."""
-        with suppress(StateInvalid):  # a document that cannot be read is replaced
-            known = await self.cooldown(partition, provider)
-            if known and known >= until:
-                return
-        container = await self._container.open()
-        document = {
+        document: dict[str, Any] = {
             "id": f"cooldown-{provider}",
             "tenantId": partition,
             "type": "Cooldown",
@@ -164,11 +140,35 @@ class RunStore:
             "sinceUtc": utc_text(now),
             "untilUtc": utc_text(until + timedelta(seconds=1)),  # a fraction is cut off
         }
-        with explained(f"while closing provider {provider} for {partition}"):
-            await container.upsert_item(document, no_response=True, retry_write=RETRY_WRITE)
+        for _ in range(_TRIES):
+            stored = await self._read(partition, document["id"]) or {}
+            with suppress(StateInvalid):  # a document that cannot be read is replaced
+                if stored and _closed_until(stored) >= until:
+                    return
+            operations = [_write(document["id"], document, stored.get("_etag"))]
+            if await self._save(partition, operations, f"while closing provider {provider}"):
+                return
+        raise ServiceUnavailable(
+            f"the cool-down of provider {provider} for {partition} was changed by others in each of {_TRIES} tries"
+        )
 
     def _content(self, document: Leased) -> dict[str, Any]:
         return document.document() if isinstance(document, FlowState) else document.document(self._retention)
+
+    async def _save(self, tenant_id: str, operations: list[tuple[Any, ...]], doing: str) -> list[str] | None:
+        """Write documents in one transaction; return their new ETags, or None if one was changed meanwhile."""
+        container = await self._container.open()
+        with explained(f"{doing} of {tenant_id}"):
+            try:
+                results = await container.execute_item_batch(
+                    operations, partition_key=tenant_id, retry_write=RETRY_WRITE
+                )
+            except CosmosBatchOperationError as error:
+                failed = error.operation_responses[error.error_index]
+                if failed["statusCode"] in _CONFLICTS:
+                    return None
+                raise _refusal(failed["statusCode"], str(error)) from None
+        return [str(result["eTag"]) for result in results]
 
     async def _read(self, tenant_id: str, document_id: str) -> dict[str, Any] | None:
         container = await self._container.open()
@@ -197,6 +197,16 @@ class RunStore:
                     if stored:
                         _same_kind(document, stored)
                 raise
+
+
+def _closed_until(cooldown: Mapping[str, Any]) -> datetime:
+    try:
+        return read_utc(cooldown["untilUtc"])
+    except (KeyError, TypeError, ValueError):
+        raise StateInvalid(
+            f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
+            f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
+        ) from None
 
 
 def _refusal(status: int, message: str) -> CosmosHttpResponseError:

@@ -238,7 +238,7 @@ class TestAllow:
         host.post()
         await host.next()
 
-        assert ["has no cursor" in str(error) for error in host.errors] == [True]
+        assert ["run.cursor is not kept for a flow with overlap=" in str(error) for error in host.errors] == [True]
         assert (await services.runs.state("t", ["flow"])).cursor is None
 
     async def test_two_messages_of_one_run_do_not_run_at_once(

@@ -11,7 +11,7 @@ from datasync import FlowRun, RetryLater
 from datasync.errors import Continue, CursorInvalid, FlowFailed
 from datasync.model.run import RunRecord
 from datasync.services import Services
-from tests.deliveries import NOW, Deliveries, message, registered, succeed
+from tests.deliveries import NOW, Deliveries, message, registered
 from tests.documents import document, entry
 from tests.faults import Wire, to
 from tests.stages import deliver, run_job
@@ -238,15 +238,6 @@ class TestParts:
 
         with pytest.raises(FlowFailed, match=r"Continue\(window_end=.*\): the run's window ends at"):
             await run_job(services, registered(ending(None, error)), message(), NOW)
-
-    async def test_a_window_does_not_move_back(self, world: World, services: Services) -> None:
-        """A flow may settle a time before its window."""
-        await world.put(document("t", entry("flow")))
-        await run_job(services, registered(succeed), message(run_id="r-0"), NOW)
-
-        await run_job(services, registered(ending(None, Continue(NOW - timedelta(days=1)))), message(), NOW)
-
-        assert (await services.runs.state("t", ["flow"])).window_end_utc == NOW
 
     async def test_a_part_that_fails_is_attempted_again(self, world: World, wire: Wire, services: Services) -> None:
         """Each part has its own attempts."""

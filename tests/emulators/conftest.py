@@ -1,0 +1,42 @@
+"""An API on this machine, for flows that call one."""
+
+from collections.abc import AsyncGenerator
+
+import pytest_asyncio
+from aiohttp import web
+
+from localdev.web import serving
+
+
+class Api:
+    """Gives the same answer to every request, and remembers the requests."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.body: object = {"ok": True}
+        self.requests: list[str] = []
+        """The paths."""
+        self.tokens: list[str] = []
+        """The header `Authorization` of each request."""
+
+    def heal(self) -> None:
+        """Answer 200 from now on."""
+        self.status, self.headers, self.body = 200, {}, {"ok": True}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.requests.append(request.path)
+        self.tokens.append(request.headers.get("Authorization", ""))
+        return web.json_response(self.body, status=self.status, headers=self.headers)
+
+
+@pytest_asyncio.fixture
+async def api() -> AsyncGenerator[Api]:
+    """Serve the API."""
+    api = Api()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", api.answer)
+    async with serving("the API", application) as url:
+        api.url = url
+        yield api
