@@ -82,6 +82,21 @@ class TestOnce:
         assert holder.runs == ["r-1", FOLLOW_UP]
         assert (await services.runs.state("t", ["flow"])).wanted is None
 
+    async def test_a_skipped_run_stays_skipped_if_its_record_is_read_too_early(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The state knows it, as it knows the runs that ended: a duplicate that reads an old record is dropped."""
+        await world.put(document("t", entry("flow")))
+        holder = Holder(wire, services, "r-2")
+        await holder.run()
+        await world.runs.delete_item("run-r-2", partition_key="t")
+        holder.host.waiting.clear()
+
+        holder.host.post(run_id="r-2")
+        await holder.host.next()
+
+        assert holder.runs == ["r-1"]
+
     async def test_one_run_follows_however_many_were_skipped(
         self, world: World, wire: Wire, services: Services
     ) -> None:
