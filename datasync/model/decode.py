@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeAliasType, Union, get_args, get_origin
 import msgspec
 
 from datasync.model.expected import expected, one_of
+from datasync.model.stored import gathered
 
 NAME_LIMIT = 200
 """Characters of a name that becomes part of an id."""
@@ -55,18 +56,19 @@ def decode[T: msgspec.Struct](shape: type[T], document: object, path: str = "") 
 
     """
     try:
-        return _convert(document, shape)
+        return _convert(gathered(shape, document), shape)
     except _REFUSALS as error:
         raise _fault(shape, document, path, error) from None
 
 
-def unknown_fields(shape: type[msgspec.Struct], document: Mapping[str, Any], *without: str) -> dict[str, Any]:
-    """Return the fields of a stored document that a struct does not have, so that they survive when it is written.
+def own_fields(document: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    """Return the fields of a stored document without those of Cosmos DB (`_etag` and others), `id`, `type` and `ttl`.
 
-    The fields of Cosmos DB itself (`_etag` and others), `id`, `type` and `ttl` are left out.
+    The ETag, where there is one, becomes the field `etag`.
     """
-    known = {*shape.__struct_encode_fields__, "id", "type", "ttl", *without}
-    return {name: value for name, value in document.items() if name not in known and not name.startswith("_")}
+    others = {"id", "type", "ttl", *without}
+    own = {name: value for name, value in document.items() if name not in others and not name.startswith("_")}
+    return {**own, "etag": document.get("_etag")}
 
 
 _REFUSALS = (msgspec.ValidationError, ValueError, OverflowError)

@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from datasync.model.decode import Text, decode
+from datasync.model.stored import Stored
 
 
-class Failure(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Failure(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The error of an attempt. Its texts hold no secret that the run read."""
 
     message: Text

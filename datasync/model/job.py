@@ -2,7 +2,6 @@
 
 import hashlib
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -10,13 +9,14 @@ from msgspec import Meta
 
 from datasync.model import times
 from datasync.model.decode import NO_SURROGATES, Text
+from datasync.model.stored import LenientEnum, Stored
 
 HEAD_START = timedelta(seconds=2)
 """How early a job that was planned ahead appears on the queue: as long as the host may take to look (host.json,
 `maxPollingInterval`). The run waits for its instant."""
 
 
-class Trigger(StrEnum):
+class Trigger(LenientEnum):
     """What asked for a run."""
 
     SCHEDULE = "schedule"
@@ -37,7 +37,7 @@ type _Count = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole numbe
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 
 
-class JobMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The body of a queue message. `{tenantId, flowName}` alone is complete."""
 
     tenant_id: Text
@@ -68,10 +68,10 @@ class JobMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
 
     def encode(self) -> str:
         """Return the message body: JSON, before the queue's base64."""
-        return msgspec.json.encode(self).decode()
+        return msgspec.json.encode(self.content()).decode()
 
 
-class PlannedJob(msgspec.Struct, frozen=True, rename="camel"):
+class PlannedJob(Stored, frozen=True, rename="camel"):
     """A message to put on the queue, and the instant at which it appears there (aware)."""
 
     message: JobMessage
@@ -108,6 +108,7 @@ class Job(msgspec.Struct, frozen=True):
     outages: int = 0
     spread: int = 0
     rounds: int = 0
+    unknown: dict[str, Any] = {}
 
     @classmethod
     def of(cls, message: JobMessage, delivery: int = 1) -> Self:

@@ -3,11 +3,11 @@
 from datetime import datetime, timedelta
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from datasync.model import times
 from datasync.model.job import Job, JobMessage
+from datasync.model.stored import Stored
 
 DURATION = timedelta(minutes=3)
 """How long a lease lasts, unless it is renewed."""
@@ -16,7 +16,7 @@ MARGIN = timedelta(seconds=15)
 """How far the clocks of two processes may differ."""
 
 
-class Lease(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Lease(Stored, frozen=True, rename="camel", omit_defaults=True):
     """A lease, as the state of its flow stores it. A lease without `until` does not count."""
 
     until: Annotated[float | None, Meta(description="a number of seconds since 1970")] = None

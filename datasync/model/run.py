@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, Self
 
 import msgspec
 from msgspec.structs import replace
 
-from datasync.model.decode import FieldError, decode, unknown_fields
+from datasync.model.decode import FieldError, decode, own_fields
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob, Trigger
 from datasync.model.lease import Lease
+from datasync.model.stored import LenientEnum, Stored
 
 MOST_ATTEMPTS = 20
 """Attempts that a record lists: the last ones. It counts all of them."""
 
 
-class Outcome(StrEnum):
-    """How an attempt ended, and with the last attempt the run."""
+class Outcome(LenientEnum):
+    """How an attempt ended, and with the last attempt the run. A run with an outcome of a later version is over."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -51,7 +51,7 @@ class Outcome(StrEnum):
         return self not in (Outcome.FAILED, Outcome.DEFERRED, Outcome.INTERRUPTED)
 
 
-class Attempt(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Attempt(Stored, frozen=True, rename="camel", omit_defaults=True):
     """One attempt of a run."""
 
     id: str
@@ -63,18 +63,18 @@ class Attempt(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     token: int = 0
     """The fencing token of its lease; 0 where it ended before it had one."""
     error: Failure | None = None
-    secrets: dict[str, datetime] = {}
+    secrets: dict[str, datetime] = msgspec.field(default_factory=dict)
     """The names of the secrets that it had read, and when each was read from the vault."""
 
 
-class RunWindow(msgspec.Struct, frozen=True):
+class RunWindow(Stored, frozen=True):
     """The window of source data that a run was given (aware, UTC)."""
 
     start: datetime | None
     end: datetime
 
 
-class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The record of one run: all attempts of one decision."""
 
     tenant_id: str
@@ -106,9 +106,9 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     """When the run was deferred first."""
     error: Failure | None = None
     """The error of the last attempt."""
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
     """The numbers that the flow reported with `run.count()` in the last attempt."""
-    http: dict[str, float] = {}
+    http: dict[str, float] = msgspec.field(default_factory=dict)
     """HTTP requests of the last attempt: requests, retries, and the seconds waited between tries."""
     window: RunWindow | None = None
     cursor_before: Any = None
@@ -124,8 +124,6 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     token: int = 0
     etag: str | None = None
     """None while nothing is stored."""
-    unknown: dict[str, Any] = {}
-    """Stored fields that this version does not know. They are kept."""
 
     @property
     def id(self) -> str:
@@ -206,9 +204,9 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
     def document(self, retention: timedelta) -> dict[str, Any]:
         """Return the document to store, which expires after `retention`."""
-        fields: dict[str, Any] = msgspec.to_builtins(self)
-        own = {name: value for name, value in fields.items() if name not in ("etag", "unknown")}
-        return {"id": self.id, "type": "Run", "ttl": int(retention.total_seconds()), **self.unknown, **own}
+        content = self.content()
+        content.pop("etag", None)
+        return {**content, "id": self.id, "type": "Run", "ttl": int(retention.total_seconds())}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
@@ -218,14 +216,14 @@ class RunRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
             FieldError: it was edited and cannot be read.
 
         """
-        content = dict(document)
+        content = own_fields(document)
         if "attempt" in content:
             content["attemptCount"] = content.pop("attempt")
         error = Failure.read(content.pop("error", None))
-        record = decode(cls, {**content, "etag": document.get("_etag"), "unknown": {}})
+        record = decode(cls, content)
         if "attempt" not in document and document.get("id") != record.id:
             raise FieldError("runId", f"the id in {document.get('id')!r}", record.run_id)
-        return replace(record, error=error, unknown=unknown_fields(cls, content))
+        return replace(record, error=error)
 
 
 def record_id(run_id: str) -> str:

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
 from datasync.errors import StateInvalid
 from datasync.model import times
 from datasync.model.cursor import LARGEST
-from datasync.model.decode import FieldError, Text, decode, unknown_fields
+from datasync.model.decode import FieldError, Text, decode, own_fields
 from datasync.model.job import Job, JobMessage
 from datasync.model.lease import Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
+from datasync.model.stored import Stored
 from datasync.model.times import in_utc
 
 REMEMBERED = 24
@@ -29,7 +29,7 @@ type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 type _Count = Annotated[int, Meta(ge=0, description="a whole number")]
 
 
-class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The memory of one flow of one tenant."""
 
     tenant_id: Text
@@ -53,8 +53,6 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     """The last legs of runs that ended (`Job.leg`), oldest first."""
     etag: str | None = None
     """None while nothing is stored."""
-    unknown: dict[str, Any] = {}
-    """Stored fields that this version does not know. They are kept."""
 
     @property
     def id(self) -> str:
@@ -90,9 +88,9 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
     def document(self) -> dict[str, Any]:
         """Return the document to store."""
-        fields: dict[str, Any] = msgspec.to_builtins(self)
-        own = {name: value for name, value in fields.items() if name not in ("etag", "unknown")}
-        return {"id": self.id, "type": "FlowState", **self.unknown, **own}
+        content = self.content()
+        content.pop("etag", None)
+        return {**content, "id": self.id, "type": "FlowState"}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
@@ -104,7 +102,7 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
         """
         try:
             _check_cursor(document.get("cursor"))
-            state = decode(cls, {**document, "etag": document.get("_etag"), "unknown": {}})
+            state = decode(cls, own_fields(document, *_FORMER))
             state = replace(state, window_end_utc=state.window_end_utc and in_utc(state.window_end_utc))
             _check_name(state, document)
         except (FieldError, OverflowError) as error:
@@ -112,7 +110,7 @@ class FlowState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
                 f"flow state id={document.get('id')!r} of tenant {document.get('tenantId')!r}: {error}. Correct "
                 "it, or delete the document: the flow then starts as if it had never run"
             ) from None
-        return replace(state, unknown=unknown_fields(cls, document, *_FORMER))
+        return state
 
 
 def _check_name(state: FlowState, document: Mapping[str, Any]) -> None:

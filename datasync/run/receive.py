@@ -29,6 +29,7 @@ def receive(message: QueueMessage) -> Job:
         wire = decode(JobMessage, content)
     except FieldError as error:
         raise _invalid(message, str(error)) from None
+    _check_storable(message, wire.unknown)
     if reserved := sorted(RESERVED_KEYS & {key.lower() for key in content}):
         raise _invalid(message, f"the Functions host reserves the keys {', '.join(reserved)}; leave them out")
     try:
@@ -60,6 +61,14 @@ def _parse(message: QueueMessage) -> Any:
         return json.loads(message.body)
     except (ValueError, RecursionError) as error:
         raise _invalid(message, f"not JSON in UTF-8: {error}") from None
+
+
+def _check_storable(message: QueueMessage, unknown: dict[str, Any]) -> None:
+    """Check that fields of a later version, or of a person, can be written to a document and a message."""
+    try:
+        json.dumps(unknown, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise _invalid(message, f"{', '.join(map(shorten, unknown))}: cannot be stored as JSON: {error}") from None
 
 
 def _invalid(message: QueueMessage, why: str) -> JobInvalid:

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
     CosmosBatchOperationError,
@@ -87,8 +86,8 @@ class RunStore:
         # The filter takes no parameters, so it has only numbers and identifiers of our own. The second condition
         # recognizes our own lease after the answer of a first try was lost.
         free_or_own = f'FROM c WHERE NOT IS_NUMBER(c.lease.until) OR c.lease.nonce = "{lease.nonce}"'
-        operations = [
-            {"op": "set", "path": "/lease", "value": msgspec.to_builtins(lease)},
+        operations: list[dict[str, Any]] = [
+            {"op": "set", "path": "/lease", "value": lease.content()},
             {"op": "incr", "path": "/token", "value": 1},
         ]
         document = await self._patch(free, free_or_own, operations)
