@@ -442,9 +442,9 @@ def test_a_failure_is_stored_as_an_object() -> None:
 
 
 def test_an_error_of_an_older_record_is_read() -> None:
-    """Version 0.1 wrote the message alone. Fields of a newer version are ignored."""
+    """Version 0.1 wrote the message alone. Fields of a newer version are kept."""
     assert Failure.read("ValueError: text") == Failure(message="ValueError: text")
-    assert Failure.read({"message": "text", "severity": 3}) == Failure(message="text")
+    assert Failure.read({"message": "text", "severity": 3}) == Failure(message="text", unknown={"severity": 3})
     assert Failure.read(None) is None
 
 
