@@ -4,7 +4,7 @@ The worker may be killed at any await: the message is then delivered again, and 
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -72,7 +72,7 @@ async def _run_in_turn(services: Services, registry: FlowRegistry, job: Job) -> 
     running, most = services.running, services.settings.concurrency_per_tenant
     if running[job.tenant_id] >= most:
         why = f"{most} runs of the tenant are going on in this process"
-        await _put_back(services, job, PutBack(job.copy(), _turn(job), why))
+        await _put_back(services, job, PutBack(job.copy(), _turn(job, services.clock.now()), why))
         return None
     running[job.tenant_id] += 1
     try:
@@ -83,8 +83,14 @@ async def _run_in_turn(services: Services, registry: FlowRegistry, job: Job) -> 
             del running[job.tenant_id]
 
 
-def _turn(job: Job) -> timedelta:
-    return timedelta(seconds=5) + apart(job, job.message_id) / 40
+def _turn(job: Job, now: datetime) -> timedelta:
+    """Return how long a job waits for its tenant: a quarter of the time that it has waited so far, within limits."""
+    waited = now - job.enqueued_utc
+    return min(max(waited / 4, _SHORTEST_TURN), _LONGEST_TURN) + apart(job, job.message_id) / 40
+
+
+_SHORTEST_TURN = timedelta(seconds=5)
+_LONGEST_TURN = timedelta(minutes=2)
 
 
 async def _put_back(services: Services, job: Job, back: PutBack) -> None:

@@ -1,6 +1,7 @@
 """Fairness among tenants, with real services: one tenant does not hold up the others of a process."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
@@ -149,6 +150,31 @@ class TestOneRunAtOnce:
         assert await next_is_attempted(services, registry)
         gate.set()
         assert (await present) is not None
+
+    async def test_a_run_that_has_waited_for_long_looks_less_often(
+        self, world: World, narrow: Services, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """So a tenant with many runs does not fill the log and the queue. No wait is longer than about two minutes."""
+        await world.put(document("t", entry("flow"), entry("next")))
+        started, gate = asyncio.Event(), asyncio.Event()
+
+        async def wait(tenant_id: str, kv: SecretClient) -> None:
+            started.set()
+            await gate.wait()
+
+        registry = with_next(wait)
+        present = asyncio.ensure_future(deliver(narrow, registry, message(), NOW))
+        await started.wait()
+        job = message(id="m-next", flow_name="next", run_id="r-next")
+        for waited in (timedelta(), timedelta(minutes=4), timedelta(hours=1), timedelta(days=2)):
+            await deliver(narrow, registry, job, NOW + waited)
+        gate.set()
+        await present
+
+        first, *later = [int(each) for each in re.findall(r"WAITING t/next for (\d+)s", caplog.text)]
+        assert 5 <= first <= 20
+        extra = first - 5
+        assert later == [60 + extra, 120 + extra, 120 + extra]
 
     @pytest.mark.parametrize(
         "error",
