@@ -26,6 +26,8 @@ RENEWAL = timedelta(minutes=1)
 
 _TRIES = 20
 _RENEW_AGAIN = timedelta(seconds=5)
+_SHORTEST_RENEWAL = timedelta(seconds=10)
+"""How long a renewal may take in any case: the process may have stood still until the lease was over."""
 
 
 class HeldLease:
@@ -121,17 +123,33 @@ class HeldLease:
         await runs.release(state)
 
     async def _renew_on(self) -> None:
-        pause = RENEWAL
+        clock = self._services.clock
+        due = clock.now() + RENEWAL
         while True:
-            await self._services.clock.pause(pause)
+            await clock.pause(due - clock.now())
+            due = clock.now() + RENEWAL
             try:
-                await self.renew()
+                await self._renew_in_time()
             except LeaseLost:
                 return
             except ServiceUnavailable:
-                pause = _RENEW_AGAIN
-            else:
-                pause = RENEWAL
+                due = clock.now() + _RENEW_AGAIN
+
+    async def _renew_in_time(self) -> None:
+        """Renew the lease. It is lost if the request takes longer than the lease lasts."""
+        until = (self.document.lease and self.document.lease.until) or 0
+        left = timedelta(seconds=until - self._services.clock.now().timestamp())
+        renewal = asyncio.ensure_future(self.renew())
+        end = asyncio.ensure_future(self._services.clock.pause(max(left, _SHORTEST_RENEWAL)))
+        try:
+            await asyncio.wait({renewal, end}, return_when=asyncio.FIRST_COMPLETED)
+            if not renewal.done():
+                raise self._lose()
+            renewal.result()
+        finally:
+            renewal.cancel()
+            end.cancel()
+            await asyncio.wait({renewal, end})
 
     async def renew(self) -> None:
         """Renew the lease. A failure counts as a loss once the lease is over."""

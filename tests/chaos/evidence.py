@@ -34,6 +34,7 @@ type Occurrence = tuple[str, str, datetime]
 class Execution:
     """One execution of a flow, from the log of effects."""
 
+    id: str
     flow: Flow
     run: str
     scheduled: datetime
@@ -88,6 +89,7 @@ def executions_of(log: Path, deaths: Mapping[int, float]) -> list[Execution]:
             case "begin":
                 start, end = line["window"]
                 found[line["execution"]] = Execution(
+                    id=line["execution"],
                     flow=(line["tenant"], line["flow"]),
                     run=line["run"],
                     scheduled=datetime.fromisoformat(line["scheduled"]),

@@ -19,7 +19,7 @@ FLOWS = Path(__file__).parent / "flows"
 
 SECONDS: Mapping[str, Mapping[str, float]] = {
     "datasync/model/lease.py": {"DURATION": 3, "MARGIN": 0.5},
-    "datasync/run/lease.py": {"RENEWAL": 0.7, "_RENEW_AGAIN": 0.5},
+    "datasync/run/lease.py": {"RENEWAL": 0.7, "_RENEW_AGAIN": 0.5, "_SHORTEST_RENEWAL": 0.5},
     "datasync/run/execute.py": {"GRACE": 1},
     "datasync/run/admit.py": {"_SPREAD": 12},
     "datasync/run/bury.py": {"_AGAIN": 2},

@@ -330,6 +330,35 @@ class TestLosing:
         assert await world.records() == []
         assert "SUPERSEDED t/flow: the lease of t/flow is over" in caplog.text
 
+    async def test_a_renewal_without_an_answer_cancels_the_flow_when_the_lease_is_over(
+        self, world: World, wire: Wire, services: Services, other: Services
+    ) -> None:
+        """Another attempt can take the lease then, so it must not go on until the request has timed out."""
+        await world.put(document("t", entry("flow")))
+        hanging, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def hang() -> None:
+            hanging.set()
+            await asyncio.Event().wait()
+
+        wire.before_each(to("PATCH", "state-flow", "/lease/until"), hang)
+
+        async def flow(tenant_id: str, kv: SecretClient) -> None:
+            clock_of(services).time += timedelta(minutes=1)
+            await hanging.wait()
+            clock_of(services).time = NOW + LEASE
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        with pytest.raises(LeaseLost):
+            await run_job(services, registered(flow), message(), NOW)
+
+        assert cancelled.is_set()
+        again = await run_job(other, registered(succeed), message(2), OVER)
+        assert [attempt.outcome for attempt in again.attempts] == ["interrupted", "succeeded"]
+
     @pytest.mark.parametrize("action", ["checkpoint", "post", "end", "fail", "get"])
     async def test_a_run_that_was_frozen_notices_first_that_its_lease_was_taken_over(
         self, world: World, services: Services, other: Services, action: str

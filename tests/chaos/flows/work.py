@@ -41,6 +41,7 @@ async def work(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
 async def _send_steps(run: FlowRun, started: Execution, url: str) -> None:
     for step in range(run.settings["steps"]):
         about = {"run": run.run_id, "step": step, "pid": os.getpid(), "execution": started.id}
+        started.note(f"step {step}")
         (await run.http.post(url, json=about)).raise_for_status()
         await asyncio.sleep(run.settings.get("seconds", 0))
 
