@@ -19,7 +19,8 @@ COUNTS = ("redrive", "deferral", "outages", "spread", "rounds")
 counts = st.integers(0, 1_000_000)
 names = st.text('ab1 "\\\n→é😀', min_size=1, max_size=20)
 instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - Hypothesis adds the zone
-run_ids = st.text("0123456789abcXYZ_.:-", min_size=1, max_size=200)
+CHARACTERS = "019abcXYZ_.:-"
+run_ids = st.text(CHARACTERS, min_size=1, max_size=20) | st.text(CHARACTERS, min_size=189, max_size=200)
 
 
 @st.composite
@@ -76,7 +77,8 @@ def test_the_message_after_a_deferral_is_a_new_one_of_the_same_run(job: Job) -> 
     """It has the next number. What its predecessor has met (outages, deaths of the process) does not count for it."""
     message = received(job.next_deferral())
 
-    assert message == job.copy(message_id=None, deferral=job.deferral + 1, outages=0, spread=0, rounds=0)
+    new = {"message_id": None, "deferral": job.deferral + 1, "outages": 0, "spread": 0, "rounds": 0}
+    assert message == replace(job.copy(), **new)
 
 
 @pytest.mark.parametrize(
