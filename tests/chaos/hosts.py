@@ -19,13 +19,14 @@ FLOWS = Path(__file__).parent / "flows"
 
 SECONDS: Mapping[str, Mapping[str, float]] = {
     "datasync/model/lease.py": {"DURATION": 3, "MARGIN": 0.5},
+    "datasync/flow/watchdog.py": {"every": 1},
     "datasync/run/lease.py": {"RENEWAL": 0.7, "_RENEW_AGAIN": 0.5, "_SHORTEST_RENEWAL": 0.5},
     "datasync/run/execute.py": {"GRACE": 1},
     "datasync/run/admit.py": {"_SPREAD": 12},
     "datasync/run/bury.py": {"_AGAIN": 2},
     "datasync/run/settle.py": {"_LONGEST_OUTAGE_PAUSE": 2, "PATIENCE": 3},
 }
-"""Shorter times for the tests, in place of the constants of the app."""
+"""Shorter times for the tests, in place of the constants and the default arguments of the app."""
 
 
 def create_app(folder: Path) -> None:
@@ -38,7 +39,11 @@ def create_app(folder: Path) -> None:
     _replace(folder / "function_app.py", r'((?:delay|minimum|maximum)_interval=)"[^"]*"', r'\1"00:00:01"')
     for name, constants in SECONDS.items():
         for constant, seconds in constants.items():
-            _replace(folder / name, rf"^({constant} = )timedelta\(.*\)$", rf"\1timedelta(seconds={seconds})")
+            _replace(
+                folder / name,
+                rf"^( *{constant}(?:: timedelta)? = )timedelta\(.*\)(,?)$",
+                rf"\1timedelta(seconds={seconds})\2",
+            )
 
 
 def _replace(file: Path, pattern: str, by: str) -> None:

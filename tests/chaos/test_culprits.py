@@ -1,18 +1,24 @@
 """Flows that harm their process, and the innocent runs beside them."""
 
+import json
 import time
 from collections import Counter
 from math import inf
 
 import pytest
 
-from tests.chaos.arena import MOST_DELIVERIES, Arena
+from tests.chaos.arena import MOST_DELIVERIES, QUEUES, Arena
 from tests.chaos.evidence import Execution
+from tests.chaos.hosts import SECONDS
 from tests.waiting import wait_until
 
 INNOCENTS = 12
 STUBBORN = 2.5  # seconds: more than a cancelled flow gets
 QUICK = {MOST_DELIVERIES: "2"}
+ONE_MESSAGE = {f"{QUEUES}batchSize": "1", f"{QUEUES}newBatchThreshold": "0"}
+"""The settings of a host that takes no message while it has another."""
+LEASES = SECONDS["datasync/model/lease.py"]
+REFUSED = "an earlier delivery of the message has the lease"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +57,34 @@ async def test_a_flow_blocks_the_loop(arena: Arena) -> None:
     assert verdict.problems() == {}
     assert failed == []
     assert named
+
+
+async def test_a_lease_outlives_a_block(arena: Arena) -> None:
+    """The flow's message is delivered to another process, after the time at which the lease would be over."""
+    release = arena.effects.with_name("release")
+    await arena.seed(1, "blocks-the-loop", seconds=60, unless=str(release))
+    await arena.enqueue()
+
+    async with arena.host(ONE_MESSAGE):
+        await wait_until(arena.executions, description="the flow blocks")
+        (state,) = await arena.states()
+        lease = state["lease"]
+        async with arena.host() as beside:
+            over = lease["until"] + LEASES["MARGIN"]
+            await wait_until(lambda: time.time() > over, description="the lease would be over")
+            await arena.send(json.dumps(lease["message"]))
+            arena.actions["messages repeated during a block"] += 1
+            await wait_until(
+                lambda: beside.count(REFUSED) or len(arena.executions()) > 1, description="the message is delivered"
+            )
+            release.touch()
+            await arena.until_quiet()
+            verdict = await arena.verdict()
+            (run,) = await arena.runs()
+
+    assert beside.count(REFUSED)
+    assert verdict.problems() == {}
+    assert (verdict.executions, run.outcomes) == (1, ["succeeded"])
 
 
 @pytest.mark.parametrize(

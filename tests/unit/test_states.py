@@ -1,39 +1,21 @@
 """The state of a flow of a tenant, and the record of a run, after each kind of attempt."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from datasync.errors import StateInvalid
 from datasync.model.failure import Failure
-from datasync.model.job import Job, Trigger
-from datasync.model.run import MOST_ATTEMPTS, Attempt, Outcome, RunRecord
+from datasync.model.job import JobMessage
+from datasync.model.lease import Lease
+from datasync.model.run import MOST_ATTEMPTS, Outcome, RunRecord
 from datasync.model.state import REMEMBERED, FlowState
+from tests.runs import NOON, attempt, job
 
-NOON = datetime(2025, 8, 23, 12, tzinfo=UTC)
-
-
-def job(run_id: str = "r-1", deferral: int = 0) -> Job:
-    return Job(
-        tenant_id="t",
-        flow_name="weather",
-        scheduled_utc=NOON,
-        run_id=run_id,
-        trigger=Trigger.SCHEDULE,
-        enqueued_utc=NOON,
-        message_id=f"m-{run_id}",
-        delivery=1,
-        deferral=deferral,
-    )
-
-
-def attempt(outcome: Outcome, number: int = 1) -> Attempt:
-    return Attempt(
-        id=f"attempt-{number}",
-        outcome=outcome,
-        started_utc=NOON,
-        finished_utc=NOON + timedelta(seconds=number),
-    )
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -95,6 +77,46 @@ def test_only_success_advances_the_window(empty: FlowState) -> None:
     assert state.after(attempt(Outcome.SUCCEEDED), job(), NOON - timedelta(hours=1), None).window_end_utc == NOON
     later = state.after(attempt(Outcome.SUCCEEDED), job(), NOON + timedelta(hours=1), None)
     assert later.window_end_utc == NOON + timedelta(hours=1)
+
+
+@settings(deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(Outcome), st.none() | st.integers(-48, 48).map(lambda hours: NOON + hours * HOUR))
+    )
+)
+def test_a_window_never_moves_back(steps: list[tuple[Outcome, datetime | None]]) -> None:
+    """Whatever ends in whatever order, the window ends at the latest time that a success or a part has reached."""
+    state, reached = FlowState(tenant_id="t", flow_name="weather"), set[datetime]()
+    for number, (outcome, end) in enumerate(steps):
+        state = state.after(attempt(outcome, number), job(), end, None)
+        if end and outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED):
+            reached.add(end)
+        assert state.window_end_utc == max(reached, default=None)
+
+
+@pytest.mark.parametrize(("wish", "wanted"), [(job("r-2").copy(), "r-2"), (None, "r-0")])
+def test_a_skipped_run_is_remembered_beside_the_run_that_goes_on(wish: JobMessage | None, wanted: str) -> None:
+    """It is an ended leg. One run more is wanted in the end, the last one that was asked for; nothing else changes."""
+    before = FlowState(
+        tenant_id="t",
+        flow_name="weather",
+        token=3,
+        lease=Lease(until=1, nonce="n"),
+        wanted=job("r-0").copy(),
+        cursor=5,
+        window_end_utc=NOON,
+        last_outcome="succeeded",
+        consecutive_failures=1,
+        ended=tuple(f"r-{number}" for number in range(REMEMBERED)),
+    )
+
+    after = before.noting_skip("r-skipped", wish)
+
+    assert after.ended == (*before.ended[1:], "r-skipped")
+    assert after.wanted
+    assert after.wanted.run_id == wanted
+    assert replace(after, ended=before.ended, wanted=before.wanted) == before
 
 
 def test_a_part_advances_the_window_as_far_as_it_is_done(empty: FlowState) -> None:

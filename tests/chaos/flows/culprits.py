@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 
 from datasync import FlowRun, TenantSecretClient
 from flows.registry import flow
@@ -96,8 +97,15 @@ async def recurses(started: Execution, run: FlowRun) -> None:
 
 @_culprit("blocks-the-loop")
 async def blocks_the_loop(started: Execution, run: FlowRun) -> None:
-    time.sleep(run.settings["seconds"])  # noqa: ASYNC251 - this is the harm
+    """Block for `seconds`, or until the file `unless` exists."""
+    _block(run.settings["seconds"], run.settings.get("unless"))
     started.effect()
+
+
+def _block(seconds: float, unless: str | None) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not (unless and Path(unless).exists()):
+        time.sleep(min(left, 0.1))
 
 
 @_culprit("ignores-cancellation", timeout=timedelta(seconds=1))

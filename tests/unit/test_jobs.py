@@ -1,0 +1,156 @@
+"""Jobs, and the messages that go on with their runs."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import asdict, replace
+
+from datasync.model.decode import decode
+from datasync.model.job import Job, JobMessage, Trigger
+from tests.runs import NOON, job
+
+LATER = NOON + timedelta(minutes=5)
+COUNTS = ("redrive", "deferral", "outages", "spread", "rounds")
+
+counts = st.integers(0, 1_000_000)
+names = st.text('ab1 "\\\n→é😀', min_size=1, max_size=20)
+instants = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - Hypothesis adds the zone
+CHARACTERS = "019abcXYZ_.:-"
+run_ids = st.text(CHARACTERS, min_size=1, max_size=20) | st.text(CHARACTERS, min_size=189, max_size=200)
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Job:
+    """Draw jobs with any values."""
+    return job(
+        draw(run_ids),
+        tenant_id=draw(names),
+        flow_name=draw(names),
+        scheduled_utc=draw(instants),
+        enqueued_utc=draw(instants),
+        trigger=draw(st.sampled_from(Trigger)),
+        message_id=draw(names),
+        delivery=draw(st.integers(1, 9)),
+        rev=draw(st.none() | names),
+        part=draw(st.integers(1, 999_999)),
+        **{name: draw(counts) for name in COUNTS},
+    )
+
+
+def received(message: JobMessage) -> JobMessage:
+    """Return a message as it comes back from the queue."""
+    return decode(JobMessage, msgspec.json.decode(message.encode()))
+
+
+def changed(message: JobMessage, since: Job) -> dict[str, Any]:
+    """Return the fields of a message that differ from those of a job."""
+    return {name: value for name, value in asdict(message).items() if value != getattr(since, name)}
+
+
+@settings(deadline=None)
+@given(job=jobs())
+def test_a_copy_is_the_same_job_after_the_queue(job: Job) -> None:
+    """It stands for the first message, whose id it carries, whatever the fields hold."""
+    assert Job.of(received(job.copy()), delivery=job.delivery) == job
+
+
+@pytest.mark.parametrize("missing", ["scheduled_utc", "run_id", "trigger", "enqueued_utc", "message_id"])
+def test_a_message_that_lacks_a_field_is_no_job(missing: str) -> None:
+    """The error names the field. Only `rev` may be missing."""
+    with pytest.raises(ValueError, match=f"the message lacks {missing}$"):
+        Job.of(replace(job(rev=None).copy(), **{missing: None}))
+
+
+def test_all_missing_fields_are_named() -> None:
+    """A message posted by hand lacks five at once."""
+    with pytest.raises(ValueError, match="scheduled_utc, run_id, trigger, enqueued_utc, message_id"):
+        Job.of(JobMessage(tenant_id="t", flow_name="weather"))
+
+
+@settings(deadline=None)
+@given(job=jobs().filter(lambda each: each.deferral < 1_000_000))
+def test_the_message_after_a_deferral_is_a_new_one_of_the_same_run(job: Job) -> None:
+    """It has the next number. What its predecessor has met (outages, deaths of the process) does not count for it."""
+    message = received(job.next_deferral())
+
+    new = {"message_id": None, "deferral": job.deferral + 1, "outages": 0, "spread": 0, "rounds": 0}
+    assert message == replace(job.copy(), **new)
+
+
+@pytest.mark.parametrize(
+    ("run", "part", "following"),
+    [
+        ("r-1", 1, "r-1.2"),
+        ("r-1.2", 2, "r-1.3"),
+        ("r-1.9", 9, "r-1.10"),
+        ("r-1.10", 10, "r-1.11"),
+        ("r-1.99", 99, "r-1.100"),
+        ("r.1", 1, "r.1.2"),  # a posted id that looks like a part
+        ("r.2.2", 2, "r.2.3"),
+        ("posted", 7, "posted.8"),
+        ("x" * 190, 1, "x" * 190 + ".2"),
+        ("x" * 190 + ".9", 9, "x" * 190 + ".10"),
+    ],
+)
+def test_the_number_of_a_part_ends_its_run_id(run: str, part: int, following: str) -> None:
+    """The number takes the place of the one before."""
+    message = job(run, part=part).next_part(LATER)
+
+    assert (message.run_id, message.part) == (following, part + 1)
+
+
+@settings(deadline=None)
+@given(run=run_ids, first=st.sampled_from([1, 8, 98, 999_990]))
+def test_each_part_of_any_run_has_an_id_of_its_own(run: str, first: int) -> None:
+    """The queue gives each message back, also if a posted id is too long for a number. A part has the same id again."""
+    part, ids = job(run, part=first), [run]
+    for _ in range(4):
+        message = received(part.next_part(LATER))
+        assert message.run_id == part.next_part(LATER + timedelta(days=1)).run_id
+        part = Job.of(replace(message, message_id="m"))
+        ids.append(part.run_id)
+
+    assert len({*ids}) == 5
+    assert len({each.rpartition(".")[0] for each in ids[1:]}) == 1
+
+
+def test_long_ids_that_differ_at_the_end_stay_different() -> None:
+    """An id that is too long for a number is not cut off."""
+    assert job("x" * 199 + "a").next_part(LATER).run_id != job("x" * 199 + "b").next_part(LATER).run_id
+
+
+@settings(deadline=None)
+@given(job=jobs(), now=instants)
+def test_the_next_part_is_a_run_of_its_own_for_the_same_occurrence(job: Job, now: datetime) -> None:
+    """It keeps the trigger and the redrive. It is not planned ahead if this one is not, by whichever clock."""
+    message = job.next_part(now)
+
+    kept = {"scheduled_utc", "trigger", "redrive", "tenant_id", "flow_name"}
+    assert not kept & changed(message, job).keys()
+    assert message.enqueued_utc == max(now, job.enqueued_utc)
+    assert [getattr(message, name) for name in ("rev", "message_id", *COUNTS[1:])] == [None, None, 0, 0, 0, 0]
+
+
+@settings(deadline=None)
+@given(job=jobs(), now=instants)
+def test_one_run_more_is_a_new_occurrence(job: Job, now: datetime) -> None:
+    """It is scheduled for the time of the skip, and begins without a history. The same skip, the same run id."""
+    message = job.once_more(now)
+
+    expected = JobMessage(tenant_id=job.tenant_id, flow_name=job.flow_name, scheduled_utc=now, enqueued_utc=now)
+    assert replace(message, run_id=None, trigger=None) == expected
+    assert message.trigger == job.trigger
+    assert message.run_id == job.once_more(now + timedelta(seconds=1)).run_id != job.run_id
+    assert message.run_id != replace(job, deferral=job.deferral + 1).once_more(now).run_id
+
+
+@pytest.mark.parametrize(
+    ("redrive", "deferral", "leg"), [(0, 0, "r-1"), (0, 2, "r-1~0.2"), (1, 0, "r-1~1.0"), (1, 2, "r-1~1.2")]
+)
+def test_a_redrive_and_a_deferral_begin_another_leg(redrive: int, deferral: int, leg: str) -> None:
+    """States remember legs, so an ended leg does not end the next one. Deliveries do not begin one."""
+    assert job(redrive=redrive, deferral=deferral, delivery=3, rounds=1, outages=1, spread=1).leg == leg
