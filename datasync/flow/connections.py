@@ -67,7 +67,7 @@ class Connections(httpx.AsyncBaseTransport):
             run.usage.sent += 1
             deadline = Deadline(limits.total, run.usage.clock)
             async with deadline.kept():
-                with _errors_of_httpx():
+                with _errors_of_httpx(), _connecting(request):
                     response = await self._transport.handle_async_request(request)
             held.push_async_callback(response.aclose)
             run.usage.note(response)
@@ -145,6 +145,18 @@ async def _received(response: httpx.Response) -> AsyncGenerator[bytes]:
 
 
 @contextmanager
+def _connecting(request: httpx.Request) -> Generator[None]:
+    """Let aiohttp, which takes `pool` for the whole time to get a connection, limit the name's resolution too."""
+    given = request.extensions
+    timeout = given.get("timeout", {})
+    request.extensions = {**given, "timeout": {**timeout, "pool": timeout.get("connect")}}
+    try:
+        yield
+    finally:
+        request.extensions = given
+
+
+@contextmanager
 def _errors_of_httpx() -> Generator[None]:
     """Raise the errors that httpx documents. AiohttpTransport knows only some of aiohttp's, and confuses others.
 
@@ -154,7 +166,16 @@ def _errors_of_httpx() -> Generator[None]:
         yield
     except (httpx.RequestError, aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, httpx.RequestError) and error.__cause__ else error
-        raise _kind(cause)(str(cause) or type(cause).__name__) from cause
+        raise _kind(cause)(_text(cause)) from cause
+
+
+def _text(error: BaseException) -> str:
+    match error:
+        case aiohttp.ServerDisconnectedError():
+            return "the server closed the connection before the end of its answer"
+        case aiohttp.ClientResponseError() | HttpProcessingError():
+            return f"the answer is not HTTP: {' '.join(error.message.split())[:200]}"
+    return str(error) or type(error).__name__
 
 
 def _kind(error: BaseException) -> type[httpx.RequestError]:  # noqa: PLR0911 - a table
@@ -169,7 +190,7 @@ def _kind(error: BaseException) -> type[httpx.RequestError]:  # noqa: PLR0911 - 
             return httpx.ReadTimeout
         case aiohttp.ClientConnectorError():
             return httpx.ConnectError
-        case aiohttp.InvalidURL():
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return httpx.UnsupportedProtocol
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
             return httpx.RemoteProtocolError

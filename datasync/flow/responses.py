@@ -22,7 +22,8 @@ TOTAL = timedelta(minutes=5)
 
 _MOST_ENCODINGS = 2
 _REFUSED = ("br", "zstd")  # httpx would decode them without a limit where their libraries are installed
-_PIECE = 16 * 1024
+_MOST_MEMBERS = 1024  # of a gzip stream; the copies of what follows a member are quadratic in their number
+_PIECE = 64 * 1024
 _GZIP = b"\x1f"  # the first byte of a member: RFC 1952, section 2.3.1
 _ZLIB = 8  # the lower half of the first byte with a header: RFC 1950, section 2.2. Some servers send none
 
@@ -162,12 +163,14 @@ async def _limited(chunks: AsyncIterable[bytes], too_large: ResponseTooLarge) ->
 
 async def _inflated(chunks: AsyncIterable[bytes], name: str, clock: Clock) -> AsyncGenerator[bytes]:
     """Decode gzip, with one member or more, or deflate. Bytes after the end are ignored, as browsers do."""
-    inflater = None
+    inflater, members = None, 0
     async for chunk in chunks:
         rest, piece = chunk, b""
         while rest or len(piece) == _PIECE:
             if inflater is None or (inflater.eof and name == "gzip" and rest.startswith(_GZIP)):
-                inflater = zlib.decompressobj(_window_bits(name, rest))
+                inflater, members = zlib.decompressobj(_window_bits(name, rest)), members + 1
+            if members > _MOST_MEMBERS:
+                raise httpx.DecodingError(f"the answer has more than {_MOST_MEMBERS} gzip members")
             if inflater.eof:
                 break
             try:
@@ -177,7 +180,9 @@ async def _inflated(chunks: AsyncIterable[bytes], name: str, clock: Clock) -> As
             rest = inflater.unused_data or inflater.unconsumed_tail
             if piece:
                 yield piece
-            await clock.sleep(timedelta())  # a small chunk can become many pieces
+            if len(piece) == _PIECE:  # a small chunk can become many of them
+                await clock.sleep(timedelta())
+        await clock.sleep(timedelta())
     if inflater is not None and not inflater.eof:
         raise httpx.DecodingError(f"the answer ends in the middle of its {name} data")
 

@@ -111,6 +111,7 @@ async def test_the_client_waits_for_retry_after(server: Server, client: httpx.As
     [
         ("3600", timedelta(hours=1)),
         ("99999999999", timedelta(days=7)),
+        ("9" * 30, timedelta(days=7)),
         ("Fri, 31 Dec 2100 23:59:59 GMT", timedelta(days=7)),
     ],
 )
@@ -220,6 +221,8 @@ RESET = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(NOW.timestam
         (429, {"Retry-After": "30", **RESET}, 90),
         (429, {"Retry-After": "120", **RESET}, 120),
         (429, {"Retry-After": "99999999999"}, 7 * 24 * 3600),
+        (429, {"Retry-After": "9" * 30}, 7 * 24 * 3600),
+        (503, {"Retry-After": "9" * 8000}, 7 * 24 * 3600),
         (429, {"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}, 7 * 24 * 3600),
         (403, {**RESET, "X-RateLimit-Reset": str(int(NOW.timestamp()) + 30 * 24 * 3600)}, 7 * 24 * 3600),
     ],
