@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import tracemalloc
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -42,7 +42,7 @@ TEXT = b"hello " * 20_000
 
 
 @asynccontextmanager
-async def stopped(tasks: list[asyncio.Future[Any]]) -> AsyncGenerator[None]:
+async def stopped(tasks: Sequence[asyncio.Future[Any]]) -> AsyncGenerator[None]:
     """Cancel tasks at the end of a block."""
     try:
         yield
@@ -290,9 +290,12 @@ async def test_other_runs_have_their_turn_while_a_body_is_decoded(client: httpx.
             await asyncio.sleep(0)
 
     answers = {"zeros": raw(encoded(bomb(40, 2), "gzip", "gzip"))}
-    async with hostile_server(answers) as server, client.stream("GET", f"{server.url}/zeros") as response:
-        async with stopped([asyncio.ensure_future(count())]):
-            await response.aread()
+    async with (
+        hostile_server(answers) as server,
+        client.stream("GET", f"{server.url}/zeros") as response,
+        stopped([asyncio.ensure_future(count())]),
+    ):
+        await response.aread()
 
     assert turns > 500
 

@@ -169,22 +169,22 @@ async def test_credentials_do_not_go_from_https_to_http(
 @pytest.mark.parametrize(
     ("start", "target", "kept"),
     [
-        ("http://api.example/a", "https://api.example/b", True),
-        ("http://api.example:80/a", "https://api.example:443/b", True),
-        ("https://api.example/a", "https://api.example:443/b", True),
-        ("https://api.example/a", "https://API.example/b", True),
-        ("https://api.example/a", "http://api.example/b", False),
-        ("https://api.example/a", "http://api.example:443/b", False),
-        ("https://api.example/a", "https://api.example:444/b", False),
-        ("http://api.example/a", "https://api.example:444/b", False),
-        ("http://api.example:8080/a", "https://api.example/b", False),
-        ("https://api.example/a", "https://api.example.evil/b", False),
-        ("https://api.example/a", "https://other.example/b", False),
-        ("https://api.example/a", "//other.example/b", False),
-        ("https://api.example/a", "https://api.example@other.example/b", False),
+        ("http://api.example/a", "https://api.example/b", ALL),
+        ("http://api.example:80/a", "https://api.example:443/b", ALL),
+        ("https://api.example/a", "https://api.example:443/b", ALL),
+        ("https://api.example/a", "https://API.example/b", ALL),
+        ("https://api.example/a", "http://api.example/b", set()),
+        ("https://api.example/a", "http://api.example:443/b", set()),
+        ("https://api.example/a", "https://api.example:444/b", set()),
+        ("http://api.example/a", "https://api.example:444/b", set()),
+        ("http://api.example:8080/a", "https://api.example/b", set()),
+        ("https://api.example/a", "https://api.example.evil/b", set()),
+        ("https://api.example/a", "https://other.example/b", set()),
+        ("https://api.example/a", "//other.example/b", set()),
+        ("https://api.example/a", "https://api.example@other.example/b", set()),
     ],
 )
-async def test_an_origin_is_a_scheme_a_host_and_a_port(start: str, target: str, kept: bool) -> None:
+async def test_an_origin_is_a_scheme_a_host_and_a_port(start: str, target: str, kept: set[str]) -> None:
     """From http to https of the same host, credentials are kept, as httpx keeps Authorization."""
     headers: list[httpx.Headers] = []
 
@@ -196,7 +196,7 @@ async def test_an_origin_is_a_scheme_a_host_and_a_port(start: str, target: str, 
         await client.get(start, headers=CREDENTIALS, follow_redirects=True)
 
     assert "X-Api-Key" in headers[0]
-    assert [name for name in ALL if name in headers[1]] == ([*ALL] if kept else [])
+    assert ALL & set(headers[1]) == kept
 
 
 async def test_a_cookie_without_a_domain_stays_with_the_server_that_was_called(
@@ -207,9 +207,5 @@ async def test_a_cookie_without_a_domain_stays_with_the_server_that_was_called(
     await client.get(api.to("/orders"))
     await client.get(api.to(api.url.replace("127.0.0.1", "localhost")))
 
-    assert [headers.get("cookie", "") for headers in api.headers] == [
-        "session=s3cret",
-        "first=1; session=s3cret",
-        "own=1; first=1; session=s3cret",
-        "",
-    ]
+    sent = [set(headers.get("cookie", "").split("; ")) for headers in api.headers]
+    assert sent == [{"session=s3cret"}, {"session=s3cret", "first=1"}, {"session=s3cret", "first=1", "own=1"}, {""}]
