@@ -1,9 +1,21 @@
 """The public API for authors of flows. Everything else in the package belongs to the framework."""
 
-from datasync.errors import Continue, GiveUp, RetryLater
+from datasync.errors import Continue, GiveUp, ResponseTooLarge, RetryLater
 from datasync.flow.context import FlowRun, Window
 from datasync.flow.http import IDEMPOTENT
 from datasync.flow.registry import FlowRegistry
+from datasync.flow.responses import response_limits
 from datasync.flow.secrets import TenantSecretClient
 
-__all__ = ["IDEMPOTENT", "Continue", "FlowRegistry", "FlowRun", "GiveUp", "RetryLater", "TenantSecretClient", "Window"]
+__all__ = [
+    "IDEMPOTENT",
+    "Continue",
+    "FlowRegistry",
+    "FlowRun",
+    "GiveUp",
+    "ResponseTooLarge",
+    "RetryLater",
+    "TenantSecretClient",
+    "Window",
+    "response_limits",
+]

@@ -14,6 +14,7 @@ DataSyncError
 ├── LeaseLost            an attempt no longer holds the lease of its flow
 ├── FlowSettingsInvalid  the settings in a tenant's document do not fit the type that the flow declares
 ├── FlowFailed           an attempt of a flow raised an exception or ran out of time
+├── ResponseTooLarge     an answer to a flow has more bytes than its request allows
 └── SecretError
     ├── SecretRefused    a flow asked for a name outside its tenant, or for a name that Key Vault does not accept
     └── SecretNotFound   the vault has no such secret
@@ -107,6 +108,21 @@ class FlowSettingsInvalid(DataSyncError):
 
 class FlowFailed(DataSyncError):
     """An attempt of a flow raised an exception or ran out of time. The message holds no secret that the run read."""
+
+
+class ResponseTooLarge(DataSyncError):
+    """An answer to a flow has more bytes than its request allows."""
+
+    def __init__(self, host: str, status: int, limit: int) -> None:
+        super().__init__(
+            f"the answer of {host} (HTTP {status}) has more than {limit:,} bytes. Ask for less at once, or allow "
+            "more with extensions=response_limits(max_body=…)"
+        )
+        self.host = host
+        self.status = status
+        """The HTTP status of the answer."""
+        self.limit = limit
+        """In bytes, of the decoded body."""
 
 
 class SecretError(DataSyncError):

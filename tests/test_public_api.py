@@ -11,8 +11,10 @@ def test_the_public_api_has_exactly_these_names() -> None:
         "FlowRegistry",
         "FlowRun",
         "GiveUp",
+        "ResponseTooLarge",
         "RetryLater",
         "TenantSecretClient",
         "Window",
+        "response_limits",
     ]
     assert all(hasattr(datasync, name) for name in datasync.__all__)

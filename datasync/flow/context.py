@@ -46,7 +46,7 @@ class FlowRun:
     """1 at the first; Continue starts the next."""
     window: Window
     http: httpx.AsyncClient
-    """A client for this run, on shared connections; it retries as described in datasync.flow.http."""
+    """A client for this run, with the retries and limits that docs/writing-a-flow.md describes."""
     log: RunLog
     """A logger that names the run and replaces the secrets it has read."""
     cursor: Any = None

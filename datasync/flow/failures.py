@@ -10,7 +10,7 @@ import httpx
 import msgspec
 from azure.core.exceptions import HttpResponseError
 
-from datasync.errors import FlowSignal
+from datasync.errors import FlowSignal, ResponseTooLarge
 from datasync.flow.redact import LINE, Redaction
 from datasync.model.failure import Failure, fingerprint
 from datasync.model.times import utc_text
@@ -110,6 +110,8 @@ def _own_answer(error: BaseException) -> _Answer | None:
     match error:
         case httpx.HTTPStatusError():
             return _Answer(error.response.status_code, _host(error), _body(error.response))
+        case ResponseTooLarge():
+            return _Answer(error.status, error.host)
         case httpx.RequestError():
             return _Answer(host=_host(error))
         case HttpResponseError(response=response) if response is not None:

@@ -109,7 +109,7 @@ class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
     counts: dict[str, int] = msgspec.field(default_factory=dict)
     """The numbers that the flow reported with `run.count()` in the last attempt."""
     http: dict[str, float] = msgspec.field(default_factory=dict)
-    """HTTP requests of the last attempt: requests, retries, and the seconds waited between tries."""
+    """HTTP requests of the last attempt: requests, retries, and the seconds waited for retries and connections."""
     window: RunWindow | None = None
     cursor_before: Any = None
     cursor_after: Any = None

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import aclosing
 from copy import deepcopy
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,11 +24,12 @@ from datasync.errors import (
 )
 from datasync.flow.context import FlowRun, Window, checked_count
 from datasync.flow.failures import failure_of
-from datasync.flow.http import LONGEST_WAIT, HttpUsage, new_client
+from datasync.flow.http import LONGEST_WAIT, new_client
 from datasync.flow.log import RunLog
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
 from datasync.flow.secrets import TenantSecretClient
+from datasync.flow.usage import HttpUsage
 from datasync.model.cursor import normalized
 from datasync.model.failure import Failure
 from datasync.model.run import Outcome, RunRecord, RunWindow
@@ -52,6 +54,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     cursor = admitted.state and admitted.state.cursor
     emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt))
     redact, usage, window = Redaction(), HttpUsage(services.clock), _window(services, admitted)
+    http = new_client(services.http_transport, usage, admitted.lease.check)
     run = FlowRun(
         run_id=job.run_id,
         tenant=tenant,
@@ -61,7 +64,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         attempt=attempt,
         part=job.part,
         window=window,
-        http=new_client(services.http_transport, usage, admitted.lease.check),
+        http=http,
         log=RunLog(subject, {"run": job.run_id, "attempt": attempt}, redact),
         cursor=deepcopy(cursor),
         keep=partial(_keep, admitted),
@@ -69,7 +72,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     )
     kv = TenantSecretClient(tenant.id, services.vault, redact.add, _refused_at(admitted.record))
     function = partial(flow.function, tenant.id, kv, run) if flow.takes_run else partial(flow.function, tenant.id, kv)
-    async with admitted.lease.kept():
+    async with aclosing(http), admitted.lease.kept():
         execution = await execute(
             function, subject=subject, timeout=flow.timeout, stop=admitted.lease.lost, watchdog=services.watchdog
         )

@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClient, clients
 from datasync.errors import Continue
-from datasync.flow import http
+from datasync.flow import connections
 from datasync.model.job import JobMessage, QueueMessage, Trigger, run_id
 from datasync.model.lease import MARGIN
 from datasync.model.run import Outcome
@@ -642,7 +642,7 @@ async def machine(world: World, monkeypatch: pytest.MonkeyPatch) -> Any:
         return Connected.present.effect()
 
     monkeypatch.setattr(clients, "new_transport", FaultyTransport)
-    monkeypatch.setattr(http, "AiohttpTransport", lambda **_: httpx.MockTransport(effect))
+    monkeypatch.setattr(connections, "AiohttpTransport", lambda **_: httpx.MockTransport(effect))
     hosts = [Services(world.settings, VirtualClock()) for _ in range(2)]
     for services in hosts:
         await services.tenants.ping()

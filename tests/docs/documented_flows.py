@@ -65,11 +65,31 @@ async def test_the_first_flow_copies_items(run_flow: RunFlow, api: Api) -> None:
 
 
 async def test_a_flow_without_run_works(run_flow: RunFlow, api: Api) -> None:
-    """`(tenant_id, kv)` is a complete contract."""
-    run = await run_flow("ping")
+    """`(tenant_id, kv)` is a complete contract. A client that the tenants share keeps no cookies."""
+    api.headers = {"Set-Cookie": "session=acme"}
+    first, second = await run_flow("pulse"), await run_flow("pulse")
 
-    assert run.outcome == "succeeded"
-    assert [path for path, *_ in api.requests] == ["/health"]
+    assert (first.outcome, second.outcome) == ("succeeded", "succeeded")
+    assert [path for path, *_ in api.requests] == ["/health", "/health"]
+    assert not [headers for _, headers, _ in api.requests if "cookie" in headers]
+
+
+async def test_no_documented_flow_takes_cookies_of_a_run_to_the_next(run_flow: RunFlow, api: Api) -> None:
+    """Each run has its own."""
+    api.headers = {"Set-Cookie": "session=acme"}
+    await run_flow("ping")
+    await run_flow("ping")
+
+    assert [path for path, *_ in api.requests] == ["/health", "/health"]
+    assert not [headers for _, headers, _ in api.requests if "cookie" in headers]
+
+
+async def test_an_export_is_counted_line_by_line(run_flow: RunFlow, api: Api) -> None:
+    """The answer is streamed."""
+    run = await run_flow("export")
+
+    assert run.counts == {"lines": 1}
+    assert [path for path, *_ in api.requests] == ["/export.csv"]
 
 
 async def test_an_order_has_an_idempotency_key(run_flow: RunFlow, api: Api) -> None:

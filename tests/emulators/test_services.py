@@ -8,7 +8,8 @@ import pytest
 from httpx_retries import Retry
 
 from datasync.errors import ServiceUnavailable, SettingsInvalid
-from datasync.flow.http import HttpUsage, new_client
+from datasync.flow.http import new_client
+from datasync.flow.usage import HttpUsage
 from datasync.model.state import FlowState
 from datasync.services import Services, shared_services
 from datasync.settings import Settings
