@@ -4,12 +4,12 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from html.entities import html5
 
-_DEPTH = 4
-"""How often a text is decoded: JSON in JSON in JSON, in a URL."""
+_DEPTH = 6
+"""How often a text is decoded: JSON in JSON in JSON, in a URL, in a list that is printed."""
 
 # All patterns are for texts in lower case.
 _HEX = "[0-9a-f]"
@@ -22,6 +22,8 @@ _ESCAPE = re.compile(
 )
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 _BLANKS = re.compile(r"\s{2,}|[^\S ]")
+_FRAME = re.compile(r"\s*\n[\s|]*|\s{2,}|[^\S ]")
+_UNFINISHED = re.compile(r"(?:\\(?:u[0-9a-f]{0,3}|x[0-9a-f]?)?|%[0-9a-f]?|&(?:\#[0-9]*|\#x[0-9a-f]*|[a-z][0-9a-z]*)?)\Z")
 # The letters whose folded form is longer, and the dotless i, whose capital is that of `i`.
 _LONGER = re.compile(
     "[ßİŉǰΐΰևẖẗẘẙẚẞὐὒὔὖᾀᾁᾂᾃᾄᾅᾆᾇᾈᾉᾊᾋᾌᾍᾎᾏᾐᾑᾒᾓᾔᾕᾖᾗᾘᾙᾚᾛᾜᾝᾞᾟᾠᾡᾢᾣᾤᾥᾦᾧᾨᾩᾪ"
@@ -79,22 +81,31 @@ class _Parts:
 def decodings(text: str) -> list[Decoded]:
     """Return a text in one case, then without one level of escapes, then without two, until no escape is left.
 
-    Each is made of the one before. The escapes are those of JSON, Python, URLs (with `+` for a blank) and HTML.
+    Each is made of the one before. The escapes are those of JSON, Python, URLs and HTML.
     """
     found = [Decoded(text, _LONGER, _folded)]
     found[0].text = found[0].text.casefold()  # each of the other letters stays one letter
     while len(found) <= _DEPTH:
         before = found[-1].text
-        after = Decoded(before.replace("+", " "), _ESCAPE, _unescaped)
+        after = Decoded(before, _ESCAPE, _unescaped)
         if after.text == before:
             break
         found.append(after)
     return found
 
 
-def with_single_blanks(text: str) -> Decoded:
-    """Return a text in one line: each run of blanks and line breaks as one blank."""
-    return Decoded(text, _BLANKS, lambda _: " ")
+def in_one_line(text: str) -> Iterator[Decoded]:
+    """Yield a text with each run of blanks and line breaks as one blank; then without the frame of an exception group.
+
+    Python draws that frame as `|` before each line.
+    """
+    for pattern in (_BLANKS, _FRAME):
+        yield Decoded(text, pattern, lambda _: " ")
+
+
+def without_unfinished_escape(text: str) -> str:
+    r"""Return a text without an escape at its end that the next characters would complete: `\`, `%4` or `&lt`."""
+    return _UNFINISHED.sub("", text)
 
 
 def _folded(text: str) -> str:

@@ -7,10 +7,18 @@ from collections.abc import Iterator
 _SHORTEST_PART = 8  # characters: a shorter part of a secret, such as the line `},`, is not secret
 
 
-def texts_of(secret: str) -> set[str]:
-    """Return the texts that are as secret as a secret: itself, its lines, and where it is JSON the texts in it."""
-    parts = {secret, *_texts_in(secret)}
-    return parts | {text for part in parts for text in _written(part)}
+def parts_of(secret: str) -> set[str]:
+    """Return a secret, and where it is JSON the texts in it; each without blanks around it, too."""
+    return {each for part in (secret, *_texts_in(secret)) for each in (part, part.strip())}
+
+
+def written(part: str) -> Iterator[str]:
+    """Yield a text as programs write it: itself, its lines, in capitals and small letters, and as bytes."""
+    yield from (part, part.upper(), part.lower())  # the capitals of some letters, such as ß, are two
+    if not part.isascii():
+        yield part.encode().decode("latin-1")  # an answer that is read with the wrong charset, or the repr of bytes
+        yield part.encode("ascii", errors="backslashreplace").decode()
+    yield from (text for line in part.splitlines() if len(text := line.strip()) >= _SHORTEST_PART)
 
 
 def in_base64(secret: str) -> set[str]:
@@ -31,11 +39,8 @@ def in_base64(secret: str) -> set[str]:
 
 
 def base64_letters(text: str) -> str:
-    """Return a text of the same length with one letter for each pair that means the same: `+-` and `/_`.
-
-    A `+` that is not encoded in a URL is a blank.
-    """
-    return text.replace("-", " ").replace("+", " ").replace("_", "/")
+    """Return a text of the same length with one letter for each pair that means the same: `+-` and `/_`."""
+    return text.replace("-", "+").replace("_", "/")
 
 
 def _texts_in(secret: str) -> Iterator[str]:
@@ -52,13 +57,3 @@ def _texts_in(secret: str) -> Iterator[str]:
                 pending.extend(items)
             case str() as text if len(text) >= _SHORTEST_PART:
                 yield text.encode(errors="backslashreplace").decode()
-
-
-def _written(text: str) -> Iterator[str]:
-    """Yield a text as programs write it beside its own form."""
-    yield from (text.strip(), text.upper(), text.lower())  # the capitals of some letters, such as ß, are two
-    if not text.isascii():
-        encoded = text.encode()
-        yield encoded.decode("latin-1")  # an answer that is read with the wrong charset, or the repr of bytes
-        yield text.encode("ascii", errors="backslashreplace").decode()
-    yield from (part for line in text.splitlines() if len(part := line.strip()) >= _SHORTEST_PART)

@@ -6,12 +6,12 @@ So one search finds a secret in any case and in any mix of encodings, and takes 
 
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from datasync.flow.decoded import Decoded, decodings, with_single_blanks
-from datasync.flow.forms import base64_letters, in_base64, texts_of
+from datasync.flow.decoded import Decoded, decodings, in_one_line, without_unfinished_escape
+from datasync.flow.forms import base64_letters, in_base64, parts_of, written
 from datasync.flow.urls import credentials
-from datasync.model.display import shown_line
+from datasync.model.display import shown
 
 LINE = 2000
 """The most characters of a line in a record."""
@@ -26,6 +26,7 @@ SHORTEST = 4
 _HEAD = 4_000  # characters of a long traceback before the gap
 _MARGIN = 2_000  # characters: the longest user information of a URL that is found at a cut
 _EXPANSION = 8  # times the length of a secret in UTF-8 that a form of it is long at most, at a cut
+_SLOW = 20_000  # characters, which can take 10 ms if they are nothing but escapes
 _BASE64 = re.compile(r"[0-9A-Za-z+/_-]")
 _BASE64_END = re.compile(r"[0-9A-Za-z+/_-]?(?:=|%3[dD])*")
 
@@ -36,7 +37,8 @@ class Redaction:
     def __init__(self) -> None:
         self._known: set[tuple[str, str]] = set()
         self._texts: dict[str, str] = {}
-        self._blank_texts: dict[str, str] = {}  # of several lines: searched in texts of one line
+        self._unfinished_texts: dict[str, str] = {}
+        self._one_line_texts: dict[str, str] = {}
         self._base64: dict[str, str] = {}
         self._margin = _MARGIN
 
@@ -52,16 +54,21 @@ class Redaction:
         self._margin = max(self._margin, _EXPANSION * len(secret.encode()))
         if len(secret) < SHORTEST:
             return
-        for text in texts_of(secret):
-            self._texts.update({each.text: name for each in decodings(text) if len(each.text) >= SHORTEST})
-            self._base64.update(
-                {base64_letters(form.lower()): name for form in in_base64(text) if len(form) >= SHORTEST}
-            )
-        for text in texts_of(secret):
-            for each in decodings(text):
-                one_line = with_single_blanks(each.text).text.strip()
-                if one_line != each.text and len(one_line) >= SHORTEST:
-                    self._blank_texts[one_line] = name
+        for part in parts_of(secret):
+            for form in in_base64(part):
+                _keep(self._base64, name, base64_letters(form.lower()))
+            for text in (each.text for form in written(part) for each in decodings(form)):
+                _keep(self._texts, name, text)
+                if (finished := without_unfinished_escape(text)) != text:
+                    _keep(self._unfinished_texts, name, finished)
+                for each in in_one_line(text):
+                    if (line := each.text.strip()) != text:
+                        _keep(self._one_line_texts, name, line)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the secrets are so long that much text is searched around each cut. Use a thread then."""
+        return self._margin > _SLOW
 
     def __call__(self, text: str) -> str:
         """Return the text with `<name>` for each secret, and `***` for the query and the user of any URL."""
@@ -75,7 +82,7 @@ class Redaction:
 
     def line(self, text: str, limit: int = LINE) -> str:
         """Return a text in one line of at most `limit` characters."""
-        return shown_line(self._first(text, limit * 8))[:limit]
+        return shown(" ".join(self._first(text, limit * 8).split()), limit * 8)[:limit]
 
     def one_line(self, error: BaseException, limit: int = LINE) -> str:
         """Describe an exception in one line: class, message and notes, and the first three exceptions of a group."""
@@ -117,10 +124,12 @@ class Redaction:
         for each in decodings(text):
             path.append(each)
             yield from _replaced(path, self._texts)
-            for first, last, label in _replaced(path, self._base64, base64_letters(each.text)):
+            yield from _replaced(path, self._unfinished_texts, and_next=True)
+            if self._one_line_texts:
+                for line in in_one_line(each.text):
+                    yield from _replaced([*path, line], self._one_line_texts)
+            for first, last, label in _replaced(path, self._base64, as_searched=base64_letters):
                 yield *_whole(text, first, last), label
-            if self._blank_texts:
-                yield from _replaced([*path, with_single_blanks(each.text)], self._blank_texts)
             for first, last in credentials(each.text):
                 yield *_origin(path, first, last), "***"
 
@@ -130,15 +139,33 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def _keep(texts: dict[str, str], name: str, text: str) -> None:
+    if len(text) >= SHORTEST:
+        texts[_with_blanks(text)] = name
+
+
+def _with_blanks(text: str) -> str:
+    """Return a text as it is searched: URLs write a blank as `+`."""
+    return text.replace("+", " ")
+
+
 def _replaced(
-    path: list[Decoded], texts: dict[str, str], searched: str | None = None
+    path: list[Decoded],
+    texts: dict[str, str],
+    *,
+    and_next: bool = False,
+    as_searched: Callable[[str], str] = str,
 ) -> Iterator[tuple[int, int, str]]:
-    searched = path[-1].text if searched is None else searched
+    """Yield the places of texts in the last text of a path, as places in the first one."""
+    if not texts:
+        return
+    searched = _with_blanks(as_searched(path[-1].text))
     for text, name in texts.items():
         start = searched.find(text)
         while start >= 0:
-            yield *_origin(path, start, start + len(text)), f"<{name}>"
-            start = searched.find(text, start + len(text))
+            end = start + len(text)
+            yield *_origin(path, start, min(end + and_next, len(searched))), f"<{name}>"
+            start = searched.find(text, end)
 
 
 def _origin(path: list[Decoded], start: int, end: int) -> tuple[int, int]:

@@ -28,9 +28,9 @@ def shown(text: str, limit: int = NAME_LIMIT) -> str:
     return escaped[: max(limit - len(rest), 0)] + rest
 
 
-def shown_line(text: str) -> str:
-    """Return a sentence with its line breaks and runs of blanks as single blanks, and other unseen characters escaped."""
-    return _IN_A_LINE.sub(_escape, " ".join(text.split()))
+def shown_line(text: str, limit: int) -> str:
+    """Return a sentence in one line, as `shown` does, with its line breaks and runs of blanks as single blanks."""
+    return shown(" ".join(text.split()), limit)
 
 
 def shown_lines(text: str) -> str:
