@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from datasync.model.decode import decode
+from datasync.model.display import shown
 from datasync.stores.fleet import StandingProblem
 from localdev import seeds
 from localdev.host.console import NOT_SEEN

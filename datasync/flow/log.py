@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any, override
 
-from datasync.flow.redact import TEXT, Redaction
+from datasync.flow.redact import Redaction
 from datasync.model.display import shown_lines
 from datasync.telemetry.emit import logger
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 _PART = r"""(?:[^\s'"]|'(?![\s'"\\,.;:)\]}>|]|$))"""
 _URL = re.compile(
     rf"//(?P<address>(?:(?!\?){_PART})*+)(?P<query>\?{_PART}++)?"
-    rf"|\?(?P<relative>[^\s'\"=?]++={_PART}*+)"  # without an address. Without a `=`, as in "and/or?this", it is a sentence
+    rf"|\?(?P<relative>[^\s'\"=?]++={_PART}*+)"  # no address; and without a `=`, it is a sentence
 )
 _PORT = re.compile(r"[^:]*:[0-9]*(?:[/?]|$)")
 
@@ -28,15 +28,16 @@ def credentials(text: str) -> Iterator[tuple[int, int]]:
 
 def _users(text: str, start: int, address_end: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the user information of each authority in an address, which can hold several: `kafka://u:p@a,kafka://…`."""
-    while start < address_end and text.find("@", start, end) >= 0:
+    last = text.rfind("@", start, end)
+    while start < min(address_end, last):
         following = text.find("//", start, address_end)
         is_last = following < 0
         stop = address_end if is_last else following
         slash = text.find("/", start, stop)
         authority_end = stop if slash < 0 else slash
         at = text.rfind("@", start, authority_end)
-        if at < 0 and _has_password(text[start:authority_end]):
-            at = text.rfind("@", start, end if is_last else stop)  # a password with a `/` or a `?` that is not encoded
+        if _has_password(text[start:authority_end]):  # which may have an `@`, a `/` or a `?` that is not encoded
+            at = text.rfind("@", start, stop if at >= 0 or not is_last else end)
         if at > start:
             yield start, at
         start = stop + 2

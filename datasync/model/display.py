@@ -4,9 +4,9 @@ import re
 
 from datasync.model.decode import NAME_LIMIT
 
-# Characters that no reader sees, or that move, reorder or hide others: controls (C0, C1), line and paragraph separators,
-# bidirectional controls, and the code points with the property Default_Ignorable_Code_Point (zero-width characters,
-# variation selectors, tags). https://www.unicode.org/reports/tr44/#Default_Ignorable_Code_Point
+# Characters that no reader sees, or that move, reorder or hide others: controls (C0, C1), line and paragraph
+# separators, bidirectional controls, and the code points with the property Default_Ignorable_Code_Point (zero-width
+# characters, variation selectors, tags). https://www.unicode.org/reports/tr44/#Default_Ignorable_Code_Point
 _UNSEEN = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
@@ -43,5 +43,3 @@ def shown_lines(text: str) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
-
-

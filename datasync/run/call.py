@@ -185,9 +185,7 @@ def _ending(execution: Execution, admitted: Admitted, run: FlowRun, describe: _D
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
 
 
-def _signalled(
-    signal: FlowSignal, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction
-) -> Ending:
+def _signalled(signal: FlowSignal, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
     if isinstance(signal, RetryLater):
         return Ending(Outcome.DEFERRED, describe(signal), delay=signal.delay)
     if not isinstance(signal, Continue):
@@ -195,9 +193,7 @@ def _signalled(
     return _finished(Ending(Outcome.CONTINUED, window_end=signal.window_end), admitted, run, describe, redact)
 
 
-def _finished(
-    ending: Ending, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction
-) -> Ending:
+def _finished(ending: Ending, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
     """Return an ending with the cursor that the flow has left, or a failure if its end cannot be kept."""
     try:
         for name, number in run.counts.items():

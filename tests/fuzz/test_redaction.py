@@ -47,7 +47,9 @@ def _pem(choices: Random) -> str:
 
 def _bundle(choices: Random) -> str:
     """Return a secret that is a JSON object, such as the key of a service account."""
-    return json.dumps({"type": "robot", "id": _word(choices, 8, 20), "key": _pem(choices), "more": [_word(choices, 8, 9)]})
+    return json.dumps(
+        {"type": "robot", "id": _word(choices, 8, 20), "key": _pem(choices), "more": [_word(choices, 8, 9)]}
+    )
 
 
 def _secret(choices: Random) -> str:
@@ -153,7 +155,8 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 _BEFORE = (
-    " ", "", '"', "'", "=", "k=", ": ", "(", "[", ">", "\n", "/", "&k=", ",", "%20", "%22", '\\"', "&quot;", "\\n", '{"k": "',
+    " ", "", '"', "'", "=", "k=", ": ", "(", "[", ">", "\n", "/", "&k=", ",", "%20", "%22", '\\"', "&quot;", "\\n",
+    '{"k": "',
     "Bearer ", "key ", "https://a.example/", "https://a.example/x?k=", "postgres://user:",
 )  # fmt: skip
 _AFTER = (" ", "", '"', "'", '\\"', "&b=1", "<", ")", "\n", "%22", "&quot;", ",", "]", '"}', "@db.example/x", "/y")
