@@ -55,7 +55,7 @@ class TenantInvalid(DataSyncError):
     """A tenant document cannot be used."""
 
     def __init__(self, tenant_id: str, path: str, why: str, flow: str | None = None) -> None:
-        super().__init__(f"{tenant_id}{(flow and f'/{flow}') or ''} {path}: {why}")
+        super().__init__(f"{tenant_id:.200}{(flow and f'/{flow:.200}') or ''} {path}: {why}")
         self.tenant_id = tenant_id
         """The tenant's id, as far as the document has one."""
         self.path = path
@@ -99,7 +99,7 @@ class FlowSettingsInvalid(DataSyncError):
     """The settings in a tenant's document do not fit the type that the flow declares. Another attempt does not help."""
 
     def __init__(self, tenant_id: str, flow: str, path: str, why: str) -> None:
-        super().__init__(f"{tenant_id}/{flow} {path}: {why.rstrip('.')} (correct the tenant's document)")
+        super().__init__(f"{tenant_id:.200}/{flow:.200} {path}: {why.rstrip('.')} (correct the tenant's document)")
         self.path = path
         """The field in the document, such as `flows[2].settings.rules[0].sku`."""
         self.why = why

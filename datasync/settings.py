@@ -7,7 +7,7 @@ with its identity. A connection string wins, as it does in the Functions host.
 import json
 from base64 import b64decode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,8 @@ from datasync.errors import SettingsInvalid
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 
 _QUEUE_LIMIT = 6 * 86_400  # seconds: a queue hides a message for at most 7 days, and the spread comes on top
+
+_LONGEST_SHOWN = 16  # characters: a longer value may be a key in the wrong setting
 
 _DEVELOPMENT_STORAGE = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;"
@@ -48,8 +50,8 @@ class Account:
     setting: str
     """The app setting that names the account."""
 
-    connection_string: str | None = None
-    url: str | None = None
+    connection_string: str | None = field(default=None, repr=False)
+    url: str | None = field(default=None, repr=False)  # a text that was pasted into the wrong setting may be a key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ class Settings:
 
     storage: Account
     cosmos: Account
-    key_vault_url: str | None
+    key_vault_url: str | None = field(repr=False)
     """None where no vault is configured: only flows that read secrets need one."""
     key_vault_verify_challenge: bool
     """False only for a vault outside Azure's domains, such as the local one."""
@@ -205,22 +207,28 @@ def _https(text: str) -> str:
         raise ValueError("the example's <placeholders> are still there. Put in your own, or leave the setting out")
     parts = urlsplit(text.strip())
     if parts.scheme != "https" or not parts.hostname:
-        got = "a text with '=' in it, such as a connection string" if "=" in text else repr(text)
-        raise ValueError(f"expected an https:// address, got {got}")
+        raise ValueError(f"expected an https:// address, got {_harmless(text)}")
     return text.strip()
+
+
+def _harmless(text: str) -> str:
+    """Quote the value of a setting, unless it may be a key: that is never printed."""
+    if "=" in text:
+        return "a text with '=' in it, such as a connection string"
+    return repr(text) if len(text) <= _LONGEST_SHOWN else f"a text of {len(text)} characters"
 
 
 def _boolean(text: str) -> bool:
     try:
         return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
     except KeyError:
-        raise ValueError(f"expected true or false, got {text!r}") from None
+        raise ValueError(f"expected true or false, got {_harmless(text)}") from None
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.strip().isdecimal() and low <= int(text) <= high):
-            raise ValueError(f"expected a whole number from {low} to {high}, got {text!r}")
+            raise ValueError(f"expected a whole number from {low} to {high}, got {_harmless(text)}")
         return int(text)
 
     return parse
@@ -239,5 +247,5 @@ def _time_span(text: str) -> timedelta:
     try:
         hours, minutes, seconds = map(float, str(text).split(":"))
     except ValueError:
-        raise ValueError(f"expected hours, minutes and seconds such as 00:01:00, got {text!r}") from None
+        raise ValueError(f"expected hours, minutes and seconds such as 00:01:00, got {_harmless(text)}") from None
     return timedelta(hours=hours, minutes=minutes, seconds=seconds)

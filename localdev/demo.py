@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from datasync.model.decode import decode
+from datasync.model.display import shown
 from datasync.stores.fleet import StandingProblem
 from localdev import seeds
 from localdev.host.console import NOT_SEEN
@@ -151,29 +152,33 @@ async def open_world(running: Stack) -> AsyncGenerator[World]:
         )
 
 
+def _cell(text: str) -> str:
+    return escape(shown(text))
+
+
 def _show(console: Console, report: Report) -> None:
     table = Table(title="Runs", title_justify="left", title_style="bold")
     for heading in ("tenant", "flow", "outcome", "attempts", "seconds", "counts", "next run"):
         table.add_column(heading, justify="right" if heading in ("attempts", "seconds") else "left", overflow="fold")
     for run in report.runs:
         table.add_row(
-            run["tenantId"],
-            run["flowName"],
+            _cell(run["tenantId"]),
+            _cell(run["flowName"]),
             f"[{_COLOURS.get(run['outcome'], 'yellow')}]{run['outcome']}[/]",
             str(run["attemptCount"]),
             f"{sum(_seconds(attempt) for attempt in run['attempts']):.2f}",
-            " ".join(f"{name}={number}" for name, number in run.get("counts", {}).items()),
+            " ".join(f"{_cell(name)}={number}" for name, number in run.get("counts", {}).items()),
             report.next_runs.get((run["tenantId"], run["flowName"]), ""),
         )
     console.print()
     console.print(table)
-    console.print(f"\n[bold]Disabled[/]\n• {', '.join(report.off)}", "\n[bold]Problems[/]", sep="\n")
+    console.print(f"\n[bold]Disabled[/]\n• {', '.join(map(_cell, report.off))}", "\n[bold]Problems[/]", sep="\n")
     for problem in report.problems:
         console.print(f"[red]•[/] document: {escape(problem)}", soft_wrap=True)
     for run in report.runs:
         if run["outcome"] == "dead":
             why = escape(run["error"]["message"])
-            console.print(f"[red]•[/] run: {run['tenantId']}/{run['flowName']}: {why}", soft_wrap=True)
+            console.print(f"[red]•[/] run: {_cell(run['tenantId'])}/{_cell(run['flowName'])}: {why}", soft_wrap=True)
     if report.poisoned:
         console.print(f"[red]•[/] queue: {report.poisoned} messages in the poison queue")
 

@@ -24,6 +24,7 @@ from datasync.cron import CronSchedule
 from datasync.errors import CronInvalid, DataSyncError, SettingsInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.health import ping
+from datasync.model.display import shown
 from datasync.model.times import EXPECTED, has_offset, read_utc, utc_text
 from datasync.services import Services
 from datasync.settings import Settings
@@ -33,6 +34,14 @@ from datasync.tick.check import find_zone
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Check schedules, tenant documents and services without running the app."""
+
+
+def _print(text: str, *, err: bool = False) -> None:
+    """Print a text, in which names, ids and values of documents can neither start a line nor hide anything."""
+    click.echo(shown(text, _LONGEST), err=err)
+
+
+_LONGEST = 4000  # characters of a line
 
 
 def _expression(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> CronSchedule:
@@ -95,13 +104,14 @@ def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: str |
         since += " (--from has no offset, and is read as UTC)"
     found = [*islice(occurrences(schedule, after, zone), count)]
     if not found:
-        click.echo(f"cron {schedule.expression!r} never fires {since}: no date matches all of its fields", err=True)
+        _print(f"cron {schedule.expression!r} never fires {since}: no date matches all of its fields", err=True)
         sys.exit(1)
-    click.echo(f"{schedule.expression} in {zone.key}, {since}\n")
+    _print(f"{schedule.expression} in {zone.key}, {since}")
+    _print("")
     for line in table(schedule, zone, found):
-        click.echo(line)
+        _print(line)
     if len(found) < count:
-        click.echo("no more occurrences: the calendar ends with year 9999")
+        _print("no more occurrences: the calendar ends with year 9999")
 
 
 @cli.command(short_help="Check tenant documents and flow files.")
@@ -122,18 +132,18 @@ def validate(now: datetime, files: tuple[str, ...], package: str) -> None:
     """
     report = Report(_load_flows(package), now)
     for line in report.flow_files():
-        click.echo(line)
+        _print(line)
     for file in files:
         try:
             with click.open_file(file, "rb") as stream:
                 content = stream.read()
         except OSError as error:
             report.unread += 1
-            click.echo(f"{file}: cannot be read: {error.strerror or error}", err=True)
+            _print(f"{file}: cannot be read: {error.strerror or error}", err=True)
             continue
         for line in report.documents(file, content):
-            click.echo(line)
-    click.echo(report.summary())
+            _print(line)
+    _print(report.summary())
     sys.exit(2 if report.unread else 1 if report.problems else 0)
 
 
@@ -185,7 +195,7 @@ async def _check(settings: Settings, registry: FlowRegistry | None, now: datetim
     try:
         if not await _check_services(services):
             if registry:
-                click.echo("the tenants were not checked: correct the services above first", err=True)
+                _print("the tenants were not checked: correct the services above first", err=True)
             return 1
         return 0 if registry is None or await _check_tenants(TenantsReport(services, registry, now)) else 1
     finally:
@@ -199,16 +209,16 @@ async def _check_services(services: Services) -> bool:
         answers["Key Vault"] = "not configured (KEY_VAULT_URI is not set); only flows that read secrets need it"
     width = max(map(len, answers))
     for service, answer in answers.items():
-        click.echo(f"{service:<{width}}   {answer}")
+        _print(f"{service:<{width}}   {answer}")
     return is_well
 
 
 async def _check_tenants(report: TenantsReport) -> bool:
     try:
         async for line in report.lines():
-            click.echo(line)
+            _print(line)
     except DataSyncError as error:
-        click.echo(f"the tenants were not checked to the end: {error}", err=True)
+        _print(f"the tenants were not checked to the end: {error}", err=True)
         return False
-    click.echo(report.summary())
+    _print(report.summary())
     return not report.problems and not report.missing

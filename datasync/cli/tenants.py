@@ -9,6 +9,7 @@ from datasync.cli.validate import count
 from datasync.errors import DataSyncError, SecretNotFound, TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.flow.secrets import Vault, declared_secret
+from datasync.model.display import shown
 from datasync.model.tenant import Tenant, is_tenant_document
 from datasync.services import Services
 from datasync.tick.check import entry_problems, tenant_problems
@@ -88,7 +89,7 @@ def _examine(
             problems += found
             continue
         names = dict.fromkeys(registry.resolve(entry.name).secrets)
-        declared += [(f"{tenant.id}/{entry.name}", declared_secret(tenant.id, name)) for name in names]
+        declared += [(f"{shown(tenant.id)}/{shown(entry.name)}", declared_secret(tenant.id, name)) for name in names]
     return [str(problem) for problem in dict.fromkeys(problems)], declared
 
 

@@ -11,6 +11,7 @@ from datasync.errors import SecretRefused, TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.flow.secrets import check_name, tenant_secret
 from datasync.model.decode import shorten
+from datasync.model.display import shown
 from datasync.model.tenant import DOCUMENT_FIELDS, ENTRY_FIELDS, Problem, Tenant
 from datasync.tick.check import entry_problems, tenant_problems
 
@@ -69,16 +70,16 @@ class Report:
         first = self._places.setdefault(tenant.id, place)
         if first != place:
             yield self._problem(
-                file, f"{tenant.id} tenantId: {place} and {first} are documents of the same tenant: merge them"
+                file, f"{shown(tenant.id)} tenantId: {place} and {first} are documents of the same tenant: merge them"
             )
         for problem in _problems(tenant, self._registry, self._now):
             yield self._problem(file, problem)
         for path, meant in _misspelt(document):
             self._warnings += 1
-            yield f"{file}: {tenant.id} {path}: warning: unknown field, ignored; did you mean {meant!r}?"
+            yield f"{file}: {shown(tenant.id)} {path}: warning: unknown field, ignored; did you mean {meant!r}?"
         if refused := _refused_secret(tenant.id):
             self._warnings += 1
-            yield f"{file}: {tenant.id} tenantId: warning: its flows cannot read secrets of the tenant: {refused}"
+            yield f"{file}: {shown(tenant.id)} tenantId: warning: its flows cannot read secrets of the tenant: {refused}"
 
     def _problem(self, place: str, what: object) -> str:
         self.problems += 1

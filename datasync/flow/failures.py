@@ -12,6 +12,8 @@ from azure.core.exceptions import HttpResponseError
 
 from datasync.errors import FlowSignal, ResponseTooLarge
 from datasync.flow.redact import LINE, Redaction
+from datasync.model.decode import NAME_LIMIT
+from datasync.model.display import shown
 from datasync.model.failure import Failure, fingerprint
 from datasync.model.times import utc_text
 
@@ -42,8 +44,8 @@ def failure_of(
 
     """
     chosen, answer = _most_telling(error)
-    kind = type(chosen).__name__
-    host = answer.host and redact(answer.host)
+    kind = shown(type(chosen).__name__)
+    host = (answer.host and redact.line(answer.host, NAME_LIMIT)) or None
     failure = Failure(
         message=redact.one_line(error),
         kind=kind,

@@ -1,117 +1,201 @@
-"""Removes the secrets that a run has read from its logs, records and errors."""
+"""Removes the secrets that a run has read from its logs, records and errors.
 
-import html
-import json
+A text is searched as it is written, in lower case, and again with one level of its escapes removed, until it has none.
+So one search finds a secret in any case and in any mix of encodings, and takes time in proportion to the text.
+"""
+
 import re
 import traceback
-from base64 import b64encode
-from collections.abc import Iterator
-from urllib.parse import quote, quote_plus
+from collections.abc import Callable, Iterable, Iterator
+
+from datasync.flow.decoded import Decoded, decodings, in_one_line, without_unfinished_escape
+from datasync.flow.forms import base64_letters, in_base64, parts_of, written
+from datasync.flow.urls import credentials
+from datasync.model.display import shown
 
 LINE = 2000
 """The most characters of a line in a record."""
 
-_SHORTEST = 4  # characters: a shorter secret would blank out everything
-_SHORTEST_PART = 8  # characters: a shorter part of a secret, such as the line `},`, is not secret
+TEXT = 16_000
+"""The most characters of a text, or of a traceback, in a log line. Application Insights cuts a message after 32,768:
+https://learn.microsoft.com/azure/azure-monitor/fundamentals/service-limits#application-insights"""
 
-# Some APIs expect keys in the query. The address may be a secret, which is replaced already. The patterns start where a
-# text without blanks starts and do not backtrack, so that a long text is searched once.
-_START = r"(?:^|(?<=[\s'\"?]))"
-_URL_QUERY = re.compile(rf"({_START}(?>[^\s?'\"]*?(?:https?://|<[0-9A-Za-z-]+>))[^\s?'\"]*+\?)[^\s'\"]+")
-# The same without a host. Without a `=`, as in "and/or?", it is a sentence.
-_PATH_QUERY = re.compile(rf"({_START}[^\s?'\"/]*+/[^\s?'\"]*+\?)[^\s?'\"=]++=[^\s'\"]*")
-_URL_PASSWORD = re.compile(r"(https?://[^\s/@:'\"]*:)[^\s/@'\"]+(?=@)")
-_URL_SAFE = str.maketrans("+/", "-_")
+SHORTEST = 4
+"""Characters: a shorter secret is left in texts, since it would blank out everything."""
+
+_HEAD = 4_000  # characters of a long traceback before the gap
+_MARGIN = 2_000  # characters: the longest user information of a URL that is found at a cut
+_EXPANSION = 8  # times the length of a secret in UTF-8 that a form of it is long at most, at a cut
+_SLOW = 20_000  # characters, which can take 10 ms if they are nothing but escapes
+_BASE64 = re.compile(r"[0-9A-Za-z+/_-]")
+_BASE64_END = re.compile(r"[0-9A-Za-z+/_-]?(?:=|%3[dD])*")
 
 
 class Redaction:
     """Replaces the secrets of one run by their names."""
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}
+        self._known: set[tuple[str, str]] = set()
+        self._texts: dict[str, str] = {}
+        self._unfinished_texts: dict[str, str] = {}
+        self._one_line_texts: dict[str, str] = {}
+        self._base64: dict[str, str] = {}
+        self._margin = _MARGIN
 
     def add(self, name: str, secret: str | None) -> None:
         """Add a secret, in all its forms. Forms with fewer than 4 characters are left in texts.
 
         If the secret is JSON, its texts are secrets too.
         """
-        secret = _printable(secret or "")
-        for part in (secret, *_texts_in(secret)):
-            self._names.update(dict.fromkeys((form for form in _forms(part) if len(form) >= _SHORTEST), name))
+        secret = printable(secret or "")
+        if (name, secret) in self._known:
+            return
+        self._known.add((name, secret))
+        self._margin = max(self._margin, _EXPANSION * len(secret.encode()))
+        if len(secret) < SHORTEST:
+            return
+        for part in parts_of(secret):
+            for form in in_base64(part):
+                _keep(self._base64, name, base64_letters(form.lower()))
+            for text in (each.text for form in written(part) for each in decodings(form)):
+                _keep(self._texts, name, text)
+                if (finished := without_unfinished_escape(text)) != text:
+                    _keep(self._unfinished_texts, name, finished)
+                for each in in_one_line(text):
+                    if (line := each.text.strip()) != text:
+                        _keep(self._one_line_texts, name, line)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the secrets are so long that much text is searched around each cut. Use a thread then."""
+        return self._margin > _SLOW
 
     def __call__(self, text: str) -> str:
-        """Return the text with `<name>` for each secret, and `***` for the query and the password of any URL."""
-        text = _printable(text)
-        for secret in sorted(self._names, key=len, reverse=True):
-            text = text.replace(secret, f"<{self._names[secret]}>")
-        for pattern in (_URL_QUERY, _PATH_QUERY, _URL_PASSWORD):
-            text = pattern.sub(r"\1***", text)
-        return text
+        """Return the text with `<name>` for each secret, and `***` for the query and the user of any URL."""
+        return self._between(printable(text), 0, None)
+
+    def start(self, text: str, limit: int = TEXT) -> str:
+        """Return the first characters of a text, which may be long. It ends with its length if it was cut."""
+        if len(text) <= limit:
+            return self(text)
+        return f"{self._first(text, limit)}… ({len(text)} characters)"
 
     def line(self, text: str, limit: int = LINE) -> str:
         """Return a text in one line of at most `limit` characters."""
-        return " ".join(self(text).split())[:limit]
+        return shown(" ".join(self._first(text, limit * 8).split()), limit * 8)[:limit]
 
     def one_line(self, error: BaseException, limit: int = LINE) -> str:
         """Describe an exception in one line: class, message and notes, and the first three exceptions of a group."""
         return self.line(_described(error), limit)
 
     def traceback(self, error: BaseException) -> str:
-        """Return the whole traceback, as Python prints it."""
-        return self("".join(traceback.format_exception(error)).rstrip())
+        """Return the traceback, as Python prints it. If it is long, it has a gap."""
+        text = "".join(traceback.format_exception(error)).rstrip()
+        if len(text) <= TEXT:
+            return self(text)
+        return f"{self._first(text, _HEAD)}…\n… ({len(text)} characters) …\n{self._last(text, TEXT - _HEAD)}"
+
+    def _first(self, text: str, limit: int) -> str:
+        """Return the first characters. More are searched, so that no secret is cut in two before it is found."""
+        return self._between(printable(text[: limit + self._margin]), 0, limit)
+
+    def _last(self, text: str, limit: int) -> str:
+        """Return the last characters, from the start of a line on: a query in which the cut lies is not recognised."""
+        at = text.find("\n", len(text) - limit) + 1
+        start = max(at - self._margin, 0)
+        return self._between(text[start:], at - start, None) if at else ""
+
+    def _between(self, text: str, start: int, end: int | None) -> str:
+        """Return a part of a text without the secrets in it."""
+        end = len(text) if end is None else min(end, len(text))
+        pieces = list[str]()
+        for first, last, label in _merged(self._found(text)):
+            if last <= start:
+                continue
+            if first >= end:
+                break
+            pieces += (text[start:first], label)
+            start = last
+        return "".join([*pieces, text[start:end]])
+
+    def _found(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Yield the spans to replace, in any order. They may overlap."""
+        path = list[Decoded]()
+        for each in decodings(text):
+            path.append(each)
+            yield from _replaced(path, self._texts)
+            yield from _replaced(path, self._unfinished_texts, and_next=True)
+            if self._one_line_texts:
+                for line in in_one_line(each.text):
+                    yield from _replaced([*path, line], self._one_line_texts)
+            for first, last, label in _replaced(path, self._base64, as_searched=base64_letters):
+                yield *_whole(text, first, last), label
+            for first, last in credentials(each.text):
+                yield *_origin(path, first, last), "***"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Escape half a surrogate pair, which cannot be printed."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _texts_in(secret: str) -> Iterator[str]:
-    """Yield the texts in a secret that is a JSON object or array, such as the key of a service account."""
-    try:
-        pending = [json.loads(secret)]
-    except (ValueError, RecursionError):
+def _keep(texts: dict[str, str], name: str, text: str) -> None:
+    if len(text) >= SHORTEST:
+        texts[_with_blanks(text)] = name
+
+
+def _with_blanks(text: str) -> str:
+    """Return a text as it is searched: URLs write a blank as `+`."""
+    return text.replace("+", " ")
+
+
+def _replaced(
+    path: list[Decoded],
+    texts: dict[str, str],
+    *,
+    and_next: bool = False,
+    as_searched: Callable[[str], str] = str,
+) -> Iterator[tuple[int, int, str]]:
+    """Yield the places of texts in the last text of a path, as places in the first one."""
+    if not texts:
         return
-    while pending:
-        match pending.pop():
-            case dict() as members:
-                pending.extend(members.values())
-            case list() as items:
-                pending.extend(items)
-            case str() as text if len(text) >= _SHORTEST_PART:
-                yield _printable(text)
+    searched = _with_blanks(as_searched(path[-1].text))
+    for text, name in texts.items():
+        start = searched.find(text)
+        while start >= 0:
+            end = start + len(text)
+            yield *_origin(path, start, min(end + and_next, len(searched))), f"<{name}>"
+            start = searched.find(text, end)
 
 
-def _forms(secret: str) -> set[str]:
-    """Return the forms of a secret in texts: as it is, stripped, quoted, encoded, line by line."""
-    forms = {part for line in secret.splitlines() if len(part := line.strip()) >= _SHORTEST_PART}
-    for text in {secret, secret.strip()}:
-        escaped = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
-        forms |= {
-            text,
-            repr(text)[1:-1],
-            *escaped,
-            *(each.replace("/", r"\/") for each in escaped),  # as PHP does
-            html.escape(text),
-            quote(text),
-            quote(text, safe=""),
-            quote_plus(text),
-            *_base64(text.encode()),
-        }
-    return forms
+def _origin(path: list[Decoded], start: int, end: int) -> tuple[int, int]:
+    for each in reversed(path):
+        start, end = each.origin(start, end)
+    return start, end
 
 
-def _base64(secret: bytes) -> Iterator[str]:
-    """Yield the characters that a secret becomes in base64, alone or within other data such as `user:secret`.
+def _whole(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the span with the characters of base64 at its ends that hold a part of the secret, too."""
+    if start and _BASE64.match(text, start - 1):
+        start -= 1
+    last = _BASE64_END.match(text, end)
+    return start, last.end() if last else end
 
-    A character has six bits, so there are three forms, one for each remainder of the place by three. Characters at
-    the ends that also depend on the data around the secret are left out.
-    """
-    for before in range(3):
-        first, end = -(-before * 8 // 6), (before + len(secret)) * 8 // 6
-        form = b64encode(bytes(before) + secret).decode()[first:end]
-        if len(form) >= _SHORTEST_PART:
-            yield from (form, form.translate(_URL_SAFE))
+
+def _merged(spans: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
+    """Yield the spans in their order, with overlapping ones as one span, which has the label of the longest."""
+    first, last, label, longest = 0, 0, "", 0
+    for start, end, text in sorted(spans):
+        if start >= last:
+            if last:
+                yield first, last, label
+            first, last, label, longest = start, end, text, end - start
+        else:
+            if end - start > longest:
+                label, longest = text, end - start
+            last = max(last, end)
+    if last:
+        yield first, last, label
 
 
 def _described(error: BaseException) -> str:

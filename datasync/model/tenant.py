@@ -11,6 +11,7 @@ from msgspec import Meta
 from datasync.errors import TenantInvalid
 from datasync.model import times
 from datasync.model.decode import NO_SURROGATES, FieldError, Text, decode, is_forbidden_in_ids, shorten
+from datasync.model.display import shown
 from datasync.model.times import read_utc
 
 FLEET = "@fleet"
@@ -30,8 +31,8 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Render as `tenant-123/weather flows[2].cron: …`."""
-        subject = f"{self.tenant_id}/{self.flow}" if self.flow else self.tenant_id
-        return f"{subject} {self.path}: {self.why}"
+        subject = f"{shown(self.tenant_id)}/{shown(self.flow)}" if self.flow else shown(self.tenant_id)
+        return f"{subject} {shown(self.path)}: {shown(self.why, 2000)}"
 
 
 class Planned(msgspec.Struct, frozen=True, rename="camel"):

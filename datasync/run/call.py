@@ -31,6 +31,8 @@ from datasync.flow.registry import Flow
 from datasync.flow.secrets import TenantSecretClient
 from datasync.flow.usage import HttpUsage
 from datasync.model.cursor import normalized
+from datasync.model.decode import NAME_LIMIT
+from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.run import Outcome, RunRecord, RunWindow
 from datasync.run.admit import Admitted
@@ -50,7 +52,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     """
     await admitted.lease.check()  # the process may have stood still since it took the lease
     job, flow, tenant = admitted.job, admitted.flow, admitted.tenant
-    subject, attempt = f"{tenant.id}/{flow.name}", admitted.record.attempt_count + 1
+    subject, attempt = f"{shown(tenant.id)}/{flow.name}", admitted.record.attempt_count + 1
     cursor = admitted.state and admitted.state.cursor
     emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt))
     redact, usage, window = Redaction(), HttpUsage(services.clock), _window(services, admitted)
@@ -74,7 +76,12 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     function = partial(flow.function, tenant.id, kv, run) if flow.takes_run else partial(flow.function, tenant.id, kv)
     async with aclosing(http), admitted.lease.kept():
         execution = await execute(
-            function, subject=subject, timeout=flow.timeout, stop=admitted.lease.lost, watchdog=services.watchdog
+            function,
+            subject=subject,
+            timeout=flow.timeout,
+            stop=admitted.lease.lost,
+            watchdog=services.watchdog,
+            log=run.log,
         )
     for block in execution.blocks:
         if block.subject == subject or (block.subject is None and services.watchdog.claim(block)):
@@ -83,8 +90,9 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     if execution.how is How.STOPPED or isinstance(execution.error, LeaseLost):
         raise execution.error or LeaseLost(f"the lease of {subject} is over")
     describe = partial(failure_of, redact=redact, function=flow.function, secrets=kv.reads)
+    end = partial(_ending, execution, admitted, run, describe, redact)
     try:
-        ending = _ending(execution, admitted, run, describe, redact)
+        ending = await asyncio.to_thread(end) if redact.is_slow else end()
     except Exception as error:  # noqa: BLE001 - an exception of the flow that cannot be described is a failure, too
         unclear = FlowFailed(f"{subject} ended in a way that cannot be described: {type(error).__name__}")
         ending = _failed(unclear, describe)
@@ -95,11 +103,20 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
         cursor_before=cursor,
-        counts={name: int(number) for name, number in run.counts.items() if _is_count(name, number)},
+        counts=_counts(run, redact),
         http=usage.totals(),
         secrets=dict(kv.reads),
         abandoned=execution.abandoned,
     )
+
+
+def _counts(run: FlowRun, redact: Redaction) -> dict[str, int]:
+    """Return the counts of a run. Names that differ in a secret only become one."""
+    counts = Counter[str]()
+    for name, number in run.counts.items():
+        if _is_count(name, number):
+            counts[redact.line(name, NAME_LIMIT)] += int(number)
+    return dict(counts)
 
 
 def _is_count(name: str, number: object) -> bool:
@@ -152,9 +169,9 @@ type _Describe = Callable[[BaseException], Failure]
 
 
 def _ending(execution: Execution, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
-    subject, error = f"{run.tenant.id}/{run.flow_name}", execution.error
+    subject, error = f"{shown(run.tenant.id)}/{run.flow_name}", execution.error
     if execution.how is How.RETURNED:
-        return _finished(Ending(Outcome.SUCCEEDED, window_end=run.window.end), admitted, run, describe)
+        return _finished(Ending(Outcome.SUCCEEDED, window_end=run.window.end), admitted, run, describe, redact)
     if execution.how is How.TIMED_OUT:
         return _failed(FlowFailed(_timed_out(execution, admitted.flow, subject)), describe)
     if execution.how is How.CANCELLED:
@@ -164,22 +181,22 @@ def _ending(execution: Execution, admitted: Admitted, run: FlowRun, describe: _D
         raise AssertionError("a flow that raised has an error")
     if signal := _signal(error):
         reason = redact.line(str(signal))  # without the name of the class
-        return _signalled(signal, admitted, run, lambda each: replace(describe(each), message=reason))
+        return _signalled(signal, admitted, run, lambda each: replace(describe(each), message=reason), redact)
     if outage := _find(error, ServiceUnavailable):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
     ending = _failed(error, describe, redact.traceback(error))
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
 
 
-def _signalled(signal: FlowSignal, admitted: Admitted, run: FlowRun, describe: _Describe) -> Ending:
+def _signalled(signal: FlowSignal, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
     if isinstance(signal, RetryLater):
         return Ending(Outcome.DEFERRED, describe(signal), delay=signal.delay)
     if not isinstance(signal, Continue):
         return Ending(Outcome.GAVE_UP, describe(signal))
-    return _finished(Ending(Outcome.CONTINUED, window_end=signal.window_end), admitted, run, describe)
+    return _finished(Ending(Outcome.CONTINUED, window_end=signal.window_end), admitted, run, describe, redact)
 
 
-def _finished(ending: Ending, admitted: Admitted, run: FlowRun, describe: _Describe) -> Ending:
+def _finished(ending: Ending, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
     """Return an ending with the cursor that the flow has left, or a failure if its end cannot be kept."""
     try:
         for name, number in run.counts.items():
@@ -190,11 +207,8 @@ def _finished(ending: Ending, admitted: Admitted, run: FlowRun, describe: _Descr
             raise CursorInvalid(_NO_CURSOR)  # noqa: TRY301 - all of these checks end the run in the same way
         return replace(ending, cursor=normalized(run.cursor))
     except (CursorInvalid, FlowFailed, TypeError) as error:
-        return _failed(error, _plain(describe, error))
-
-
-def _plain(describe: _Describe, error: Exception) -> _Describe:
-    return lambda each: replace(describe(each), message=str(error))
+        reason = redact.line(str(error))  # without the name of the class
+        return _failed(error, lambda each: replace(describe(each), message=reason))
 
 
 def _check_window_end(end: datetime, admitted: Admitted, run: FlowRun) -> None:

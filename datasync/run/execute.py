@@ -18,6 +18,7 @@ from typing import Any, override
 
 import msgspec
 
+from datasync.flow.log import RunLog
 from datasync.flow.watchdog import Block, Watchdog, current_run
 
 GRACE = timedelta(seconds=10)
@@ -56,11 +57,13 @@ async def execute(
     timeout: timedelta,  # noqa: ASYNC109 - the time in which other runs blocked the loop does not count
     stop: asyncio.Future[BaseException],
     watchdog: Watchdog,
+    log: RunLog,
     grace: timedelta = GRACE,
 ) -> Execution:
     """Run a flow until it ends, or until it must end. Nothing that the flow raises is raised here.
 
-    The tasks that the flow left behind are cancelled at its end.
+    The tasks that the flow left behind are cancelled at its end. What asyncio reports about a task of the run, at any
+    time, goes to `log`, which removes the secrets.
 
     RETURNED: the flow returned.
     RAISED: it raised an exception. This includes SystemExit and KeyboardInterrupt, in any of its tasks, and a
@@ -72,8 +75,9 @@ async def execute(
     loop = asyncio.get_running_loop()
     watchdog.start(loop)
     _install_task_factory(loop)
+    _install_exception_handler(loop)
     started = watchdog.clock.monotonic()
-    run = _Run(loop, function, subject)
+    run = _Run(loop, function, subject, log)
     how, error = await _wait_for_end(run, stop, _Deadline(watchdog, timeout, subject))
     await _cancel([run.flow], _Deadline(watchdog, grace, subject))
     await _cancel(run.children, _Deadline(watchdog, grace, subject))
@@ -91,11 +95,12 @@ class _Run:
     """The tasks of a run."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[object]], subject: str
+        self, loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[object]], subject: str, log: RunLog
     ) -> None:
         async def flow() -> None:
             await function()
 
+        self.log = log
         self.children: set[asyncio.Task[Any]] = set()
         """The tasks that the flow and its tasks created, as long as they run."""
         self.exit: asyncio.Future[BaseException] = loop.create_future()
@@ -241,6 +246,27 @@ class _TaskFactory:
 def _install_task_factory(loop: asyncio.AbstractEventLoop) -> None:
     if not isinstance(loop.get_task_factory(), _TaskFactory):
         loop.set_task_factory(_TaskFactory(loop))
+
+
+class _ExceptionHandler:
+    """Reports the exceptions that nobody has read. Those of a run go to its log, which removes the secrets."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._before = loop.get_exception_handler()
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        run = _current.get(None)  # asyncio calls a handler in the context of the task that it reports
+        if run:
+            run.log.error("%s", context.get("message"), exc_info=context.get("exception") or False)
+        elif self._before:
+            self._before(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+
+def _install_exception_handler(loop: asyncio.AbstractEventLoop) -> None:
+    if not isinstance(loop.get_exception_handler(), _ExceptionHandler):
+        loop.set_exception_handler(_ExceptionHandler(loop))
 
 
 def _new_task(

@@ -7,9 +7,13 @@ also on the log record, as `fields`, for local handlers that keep them.
 import logging
 from collections.abc import Mapping
 
+from datasync.model.display import shown, shown_line, shown_lines
 from datasync.telemetry.events import Event
 
 logger = logging.getLogger("datasync")
+
+LONGEST = 4000
+"""The most characters of a sentence. A longer one is cut, so that its attributes follow."""
 
 _CHATTY = ("azure", "httpx", "httpx_retries", "msal", "urllib3")
 
@@ -23,12 +27,16 @@ def configure() -> None:
 
 def emit(event: Event) -> None:
     """Log an event."""
-    attributes = {key: value for key, value in event.attributes().items() if value is not None}
+    attributes = {key: _safe(value) for key, value in event.attributes().items() if value is not None}
     text = "\n".join(filter(None, [line(event.sentence(), attributes), event.details()]))
-    logger.log(event.level, "%s", text, extra={"fields": attributes})
+    logger.log(event.level, "%s", shown_lines(text), extra={"fields": attributes})
+
+
+def _safe(value: object) -> object:
+    return shown(value) if isinstance(value, str) else value
 
 
 def line(sentence: str, attributes: Mapping[str, object]) -> str:
     """Return a sentence followed by its attributes, on one line: `DONE acme/weather in 1.2s run=5f… attempt=1`."""
-    text = " ".join([sentence, *(f"{key}={value}" for key, value in attributes.items())])
-    return " ".join(text.split())  # no name in a document can start a line of its own
+    pairs = (f"{shown(key)}={value}" for key, value in attributes.items())
+    return " ".join([shown_line(sentence, LONGEST), *pairs])

@@ -23,6 +23,8 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from datasync.errors import JobInvalid, ServiceUnavailable, StateInvalid
+from datasync.model.decode import NAME_LIMIT
+from datasync.model.display import shown
 from datasync.model.job import Job
 from datasync.model.run import Outcome, RunRecord
 from datasync.model.tenant import Problem
@@ -102,7 +104,7 @@ class TenantFailed(Event):
 
     def sentence(self) -> str:
         """Name the tenant and the error."""
-        return f"UNAVAILABLE tenant {self.tenant!r} could not be scheduled: {self.error}"
+        return f"UNAVAILABLE tenant {shown(repr(self.tenant))} could not be scheduled: {self.error}"
 
     def attributes(self) -> dict[str, object]:
         """Return the tenant and the class of the error."""
@@ -173,7 +175,7 @@ class FlowFileBroken(Event):
 
     def sentence(self) -> str:
         """Name the file and the exception."""
-        return f"BROKEN flow file {self.module} could not be loaded: {self.cause}"
+        return f"BROKEN flow file {shown(self.module)} could not be loaded: {self.cause}"
 
     def attributes(self) -> dict[str, object]:
         """Return the module."""
@@ -195,7 +197,7 @@ class RunStarted(Event):
 
     def sentence(self) -> str:
         """Name the tenant and the flow."""
-        return f"START {self.subject}"
+        return f"START {shown(self.subject, 2 * NAME_LIMIT)}"
 
     def attributes(self) -> dict[str, object]:
         """Return the run id and the attempt."""
@@ -221,7 +223,7 @@ class FlowBlocked(Event):
 
     def sentence(self) -> str:
         """Name the flow, the time it took, and the place in its code."""
-        subject = self.subject or "code outside a run"
+        subject = shown(self.subject, 2 * NAME_LIMIT) if self.subject else "code outside a run"
         return f"BLOCKED {subject} blocked every flow for {self.seconds:.1f} s at {self.place}"
 
     def attributes(self) -> dict[str, object]:
@@ -249,7 +251,7 @@ class RunEnded(Event):
     def sentence(self) -> str:
         """Name the tenant, the flow, the outcome, the time it took, and the error."""
         record, attempt = self.record, self.record.attempts[-1]
-        subject = f"{record.tenant_id}/{record.flow_name}"
+        subject = f"{shown(record.tenant_id)}/{shown(record.flow_name)}"
         took = f"{(attempt.finished_utc - attempt.started_utc).total_seconds():.1f}s"
         if attempt.outcome is Outcome.SUCCEEDED:
             return f"DONE {subject} in {took}"
@@ -286,7 +288,7 @@ class _JobEvent(Event):
     @property
     def subject(self) -> str:
         """`tenant/flow`."""
-        return f"{self.job.tenant_id}/{self.job.flow_name}"
+        return f"{shown(self.job.tenant_id)}/{shown(self.job.flow_name)}"
 
     def attributes(self) -> dict[str, object]:
         """Return the run id and the delivery."""
@@ -372,7 +374,7 @@ class NotBuried(Event):
 
     def sentence(self) -> str:
         """Name the message and the error."""
-        return f"UNAVAILABLE message {self.message_id} stays in the poison queue: {self.error}"
+        return f"UNAVAILABLE message {shown(self.message_id)} stays in the poison queue: {self.error}"
 
     def attributes(self) -> dict[str, object]:
         """Return the class of the error."""
@@ -389,7 +391,7 @@ class LetterKept(Event):
 
     def sentence(self) -> str:
         """Name the message and the reason."""
-        return f"FAIL message {self.message_id} is kept as a dead letter: {self.why}"
+        return f"FAIL message {shown(self.message_id)} is kept as a dead letter: {self.why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from datasync.errors import JobInvalid, LeaseLost, ServiceUnavailable, StateInvalid
 from datasync.model.failure import Failure
@@ -137,7 +138,7 @@ EVENTS: list[tuple[Event, int, str]] = [
         ),
         logging.ERROR,
         "BROKEN flow file flows.crm could not be loaded: ImportError: no crm module=flows.crm\n"
-        "Traceback …\n  in flows/crm.py\nImportError: no crm",
+        "  Traceback …\n    in flows/crm.py\n  ImportError: no crm",
     ),
     (RunStarted(subject="acme/weather", run="5f", attempt=1), logging.INFO, "START acme/weather run=5f attempt=1"),
     (
@@ -164,12 +165,12 @@ EVENTS: list[tuple[Event, int, str]] = [
     (
         RunEnded(record=ended(Outcome.FAILED, "OSError: down"), traceback="Traceback …"),
         logging.ERROR,
-        "FAIL acme/weather after 4.5s (failed): OSError: down run=5f attempt=1\nTraceback …",
+        "FAIL acme/weather after 4.5s (failed): OSError: down run=5f attempt=1\n  Traceback …",
     ),
     (
         RunEnded(record=ended(Outcome.DEAD, "OSError: down"), traceback="Traceback …"),
         logging.ERROR,
-        "FAIL acme/weather after 4.5s (dead): OSError: down run=5f attempt=1\nTraceback …",
+        "FAIL acme/weather after 4.5s (dead): OSError: down run=5f attempt=1\n  Traceback …",
     ),
     (
         RunEnded(record=ended(Outcome.CONTINUED, counts={"orders": 500})),
@@ -211,7 +212,7 @@ EVENTS: list[tuple[Event, int, str]] = [
         EndingNotRecorded(job=JOB, outcome=Outcome.FAILED, error=AWAY, traceback="Traceback …"),
         logging.ERROR,
         "UNAVAILABLE acme/weather ended (failed), which could not be recorded: Cosmos DB answered 503 "
-        "run=5f delivery=2\nTraceback …",
+        "run=5f delivery=2\n  Traceback …",
     ),
     (
         NotBuried(message_id="m-1", error=AWAY),
@@ -269,10 +270,67 @@ def test_a_count_does_not_replace_an_attribute_of_the_app(caplog: pytest.LogCapt
 
 
 def test_a_name_cannot_start_a_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    """A line break in a document is a space in the log."""
+    """A line break in a document is escaped in the log."""
     emit(DocumentInvalid(problem=Problem(tenant_id="t\nTICK tenants=0", path="flows", why="wrong\r\nDONE")))
 
-    assert caplog.messages == ["INVALID t TICK tenants=0 flows: wrong DONE tenant=t TICK tenants=0 path=flows"]
+    assert caplog.messages == [
+        r"INVALID t\nTICK tenants=0 flows: wrong\r\nDONE tenant=t\nTICK tenants=0 path=flows",
+    ]
+
+
+UNSEEN = "\x00\x07\x1b[31m\x85\u200b\u200d\u2028\u202e\u2066\ufeff\U000e0041"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TenantFailed(tenant=f"t{UNSEEN}", error=ServiceUnavailable(f"text{UNSEEN}")),
+        DocumentInvalid(problem=Problem(tenant_id=f"t{UNSEEN}", flow=f"f{UNSEEN}", path=f"p{UNSEEN}", why=UNSEEN)),
+        FlowFileBroken(module=f"m{UNSEEN}", cause=f"c{UNSEEN}", traceback=f"t{UNSEEN}"),
+        RunStarted(subject=f"t{UNSEEN}/f{UNSEEN}", run="5f", attempt=1),
+        FlowBlocked(subject=f"t{UNSEEN}/f{UNSEEN}", seconds=1, place=f"p{UNSEEN}", run="5f", attempt=1),
+        RunEnded(record=ended(Outcome.DEAD, f"text{UNSEEN}", counts={f"c{UNSEEN}": 1}), traceback=f"t{UNSEEN}"),
+        JobDropped(job=replace(JOB, tenant_id=f"t{UNSEEN}", flow_name=f"f{UNSEEN}"), why=UNSEEN),
+        NotBuried(message_id=UNSEEN, error=ValueError(UNSEEN)),
+        LetterKept(message_id=UNSEEN, why=UNSEEN),
+        JobRefused(error=JobInvalid(UNSEEN), attempt=1),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_characters_that_nobody_sees_are_escaped(event: Event, caplog: pytest.LogCaptureFixture) -> None:
+    """Controls, bidirectional marks and zero-width characters cannot colour, hide or reorder a line."""
+    configure()
+    emit(event)
+
+    (line,) = caplog.messages
+    assert [each for each in UNSEEN if each in line and not each.isprintable()] == []
+    assert r"\x1b[31m" in line
+    assert r"\u202e" in line
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TenantFailed(tenant="t" * 70_000, error=AWAY),
+        DocumentInvalid(
+            problem=Problem(tenant_id="t" * 70_000, flow="f" * 70_000, path="p" * 70_000, why="w" * 70_000)
+        ),
+        RunStarted(subject="t" * 70_000, run="5f", attempt=1),
+        JobDropped(job=replace(JOB, tenant_id="t" * 70_000, flow_name="f" * 70_000), why="w" * 70_000),
+        NotBuried(message_id="m" * 70_000, error=ValueError("e" * 70_000)),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_names_are_bounded(event: Event, caplog: pytest.LogCaptureFixture) -> None:
+    """A name has at most 200 characters in a line, tenant and flow 400. The attributes follow in any case."""
+    configure()
+    emit(event)
+
+    (line,) = caplog.messages
+    assert len(line) < 5_000
+    assert "characters)" in line
+    for letter in "tfpm":
+        assert letter * 401 not in line
 
 
 def test_attributes_stay_on_the_log_record(caplog: pytest.LogCaptureFixture) -> None:

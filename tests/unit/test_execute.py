@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 
 from datasync.clock import Clock
+from datasync.flow.log import RunLog
+from datasync.flow.redact import Redaction
 from datasync.flow.secrets import Vault
 from datasync.flow.watchdog import Watchdog
 from datasync.run.execute import Execution, How, execute
@@ -40,6 +42,7 @@ async def start() -> AsyncIterator[Start]:
                 "timeout": LONG,
                 "stop": loop.create_future(),
                 "watchdog": watchdog,
+                "log": RunLog("acme/test", {}, Redaction()),
                 "grace": LONG,
                 **options,
             },

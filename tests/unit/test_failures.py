@@ -48,7 +48,9 @@ async def test_a_failure_names_the_class_the_status_and_the_host() -> None:
     failure = await failure_in(flow)
 
     assert (failure.kind, failure.status, failure.host) == ("HTTPStatusError", 503, "api.example.com")
-    assert failure.message.startswith("HTTPStatusError: Server error '503 Service Unavailable' for url 'https://user:")
+    assert failure.message.startswith(
+        "HTTPStatusError: Server error '503 Service Unavailable' for url 'https://***@api"
+    )
     assert "k3y" not in failure.message
     assert "\n" not in failure.message
     assert failure.body == "try later"

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from datasync.flow.log import RunLog
-from datasync.flow.redact import Redaction
+from datasync.flow.redact import TEXT, Redaction
 from datasync.telemetry.emit import configure
 
 
@@ -21,7 +21,24 @@ from datasync.telemetry.emit import configure
         ("s3cret-token-and-more", "<crm--token>-and-more"),
         ("GET https://a.example/x?api_key=1&b=2 failed", "GET https://a.example/x?*** failed"),
         ("'https://a.example/x?api_key=1'", "'https://a.example/x?***'"),
-        ("https://user:pass@a.example/", "https://user:***@a.example/"),
+        ("https://user:pass@a.example/", "https://***@a.example/"),
+        ("https://t0ken@a.example/", "https://***@a.example/"),
+        ("https://user:p@ss/w0rd@a.example/", "https://***@a.example/"),
+        ("https://user:p?ss@a.example/", "https://***"),
+        ("postgres://user:pass@db.example/x", "postgres://***@db.example/x"),
+        ("AMQPS://user:pass@a.example", "AMQPS://***@a.example"),
+        ("sftp://u:p@a.example,sftp://u:p@b.example", "sftp://***@a.example,sftp://***@b.example"),
+        ("redis://:pass@a.example", "redis://***@a.example"),
+        ("//user:pass@a.example/x", "//***@a.example/x"),
+        ("wss://a.example/x?k3y", "wss://a.example/x?***"),
+        ("HTTPS://A.EXAMPLE/X?API_KEY=1", "HTTPS://A.EXAMPLE/X?***"),
+        ("GET orders?api_key=1", "GET orders?***"),
+        ("GET ?api_key=1", "GET ?***"),
+        ("GET ../x.php?a=O'Brien&api_key=1 failed", "GET ../x.php?*** failed"),
+        ("https%3A%2F%2Fu%3Ap%40a.example%2Fx%3Fk%3D1", "https%3A%2F%2F***%40a.example%2Fx%3F***"),
+        ("https://a.example/@scope/package", "https://a.example/@scope/package"),
+        ("https://a.example:8443/@scope", "https://a.example:8443/@scope"),
+        ("// see a@b.example", "// see a@b.example"),
         ("https://a.example:8443/x", "https://a.example:8443/x"),
         ("https://s3cret.example/x?a=b", "https://<crm--part>.example/x?***"),
         ("GET /x/y?api_key=1&b=2 failed", "GET /x/y?*** failed"),
@@ -35,7 +52,7 @@ from datasync.telemetry.emit import configure
     ],
 )
 def test_secrets_are_removed(text: str, redacted: str) -> None:
-    """Secrets that a run has read are replaced by their names. Query strings and passwords in URLs become ***."""
+    """Secrets that a run has read are replaced by their names. The user and the query of a URL become ***."""
     redact = Redaction()
     redact.add("crm--token", "s3cret-token")
     redact.add("crm--part", "s3cret")
@@ -139,7 +156,7 @@ def test_a_wrong_format_string_does_not_fail_the_run(caplog: pytest.LogCaptureFi
     first, second, third = (record.getMessage() for record in caplog.records)
     assert first == "acme/weather: %d items ('three',)"
     assert second == "acme/weather: 3 items"
-    assert third == "acme/weather: failed\nValueError: why"
+    assert third == "acme/weather: failed\n  ValueError: why"
 
 
 def test_a_value_too_short_to_be_a_secret_is_not_redacted() -> None:
@@ -180,6 +197,144 @@ def test_a_runs_logger_is_a_logger(caplog: pytest.LogCaptureFixture) -> None:
     assert "literal for int() with base 10: 'bad <crm--token>'" in caplog.text
     assert "s3cret-token" not in caplog.text
     assert {record.funcName for record in caplog.records} == {"test_a_runs_logger_is_a_logger"}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"answer": "s3cret-token"},
+        {"answer": {"token": "s3cret-token"}},
+        {"answer": {"s3cret-token": 1}},
+        {"answer": [{"deep": ("s3cret-token", {"s3cret-token"})}]},
+        {"answer": ValueError("s3cret-token")},
+        {"answer": b"s3cret-token"},
+        {"answer": {"a": {"b": {"c": {"d": {"e": {"f": {"g": "s3cret-token"}}}}}}}},
+        {"answer": ["s3cret-token"] * 1_000},
+        {"s3cret-token": 1},
+    ],
+)
+def test_secrets_are_removed_from_the_extra_fields_of_a_line(
+    extra: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At any depth, in names and in values of any type."""
+    redact = Redaction()
+    redact.add("crm--token", "s3cret-token")
+
+    caplog.set_level(logging.INFO, "datasync")
+    RunLog("acme/weather", {}, redact).info("done", extra=extra)
+
+    fields = str(vars(caplog.records[0]))
+    assert "s3cret-token" not in fields
+    assert "<crm--token>" in fields
+
+
+def test_harmless_extra_fields_are_unchanged(caplog: pytest.LogCaptureFixture) -> None:
+    """Numbers stay numbers, lists stay lists, and objects stay objects."""
+    answer = {"orders": [1, 2.5, None, True], "name": "Zürich"}
+
+    caplog.set_level(logging.INFO, "datasync")
+    RunLog("acme/weather", {}, Redaction()).info("done", extra={"answer": answer, "number": 12345})
+
+    (record,) = caplog.records
+    assert (record.answer, record.number) == (answer, 12345)  # type: ignore[attr-defined]
+
+
+def test_an_object_whose_text_cannot_be_shown_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither as an argument nor in `extra`."""
+
+    class Broken:
+        def __str__(self) -> str:
+            raise LookupError("no text")
+
+    caplog.set_level(logging.INFO, "datasync")
+    RunLog("acme/weather", {}, Redaction()).info(Broken(), extra={"answer": Broken()})
+
+    (record,) = caplog.records
+    assert record.getMessage() == "acme/weather: (its text cannot be shown: LookupError) ()"
+    assert record.answer == "(its text cannot be shown: LookupError)"  # type: ignore[attr-defined]
+
+
+def test_an_exception_can_be_given_as_three_values(caplog: pytest.LogCaptureFixture) -> None:
+    """As `sys.exc_info` returns it."""
+    error = ValueError("why")
+
+    caplog.set_level(logging.INFO, "datasync")
+    RunLog("acme/weather", {}, Redaction()).error("failed", exc_info=(ValueError, error, None))
+
+    assert caplog.messages == ["acme/weather: failed\n  ValueError: why"]
+
+
+def test_a_text_in_a_log_line_cannot_forge_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Further lines are indented, and characters that nobody sees are escaped."""
+    caplog.set_level(logging.INFO, "datasync")
+    RunLog("acme/weather", {}, Redaction()).info("got %s", "ok\r\nFAIL acme/crm\rDONE\x1b[31m\u202e\u200b\ttab")
+
+    assert caplog.messages == ["acme/weather: got ok\n  FAIL acme/crm\\rDONE\\x1b[31m\\u202e\\u200b\ttab"]
+
+
+@pytest.mark.parametrize("lead", [0, 1, 3, 7, 11, 12, 13])
+@pytest.mark.parametrize("form", ["s3cret-token", "s3cret%2Dtoken", r"s3cr\u0065t-token", "czNjcmV0LXRva2Vu"])
+def test_a_cut_leaves_no_half_of_a_secret(lead: int, form: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A long text is cut before it is searched, and a secret at the cut is replaced, too."""
+    redact = Redaction()
+    redact.add("crm--key", "s3cret-token")
+    long = "x" * (TEXT - lead) + form + "y" * 100_000
+
+    caplog.set_level(logging.INFO, "datasync")
+    RunLog("acme/weather", {}, redact).info(long)
+    texts = [caplog.messages[0], redact.line(long, TEXT - lead + 2), redact.traceback(ValueError(long))]
+    texts.append(redact.traceback(ValueError("x\n" + form * 10_000)))
+    texts.append(redact.traceback(ValueError("x\n" + f"{form}\n" * 10_000)))
+
+    for text in texts:
+        assert len(text) < TEXT + 2_000
+        for part in (form[:4], form[-4:]):
+            assert part not in text
+
+
+def test_the_end_of_a_long_traceback_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """It has the exception. A query in which the gap lies is left out, too."""
+    redact = Redaction()
+    query = "&".join(f"name{n}=value{n}" for n in range(10_000))
+
+    text = redact.traceback(ValueError(f"https://a.example/x?{query}\nthe last line"))
+
+    assert text.startswith("ValueError: https://a.example/x?***")
+    assert text.endswith("the last line")
+    assert "value" not in text.removeprefix("ValueError")
+
+
+LONG = 10_000_000
+HOSTILE = (
+    "x",
+    "/",
+    "?",
+    "%41",
+    "\\",
+    "&amp;",
+    "://",
+    "http://a:b@",
+    "'",
+    "?a=",
+    "+",
+    " ",
+    "\n",
+    '{\\"a\\": ',
+    "ß",
+    "a?b",
+)
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_a_long_text_is_searched_in_one_pass(unit: str) -> None:
+    """10 MB without blanks end; in time proportional to the square of the length, they would take hours."""
+    redact = Redaction()
+    redact.add("crm--token", "s3cret-token")
+
+    redacted = redact(unit * (LONG // len(unit)) + " s3cret-token")
+
+    assert redacted.endswith(("<crm--token>", "***"))
+    assert "s3cret" not in redacted
 
 
 def test_libraries_do_not_log_their_requests() -> None:

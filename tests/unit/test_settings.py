@@ -152,3 +152,55 @@ def test_every_bad_setting_is_named_at_once() -> None:
         "COSMOS_CONNECTION_STRING",
         "RUN_RETENTION_DAYS",
     ]
+
+
+KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQ"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AzureWebJobsStorage",
+        "AzureWebJobsStorage__queueServiceUri",
+        "AzureWebJobsStorage__accountName",
+        "COSMOS_CONNECTION_STRING",
+        "COSMOS_ENDPOINT",
+        "KEY_VAULT_URI",
+        "KEY_VAULT_VERIFY_CHALLENGE",
+        "RUN_RETENTION_DAYS",
+        "ORCHESTRATOR_LOOKAHEAD",
+        "AzureFunctionsJobHost__extensions__queues__visibilityTimeout",
+    ],
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        KEY,
+        f"AccountName=a;AccountKey={KEY}=;AccountEndpoint=https://a/",
+        f"AccountName=a;AccountKey={KEY}!;AccountEndpoint=https://a/",
+        f"https://a.example/?sig={KEY}",
+        f"https://{KEY}@a.example/",
+        f"http://user:{KEY}@a.example/",
+    ],
+)
+def test_no_key_is_shown_whatever_setting_it_is_in(name: str, value: str) -> None:
+    """Neither in an error nor in the repr of the settings."""
+    environ = {**KEYS, name: value}
+    if "__" in name or name == "COSMOS_ENDPOINT":  # which a connection string replaces
+        del environ["COSMOS_CONNECTION_STRING" if name == "COSMOS_ENDPOINT" else "AzureWebJobsStorage"]
+    if name.startswith("AzureFunctions"):
+        environ = {**KEYS, name: value}
+    try:
+        shown = repr(Settings.from_environ(environ))
+    except SettingsInvalid as error:
+        shown = f"{error} {error!r}"
+
+    assert KEY not in shown
+
+
+def test_the_repr_of_the_settings_names_the_settings_of_the_accounts() -> None:
+    """Their connection strings are left out."""
+    shown = repr(Settings.from_environ(KEYS))
+
+    assert "Account(setting='COSMOS_CONNECTION_STRING')" in shown
+    assert "c2VjcmV0" not in shown
