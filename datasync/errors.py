@@ -3,6 +3,7 @@
 DataSyncError
 ├── SettingsInvalid      an app setting is missing or malformed
 ├── ServiceUnavailable   Cosmos DB, the queue or Key Vault refused or could not be reached
+│   └── MessageTooLarge  the queue takes no message of that size
 ├── TenantInvalid        a tenant document cannot be used
 ├── TenantUnknown        a tenant has no document
 ├── StateInvalid         a stored state was edited and cannot be read
@@ -27,6 +28,7 @@ FlowSignal
 └── GiveUp               end the run without further attempts
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from azure.core.exceptions import ResourceNotFoundError
@@ -49,6 +51,15 @@ class ServiceUnavailable(DataSyncError):
         """`Cosmos DB`, `the queue` or `Key Vault`."""
         self.status = status
         """The HTTP status of the answer; None if there was none."""
+
+
+class MessageTooLarge(ServiceUnavailable):
+    """The queue takes no message of that size."""
+
+    def __init__(self, message: str, flows: Iterable[str]) -> None:
+        super().__init__(message, "the queue", status=413)
+        self.flows = frozenset(flows)
+        """The names of the flows whose jobs were not sent."""
 
 
 class TenantInvalid(DataSyncError):

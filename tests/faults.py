@@ -26,6 +26,7 @@ class Wire:
         """Whether every connection is refused."""
         self.killed = False
         """Whether the worker was killed. It sends nothing more until `heal`."""
+        self._diverted: list[tuple[Callable[[Request], bool], str]] = []
         self._kill_at: tuple[int, bool] | None = None
         self._kill_before: Callable[[Request], bool] | None = None
         self._refuse: Callable[[Request], bool] | None = None
@@ -45,9 +46,18 @@ class Wire:
         """Refuse every such request."""
         self._refuse = wanted
 
+    def divert(self, wanted: Callable[[Request], bool], url: str) -> None:
+        """Send every such request to another server."""
+        self._diverted.append((wanted, url))
+
+    def url_for(self, request: Request) -> str:
+        """Return where a request is sent."""
+        return next((url for wanted, url in self._diverted if wanted(request)), request[1])
+
     def heal(self) -> None:
-        """Stop killing and refusing."""
+        """Stop killing, refusing and diverting."""
         self.killed = False
+        self._diverted.clear()
         self._kill_at = self._kill_before = self._refuse = None
 
     def lose_answer(self, wanted: Callable[[Request], bool]) -> None:
@@ -117,6 +127,7 @@ class FaultyTransport(AioHttpTransport):  # type: ignore[misc]
     @override
     async def send(self, request: Any, **options: Any) -> Any:
         about = (request.method, request.url, str(getattr(request, "body", "") or ""))
+        request.url = self._wire.url_for(about)
         return await self._wire.pass_on(about, lambda: super(FaultyTransport, self).send(request, **options))
 
     @override

@@ -1,6 +1,7 @@
 """The two stages at a chosen instant, with a clock that never waits."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import override
 
@@ -10,10 +11,10 @@ from datasync import FlowRegistry
 from datasync.clock import Clock
 from datasync.model.job import QueueMessage
 from datasync.model.run import RunRecord
-from datasync.model.tenant import Tenant
+from datasync.model.tenant import Problem, Tenant
 from datasync.run.pipeline import run_message
 from datasync.services import Services
-from datasync.tick.plan import Plan
+from datasync.tick.plan import Advance
 from datasync.tick.plan import plan as plan_tenant
 from datasync.tick.tick import Tally
 from datasync.tick.tick import tick as tick_now
@@ -69,9 +70,22 @@ FLOWS = registry_of("weather", "first", "second", *(f"flow-{n}" for n in range(5
 """The flows that the documents of the tests name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole plan for one tenant."""
+
+    advances: tuple[Advance, ...]
+    problems: tuple[Problem, ...]
+
+
 def plan(tenant: Tenant, now: datetime, horizon: datetime, spread: timedelta = timedelta()) -> Plan:
     """Plan a tenant with a registry that has all of its flows."""
-    return plan_tenant(tenant, registry_of(*(entry.name for entry in tenant.flows)), now, horizon, spread)
+    registry = registry_of(*(entry.name for entry in tenant.flows))
+    steps = [*plan_tenant(tenant, registry, now, horizon, spread)]
+    return Plan(
+        advances=tuple(step for step in steps if isinstance(step, Advance)),
+        problems=tuple(dict.fromkeys(step for step in steps if isinstance(step, Problem))),
+    )
 
 
 async def tick(services: Services, now: datetime, registry: FlowRegistry = FLOWS) -> Tally:

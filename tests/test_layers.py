@@ -21,7 +21,7 @@ PARTS = {
     "flow": {"clock", "errors", "model", "telemetry", "version"},
     "services": {"clients", "clock", "errors", "flow", "model", "settings", "stores"},
     "health": {"errors", "services"},
-    "tick": {"cron", "errors", "flow", "model", "services", "stores", "telemetry"},
+    "tick": {"clock", "cron", "errors", "flow", "model", "services", "stores", "telemetry"},
     "run": {"clock", "errors", "flow", "model", "services", "telemetry"},
     "cli": {"cron", "errors", "flow", "health", "model", "services", "settings", "tick"},
     "__main__": {"cli"},

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 
@@ -85,7 +86,7 @@ class FlowEntry(msgspec.Struct, frozen=True):
         return self.planned.key if self.planned else None
 
 
-class Tenant(msgspec.Struct, frozen=True):
+class Tenant(msgspec.Struct, frozen=True, dict=True):
     """One tenant document, as far as it can be read."""
 
     id: str
@@ -139,6 +140,11 @@ class Tenant(msgspec.Struct, frozen=True):
             etag=str(document.get("_etag", "")),
         )
 
+    @cached_property
+    def entries(self) -> Mapping[str, FlowEntry]:
+        """The entries by name."""
+        return {entry.name: entry for entry in self.flows}
+
     def zone_of(self, entry: FlowEntry) -> str:
         """Return the time zone of an entry's cron: its own, the tenant's where it says `tenant`, else UTC."""
         return self.timezone if entry.timezone == "tenant" else entry.timezone or "UTC"
@@ -154,10 +160,9 @@ class Tenant(msgspec.Struct, frozen=True):
             TenantInvalid: the only entry under these names cannot be read.
 
         """
-        entries = {entry.name: entry for entry in self.flows}
         for name in names:
-            if name in entries:
-                return entries[name]
+            if name in self.entries:
+                return self.entries[name]
         for problem in self.problems:
             if problem.flow in names:
                 raise TenantInvalid(self.id, problem.path, problem.why, problem.flow)

@@ -2,7 +2,7 @@
 
 import asyncio
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -10,8 +10,12 @@ from http import HTTPStatus
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
-from datasync.errors import ServiceUnavailable
-from datasync.model.job import PlannedJob
+from datasync.errors import MessageTooLarge, ServiceUnavailable
+from datasync.model.decode import shorten
+from datasync.model.job import JobMessage, PlannedJob
+
+TOO_LARGE = "a message of the queue has at most 64 KB in base64. Use shorter names"
+"""Why a job cannot be sent: https://learn.microsoft.com/azure/storage/queues/scalability-targets"""
 
 _SECOND = timedelta(seconds=1)  # the queue takes whole seconds
 _LONGEST = timedelta(days=7)
@@ -30,16 +34,21 @@ class JobQueue:
         self._sends = asyncio.Semaphore(_SENDS_AT_ONCE)
 
     async def send_all(self, jobs: Iterable[PlannedJob]) -> None:
-        """Put jobs on the queue.
+        """Put jobs on the queue. A job that is too large for a message does not keep the others from it.
 
         Raises:
+            MessageTooLarge: some jobs are too large, which the error names; all others were sent.
             ServiceUnavailable: as `send` does; some jobs may have been sent.
 
         """
+        too_large: list[JobMessage] = []
 
         async def send(job: PlannedJob) -> None:
             async with self._sends:
-                await self.send(job)
+                try:
+                    await self.send(job)
+                except MessageTooLarge:
+                    too_large.append(job.message)
 
         try:
             async with asyncio.TaskGroup() as sending:
@@ -47,19 +56,27 @@ class JobQueue:
                     sending.create_task(send(job))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        if too_large:
+            raise self._too_large(too_large)
 
     async def send(self, job: PlannedJob) -> None:
         """Put a job on the queue, hidden until its instant (rounded up to whole seconds; at most 7 days ahead).
 
         Raises:
+            MessageTooLarge: it is larger than a message may be.
             ServiceUnavailable: the queue is missing, refused the request, or could not be reached.
 
         """
         hidden = min(max(job.visible_at - self._now(), timedelta()), _LONGEST)
         with self._explained():
-            await self._queue.send_message(
-                job.message.encode(), visibility_timeout=-(-hidden // _SECOND) or None, time_to_live=_NEVER
-            )
+            try:
+                await self._queue.send_message(
+                    job.message.encode(), visibility_timeout=-(-hidden // _SECOND) or None, time_to_live=_NEVER
+                )
+            except HttpResponseError as error:
+                if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                    raise self._too_large([job.message]) from None
+                raise
 
     async def send_body(self, body: bytes, delay: timedelta) -> None:
         """Put a message on the queue as it is, hidden for a time. Raises ServiceUnavailable as `send` does."""
@@ -94,6 +111,13 @@ class JobQueue:
         """Try the queue. Raises ServiceUnavailable as `send` does."""
         with self._explained():
             await self._queue.get_queue_properties()
+
+    def _too_large(self, jobs: Sequence[JobMessage]) -> MessageTooLarge:
+        names = ", ".join(f"{shorten(job.tenant_id)}/{shorten(job.flow_name)}" for job in jobs)
+        return MessageTooLarge(
+            f"queue {self._queue.queue_name!r} refused the job of {names} (413): {TOO_LARGE}",
+            (job.flow_name for job in jobs),
+        )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """The tenants container: documents that people edit. The app changes `nextRunUtc` and `planned` of entries."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -8,6 +8,7 @@ from uuid import uuid4
 import msgspec
 from azure.core import MatchConditions
 from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosResourceNotFoundError
+from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, TenantUnknown
 from datasync.model.decode import is_forbidden_in_ids
@@ -37,24 +38,20 @@ WHERE EXISTS (SELECT VALUE f FROM f IN c.flows WHERE f.enabled = true AND f.next
 class Move(msgspec.Struct, frozen=True):
     """A new `nextRunUtc` for one entry."""
 
-    flow: str
-    """The entry's name."""
-    previous: str | None
-    """`nextRunUtc` at the time of the decision."""
-    note: str | None
-    """Key of the entry's note at that time: another one if another tick has moved the entry since."""
+    entry: FlowEntry
+    """The entry at the time of the decision."""
     next_run: datetime
     is_planned: bool = True
     """Whether the app has planned this time. False for a person's time that is only written in another form."""
 
 
-class Moved(msgspec.Struct, frozen=True):
-    """The result of moving a tenant's entries."""
+class Patched(msgspec.Struct, frozen=True):
+    """The result of patching entries of a tenant."""
 
-    tenant: Tenant
-    """The document as it is now."""
-    entries: int
-    """Number of moved entries. Entries that somebody has edited meanwhile are not moved."""
+    etag: str
+    """The ETag of the document as it is now."""
+    entries: tuple[FlowEntry, ...]
+    """The patched entries as they are now. Entries that somebody has edited meanwhile are not patched."""
     conflicts: int
     """Writes repeated because somebody else had written meanwhile."""
 
@@ -104,9 +101,9 @@ class TenantStore:
             async for page in self._pages(_BY_ID, ids=[*retry]):
                 yield [document for document in page if document["_rid"] not in seen]
 
-    def remember(self, tenant: Tenant) -> None:
+    def remember(self, tenant_id: str, etag: str) -> None:
         """Note that this process has written a document and examined it in full."""
-        self._examined[tenant.id] = tenant.etag
+        self._examined[tenant_id] = etag
 
     async def get(self, tenant_id: str) -> Tenant:
         """Return a tenant.
@@ -130,7 +127,7 @@ class TenantStore:
         entries = [entry for entry in flows if isinstance(entry, dict)] if isinstance(flows, list) else []
         return any(entry.get("name") in names and entry.get("enabled") is not False for entry in entries)
 
-    async def move(self, tenant: Tenant, moves: Sequence[Move], now: datetime) -> Moved:
+    async def move(self, tenant: Tenant, moves: Sequence[Move], now: datetime) -> Patched:
         """Set `nextRunUtc` of up to MOST_MOVES entries, with a note (`planned`), and leave everything else as it is.
 
         An entry whose `nextRunUtc` somebody has edited meanwhile is not changed.
@@ -140,43 +137,53 @@ class TenantStore:
             ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the document every time.
 
         """
+        wanted = {move.entry.name: move for move in moves}
 
-        def operations(present: Tenant) -> list[dict[str, Any]]:
-            return [each for index, move in _unedited(present, moves) for each in _move(index, move, now)]
+        def moved(entry: FlowEntry) -> FlowEntry | None:
+            return _moved(entry, wanted[entry.name], now)
 
-        return await self._patch(tenant, operations)
+        return await self._patch(tenant, [move.entry for move in moves], moved)
 
-    async def note(self, tenant: Tenant, entries: Collection[str], now: datetime) -> Moved:
-        """Make a note in entries (by name) that the app has not planned before. Raises as `move` does."""
+    async def note(self, tenant: Tenant, entries: Sequence[FlowEntry], now: datetime) -> Patched:
+        """Make a note in up to MOST_MOVES entries that the app has not planned before. Raises as `move` does."""
 
-        def operations(present: Tenant) -> list[dict[str, Any]]:
-            unnoted = (each for each in present.flows if each.name in entries and each.planned is None)
-            return [_note(each.index, _ahead(each, now), now) for each in unnoted][:_PATCH_LIMIT]
+        def noted(entry: FlowEntry) -> FlowEntry | None:
+            return None if entry.planned else replace(entry, planned=_note(_ahead(entry, now), now))
 
-        return await self._patch(tenant, operations)
+        return await self._patch(tenant, entries, noted)
 
-    async def _patch(self, tenant: Tenant, operations: Callable[[Tenant], list[dict[str, Any]]]) -> Moved:
-        """Patch a document under its ETag. `operations` gives the operations for the document as it is."""
+    async def _patch(
+        self, tenant: Tenant, entries: Sequence[FlowEntry], change: Callable[[FlowEntry], FlowEntry | None]
+    ) -> Patched:
+        """Patch entries under the ETag of their document. `change` gives an entry as it has to be; None to leave it."""
         container = await self._container.open()
+        present, etag = entries, tenant.etag
         for conflicts in range(_TRIES):
-            wanted = operations(tenant)
-            if not wanted:
-                return Moved(tenant=tenant, entries=0, conflicts=conflicts)
+            changed = [(entry, after) for entry in present if (after := change(entry))]
+            if not changed:
+                return Patched(etag=etag, entries=(), conflicts=conflicts)
             with explained(f"while scheduling tenant {tenant.id!r}"):
                 try:
-                    document = await container.patch_item(
+                    answer = await container.patch_item(
                         tenant.id,
                         partition_key=tenant.id,
-                        patch_operations=wanted,
-                        etag=tenant.etag,
+                        patch_operations=[each for pair in changed for each in _operations(*pair)],
+                        etag=etag,
                         match_condition=MatchConditions.IfNotModified,
+                        # The whole document in each answer would cost the square of its size.
+                        no_response=True,
                         retry_write=RETRY_WRITE,
                     )
                 except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
-                    tenant = await self.get(tenant.id)
+                    fresh = await self.get(tenant.id)
+                    etag = fresh.etag
+                    present = [fresh.entries[each.name] for each in entries if each.name in fresh.entries]
                     continue
-            entries = sum(each["path"].endswith("/nextRunUtc") for each in wanted)
-            return Moved(tenant=Tenant.from_document(document), entries=entries, conflicts=conflicts)
+            return Patched(
+                etag=str(answer.get_response_headers()["etag"]),
+                entries=tuple(after for _, after in changed),
+                conflicts=conflicts,
+            )
         raise ServiceUnavailable(
             f"tenant {tenant.id!r} was changed by others in each of {_TRIES} tries to schedule it. "
             "It will be tried again"
@@ -218,23 +225,16 @@ def _is_due(document: Mapping[str, Any], horizon: str) -> bool:
     return any(str(entry.get("nextRunUtc") or "") <= horizon for entry in entries)
 
 
-def _unedited(tenant: Tenant, moves: Sequence[Move]) -> Iterator[tuple[int, Move]]:
-    """Yield the moves whose entry nobody has edited or moved, each with the entry's present index.
+def _moved(entry: FlowEntry, move: Move, now: datetime) -> FlowEntry | None:
+    """Return an entry with its new `nextRunUtc`; None if somebody has edited or moved it.
 
     An entry without a note counts as not moved: somebody has saved the document as it was before the note.
     """
-    entries = {entry.name: entry for entry in tenant.flows}
-    for move in moves:
-        entry = entries.get(move.flow)
-        if entry and entry.next_run_text == move.previous and entry.note in (move.note, None):
-            yield entry.index, move
-
-
-def _move(index: int, move: Move, now: datetime) -> Iterator[dict[str, Any]]:
+    if entry.next_run_text != move.entry.next_run_text or entry.note not in (move.entry.note, None):
+        return None
     text = utc_text(move.next_run)
-    yield {"op": "set", "path": f"/flows/{index}/nextRunUtc", "value": text}
-    if move.is_planned:
-        yield _note(index, text, now)
+    planned = _note(text, now) if move.is_planned else entry.planned
+    return replace(entry, next_run=move.next_run, next_run_text=text, planned=planned)
 
 
 def _ahead(entry: FlowEntry, now: datetime) -> str | None:
@@ -242,6 +242,14 @@ def _ahead(entry: FlowEntry, now: datetime) -> str | None:
     return entry.next_run_text if entry.next_run and entry.next_run > now else None
 
 
-def _note(index: int, next_run: str | None, now: datetime) -> dict[str, Any]:
-    planned = Planned(next_run_utc=next_run, enqueued_utc=utc_text(now), key=uuid4().hex[:8])
-    return {"op": "set", "path": f"/flows/{index}/planned", "value": msgspec.to_builtins(planned)}
+def _note(next_run: str | None, now: datetime) -> Planned:
+    return Planned(next_run_utc=next_run, enqueued_utc=utc_text(now), key=uuid4().hex[:8])
+
+
+def _operations(before: FlowEntry, after: FlowEntry) -> Iterator[dict[str, Any]]:
+    """Yield the operations that write an entry: one for each field that is changed, up to two."""
+    path = f"/flows/{before.index}"
+    if after.next_run_text != before.next_run_text:
+        yield {"op": "set", "path": f"{path}/nextRunUtc", "value": after.next_run_text}
+    if after.planned != before.planned:
+        yield {"op": "set", "path": f"{path}/planned", "value": msgspec.to_builtins(after.planned)}

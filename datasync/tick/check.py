@@ -66,15 +66,15 @@ def _flow_problems(tenant: Tenant, entry: FlowEntry, flow: Flow) -> Iterator[Pro
 
 
 def _alias_problem(tenant: Tenant, entry: FlowEntry, flow: Flow) -> str | None:
-    if not entry.enabled or not flow.aliases:
+    under = [tenant.entries[name] for name in flow.names if name in tenant.entries]
+    enabled = [other for other in under if other.enabled]
+    first = min(enabled, key=lambda other: other.index, default=entry)
+    if not entry.enabled or first.index >= entry.index:
         return None
-    earlier = (other for other in tenant.flows if other.enabled and other.index < entry.index)
-    if first := next((other for other in earlier if other.name in flow.names), None):
-        return (
-            f"{entry.name!r} is another name of {first.name!r} at flows[{first.index}], which is the entry used: "
-            "merge the two entries"
-        )
-    return None
+    return (
+        f"{entry.name!r} is another name of {first.name!r} at flows[{first.index}], which is the entry used: "
+        "merge the two entries"
+    )
 
 
 @lru_cache(maxsize=4096)  # a tick asks for one instant, and fleets have few expressions

@@ -1,6 +1,8 @@
 """The plan for a tenant at an instant: jobs to enqueue, and the next `nextRunUtc` of each entry. Pure."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 
 import msgspec
@@ -19,29 +21,49 @@ MOST_AHEAD = 1000
 class Advance(msgspec.Struct, frozen=True):
     """The plan for one entry: put its jobs on the queue, then move its `nextRunUtc`."""
 
+    tenant_id: str
     entry: FlowEntry
-    jobs: tuple[PlannedJob, ...]
+    instants: tuple[datetime, ...]
+    """The occurrences that get a job (aware, UTC)."""
     next_run: datetime
     """The first occurrence that is not planned yet (aware, UTC)."""
+    rev: str
+    """`Tenant.revision_of` the entry."""
+    now: datetime
+    late: timedelta
+    """The part of the spread for which each job waits."""
 
     @property
     def needs_note(self) -> bool:
         """Whether a note has to be made in the entry first, without which a repeated tick may choose another run id."""
-        return bool(self.jobs) and self.entry.next_run is not None and self.entry.planned is None
+        return bool(self.instants) and self.entry.next_run is not None and self.entry.planned is None
 
+    def jobs(self) -> Iterator[PlannedJob]:
+        """Yield the jobs, each made when it is asked for."""
+        return map(self._job, self.instants)
 
-class Plan(msgspec.Struct, frozen=True):
-    """The plan for one tenant."""
-
-    advances: tuple[Advance, ...]
-    problems: tuple[Problem, ...]
-    """Fields that somebody must correct. An entry with a problem is not scheduled."""
+    def _job(self, at: datetime) -> PlannedJob:
+        is_forced = at == self.entry.next_run and not self.entry.is_planned
+        message = JobMessage(
+            tenant_id=self.tenant_id,
+            flow_name=self.entry.name,
+            scheduled_utc=at,
+            run_id=_run_id(self.tenant_id, self.entry, at, is_forced=is_forced),
+            rev=self.rev,
+            trigger=Trigger.FORCED if is_forced else Trigger.SCHEDULE,
+            enqueued_utc=self.now,
+        )
+        return PlannedJob(message=message, visible_at=max(at, self.now) + self.late - HEAD_START)
 
 
 def plan(
     tenant: Tenant, registry: FlowRegistry, now: datetime, horizon: datetime, spread: timedelta = timedelta()
-) -> Plan:
+) -> Iterator[Advance | Problem | None]:
     """Plan a tenant's entries at `now`, looking ahead to `horizon` (both aware, now <= horizon).
+
+    Yields what has to be done and the fields that somebody must correct (some more than once), or None for an entry
+    with neither. Each entry is planned when the caller asks for it, so that a tenant of any size takes little memory,
+    and little time at once.
 
     * Disabled entries, and entries with problems (see datasync.tick.check), are left out.
     * `nextRunUtc` in the past gives one job, however many occurrences were missed.
@@ -51,53 +73,59 @@ def plan(
     * A `nextRunUtc` in another form than `2025-08-23T01:00:00Z` is written again in this form.
     * Each job waits for a part of `spread` as well, always the same part for a flow of a tenant.
     """
-    advances: list[Advance] = []
-    problems = [*tenant_problems(tenant)]
+    yield from tenant_problems(tenant)
     for entry in tenant.flows:
-        if not entry.enabled:
+        if entry.enabled and (found := [*entry_problems(tenant, entry, registry, now)]):
+            yield from found
             continue
-        if found := [*entry_problems(tenant, entry, registry, now)]:
-            problems += found
-        elif advance := _advance(tenant, entry, now, horizon, spread):
-            advances.append(advance)
-            if advance.next_run <= horizon:
-                problems.append(_too_often(tenant, entry, horizon))
-    return Plan(advances=tuple(advances), problems=tuple(dict.fromkeys(problems)))
+        advance = _advance(tenant, entry, now, horizon, spread) if entry.enabled else None
+        yield advance
+        if advance and advance.next_run <= horizon:
+            yield _too_often(tenant, entry, horizon)
 
 
 def _advance(tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime, spread: timedelta) -> Advance | None:
     served = entry.next_run
+    instants: list[datetime] = []
     if served and served > horizon:
-        in_own_form = entry.next_run_text == utc_text(served)
-        return None if in_own_form else Advance(entry=entry, jobs=(), next_run=served)
-    schedule, zone = cron.parse(entry.cron), find_zone(tenant.zone_of(entry))
-    instants = [served] if served and served <= now else []
-    upcoming = served if served and served > now else schedule.next(now, zone)
-    while upcoming and upcoming <= horizon and len(instants) < MOST_AHEAD:
-        instants.append(upcoming)
-        upcoming = schedule.next(upcoming, zone)
-    if upcoming is None:
-        return None  # the calendar ends with year 9999
-    late = spread * _fraction(tenant.id, entry.name)
-    jobs = (_job(tenant, entry, at, now, late) for at in instants)
-    return Advance(entry=entry, jobs=tuple(jobs), next_run=upcoming)
-
-
-def _job(tenant: Tenant, entry: FlowEntry, at: datetime, now: datetime, late: timedelta) -> PlannedJob:
-    is_forced = at == entry.next_run and not entry.is_planned
-    message = JobMessage(
+        if entry.next_run_text == utc_text(served):
+            return None
+        next_run = served
+    else:
+        stored = [served] if served else []
+        following = _occurrences(
+            entry.cron, tenant.zone_of(entry), max([now, *stored]), horizon, MOST_AHEAD - len(stored)
+        )
+        if not following:
+            return None  # the calendar ends with year 9999
+        *instants, next_run = (*stored, *following)
+    return Advance(
         tenant_id=tenant.id,
-        flow_name=entry.name,
-        scheduled_utc=at,
-        run_id=_run_id(tenant, entry, at, is_forced=is_forced),
+        entry=entry,
+        instants=tuple(instants),
+        next_run=next_run,
         rev=tenant.revision_of(entry),
-        trigger=Trigger.FORCED if is_forced else Trigger.SCHEDULE,
-        enqueued_utc=now,
+        now=now,
+        late=spread * _fraction(tenant.id, entry.name),
     )
-    return PlannedJob(message=message, visible_at=max(at, now) + late - HEAD_START)
 
 
-def _run_id(tenant: Tenant, entry: FlowEntry, at: datetime, *, is_forced: bool) -> str:
+@lru_cache(maxsize=256)  # many flows have the same schedule, and a tick asks for the same times
+def _occurrences(expression: str, zone: str, after: datetime, horizon: datetime, most: int) -> tuple[datetime, ...]:
+    """Return the occurrences after an instant until the horizon, up to `most`, and the one after them.
+
+    The result is empty if there is none after them.
+    """
+    schedule, clock = cron.parse(expression), find_zone(zone)
+    found: list[datetime] = []
+    upcoming = schedule.next(after, clock)
+    while upcoming and upcoming <= horizon and len(found) < most:
+        found.append(upcoming)
+        upcoming = schedule.next(upcoming, clock)
+    return (*found, upcoming) if upcoming else ()
+
+
+def _run_id(tenant_id: str, entry: FlowEntry, at: datetime, *, is_forced: bool) -> str:
     """Return the same id in each tick that decides about the same occurrence, whatever else is edited meanwhile.
 
     An occurrence of the schedule has one run. A time that a person has set back to has one run each time it is set:
@@ -107,7 +135,7 @@ def _run_id(tenant: Tenant, entry: FlowEntry, at: datetime, *, is_forced: bool) 
     note = entry.planned
     is_passed = note is not None and (note.next_run is None or at < note.next_run)
     decided_after = [note.key] if note and is_forced and is_passed else []
-    return run_id(tenant.id, entry.name, at.isoformat(), *decided_after)
+    return run_id(tenant_id, entry.name, at.isoformat(), *decided_after)
 
 
 def _fraction(*parts: str) -> float:

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from datasync.model.tenant import Problem
 from datasync.stores.fleet import FleetStore, StandingProblem
+from datasync.tick.turns import Turn
 
 
 class StandingProblems:
@@ -20,8 +21,8 @@ class StandingProblems:
         for problem in stored:
             self._by_document[problem.document][problem.id] = problem
 
-    async def update(self, document: str, found: Iterable[Problem]) -> None:
-        """Store the problems found in a document, and delete those that are corrected.
+    async def update(self, document: str, found: Iterable[Problem], turn: Turn) -> None:
+        """Store the problems found in a document, and delete those that are corrected, in the turns of its tenant.
 
         Raises:
             ServiceUnavailable: Cosmos DB refused or could not be reached.
@@ -34,9 +35,11 @@ class StandingProblems:
             known = before.get(problem.id, problem)
             if known is problem or known.problem != problem.problem:
                 lasting = replace(problem, since_utc=known.since_utc)
+                await turn.spend(1)
                 await self._fleet.save(lasting)
                 before[problem.id] = lasting
         for problem in [each for each in before.values() if each.id not in after]:
+            await turn.spend(1)
             await self._fleet.delete(problem)
             del before[problem.id]
 
@@ -44,11 +47,11 @@ class StandingProblems:
         """Return whether a document has problems."""
         return bool(self._by_document.get(document))
 
-    async def keep_only(self, documents: Collection[str]) -> None:
+    async def keep_only(self, documents: Collection[str], turn: Turn) -> None:
         """Delete the problems of documents that no longer exist. Raises ServiceUnavailable."""
         gone = [document for document in self._by_document if document not in documents]
         for document in gone:
-            await self.update(document, ())
+            await self.update(document, (), turn)
 
     def all(self) -> list[Problem]:
         """Return the standing problems, the newest first."""

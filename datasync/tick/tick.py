@@ -1,18 +1,20 @@
 """One tick: examine the documents that changed or are due, enqueue their jobs, move `nextRunUtc`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import batched, chain
 from typing import Any
 
 from msgspec.structs import replace
 
-from datasync.errors import ServiceUnavailable, StateInvalid, TenantInvalid, TenantUnknown
+from datasync.errors import MessageTooLarge, ServiceUnavailable, StateInvalid, TenantInvalid, TenantUnknown
 from datasync.flow.registry import FlowRegistry
-from datasync.model.tenant import Problem, Tenant, document_key, is_tenant_document
+from datasync.model.tenant import FlowEntry, Problem, Tenant, document_key, is_tenant_document
 from datasync.services import Services
 from datasync.stores.fleet import Watermark
+from datasync.stores.jobs import TOO_LARGE
 from datasync.stores.tenants import MOST_MOVES, Move
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import (
@@ -25,8 +27,9 @@ from datasync.telemetry.events import (
     TickFailed,
     WatermarkInvalid,
 )
-from datasync.tick.plan import Advance, Plan, plan
+from datasync.tick.plan import Advance, plan
 from datasync.tick.standing import StandingProblems
+from datasync.tick.turns import REQUESTS, Turn
 
 SCAN_INTERVAL = timedelta(days=1)
 """Time between two complete scans of the tenants container."""
@@ -39,6 +42,9 @@ MOST_LISTED = 100
 
 MOST_RETRIED = 100
 """The most documents that the next tick tries again. If more fail, the watermark does not move."""
+
+_OPEN_FOR_EACH_PLACE = 2
+"""Documents in memory for each place. Those without a place wait in line: new ones, and large ones for another turn."""
 
 
 @dataclass(slots=True)
@@ -85,7 +91,7 @@ class _Tick:
         self._now = services.clock.now()
         self._horizon = self._now + services.settings.lookahead
         self._standing: StandingProblems | None = None
-        self._limit = asyncio.Semaphore(services.settings.tenants_at_once)
+        self._places = asyncio.Semaphore(services.settings.tenants_at_once)
         self._tally = Tally(broken=len(registry.broken))
         self._examined: set[str] = set()
         self._retry: list[str] = []
@@ -113,7 +119,8 @@ class _Tick:
         if watermark.since_ts is None or watermark.scope != scope or self._scan_is_old(watermark):
             watermark = Watermark(scanned_utc=self._now, scope=scope)
             await self._examine(self._services.tenants.all(), standing)
-            await standing.keep_only(self._examined)
+            async with self._turn() as turn:
+                await standing.keep_only(self._examined, turn)
         else:
             since = watermark.since_ts - OVERLAP
             pages = self._services.tenants.changed_or_due(since, self._horizon, watermark.retry)
@@ -144,71 +151,125 @@ class _Tick:
         return watermark.scanned_utc is None or abs(self._now - watermark.scanned_utc) >= SCAN_INTERVAL
 
     async def _examine(self, pages: AsyncIterator[list[dict[str, Any]]], standing: StandingProblems) -> None:
-        async for page in _read_ahead(pages):
-            async with asyncio.TaskGroup() as documents:
-                for document in page:
-                    documents.create_task(self._examine_document(document, standing))
+        """Examine documents while the next ones are read."""
+        room = asyncio.Semaphore(_OPEN_FOR_EACH_PLACE * self._services.settings.tenants_at_once)
+
+        async def examine(document: Mapping[str, Any]) -> None:
+            try:
+                await self._examine_document(document, standing)
+            finally:
+                room.release()
+
+        failure: Exception | None = None
+        async with asyncio.TaskGroup() as documents:
+            try:
+                async for page in pages:
+                    for document in page:
+                        await room.acquire()
+                        documents.create_task(examine(document))
+            except Exception as error:  # noqa: BLE001 - those that were read are examined
+                failure = error
+        if failure:
+            raise failure
 
     async def _examine_document(self, document: Mapping[str, Any], standing: StandingProblems) -> None:
         key = document_key(document)
         if not is_tenant_document(document) and not standing.has(key):
             return
-        async with self._limit:
+        async with self._turn() as turn:
             try:
                 if is_tenant_document(document):
-                    await self._examine_tenant(key, document, standing)
+                    await self._examine_tenant(key, document, standing, turn)
                 else:  # it was a tenant's document before
-                    await standing.update(key, ())
+                    await standing.update(key, (), turn)
             except Exception as error:  # noqa: BLE001 - one tenant never stops the others
                 self._fail(error)
                 if not isinstance(_cause(error), TenantUnknown):  # deleted meanwhile
                     self._retry.append(str(document["id"]))
                 emit(TenantFailed(tenant=key, error=_cause(error)))
 
-    async def _examine_tenant(self, key: str, document: Mapping[str, Any], standing: StandingProblems) -> None:
+    async def _examine_tenant(
+        self, key: str, document: Mapping[str, Any], standing: StandingProblems, turn: Turn
+    ) -> None:
         self._examined.add(key)
         self._tally.tenants += 1
         try:
             tenant = Tenant.from_document(document)
         except TenantInvalid as error:
-            await standing.update(key, [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)])
+            await standing.update(key, [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)], turn)
             return
-        decision = self._plan(tenant)
-        moved = await self._schedule(tenant, decision)
-        await standing.update(key, decision.problems)
-        if moved and moved.etag != tenant.etag:
-            self._services.tenants.remember(moved)
+        problems, etag = await self._schedule(tenant, turn)
+        await standing.update(key, problems, turn)
+        if etag and etag != tenant.etag:
+            self._services.tenants.remember(tenant.id, etag)
 
-    async def _schedule(self, tenant: Tenant, decision: Plan) -> Tenant | None:
-        """Enqueue and move the entries of a tenant.
+    def _turn(self) -> Turn:
+        return Turn(self._places, self._services.clock)
+
+    async def _schedule(self, tenant: Tenant, turn: Turn) -> tuple[list[Problem], str | None]:
+        """Enqueue and move the entries of a tenant, which is planned again only if somebody has edited it meanwhile.
 
         Returns:
-            The document as this process has left it; None where somebody else has edited it meanwhile.
+            The problems, and the ETag of the document as this process has left it; None where somebody else has edited
+            it meanwhile.
 
         """
-        conflicts = 0
-        while unnoted := [each.entry.name for each in decision.advances if each.needs_note]:
-            noted = await self._services.tenants.note(tenant, unnoted, self._now)
-            conflicts += noted.conflicts
-            tenant, decision = noted.tenant, self._plan(noted.tenant)
         served: set[str] = set()
-        # In groups that one patch can move. If the tick is killed, the next one repeats only the present group.
-        while group := [each for each in decision.advances if each.entry.name not in served][:MOST_MOVES]:
-            jobs = [job for advance in group for job in advance.jobs]
-            self._tally.due += len(jobs)
-            await self._services.jobs.send_all(jobs)
-            self._tally.enqueued += len(jobs)
-            moved = await self._services.tenants.move(tenant, [_move(each) for each in group], self._now)
-            self._tally.advanced += moved.entries
-            conflicts += moved.conflicts
-            served.update(advance.entry.name for advance in group)
-            tenant = moved.tenant
-            if moved.conflicts:
-                decision = self._plan(tenant)
-        self._tally.conflicts += conflicts
-        return None if conflicts else tenant
+        refused: list[Problem] = []
+        problems: list[Problem] = []
+        is_edited = False
+        plan = self._plan(tenant)
+        while group := await _next_group(plan, served, problems, turn):
+            if present := await self._serve(tenant, group, served, refused, turn):
+                tenant = present
+            else:
+                is_edited = True
+                tenant = await self._services.tenants.get(tenant.id)
+                plan, problems = self._plan(tenant), []
+        return [*problems, *refused], None if is_edited else tenant.etag
 
-    def _plan(self, tenant: Tenant) -> Plan:
+    async def _serve(
+        self, tenant: Tenant, group: Sequence[Advance], served: set[str], refused: list[Problem], turn: Turn
+    ) -> Tenant | None:
+        """Enqueue and move a group. If the tick is killed, the next one repeats only the present group.
+
+        Returns:
+            The document with its new ETag; None if somebody else has edited it meanwhile.
+
+        """
+        tenants, now = self._services.tenants, self._now
+        unnoted = [each.entry for each in group if each.needs_note]
+        await turn.spend(1 + bool(unnoted))  # the patches: nothing comes between the last message and its patch
+        if unnoted:
+            noted = await tenants.note(tenant, unnoted, now)
+            self._tally.conflicts += noted.conflicts
+            if noted.conflicts:
+                return None
+            tenant = replace(tenant, etag=noted.etag)
+            entries = {entry.name: entry for entry in noted.entries}
+            group = [replace(each, entry=entries.get(each.entry.name, each.entry)) for each in group]
+        too_large = await self._send(group, turn)
+        refused += [_too_large(tenant, each.entry) for each in group if each.entry.name in too_large]
+        moved = await tenants.move(tenant, [_move(each) for each in group if each.entry.name not in too_large], now)
+        self._tally.advanced += len(moved.entries)
+        self._tally.conflicts += moved.conflicts
+        served.update(each.entry.name for each in group)
+        return None if moved.conflicts else replace(tenant, etag=moved.etag)
+
+    async def _send(self, group: Sequence[Advance], turn: Turn) -> set[str]:
+        """Enqueue the jobs of a group. Returns the flows whose jobs are too large for a message."""
+        too_large: set[str] = set()
+        for jobs in batched(chain.from_iterable(each.jobs() for each in group), REQUESTS, strict=False):
+            await turn.spend(len(jobs))
+            self._tally.due += len(jobs)
+            try:
+                await self._services.jobs.send_all(jobs)
+            except MessageTooLarge as error:
+                too_large |= error.flows
+            self._tally.enqueued += sum(job.message.flow_name not in too_large for job in jobs)
+        return too_large
+
+    def _plan(self, tenant: Tenant) -> Iterator[Advance | Problem | None]:
         return plan(tenant, self._registry, self._now, self._horizon, self._services.settings.spread)
 
     def _fail(self, error: Exception) -> None:
@@ -232,23 +293,34 @@ class _Tick:
         emit(TickEnded(**asdict(self._tally), seconds=seconds, away=str(self._services.outages)))
 
 
+async def _next_group(
+    plan: Iterator[Advance | Problem | None], served: Collection[str], problems: list[Problem], turn: Turn
+) -> list[Advance]:
+    """Return the next entries, as many as one patch can move, and add the problems that come with them."""
+    group: list[Advance] = []
+    for step in plan:
+        await turn.pause()
+        if isinstance(step, Problem):
+            problems.append(step)
+        elif step and step.entry.name not in served:
+            group.append(step)
+        if len(group) == MOST_MOVES:
+            break
+    return group
+
+
+def _too_large(tenant: Tenant, entry: FlowEntry) -> Problem:
+    return Problem(
+        tenant_id=tenant.id, flow=entry.name, path=f"flows[{entry.index}].name", why=f"no job can be sent: {TOO_LARGE}"
+    )
+
+
 def _move(advance: Advance) -> Move:
     entry = advance.entry
-    is_rewritten_only = not advance.jobs and advance.next_run == entry.next_run and not entry.is_planned
-    return Move(entry.name, entry.next_run_text, entry.note, advance.next_run, is_planned=not is_rewritten_only)
+    is_rewritten_only = not advance.instants and advance.next_run == entry.next_run and not entry.is_planned
+    return Move(entry, advance.next_run, is_planned=not is_rewritten_only)
 
 
 def _cause(error: Exception) -> Exception:
     first = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
     return first if isinstance(first, Exception) else error
-
-
-async def _read_ahead[T](pages: AsyncIterator[T]) -> AsyncIterator[T]:
-    """Yield pages, reading the next one while the caller works on this one."""
-    upcoming = asyncio.ensure_future(anext(pages, None))
-    try:
-        while (page := await upcoming) is not None:
-            upcoming = asyncio.ensure_future(anext(pages, None))
-            yield page
-    finally:
-        upcoming.cancel()

@@ -1,6 +1,6 @@
 """The benchmarks, with small numbers."""
 
-from benchmarks import tick_documents, transport
+from benchmarks import large_tenant, tick_documents, transport
 from tests.world import World
 
 
@@ -11,6 +11,14 @@ async def test_ticks_read_the_documents_that_are_due_or_changed(world: World) ->
     assert [row.transferred for row in rows] == [120, 0, 4, 4, 3, 0, 0]
     assert [row.expected for row in rows] == [row.transferred for row in rows]
     assert len(await world.messages()) == 4
+
+
+async def test_a_tick_with_a_large_tenant_is_measured(world: World) -> None:
+    """The tick sends the jobs of one tenant with twelve flows, and of three with one flow each."""
+    result = await large_tenant.measure(world.settings, flows=12, tenants=3)
+
+    assert result.jobs == 15
+    assert min(result.small, result.large, result.cpu) > 0
 
 
 async def test_each_transport_runs_all_operations(world: World) -> None:

@@ -23,7 +23,7 @@ FLOW = entry(cron="0 30 * * * *", nextRunUtc="2025-08-23T12:30:00Z")
 def planned(now: datetime = NOW, message_id: str = "m-1", **edited: object) -> QueueMessage:
     """Return the message of FLOW's next run, planned at `now`."""
     (advance,) = plan(Tenant.from_document(document("tenant-1", {**FLOW, **edited})), now, AT).advances
-    return QueueMessage(message_id, advance.jobs[0].message.encode().encode(), 1, now)
+    return QueueMessage(message_id, next(advance.jobs()).message.encode().encode(), 1, now)
 
 
 async def run(services: Services, message: QueueMessage, now: datetime = AT) -> RunRecord:

@@ -18,10 +18,10 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from datasync.cron import parse
 from datasync.model.job import HEAD_START, PlannedJob
 from datasync.model.tenant import Tenant
-from datasync.tick.plan import Advance, Plan
+from datasync.tick.plan import Advance
 from tests.cron_strategies import expressions, moments, zones
 from tests.documents import document, entry
-from tests.stages import plan
+from tests.stages import Plan, plan
 
 MOST = 150  # occurrences on one timeline, and therefore in one plan
 NONE = timedelta()
@@ -154,7 +154,7 @@ def simulate(line: Timeline, next_run: str | None = None) -> list[Tick]:
             content["_etag"] = f'"{number}"'
         (after,) = Tenant.from_document(content).flows
         assert after.next_run
-        jobs = tuple(job for advance in decision.advances for job in advance.jobs)
+        jobs = tuple(job for advance in decision.advances for job in advance.jobs())
         ticks.append(Tick(now, now + line.lookahead, before.next_run, after.next_run, jobs))
     return ticks
 
@@ -210,7 +210,7 @@ def test_a_flow_without_next_run_does_not_run_for_the_past(line: Timeline) -> No
     now = line.ticks[-1]
     (advance,) = looked_at(line.document(), now, line.lookahead).advances
 
-    assert [at(job) for job in advance.jobs] == line.between(now, now + line.lookahead)
+    assert [at(job) for job in advance.jobs()] == line.between(now, now + line.lookahead)
     assert advance.next_run == next(each for each in line.occurrences if each > now + line.lookahead)
 
 
@@ -232,7 +232,7 @@ def test_an_occurrence_has_the_same_run_id_at_every_tick(data: st.DataObject) ->
     run_ids: dict[datetime, set[str | None]] = {}
     for now in (*line.ticks, line.occurrences[-1]):
         for advance in looked_at(content, now, line.lookahead).advances:
-            for job in advance.jobs:
+            for job in advance.jobs():
                 run_ids.setdefault(at(job), set()).add(job.message.run_id)
 
     assert all(len(ids) == 1 for ids in run_ids.values())
@@ -257,7 +257,7 @@ def test_edits_elsewhere_do_not_change_the_run_id_of_the_next_occurrence(data: s
 
     def first_id(tenant: dict[str, Any], instant: datetime) -> str | None:
         advances = looked_at(tenant, instant, NONE if instant == advance.next_run else advance.next_run - now).advances
-        jobs = [job for each in advances if each.entry.name == "weather" for job in each.jobs]
+        jobs = [job for each in advances if each.entry.name == "weather" for job in each.jobs()]
         return next(job.message.run_id for job in jobs if at(job) == advance.next_run)
 
     ahead = first_id(content, now)
@@ -275,7 +275,7 @@ def test_an_occurrence_that_is_planned_again_has_the_same_run_id(line: Timeline)
     for number, now in enumerate((*line.ticks, line.ticks[-1])):
         content["flows"][0]["nextRunUtc"] = None
         (advance,) = looked_at(content, now, line.lookahead).advances
-        for job in advance.jobs:
+        for job in advance.jobs():
             run_ids.setdefault(at(job), set()).add(job.message.run_id)
         content["flows"][0] |= moved(advance, now, key=f"tick-{number}")
 
@@ -296,7 +296,7 @@ def test_a_time_that_a_person_sets_again_is_a_run_again(data: st.DataObject) -> 
             "nextRunUtc": time,
             "planned": {"nextRunUtc": "2999-01-01T00:00:00Z", "enqueuedUtc": text(now), "key": key},
         }
-        first, again = (looked_at(content, now, NONE).advances[0].jobs[0].message.run_id for _ in range(2))
+        first, again = (next(looked_at(content, now, NONE).advances[0].jobs()).message.run_id for _ in range(2))
         assert first == again
         run_ids.append(first)
 
