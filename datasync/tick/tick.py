@@ -1,9 +1,10 @@
 """One tick: examine the documents that changed or are due, enqueue their jobs, move `nextRunUtc`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,6 +21,7 @@ from datasync.telemetry.events import (
     FlowFileBroken,
     LetterKept,
     ProblemsOmitted,
+    SettingDoubtful,
     TenantFailed,
     TickEnded,
     TickFailed,
@@ -27,6 +29,7 @@ from datasync.telemetry.events import (
 )
 from datasync.tick.plan import Advance, Plan, plan
 from datasync.tick.standing import StandingProblems
+from datasync.tick.warn import entry_warnings, field_warnings
 
 SCAN_INTERVAL = timedelta(days=1)
 """Time between two complete scans of the tenants container."""
@@ -36,6 +39,9 @@ OVERLAP = 60
 
 MOST_LISTED = 100
 """The most standing problems that a tick logs."""
+
+MOST_WARNINGS = 20
+"""The most warnings of one document that a tick stores and logs. `python -m datasync validate` shows all."""
 
 MOST_RETRIED = 100
 """The most documents that the next tick tries again. If more fail, the watermark does not move."""
@@ -94,6 +100,8 @@ class _Tick:
     async def run(self) -> Tally:
         for module, traceback in self._registry.broken.items():
             emit(FlowFileBroken(module=module, cause=self._registry.cause(module), traceback=traceback))
+        for why in self._services.settings.warnings:
+            emit(SettingDoubtful(why=why))
         try:
             await self._examine_documents()
             await self._keep_undecodable()
@@ -171,11 +179,13 @@ class _Tick:
         try:
             tenant = Tenant.from_document(document)
         except TenantInvalid as error:
-            await standing.update(key, [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)])
+            problem = Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)
+            await standing.update(key, [problem, *islice(field_warnings(document), MOST_WARNINGS)])
             return
         decision = self._plan(tenant)
         moved = await self._schedule(tenant, decision)
-        await standing.update(key, decision.problems)
+        warnings = islice(self._warnings(document, tenant), MOST_WARNINGS)
+        await standing.update(key, [*decision.problems, *warnings])
         if moved and moved.etag != tenant.etag:
             self._services.tenants.remember(moved)
 
@@ -208,6 +218,12 @@ class _Tick:
         self._tally.conflicts += conflicts
         return None if conflicts else tenant
 
+    def _warnings(self, document: Mapping[str, Any], tenant: Tenant) -> Iterator[Problem]:
+        yield from field_warnings(document)
+        for entry in tenant.flows:
+            if entry.enabled:
+                yield from entry_warnings(tenant, entry, self._registry, self._now, self._horizon)
+
     def _plan(self, tenant: Tenant) -> Plan:
         return plan(tenant, self._registry, self._now, self._horizon, self._services.settings.spread)
 
@@ -220,7 +236,7 @@ class _Tick:
             self._failure = self._failure or cause
 
     def _report(self) -> None:
-        problems = self._standing.all() if self._standing else []
+        problems = self._standing.errors() if self._standing else []
         for problem in problems[:MOST_LISTED]:
             emit(DocumentInvalid(problem=problem))
         if len(problems) > MOST_LISTED:

@@ -469,8 +469,8 @@ def test_a_misspelt_field_is_a_warning(tmp_path: Path) -> None:
 
     assert warnings == [
         f"{file}: t1 timeZone: warning: unknown field, ignored; did you mean 'timezone'?",
-        f"{file}: t1 flows[0].nextRunUTC: warning: unknown field, ignored; did you mean 'nextRunUtc'?",
-        f"{file}: t1 flows[0].setings: warning: unknown field, ignored; did you mean 'settings'?",
+        f"{file}: t1/weather flows[0].nextRunUTC: warning: unknown field, ignored; did you mean 'nextRunUtc'?",
+        f"{file}: t1/weather flows[0].setings: warning: unknown field, ignored; did you mean 'settings'?",
     ]
     assert (code, summary) == (0, "1 document, 0 problems, 3 warnings")
 
