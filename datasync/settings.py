@@ -121,7 +121,7 @@ class Settings:
     """The time between a failed attempt and the next (host.json, `visibilityTimeout`)."""
 
     warnings: tuple[str, ...] = ()
-    """What is probably a mistake: the setting and the reason, without its value."""
+    """Probable mistakes: the setting and the reason, without the value."""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], *, host_json: Path = HOST_JSON) -> Self:

@@ -22,7 +22,7 @@ type Level = Literal["error", "warning"]
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """A mistake in an entry or a document, or what is probably one."""
+    """A mistake, or a probable mistake, in an entry or a document."""
 
     tenant_id: str
     path: str

@@ -4,7 +4,7 @@
 |---------------|---------|-------|
 | TICK          | info    | a tick ended |
 | INVALID       | error   | somebody must correct a document (each tick, while it lasts) |
-| WARNING       | warning | a document or a setting has what is probably a mistake (a document: once) |
+| WARNING       | warning | a document or a setting has a probable mistake (a document: once) |
 | BROKEN        | error   | a flow file could not be loaded (at the start and each tick, while it lasts) |
 | START         | info    | an attempt of a flow starts |
 | DONE          | info    | an attempt succeeded |
@@ -152,7 +152,7 @@ class DocumentInvalid(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentDoubtful(Event):
-    """A tenant document has what is probably a mistake."""
+    """A tenant document has a probable mistake."""
 
     level = logging.WARNING
     problem: Problem
