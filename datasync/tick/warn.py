@@ -23,30 +23,75 @@ LARGEST_EXACT = 2**53
 LONGEST_LOOKAHEAD = timedelta(days=6)
 """The largest ORCHESTRATOR_LOOKAHEAD: how far ahead of its time the app itself may have planned an entry."""
 
-_MOST_EXAMINED = 100  # unknown fields of one object that are compared with the known ones
+_MOST_FIELDS = 10_000  # unknown fields of a document that are looked up
+_MOST_COMPARED = 100  # different names among them that are compared with the known ones
 _MOST_VALUES = 10_000  # values within the settings of one entry that are looked at
 
-_DOCUMENT_WORDS = {"tz": "timezone", "zone": "timezone"}
-_ENTRY_WORDS = {
-    "tz": "timezone",
-    "zone": "timezone",
-    "disabled": "enabled",
-    "active": "enabled",
-    "isenabled": "enabled",
-    "config": "settings",
-    "configuration": "settings",
-    "options": "settings",
-    "params": "settings",
-    "parameters": "settings",
-    "schedule": "cron",
-    "cronexpression": "cron",
-    "nextrun": "nextRunUtc",
-    "flow": "name",
-    "flowname": "name",
-}
-_OF_ENTRIES = {"enabled": "enabled", "disabled": "enabled", "config": "settings", "settings": "settings",
-               "cron": "cron", "schedule": "cron", "nextrunutc": "nextRunUtc", "nextrun": "nextRunUtc"}  # fmt: skip
-"""Fields of entries that people write at the top of a document."""
+
+class _Words:
+    """The fields of an object, and the words that people write instead of them."""
+
+    def __init__(self, known: Collection[str], instead: Mapping[str, str], of_entries: Mapping[str, str]) -> None:
+        self.known = frozenset(known)
+        self._plain = {_plain(name): name for name in known}
+        self._instead = {**instead, **self._plain}
+        self._of_entries = of_entries
+
+    def why(self, plain: str, fields: Mapping[str, Any], *, is_compared: bool) -> str | None:
+        """Return a sentence about an unknown field if it is probably a known one."""
+        if other := self._of_entries.get(plain):
+            return f"unknown field, ignored; {other!r} is a field of each entry: flows[0].{other}"
+        meant = self._instead.get(plain)
+        if meant is None and is_compared:
+            near = _nearest(plain, tuple(self._plain))
+            meant = self._plain[near] if near and self._plain[near] not in fields else None
+        return f"unknown field, ignored; did you mean {meant!r}?" if meant else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+@lru_cache(maxsize=4096)
+def _nearest(plain: str, known: tuple[str, ...]) -> str | None:
+    return next(iter(get_close_matches(plain, known, n=1, cutoff=0.8)), None)
+
+
+_DOCUMENT = _Words(
+    DOCUMENT_FIELDS,
+    instead={"tz": "timezone", "zone": "timezone"},
+    of_entries={
+        "enabled": "enabled",
+        "disabled": "enabled",
+        "settings": "settings",
+        "config": "settings",
+        "cron": "cron",
+        "schedule": "cron",
+        "nextrunutc": "nextRunUtc",
+        "nextrun": "nextRunUtc",
+    },
+)
+_ENTRY = _Words(
+    ENTRY_FIELDS,
+    instead={
+        "tz": "timezone",
+        "zone": "timezone",
+        "disabled": "enabled",
+        "active": "enabled",
+        "isenabled": "enabled",
+        "config": "settings",
+        "configuration": "settings",
+        "options": "settings",
+        "params": "settings",
+        "parameters": "settings",
+        "schedule": "cron",
+        "cronexpression": "cron",
+        "nextrun": "nextRunUtc",
+        "flow": "name",
+        "flowname": "name",
+    },
+    of_entries={},
+)
 
 
 def field_warnings(document: Mapping[str, Any]) -> Iterator[Problem]:
@@ -55,14 +100,28 @@ def field_warnings(document: Mapping[str, Any]) -> Iterator[Problem]:
     Other unknown fields, such as notes, are left alone.
     """
     tenant_id = tenant_label(document)
-    for name, why in _misspelt(document, DOCUMENT_FIELDS, _DOCUMENT_WORDS, _OF_ENTRIES):
-        yield Problem(tenant_id=tenant_id, path=joined("", name), why=why, level="warning")
+    compared: set[str] = set()
+    for path, flow, name, fields, words in islice(_unknown_fields(document), _MOST_FIELDS):
+        plain = _plain(name[:40])
+        if len(compared) < _MOST_COMPARED:
+            compared.add(plain)
+        if why := words.why(plain, fields, is_compared=plain in compared):
+            yield Problem(tenant_id=tenant_id, flow=flow, path=joined(path, name), why=why, level="warning")
+
+
+def _unknown_fields(
+    document: Mapping[str, Any],
+) -> Iterator[tuple[str, str | None, str, Mapping[str, Any], _Words]]:
+    """Yield the object, its flow, the name, and the known words of each unknown field."""
     entries = document.get("flows")
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
-        if isinstance(entry, Mapping):
-            for name, why in _misspelt(entry, ENTRY_FIELDS, _ENTRY_WORDS, {}):
-                path = joined(f"flows[{index}]", name)
-                yield Problem(tenant_id=tenant_id, flow=entry_label(entry), path=path, why=why, level="warning")
+    objects: list[tuple[str, Any, _Words]] = [("", document, _DOCUMENT)]
+    objects += [(f"flows[{at}]", each, _ENTRY) for at, each in enumerate(entries if isinstance(entries, list) else ())]
+    for path, fields, words in objects:
+        if isinstance(fields, Mapping):
+            flow = entry_label(fields) if words is _ENTRY else None
+            for name in fields:
+                if name not in words.known and not name.startswith("_"):
+                    yield path, flow, name, fields, words
 
 
 def entry_warnings(
@@ -115,7 +174,7 @@ def _unread(flow: Flow, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]
         yield "settings", "the flow does not take `run`, so it cannot read them"
     elif flow.settings and not flow.settings.__struct_config__.forbid_unknown_fields:
         known = {*flow.settings.__struct_encode_fields__, flow.settings.__struct_config__.tag_field}
-        for name in islice((each for each in settings if each not in known), _MOST_EXAMINED):
+        for name in islice((each for each in settings if each not in known), _MOST_COMPARED):
             close = get_close_matches(name[:100], [each for each in known if each], n=1)
             meant = f"; did you mean {close[0]!r}?" if close else ""
             yield joined("settings", name), f"unknown setting, which the flow does not read{meant}"
@@ -140,29 +199,3 @@ def _inexact_numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _within(path: str, at: str | int) -> str:
     return f"{path}[{at}]" if isinstance(at, int) else joined(path, at)
-
-
-def _misspelt(
-    fields: Mapping[str, Any], known: Collection[str], words: Mapping[str, str], elsewhere: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
-    unknown = (name for name in fields if name not in known and not name.startswith("_"))
-    for name in islice(unknown, _MOST_EXAMINED):
-        plain = _plain(name[:40])
-        if other := elsewhere.get(plain):
-            yield name, f"unknown field, ignored; {other!r} is a field of each entry: flows[0].{other}"
-            continue
-        exact, near = _similar(plain, tuple(known))
-        if meant := exact or words.get(plain) or (None if near in fields else near):
-            yield name, f"unknown field, ignored; did you mean {meant!r}?"
-
-
-@lru_cache(maxsize=4096)
-def _similar(plain: str, known: tuple[str, ...]) -> tuple[str | None, str | None]:
-    """Return the known field that differs only in capitals and signs, and the one that differs in a letter or two."""
-    names = {_plain(name): name for name in known}
-    near = (names[close] for close in get_close_matches(plain, names, n=1, cutoff=0.8))
-    return names.get(plain), next(near, None)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
