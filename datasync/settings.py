@@ -5,10 +5,12 @@ with its identity. A connection string wins, as it does in the Functions host.
 """
 
 import json
+import re
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -29,6 +31,41 @@ _DEVELOPMENT_STORAGE = (
     "QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1;"
 )
 
+
+_QUEUES = "AzureFunctionsJobHost__extensions__queues__"
+_ATTEMPTS = f"{_QUEUES}maxDequeueCount"
+_PAUSE = f"{_QUEUES}visibilityTimeout"
+_MOST_ATTEMPTS = 1_000_000
+
+_KNOWN = (
+    "AzureWebJobsStorage",
+    "AzureWebJobsStorage__accountName",
+    "AzureWebJobsStorage__queueServiceUri",
+    "AzureWebJobsStorage__blobServiceUri",
+    "AzureWebJobsStorage__tableServiceUri",
+    "AzureWebJobsStorage__credential",
+    "AzureWebJobsStorage__clientId",
+    "COSMOS_CONNECTION_STRING",
+    "COSMOS_ENDPOINT",
+    "COSMOS_DATABASE",
+    "COSMOS_TENANTS_CONTAINER",
+    "COSMOS_RUNS_CONTAINER",
+    "QUEUE_NAME",
+    "KEY_VAULT_URI",
+    "KEY_VAULT_VERIFY_CHALLENGE",
+    "ORCHESTRATOR_SCHEDULE",
+    "ORCHESTRATOR_LOOKAHEAD",
+    "ORCHESTRATOR_SPREAD",
+    "ORCHESTRATOR_CONCURRENCY",
+    "CONCURRENCY_PER_TENANT",
+    "RUN_RETENTION_DAYS",
+    *(f"{_QUEUES}{name}" for name in ("batchSize", "newBatchThreshold", "maxPollingInterval", "messageEncoding")),
+    _ATTEMPTS,
+    _PAUSE,
+)
+"""The settings of docs/settings.md, other than those that Azure has for every app."""
+
+_OWN_PREFIXES = ("COSMOS_", "KEY_VAULT_", "ORCHESTRATOR_")
 
 DEFAULT_SCHEDULE = "0 0 * * * *"
 DEFAULT_QUEUE = "flow-jobs"
@@ -85,6 +122,9 @@ class Settings:
     retry_delay: timedelta
     """The time between a failed attempt and the next (host.json, `visibilityTimeout`)."""
 
+    warnings: tuple[str, ...] = ()
+    """Probable mistakes: the setting and the reason, without the value."""
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], *, host_json: Path = HOST_JSON) -> Self:
         """Read all settings.
@@ -114,27 +154,29 @@ class Settings:
             cosmos=account(_cosmos),
             key_vault_url=read("KEY_VAULT_URI", _https, None),
             key_vault_verify_challenge=read("KEY_VAULT_VERIFY_CHALLENGE", _boolean, default=True),
-            queue_name=environ.get("QUEUE_NAME") or DEFAULT_QUEUE,
-            cosmos_database=environ.get("COSMOS_DATABASE") or "flowsync",
-            tenants_container=environ.get("COSMOS_TENANTS_CONTAINER") or "tenants",
-            runs_container=environ.get("COSMOS_RUNS_CONTAINER") or "runs",
+            queue_name=read("QUEUE_NAME", _queue_name, DEFAULT_QUEUE),
+            cosmos_database=read("COSMOS_DATABASE", _cosmos_name, "flowsync"),
+            tenants_container=read("COSMOS_TENANTS_CONTAINER", _cosmos_name, "tenants"),
+            runs_container=read("COSMOS_RUNS_CONTAINER", _cosmos_name, "runs"),
             run_retention=timedelta(days=read("RUN_RETENTION_DAYS", _whole(1, 3650), 30)),
             tenants_at_once=read("ORCHESTRATOR_CONCURRENCY", _whole(1, 1000), 32),
             lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, _QUEUE_LIMIT), 0)),
             spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, 86_400), 0)),
             concurrency_per_tenant=read("CONCURRENCY_PER_TENANT", _whole(1, 1000), 16),
             max_attempts=read(
-                "AzureFunctionsJobHost__extensions__queues__maxDequeueCount",
-                _whole(1, 1_000_000),
-                _queue_option(host_json, "maxDequeueCount", int, 5),
+                _ATTEMPTS,
+                _whole(1, _MOST_ATTEMPTS),
+                _queue_option(host_json, "maxDequeueCount", lambda value: _whole(1, _MOST_ATTEMPTS)(str(value)), 5),
             ),
             retry_delay=read(
-                "AzureFunctionsJobHost__extensions__queues__visibilityTimeout",
-                _time_span,
-                _queue_option(host_json, "visibilityTimeout", _time_span, timedelta()),
+                _PAUSE, _time_span, _queue_option(host_json, "visibilityTimeout", _time_span, timedelta())
             ),
+            warnings=tuple(_warnings(environ)),
         )
+        if settings.tenants_container == settings.runs_container:
+            problems.append("COSMOS_RUNS_CONTAINER: is the container of the tenants too. Name two containers")
         if problems:
+            problems += [f"{why} (warning)" for why in settings.warnings]
             heading = "correct these app settings (in local.settings.json, or in the Function App):"
             raise SettingsInvalid("\n  ".join([heading, *problems]))
         return settings
@@ -155,6 +197,11 @@ def _storage(environ: Mapping[str, str]) -> Account:
     if text := environ.get(name := "AzureWebJobsStorage__queueServiceUri"):
         return Account(setting=name, url=_named(name, text))
     if text := environ.get(name := "AzureWebJobsStorage__accountName"):
+        if not _ACCOUNT.fullmatch(text):
+            got = "an address" if "/" in text else "a text with '='" if "=" in text else repr(text)
+            raise ValueError(
+                f"{name}: expected the name of the storage account, 3 to 24 small letters and digits, got {got}"
+            )
         return Account(setting=name, url=f"https://{text}.queue.core.windows.net")
     raise ValueError(
         "AzureWebJobsStorage: missing. Set it to a storage connection string (UseDevelopmentStorage=true for a "
@@ -178,6 +225,52 @@ def _cosmos(environ: Mapping[str, str]) -> Account:
         "COSMOS_CONNECTION_STRING: missing. Set it to the account's connection string, or set COSMOS_ENDPOINT "
         "to https://<account>.documents.azure.com:443/ to use the app's identity"
     )
+
+
+def _warnings(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each setting that is probably misspelt, or has no effect."""
+    plain = {_plain(name): name for name in _KNOWN}
+    for name in environ:
+        if name in _KNOWN or len(name) > _LONGEST_NAME:
+            continue
+        close = get_close_matches(_plain(name), plain, n=1, cutoff=0.85)
+        if close:
+            yield f"{name}: unknown, and has no effect; did you mean {plain[close[0]]}?"
+        elif name.startswith(_OWN_PREFIXES):
+            yield f"{name}: unknown, and has no effect. docs/settings.md lists the settings"
+    for used, unused in (
+        ("COSMOS_CONNECTION_STRING", "COSMOS_ENDPOINT"),
+        ("AzureWebJobsStorage", "AzureWebJobsStorage__accountName"),
+        ("AzureWebJobsStorage", "AzureWebJobsStorage__queueServiceUri"),
+    ):
+        if environ.get(used) and environ.get(unused):
+            yield f"{unused}: has no effect, since {used} is set: remove one of them"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+# https://learn.microsoft.com/azure/storage/common/storage-account-overview#storage-account-name
+_ACCOUNT = re.compile("[a-z0-9]{3,24}")
+# https://learn.microsoft.com/rest/api/storageservices/naming-queues-and-metadata#queue-names
+_QUEUE = re.compile("(?=.{3,56}$)[a-z0-9]+(-[a-z0-9]+)*")
+_LONGEST_NAME = 100
+
+
+def _queue_name(text: str) -> str:
+    if not _QUEUE.fullmatch(text):
+        raise ValueError(
+            "expected 3 to 56 small letters, digits and single hyphens inside (the poison queue has -poison too), "
+            f"got {text!r}"
+        )
+    return text
+
+
+def _cosmos_name(text: str) -> str:
+    if text != text.strip() or not text.isprintable() or re.search(r"[/\\?#]", text):
+        raise ValueError(f"expected a name without / \\ ? # and without blanks around it, got {text!r}")
+    return text
 
 
 def _part(connection_string: str, name: str) -> str:
@@ -227,9 +320,10 @@ def _boolean(text: str) -> bool:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.strip().isdecimal() and low <= int(text) <= high):
+        digits = text.strip()
+        if not (re.fullmatch("[0-9]{1,18}", digits) and low <= int(digits) <= high):
             raise ValueError(f"expected a whole number from {low} to {high}, got {_harmless(text)}")
-        return int(text)
+        return int(digits)
 
     return parse
 
@@ -238,14 +332,14 @@ def _queue_option[T](host_json: Path, option: str, parse: Callable[[Any], T], de
     """Read `extensions.queues` of host.json; the defaults are those of the host."""
     try:
         return parse(json.loads(host_json.read_bytes())["extensions"]["queues"][option])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return default  # the host itself refuses to start with a host.json it cannot read
 
 
 def _time_span(text: str) -> timedelta:
     """Read a time span of .NET without days: `00:01:00`."""
-    try:
-        hours, minutes, seconds = map(float, str(text).split(":"))
-    except ValueError:
-        raise ValueError(f"expected hours, minutes and seconds such as 00:01:00, got {_harmless(text)}") from None
+    found = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2}):([0-9]{1,2}(?:\.[0-9]{1,7})?)", str(text).strip())
+    if not found:
+        raise ValueError(f"expected hours, minutes and seconds such as 00:01:00, got {_harmless(str(text))}")
+    hours, minutes, seconds = map(float, found.groups())
     return timedelta(hours=hours, minutes=minutes, seconds=seconds)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from datasync.errors import SettingsInvalid
+from datasync.model.decode import has_half_a_pair
 
 
 def local_settings(file: Path) -> dict[str, str]:
@@ -27,5 +28,22 @@ def local_settings(file: Path) -> dict[str, str]:
         )
     values: dict[str, str] = content["Values"]
     if wrong := [name for name, value in content["Values"].items() if not isinstance(value, str)]:
-        raise SettingsInvalid(f"{file}: values must be strings, in quotes: {', '.join(wrong)}")
+        raise SettingsInvalid(f"{file}: values must be strings, in quotes: {', '.join(map(_shown, wrong))}")
+    if wrong := [name for name, value in values.items() if not (_is_name(name) and _is_value(value))]:
+        raise SettingsInvalid(
+            f"{file}: an environment variable cannot hold these: {', '.join(map(_shown, wrong))}. "
+            "A name is not empty and has no '='. Names and values have no NUL and no half of a surrogate pair"
+        )
     return values
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and "=" not in text and _is_value(text)
+
+
+def _is_value(text: str) -> bool:
+    return "\0" not in text and not has_half_a_pair(text)
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() and name else repr(name)

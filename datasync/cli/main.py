@@ -128,7 +128,7 @@ def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: str |
 def validate(now: datetime, files: tuple[str, ...], package: str) -> None:
     """Check tenant documents. A FILE holds one document or a JSON list of documents; - is standard input.
 
-    Prints every problem. Disabled entries and flow files are checked too.
+    Prints every problem and warning. Disabled entries and flow files are checked too. Warnings alone give exit code 0.
     """
     report = Report(_load_flows(package), now)
     for line in report.flow_files():
@@ -191,6 +191,8 @@ def check(now: datetime, local: dict[str, str] | None, tenants: bool, package: s
 
 async def _check(settings: Settings, registry: FlowRegistry | None, now: datetime) -> int:
     """Print the state of each service, and of the tenants where a registry is given. Return the exit code."""
+    for why in settings.warnings:
+        click.echo(f"warning: {why}", err=True)
     services = Services(settings)
     try:
         if not await _check_services(services):

@@ -10,9 +10,10 @@ from datasync.errors import DataSyncError, SecretNotFound, TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.flow.secrets import Vault, declared_secret
 from datasync.model.display import shown
-from datasync.model.tenant import Tenant, is_tenant_document
+from datasync.model.tenant import Problem, Tenant, is_tenant_document
 from datasync.services import Services
 from datasync.tick.check import entry_problems, tenant_problems
+from datasync.tick.warn import entry_warnings, field_warnings
 
 READS_AT_ONCE = 4
 """Reads of the vault at once. If each answer takes 20 ms or more, they are at most 200 per second.
@@ -23,7 +24,7 @@ https://learn.microsoft.com/azure/key-vault/general/service-limits
 
 
 class TenantsReport:
-    """Reports the problems of stored documents, and the secrets that enabled entries lack, one line each."""
+    """Reports the problems and warnings of stored documents, and the secrets that enabled entries lack."""
 
     def __init__(self, services: Services, registry: FlowRegistry, now: datetime) -> None:
         self._services = services
@@ -34,9 +35,10 @@ class TenantsReport:
         self.missing = 0
         """Number of declared secrets that are not in the vault. A shared secret counts for each entry."""
         self.problems = 0
+        self._warnings = 0
 
     async def lines(self) -> AsyncIterator[str]:
-        """Yield a line for each broken flow file, for each problem, and for each missing secret.
+        """Yield a line for each broken flow file, each problem, each warning, and each missing secret.
 
         Disabled entries are not checked. An entry with a problem does not run, so its secrets are not read.
 
@@ -56,8 +58,9 @@ class TenantsReport:
             self._tenants += len(examined)
             self._declared += len(declared)
             for problem in (each for found, _ in examined for each in found):
-                self.problems += 1
-                yield problem
+                self.problems += problem.level == "error"
+                self._warnings += problem.level == "warning"
+                yield str(problem)
             missing = await _missing(self._services.vault, {name for _, name in declared})
             for subject, name in declared:
                 if name in missing:
@@ -65,32 +68,37 @@ class TenantsReport:
                     yield f"{subject}: {missing[name]}"
 
     def summary(self) -> str:
-        """Return the numbers of tenants, declared secrets, missing secrets and problems."""
+        """Return the numbers of tenants, declared secrets, missing secrets, problems and warnings."""
         return (
             f"{count(self._tenants, 'tenant')}, {count(self._declared, 'declared secret')}, {self.missing} missing, "
-            f"{count(self.problems, 'problem')}"
+            f"{count(self.problems, 'problem')}{f', {count(self._warnings, "warning")}' if self._warnings else ''}"
         )
 
 
 def _examine(
     document: Mapping[str, Any], registry: FlowRegistry, now: datetime
-) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the problems of a document, and the secrets of its enabled entries: `tenant/flow`, and the full name."""
+) -> tuple[list[Problem], list[tuple[str, str]]]:
+    """Return the problems and warnings of a document, and the secrets of its enabled entries.
+
+    A secret is a pair: `tenant/flow`, and the full name.
+    """
+    problems = [*field_warnings(document)]
     try:
         tenant = Tenant.from_document(document)
     except TenantInvalid as error:
-        return [str(error)], []
-    problems = [*tenant_problems(tenant)]
+        return [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why), *problems], []
+    problems += tenant_problems(tenant)
     declared: list[tuple[str, str]] = []
     for entry in tenant.flows:
         if not entry.enabled:
             continue
+        problems += entry_warnings(tenant, entry, registry, now, now)
         if found := [*entry_problems(tenant, entry, registry, now)]:
             problems += found
             continue
         names = dict.fromkeys(registry.resolve(entry.name).secrets)
         declared += [(f"{shown(tenant.id)}/{shown(entry.name)}", declared_secret(tenant.id, name)) for name in names]
-    return [str(problem) for problem in dict.fromkeys(problems)], declared
+    return [*dict.fromkeys(problems)], declared
 
 
 async def _missing(vault: Vault, names: Collection[str]) -> dict[str, SecretNotFound]:

@@ -1,23 +1,32 @@
 """Validates tenant documents and flow files."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from datasync.errors import SecretRefused, TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.flow.secrets import check_name, tenant_secret
-from datasync.model.decode import shorten
+from datasync.model.decode import joined, shorten
 from datasync.model.display import shown
-from datasync.model.tenant import DOCUMENT_FIELDS, ENTRY_FIELDS, Problem, Tenant
+from datasync.model.tenant import Problem, Tenant, tenant_label
+from datasync.model.times import utc_text
 from datasync.tick.check import entry_problems, tenant_problems
+from datasync.tick.warn import entry_warnings, field_warnings
+
+_EARLIEST = 2000
+"""No run was due before this year."""
+
+
+type _Repeated = Mapping[int, tuple[dict[str, Any], list[str]]]
+"""Objects with the keys that a file gives them more than once, by the `id()` of the object."""
 
 
 class Report:
-    """Reports problems, one line each, and counts them."""
+    """Reports problems and warnings, one line each, and counts them."""
 
     def __init__(self, registry: FlowRegistry, now: datetime) -> None:
         self._registry = registry
@@ -35,17 +44,17 @@ class Report:
             yield self._problem(module, f"cannot be loaded; its flows cannot run: {self._registry.cause(module)}")
 
     def documents(self, file: str, content: bytes) -> Iterator[str]:
-        """Yield a line for each problem in a file. The file holds a tenant document or a list of documents."""
+        """Yield a line for each problem and warning in a file, which holds a tenant document or a list of documents."""
         try:
-            read = _parse(content)
+            read, repeated = _parse(content)
         except ValueError as why:
             yield self._problem(file, why)
             return
         if not isinstance(read, list):
-            yield from self._document(file, file, read)
+            yield from self._document(file, file, read, repeated)
             return
         for index, document in enumerate(read):
-            yield from self._document(file, f"{file}[{index}]", document)
+            yield from self._document(file, f"{file}[{index}]", document, repeated)
 
     def summary(self) -> str:
         """Return the numbers of documents, problems, warnings and unread files."""
@@ -56,16 +65,21 @@ class Report:
             counts.append(f"{count(self.unread, 'file')} not read")
         return ", ".join(counts)
 
-    def _document(self, file: str, place: str, document: object) -> Iterator[str]:
+    def _document(self, file: str, place: str, document: object, repeated: _Repeated) -> Iterator[str]:
         self._documents += 1
         if not isinstance(document, dict):
             got = shorten(json.dumps(document, ensure_ascii=False), 80)
             yield self._problem(place, f"expected a tenant document, which is a JSON object, got {got}")
             return
+        label = tenant_label(document)
+        for path, name in _repetitions(document, repeated):
+            yield self._warning(file, f"{label} {path}", f"{name!r} is given more than once, and the last one counts")
         try:
             tenant = Tenant.from_document(document)
         except TenantInvalid as error:
             yield self._problem(place, error)
+            for warning in field_warnings(document):
+                yield self._warning(file, warning.place, warning.why)
             return
         first = self._places.setdefault(tenant.id, place)
         if first != place:
@@ -74,12 +88,23 @@ class Report:
             )
         for problem in _problems(tenant, self._registry, self._now):
             yield self._problem(file, problem)
-        for path, meant in _misspelt(document):
-            self._warnings += 1
-            yield f"{file}: {shown(tenant.id)} {path}: warning: unknown field, ignored; did you mean {meant!r}?"
+        for warning in [*field_warnings(document), *self._entry_warnings(tenant)]:
+            yield self._warning(file, warning.place, shown(warning.why, 2000))
         if refused := _refused_secret(tenant.id):
-            self._warnings += 1
-            yield f"{file}: {shown(tenant.id)} tenantId: warning: its flows cannot read secrets of the tenant: {refused}"
+            yield self._warning(
+                file, f"{shown(tenant.id)} tenantId", f"its flows cannot read secrets of the tenant: {refused}"
+            )
+
+    def _entry_warnings(self, tenant: Tenant) -> Iterator[Problem]:
+        for entry in tenant.flows:
+            yield from entry_warnings(tenant, entry, self._registry, self._now, self._now)
+            if entry.next_run and entry.next_run.year < _EARLIEST:
+                why = f"{utc_text(entry.next_run)} is long ago: the flow runs once, at the next tick, or set null"
+                yield Problem(tenant.id, f"flows[{entry.index}].nextRunUtc", why, entry.name, level="warning")
+
+    def _warning(self, file: str, place: str, why: str) -> str:
+        self._warnings += 1
+        return f"{file}: {place}: warning: {why}"
 
     def _problem(self, place: str, what: object) -> str:
         self.problems += 1
@@ -105,10 +130,19 @@ def load(package: str) -> FlowRegistry:
     return loaded
 
 
-def _parse(content: bytes) -> Any:
+def _parse(content: bytes) -> tuple[Any, _Repeated]:
     """Parse JSON in UTF-8, with or without a byte order mark. Raises ValueError with the cause and the position."""
+    repeated: dict[int, tuple[dict[str, Any], list[str]]] = {}
+
+    def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            counted = Counter(name for name, _ in pairs)
+            repeated[id(made)] = made, [name for name in made if counted[name] > 1]
+        return made
+
     try:
-        read = json.loads(content.decode("utf-8-sig"))
+        read = json.loads(content.decode("utf-8-sig"), object_pairs_hook=as_object, parse_constant=_no_constant)
         json.dumps(read, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}: save the file as UTF-8") from None
@@ -119,7 +153,23 @@ def _parse(content: bytes) -> Any:
         raise ValueError(f"not JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise ValueError("not a tenant document: the JSON is nested too deeply") from None
-    return read
+    return read, repeated
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"not JSON: {name} is not a number that JSON has")
+
+
+def _repetitions(document: object, repeated: _Repeated) -> Iterator[tuple[str, str]]:
+    """Yield the path and the name of each key that is given more than once in an object."""
+    left = [("", document)]
+    while repeated and left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            yield from ((joined(path, name), name) for name in repeated.get(id(value), (value, []))[1])
+            left += [(joined(path, name), part) for name, part in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{path}[{at}]", part) for at, part in enumerate(value)]
 
 
 def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
@@ -128,19 +178,6 @@ def _problems(tenant: Tenant, registry: FlowRegistry, now: datetime) -> Iterator
     for entry in tenant.flows:
         found += entry_problems(tenant, entry, registry, now)
     yield from dict.fromkeys(found)
-
-
-def _misspelt(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the path of each unknown field with a name similar to a known field, and the known field."""
-    places: list[tuple[str, Any, tuple[str, ...]]] = [("", document, DOCUMENT_FIELDS)]
-    places += [(f"flows[{index}].", entry, ENTRY_FIELDS) for index, entry in enumerate(document["flows"])]
-    for path, fields, known in places:
-        if not isinstance(fields, dict):
-            continue
-        missing = {name.lower(): name for name in known if name not in fields}
-        for name in sorted(set(fields) - set(known)):
-            for close in get_close_matches(name.lower(), missing, n=1, cutoff=0.85):
-                yield f"{path}{name}", missing[close]
 
 
 def _refused_secret(tenant_id: str) -> SecretRefused | None:

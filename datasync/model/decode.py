@@ -108,7 +108,7 @@ def _parts(type_: Any, value: object, path: str) -> Iterator[tuple[str, Any, obj
             yield from _fields(_meant(structs, value, path), value, path)
         for kind, arguments in containers:
             if issubclass(kind, Mapping):
-                yield from ((_joined(path, name), arguments[1], part) for name, part in value.items())
+                yield from ((joined(path, name), arguments[1], part) for name, part in value.items())
     if isinstance(value, list):
         for kind, arguments in containers:
             if issubclass(kind, Collection) and not issubclass(kind, Mapping):
@@ -136,7 +136,7 @@ def _meant(structs: list[type[msgspec.Struct]], value: Mapping[str, Any], path: 
         return structs[0]
     got = value.get(field, _MISSING)
     if not isinstance(got, str | int) or got not in tags:
-        raise FieldError(_joined(path, field), one_of(tags), got)
+        raise FieldError(joined(path, field), one_of(tags), got)
     return tags[got]
 
 
@@ -146,12 +146,12 @@ def _fields(struct: type[msgspec.Struct], value: Mapping[str, Any], path: str) -
     if config.forbid_unknown_fields:
         known = {field.encode_name for field in fields}
         for name in value.keys() - known - {config.tag_field}:
-            raise FieldError(_joined(path, name), why=_unknown(name, known))
+            raise FieldError(joined(path, name), why=_unknown(name, known))
     for field in fields:
         if field.encode_name in value:
-            yield _joined(path, field.encode_name), field.type, value[field.encode_name]
+            yield joined(path, field.encode_name), field.type, value[field.encode_name]
         elif field.required:
-            raise FieldError(_joined(path, field.encode_name), expected(field.type))
+            raise FieldError(joined(path, field.encode_name), expected(field.type))
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
@@ -160,10 +160,10 @@ def _unknown(name: str, known: Collection[str]) -> str:
     return f"unknown setting {shorten(name)!r}; expected {one_of(sorted(known)) if known else 'no settings'}"
 
 
-def _joined(path: str, name: str) -> str:
+def joined(path: str, name: str) -> str:
     """Return the path of a field: `settings.rules`, or `settings["a b"]` for a name that is not a short word."""
     if not re.fullmatch(r"[\w-]{1,100}", name):
-        return f"{path}[{json.dumps(shorten(name), ensure_ascii=False)}]"
+        return f"{path}[{json.dumps(shorten(name), ensure_ascii=not name.isprintable())}]"
     return f"{path}.{name}" if path else name
 
 

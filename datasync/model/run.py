@@ -46,6 +46,11 @@ class Outcome(LenientEnum):
         return self in (Outcome.FAILED, Outcome.DEAD)
 
     @property
+    def is_failing(self) -> bool:
+        """Whether somebody should look into it: the flow failed, or gave up."""
+        return self.is_failure or self is Outcome.GAVE_UP
+
+    @property
     def is_final(self) -> bool:
         """Whether the run is over."""
         return self not in (Outcome.FAILED, Outcome.DEFERRED, Outcome.INTERRUPTED)

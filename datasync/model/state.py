@@ -49,6 +49,7 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     """An Outcome, perhaps one of a later version."""
     last_success_utc: _Time = None
     consecutive_failures: _Count = 0
+    """Attempts in a row that failed, or in which the flow gave up."""
     ended: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
     """The last legs of runs that ended (`Job.leg`), oldest first."""
     etag: str | None = None
@@ -78,7 +79,7 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
             state = replace(state, window_end_utc=max(ends, default=None), consecutive_failures=0)
         if outcome is Outcome.SUCCEEDED:
             state = replace(state, last_success_utc=attempt.finished_utc)
-        if outcome.is_failure:
+        if outcome.is_failing:
             state = replace(state, consecutive_failures=self.consecutive_failures + 1)
         return state
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from difflib import get_close_matches
 from functools import cached_property
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
@@ -11,7 +12,7 @@ from msgspec import Meta
 
 from datasync.errors import TenantInvalid
 from datasync.model import times
-from datasync.model.decode import NO_SURROGATES, FieldError, Text, decode, is_forbidden_in_ids, shorten
+from datasync.model.decode import NAME_LIMIT, NO_SURROGATES, FieldError, Text, decode, is_forbidden_in_ids, shorten
 from datasync.model.display import shown
 from datasync.model.times import read_utc
 
@@ -19,8 +20,11 @@ FLEET = "@fleet"
 """The partition of documents about the whole fleet. No tenant's id starts with `@`."""
 
 
+type Level = Literal["error", "warning"]
+
+
 class Problem(msgspec.Struct, frozen=True):
-    """An entry, or a document, that somebody must correct."""
+    """A mistake, or a probable mistake, in an entry or a document."""
 
     tenant_id: str
     path: str
@@ -29,11 +33,18 @@ class Problem(msgspec.Struct, frozen=True):
     """The value found, and the value expected."""
     flow: str | None = None
     """The flow's name, where the problem is in an entry that has one."""
+    level: Level = "error"
+    """`error`: the entry, or the document, does not run until it is corrected. A `warning` stops nothing."""
+
+    @property
+    def place(self) -> str:
+        """The tenant, the flow and the field: `tenant-123/weather flows[2].cron`."""
+        subject = f"{shown(self.tenant_id)}/{shown(self.flow)}" if self.flow else shown(self.tenant_id)
+        return f"{subject} {shown(self.path)}".rstrip()
 
     def __str__(self) -> str:
-        """Render as `tenant-123/weather flows[2].cron: …`."""
-        subject = f"{shown(self.tenant_id)}/{shown(self.flow)}" if self.flow else shown(self.tenant_id)
-        return f"{subject} {shown(self.path)}: {shown(self.why, 2000)}"
+        """Render as `tenant-123/weather flows[2].cron: …`; with `warning: ` after the place of a warning."""
+        return f"{self.place}: {'warning: ' if self.level == 'warning' else ''}{shown(self.why, 2000)}"
 
 
 class Planned(msgspec.Struct, frozen=True, rename="camel"):
@@ -93,6 +104,8 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
     name: str
     timezone: str
     """The tenant's IANA time zone; `UTC` where the document has none."""
+    has_zone: bool
+    """Whether the document has a time zone."""
     flows: tuple[FlowEntry, ...]
     problems: tuple[Problem, ...]
     """Problems of entries that are not among `flows`."""
@@ -116,10 +129,8 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
                 "tenantId",
                 f"{read.tenant_id!r} is not the document's id {read.id!r}; both must be the tenant's id",
             )
-        if read.id.startswith("@"):
-            raise TenantInvalid(read.id, "id", "a tenant's id does not start with '@', which the app uses itself")
-        if is_forbidden_in_ids(read.id):
-            raise TenantInvalid(read.id, "id", "an id has none of / \\ ? #, which Cosmos DB does not accept")
+        if why := _id_mistake(read.id):
+            raise TenantInvalid(tenant_label(document), "id", why)
         flows: dict[str, FlowEntry] = {}
         problems: list[Problem] = []
         for index, content in enumerate(read.flows):
@@ -135,6 +146,7 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
             id=read.tenant_id,
             name=read.name or read.tenant_id,
             timezone=read.timezone or "UTC",
+            has_zone=bool(read.timezone),
             flows=tuple(flows.values()),
             problems=tuple(problems),
             etag=str(document.get("_etag", "")),
@@ -202,10 +214,18 @@ ENTRY_FIELDS = _EntryDocument.__struct_encode_fields__
 def is_tenant_document(document: Mapping[str, Any]) -> bool:
     """Return whether a document of the tenants container is, or is meant to be, a tenant's.
 
-    Documents of other types may be stored beside them. A misspelt or missing type does not hide a tenant.
+    Documents of other types may be stored beside them. A misspelt or missing type does not hide a tenant, and neither
+    does a misspelt `flows` in a document without a type.
     """
     kind = document.get("type")
-    return kind.lower() == "tenant" if isinstance(kind, str) else "flows" in document
+    if isinstance(kind, str) and kind.strip():
+        return kind == "Tenant" or _resembles("tenant", kind)
+    return "flows" in document or any(_resembles("flows", name) for name in document)
+
+
+def is_tenant_id(text: str) -> bool:
+    """Return whether a text can be a tenant's id."""
+    return bool(text) and _id_mistake(text) is None
 
 
 def document_key(document: Mapping[str, Any]) -> str:
@@ -217,11 +237,45 @@ def document_key(document: Mapping[str, Any]) -> str:
 def tenant_label(document: Mapping[str, Any]) -> str:
     """Name a document that may lack anything: by its id, else by its tenantId."""
     names = (document.get("id"), document.get("tenantId"))
-    return shorten(next((name for name in names if isinstance(name, str) and name), repr(names[0])))
+    return _label(next((name for name in names if isinstance(name, str) and name), repr(names[0])))
+
+
+def entry_label(content: object) -> str | None:
+    """Name an entry that may lack anything: by its `name`; None where it has none."""
+    name = content.get("name") if isinstance(content, dict) else None
+    return _label(name) if name and isinstance(name, str) else None
+
+
+def _label(name: str) -> str:
+    return shorten(name if name.isprintable() else repr(name)[1:-1])
+
+
+def _resembles(word: str, text: str) -> bool:
+    """Return whether a text is a word in other capitals or with a mistyped letter."""
+    if len(text) > len(word) + 3:
+        return False
+    return bool(get_close_matches(text.strip().lower(), [word], cutoff=0.8))
+
+
+def _id_mistake(tenant_id: str) -> str | None:
+    """Return the reason why a text cannot be a tenant's id."""
+    if tenant_id.startswith("@"):
+        return "a tenant's id does not start with '@', which the app uses itself"
+    if is_forbidden_in_ids(tenant_id):
+        return "an id has none of / \\ ? #, which Cosmos DB does not accept"
+    if tenant_id in (".", ".."):
+        return "an id is not '.' or '..', which stand for a folder in the address of a document"
+    if not tenant_id.isprintable():
+        return f"an id has only printable characters, got {shorten(repr(tenant_id))}"
+    return None
 
 
 def _read_entry(index: int, content: object) -> FlowEntry:
     read = decode(_EntryDocument, content)
+    if len(read.name) > NAME_LIMIT:
+        raise FieldError("name", why=f"a name has at most {NAME_LIMIT} characters, got {shorten(read.name)!r}")
+    if not read.name.isprintable():
+        raise FieldError("name", why=f"a name has only printable characters, got {read.name!r}")
     try:
         next_run = None if read.next_run_utc is None else read_utc(read.next_run_utc)
     except ValueError:
@@ -247,10 +301,9 @@ def _read_planned(value: object) -> Planned | None:
 
 
 def _unreadable(tenant_id: str, index: int, content: object, error: FieldError) -> Problem:
-    name = content.get("name") if isinstance(content, dict) else None
     return Problem(
         tenant_id=tenant_id,
-        flow=shorten(name) if isinstance(name, str) else None,
+        flow=entry_label(content),
         path=f"flows[{index}]{error.path and '.'}{error.path}",
         why=error.why,
     )

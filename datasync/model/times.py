@@ -3,9 +3,13 @@
 Documents hold `2025-08-23T01:00:00Z`. Texts of this form sort like the instants they stand for, which the queries use.
 """
 
+import re
 from datetime import UTC, datetime
 
 EXPECTED = "an ISO 8601 time such as 2025-08-23T01:00:00Z"
+
+_FORM = re.compile(r"[\dW-]{8,10}([Tt ].+)?", re.ASCII)
+"""A date, and perhaps a time after a T. Without this check, milliseconds such as 1712102400000 are the year 1712."""
 
 
 def utc_text(instant: datetime) -> str:
@@ -20,6 +24,8 @@ def read_utc(text: str) -> datetime:
         ValueError: the text is not an ISO 8601 time, or lies outside the years 1 to 9999.
 
     """
+    if not _FORM.fullmatch(text):
+        raise ValueError(f"{text!r} is not a date with a time after a T")
     try:
         return in_utc(datetime.fromisoformat(text))
     except OverflowError as error:

@@ -13,7 +13,7 @@ from msgspec import Meta
 from datasync.errors import StateInvalid
 from datasync.model import times
 from datasync.model.decode import FieldError, decode, shorten
-from datasync.model.tenant import FLEET, Problem
+from datasync.model.tenant import FLEET, Level, Problem
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
@@ -37,7 +37,7 @@ class Watermark(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
-    """A problem that is stored until it is corrected."""
+    """A problem or a warning that is stored until the document is corrected."""
 
     document: str
     """The tenant document: its id, or its tenantId and id where they differ."""
@@ -47,16 +47,18 @@ class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
     since_utc: str
     """When it was found first."""
     flow: str | None = None
+    level: Level = "error"
 
     @property
     def id(self) -> str:
-        """The id of the stored document: one for each field of a tenant document."""
-        return f"problem-{sha256(f'{self.document}\n{self.path}'.encode(errors='backslashreplace')).hexdigest()[:32]}"
+        """The id of the stored document: one for each field of a tenant document, and one for a warning about it."""
+        parts = [self.document, self.path, *(["warning"] if self.level == "warning" else [])]
+        return f"problem-{sha256('\n'.join(parts).encode(errors='backslashreplace')).hexdigest()[:32]}"
 
     @property
     def problem(self) -> Problem:
         """The problem as the checks report it."""
-        return Problem(tenant_id=self.tenant, path=self.path, why=self.why, flow=self.flow)
+        return Problem(tenant_id=self.tenant, path=self.path, why=self.why, flow=self.flow, level=self.level)
 
     @classmethod
     def found(cls, document: str, problem: Problem, now: datetime) -> Self:
@@ -68,6 +70,7 @@ class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
             why=shorten(problem.why, 2000),
             since_utc=utc_text(now),
             flow=problem.flow and shorten(problem.flow),
+            level=problem.level,
         )
 
 

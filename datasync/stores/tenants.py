@@ -11,8 +11,7 @@ from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosReso
 from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, TenantUnknown
-from datasync.model.decode import is_forbidden_in_ids
-from datasync.model.tenant import FlowEntry, Planned, Tenant
+from datasync.model.tenant import FlowEntry, Planned, Tenant, is_tenant_id
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
@@ -195,7 +194,7 @@ class TenantStore:
             f"there is no tenant {tenant_id!r} in container {self._container.name!r}: "
             "create its document, or correct the tenantId"
         )
-        if is_forbidden_in_ids(tenant_id):
+        if not is_tenant_id(tenant_id):
             raise unknown
         with explained(f"while reading tenant {tenant_id!r}"):
             try:

@@ -4,6 +4,7 @@
 |---------------|---------|-------|
 | TICK          | info    | a tick ended |
 | INVALID       | error   | somebody must correct a document (each tick, while it lasts) |
+| WARNING       | warning | a document or a setting has a probable mistake (a document: once) |
 | BROKEN        | error   | a flow file could not be loaded (at the start and each tick, while it lasts) |
 | START         | info    | an attempt of a flow starts |
 | DONE          | info    | an attempt succeeded |
@@ -149,6 +150,35 @@ class DocumentInvalid(Event):
     def attributes(self) -> dict[str, object]:
         """Return the tenant, the flow and the field."""
         return {"tenant": self.problem.tenant_id, "flow": self.problem.flow, "path": self.problem.path}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentDoubtful(Event):
+    """A tenant document has a probable mistake."""
+
+    level = logging.WARNING
+    problem: Problem
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow, the field, and the reason."""
+        return f"WARNING {self.problem.place}: {self.problem.why}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the tenant, the flow and the field."""
+        return {"tenant": self.problem.tenant_id, "flow": self.problem.flow, "path": self.problem.path}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingDoubtful(Event):
+    """An app setting is probably a mistake."""
+
+    level = logging.WARNING
+    why: str
+    """The setting and the reason."""
+
+    def sentence(self) -> str:
+        """Name the setting and the reason."""
+        return f"WARNING app setting {self.why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from datasync import cron
 from datasync.errors import CronInvalid, FlowSettingsInvalid, FlowUnknown, SecretRefused
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.flow.secrets import check_name, declared_secret
+from datasync.model.decode import shorten
 from datasync.model.tenant import FlowEntry, Problem, Tenant
 
 
@@ -48,7 +49,9 @@ def find_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"{name!r} is not a time zone; expected an IANA name such as America/Chicago") from None
+        raise ValueError(
+            f"{shorten(repr(name))} is not a time zone; expected an IANA name such as America/Chicago"
+        ) from None
 
 
 def _flow_problems(tenant: Tenant, entry: FlowEntry, flow: Flow) -> Iterator[Problem]:
@@ -83,7 +86,7 @@ def _cron_problem(expression: str, now: datetime) -> str | None:
         if cron.parse(expression).next(now) is None:
             return f"cron {expression!r} never fires: no date matches all of its fields"
     except CronInvalid as error:
-        return str(error)
+        return shorten(str(error), 1000)
     return None
 
 

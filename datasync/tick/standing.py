@@ -1,4 +1,4 @@
-"""The standing problems of the fleet: stored while they last, deleted when they are corrected."""
+"""The standing problems and warnings of the fleet: stored while they last, deleted when they are corrected."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -8,6 +8,8 @@ from msgspec.structs import replace
 
 from datasync.model.tenant import Problem
 from datasync.stores.fleet import FleetStore, StandingProblem
+from datasync.telemetry.emit import emit
+from datasync.telemetry.events import DocumentDoubtful
 from datasync.tick.turns import Turn
 
 
@@ -24,6 +26,8 @@ class StandingProblems:
     async def update(self, document: str, found: Iterable[Problem], turn: Turn) -> None:
         """Store the problems found in a document, and delete those that are corrected, in the turns of its tenant.
 
+        A new warning is logged.
+
         Raises:
             ServiceUnavailable: Cosmos DB refused or could not be reached.
 
@@ -38,13 +42,15 @@ class StandingProblems:
                 await turn.spend(1)
                 await self._fleet.save(lasting)
                 before[problem.id] = lasting
+                if problem.level == "warning":
+                    emit(DocumentDoubtful(problem=problem.problem))
         for problem in [each for each in before.values() if each.id not in after]:
             await turn.spend(1)
             await self._fleet.delete(problem)
             del before[problem.id]
 
     def has(self, document: str) -> bool:
-        """Return whether a document has problems."""
+        """Return whether a document has problems or warnings."""
         return bool(self._by_document.get(document))
 
     async def keep_only(self, documents: Collection[str], turn: Turn) -> None:
@@ -53,9 +59,9 @@ class StandingProblems:
         for document in gone:
             await self.update(document, (), turn)
 
-    def all(self) -> list[Problem]:
-        """Return the standing problems, the newest first."""
-        every = [each for problems in self._by_document.values() for each in problems.values()]
+    def errors(self) -> list[Problem]:
+        """Return the standing problems without the warnings, the newest first."""
+        every = [each for problems in self._by_document.values() for each in problems.values() if each.level == "error"]
         every.sort(key=lambda each: (each.tenant, each.path))
         every.sort(key=lambda each: each.since_utc, reverse=True)
         return [each.problem for each in every]

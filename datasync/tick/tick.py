@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from itertools import batched, chain
+from itertools import batched, chain, islice
 from typing import Any
 
 from msgspec.structs import replace
@@ -22,6 +22,7 @@ from datasync.telemetry.events import (
     FlowFileBroken,
     LetterKept,
     ProblemsOmitted,
+    SettingDoubtful,
     TenantFailed,
     TickEnded,
     TickFailed,
@@ -30,6 +31,7 @@ from datasync.telemetry.events import (
 from datasync.tick.plan import Advance, plan
 from datasync.tick.standing import StandingProblems
 from datasync.tick.turns import REQUESTS, Turn
+from datasync.tick.warn import entry_warnings, field_warnings
 
 SCAN_INTERVAL = timedelta(days=1)
 """Time between two complete scans of the tenants container."""
@@ -39,6 +41,9 @@ OVERLAP = 60
 
 MOST_LISTED = 100
 """The most standing problems that a tick logs."""
+
+MOST_WARNINGS = 20
+"""The most warnings of one document that a tick stores and logs. `python -m datasync validate` shows all."""
 
 MOST_RETRIED = 100
 """The most documents that the next tick tries again. If more fail, the watermark does not move."""
@@ -100,6 +105,8 @@ class _Tick:
     async def run(self) -> Tally:
         for module, traceback in self._registry.broken.items():
             emit(FlowFileBroken(module=module, cause=self._registry.cause(module), traceback=traceback))
+        for why in self._services.settings.warnings:
+            emit(SettingDoubtful(why=why))
         try:
             await self._examine_documents()
             await self._keep_undecodable()
@@ -196,10 +203,11 @@ class _Tick:
         try:
             tenant = Tenant.from_document(document)
         except TenantInvalid as error:
-            await standing.update(key, [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)], turn)
+            problem = Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)
+            await standing.update(key, [problem, *islice(field_warnings(document), MOST_WARNINGS)], turn)
             return
         problems, etag = await self._schedule(tenant, turn)
-        await standing.update(key, problems, turn)
+        await standing.update(key, [*problems, *await self._warnings(document, tenant, turn)], turn)
         if etag and etag != tenant.etag:
             self._services.tenants.remember(tenant.id, etag)
 
@@ -269,6 +277,14 @@ class _Tick:
             self._tally.enqueued += sum(job.message.flow_name not in too_large for job in jobs)
         return too_large
 
+    async def _warnings(self, document: Mapping[str, Any], tenant: Tenant, turn: Turn) -> list[Problem]:
+        found = [*islice(field_warnings(document), MOST_WARNINGS)]
+        for entry in tenant.flows:
+            await turn.pause()
+            if entry.enabled and len(found) < MOST_WARNINGS:
+                found += entry_warnings(tenant, entry, self._registry, self._now, self._horizon)
+        return found[:MOST_WARNINGS]
+
     def _plan(self, tenant: Tenant) -> Iterator[Advance | Problem | None]:
         return plan(tenant, self._registry, self._now, self._horizon, self._services.settings.spread)
 
@@ -281,7 +297,7 @@ class _Tick:
             self._failure = self._failure or cause
 
     def _report(self) -> None:
-        problems = self._standing.all() if self._standing else []
+        problems = self._standing.errors() if self._standing else []
         for problem in problems[:MOST_LISTED]:
             emit(DocumentInvalid(problem=problem))
         if len(problems) > MOST_LISTED:

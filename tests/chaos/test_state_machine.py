@@ -594,7 +594,7 @@ class Machine(RuleBasedStateMachine):
                     yield f"run {execution.run_id} of {flow} starts its window at {execution.start}, not at {end}"
                 end = max(filter(None, (end, execution.done)), default=None)
                 failures = 0
-            failures += outcome in ("failed", "dead")
+            failures += outcome in ("failed", "dead", "gave_up")
             if outcome == "succeeded":
                 last_success = attempt["finishedUtc"]
         without_lease = [

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -284,11 +284,14 @@ class TestEdits:
 
         assert "skipped_overlap" not in [record["outcome"] for record in await world.records()]
 
-    async def test_a_window_end_in_the_future_is_reported(self, world: World, wire: Wire, services: Services) -> None:
-        """Runs do not succeed with an empty window in the future until then."""
+    @pytest.mark.parametrize("end", ["2099-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+    async def test_a_window_end_in_the_future_is_reported(
+        self, world: World, wire: Wire, services: Services, end: str
+    ) -> None:
+        """The run fails with this reason. It does not succeed with an empty window until then."""
         await world.put(document("t", entry("flow")))
         state = {"id": "state-flow", "tenantId": "t", "type": "FlowState", "flowName": "flow"}
-        await world.runs.upsert_item({**state, "windowEndUtc": "2099-01-01T00:00:00Z"})
+        await world.runs.upsert_item({**state, "windowEndUtc": end})
         ends: list[datetime] = []
 
         async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
@@ -298,7 +301,9 @@ class TestEdits:
         host.post()
         await host.next()
 
-        assert [end for end in ends if end > datetime(2026, 1, 1, tzinfo=UTC)] == []
+        (record,) = await world.records()
+        assert ends == []
+        assert f"windowEndUtc {end} lies in the future" in record["error"]["message"]
 
 
 class TestCooldowns:

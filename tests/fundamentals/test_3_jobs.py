@@ -64,6 +64,10 @@ def test_a_job_has_no_key_that_the_host_reserves() -> None:
         ('{"tenantId": "t", "flowName": "f", "scheduledUtc": "\\ud800"}', "scheduledUtc: expected an ISO 8601 time"),
         ('{"tenantId": "t", "flowName": "f", "deferral": "\\ud800"}', "deferral: expected a whole number"),
         ('{"tenantId": "t", "flowName": "f", "deferral": 1e60}', "deferral: expected a whole number"),
+        (f'{{"tenantId": "t", "flowName": "f", "deferral": {10**60}}}', "deferral: expected a whole number"),
+        (f'{{"tenantId": "t", "flowName": "f", "part": -{10**60}}}', "part: expected a whole number"),
+        (f'{{"tenantId": "t", "flowName": "f", "note": {"9" * 5000}}}', "not JSON in UTF-8"),
+        ('{"tenantId": "t", "flowName": {"- at `$": 1}}', "flowName: expected a text"),
         ('{"tenantId": "t", "flowName": "f", "runId": "a/b"}', 'runId: expected up to 200 .* got "a/b"'),
         ('{"tenantId": "t", "flowName": "f", "dequeueCount": 0}', "reserves the keys dequeuecount; leave them out"),
     ],
@@ -81,6 +85,7 @@ def test_a_message_that_is_not_a_job_is_rejected(body: str | bytes, why: str) ->
 def test_unknown_keys_are_ignored() -> None:
     """Users and later versions of the app may add keys."""
     assert receive(message('{"tenantId": "t", "flowName": "f", "note": "asked for by Ann"}')).flow_name == "f"
+    assert receive(message(f'{{"tenantId": "t", "flowName": "f", "priorAttempts": {10**60}}}')).flow_name == "f"
 
 
 def test_a_time_without_an_offset_is_utc() -> None:

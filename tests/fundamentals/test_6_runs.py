@@ -216,3 +216,20 @@ async def test_a_flow_can_give_up(world: World, services: Services, tenant: dict
     assert run.error
     assert (run.outcome, run.error.message) == ("gave_up", "the account was closed")
     assert [record["outcome"] for record in await world.records()] == ["gave_up"]
+
+
+async def test_a_flow_that_always_gives_up_is_failing(
+    world: World, services: Services, tenant: dict[str, object]
+) -> None:
+    """Its state counts the runs since the last success. The number of failures of the run, for retries, does not."""
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        raise GiveUp("the account was closed")
+
+    await world.put(tenant)
+    for number in range(3):
+        await run_job(services, registered(flow), message(run_id=f"r-{number}"), NOW)
+
+    state = await services.runs.state("tenant-999", ["my-source→my-target"])
+    assert (state.consecutive_failures, state.last_outcome, state.window_end_utc) == (3, "gave_up", None)
+    assert [record.get("failures", 0) for record in await world.records()] == [0, 0, 0]

@@ -254,7 +254,7 @@ def check(case: Case, log: logging.Handler) -> str | None:
     if len(case.form) < SHORTEST:
         return None
     records = list[logging.LogRecord]()
-    log.emit = records.append  # type: ignore[method-assign]
+    log.emit = records.append  # type: ignore[method-assign, assignment]
     redact = Redaction()
     redact.add(NAME, case.secret)
     read = getattr(Sinks(RunLog("acme/weather", {}, redact), records, redact), case.sink)

@@ -469,8 +469,8 @@ def test_a_misspelt_field_is_a_warning(tmp_path: Path) -> None:
 
     assert warnings == [
         f"{file}: t1 timeZone: warning: unknown field, ignored; did you mean 'timezone'?",
-        f"{file}: t1 flows[0].nextRunUTC: warning: unknown field, ignored; did you mean 'nextRunUtc'?",
-        f"{file}: t1 flows[0].setings: warning: unknown field, ignored; did you mean 'settings'?",
+        f"{file}: t1/weather flows[0].nextRunUTC: warning: unknown field, ignored; did you mean 'nextRunUtc'?",
+        f"{file}: t1/weather flows[0].setings: warning: unknown field, ignored; did you mean 'settings'?",
     ]
     assert (code, summary) == (0, "1 document, 0 problems, 3 warnings")
 
@@ -539,6 +539,11 @@ def test_validate_requires_a_file() -> None:
             '{"IsEncrypted": false, "Values": {"A": "s3cret", "B": 5, "C": true}}',
             "values must be strings, in quotes: B, C",
         ),
+        ('{"IsEncrypted": false, "Values": {"A": "s3cret\\u0000"}}', "an environment variable cannot hold these: A."),
+        ('{"IsEncrypted": false, "Values": {"A": "s3cret\\ud800"}}', "an environment variable cannot hold these: A."),
+        ('{"IsEncrypted": false, "Values": {"A=B": "s3cret"}}', "an environment variable cannot hold these: A=B."),
+        ('{"IsEncrypted": false, "Values": {"A\\u0000": "s3cret"}}', r"cannot hold these: 'A\x00'."),
+        ('{"IsEncrypted": false, "Values": {"": "s3cret"}}', "an environment variable cannot hold these: ''."),
     ],
 )
 def test_an_invalid_settings_file_is_a_usage_error(tmp_path: Path, content: str, problem: str) -> None:

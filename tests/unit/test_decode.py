@@ -184,6 +184,11 @@ class Everything(msgspec.Struct):
         ({"free": {}}, "free.note", "missing; expected any value"),
         ({"point": {"x": "a"}}, "point", 'expected an object with the fields of Point or null, got {"x": "a"}'),
         ({"place": {}}, "place", "expected an object with the fields of Place or null, got {}"),
+        ({"item": {"sku": "- at `$"}, "whole": "x - at `$.item`"}, "whole", "expected a whole number"),
+        ({"prices": {" - at `$": "x"}}, 'prices[" - at `$"]', 'expected a number, got "x"'),
+        ({"prices": {"\ud800": "x"}}, 'prices["\\\\ud800"]', 'expected a number, got "x"'),
+        ({"prices": {"a\u202eb": "x"}}, 'prices["a\\u202eb"]', 'expected a number, got "x"'),
+        ({"color": "- at `$"}, "color", "expected one of 'red', 'blue', got \"- at `$\""),
         ({"tuple_": [1]}, "tuple_", "expected a list of 2 values or null, got [1]"),
     ],
 )

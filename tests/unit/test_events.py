@@ -15,6 +15,7 @@ from datasync.telemetry import events
 from datasync.telemetry.emit import configure, emit
 from datasync.telemetry.events import (
     CooldownInvalid,
+    DocumentDoubtful,
     DocumentInvalid,
     EndingNotRecorded,
     Event,
@@ -30,6 +31,7 @@ from datasync.telemetry.events import (
     RunStarted,
     RunSuperseded,
     ServiceAway,
+    SettingDoubtful,
     TenantFailed,
     TickEnded,
     TickFailed,
@@ -124,6 +126,18 @@ EVENTS: list[tuple[Event, int, str]] = [
         DocumentInvalid(problem=Problem(tenant_id="acme", flow="weather", path="flows[0].cron", why="5 fields")),
         logging.ERROR,
         "INVALID acme/weather flows[0].cron: 5 fields tenant=acme flow=weather path=flows[0].cron",
+    ),
+    (
+        DocumentDoubtful(
+            problem=Problem(tenant_id="acme", flow="weather", path="flows[0].tz", why="unknown", level="warning")
+        ),
+        logging.WARNING,
+        "WARNING acme/weather flows[0].tz: unknown tenant=acme flow=weather path=flows[0].tz",
+    ),
+    (
+        SettingDoubtful(why="KEY_VAULT_URL: unknown, and has no effect; did you mean KEY_VAULT_URI?"),
+        logging.WARNING,
+        "WARNING app setting KEY_VAULT_URL: unknown, and has no effect; did you mean KEY_VAULT_URI?",
     ),
     (
         ProblemsOmitted(count=3),

@@ -128,6 +128,36 @@ def test_the_time_between_two_attempts_is_that_of_the_host(tmp_path: Path) -> No
             {"AzureFunctionsJobHost__extensions__queues__maxDequeueCount": "many"},
             "maxDequeueCount: expected a whole number",
         ),
+        *[
+            (
+                {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": span},
+                "visibilityTimeout: expected hours, minutes and seconds such as 00:01:00",
+            )
+            for span in ("inf:0:0", "nan:0:0", "1e999:0:0", "-1:0:0", "1", "00:01")
+        ],
+        *[
+            ({"RUN_RETENTION_DAYS": number}, "RUN_RETENTION_DAYS: expected a whole number from 1 to 3650")
+            for number in ("\uff13\uff10", "9" * 5000, "1e1", "NaN")
+        ],
+        *[
+            (
+                {"AzureWebJobsStorage": "", "AzureWebJobsStorage__accountName": name},
+                f"AzureWebJobsStorage__accountName: expected the name of the storage account, .* got {got}",
+            )
+            for name, got in [
+                ("https://acme.blob.core.windows.net/", "an address"),
+                ("acme.queue.core.windows.net", "'acme.queue.core.windows.net'"),
+                ("AccountName=acme;AccountKey=c2VjcmV0", "a text with '='"),
+                ("Acme", "'Acme'"),
+                (" acme", "' acme'"),
+            ]
+        ],
+        ({"QUEUE_NAME": "Flow_Jobs"}, "QUEUE_NAME: expected 3 to 56 small letters, .* got 'Flow_Jobs'"),
+        ({"QUEUE_NAME": "flow--jobs"}, "QUEUE_NAME: expected"),
+        ({"QUEUE_NAME": "https://acme.queue.core.windows.net/jobs"}, "QUEUE_NAME: expected"),
+        ({"COSMOS_DATABASE": "a/b"}, "COSMOS_DATABASE: expected a name without"),
+        ({"COSMOS_TENANTS_CONTAINER": "tenants "}, "COSMOS_TENANTS_CONTAINER: expected a name without"),
+        ({"COSMOS_RUNS_CONTAINER": "tenants"}, "COSMOS_RUNS_CONTAINER: is the container of the tenants too"),
         (
             {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "5 minutes"},
             "visibilityTimeout: expected hours, minutes and seconds such as 00:01:00, got '5 minutes'",
@@ -204,3 +234,94 @@ def test_the_repr_of_the_settings_names_the_settings_of_the_accounts() -> None:
 
     assert "Account(setting='COSMOS_CONNECTION_STRING')" in shown
     assert "c2VjcmV0" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("KEY_VAULT_URL", "KEY_VAULT_URI"),
+        ("KEYVAULT_URI", "KEY_VAULT_URI"),
+        ("key_vault_uri", "KEY_VAULT_URI"),
+        ("ORCHESTRATOR_LOOK_AHEAD", "ORCHESTRATOR_LOOKAHEAD"),
+        ("ORCHESTRATOR_LOOKAHAED", "ORCHESTRATOR_LOOKAHEAD"),
+        ("ORCHESTRATOR_CRON", None),
+        ("COSMOS_DB", None),
+        ("COSMOS_DATABASE_NAME", "COSMOS_DATABASE"),
+        ("COSMOS_TENANT_CONTAINER", "COSMOS_TENANTS_CONTAINER"),
+        ("Cosmos__ConnectionString", "COSMOS_CONNECTION_STRING"),
+        ("COSMOS_ENDPOINT_", "COSMOS_ENDPOINT"),
+        ("QUEUENAME", "QUEUE_NAME"),
+        ("CONCURRENCY_PER_TENANTS", "CONCURRENCY_PER_TENANT"),
+        ("RUN_RETENTION_DAY", "RUN_RETENTION_DAYS"),
+        ("AzureWebJobsStorage__account", "AzureWebJobsStorage__accountName"),
+        ("AZUREWEBJOBSSTORAGE__ACCOUNTNAME", "AzureWebJobsStorage__accountName"),
+        (
+            "AzureFunctionsJobHost__extensions__queues__maxDequeCount",
+            "AzureFunctionsJobHost__extensions__queues__maxDequeueCount",
+        ),
+    ],
+)
+def test_a_misspelt_setting_is_a_warning(name: str, meant: str | None) -> None:
+    """The app runs without it. The warning has the name that is meant, where one is similar, and no value."""
+    (warning,) = Settings.from_environ({**KEYS, name: "c2VjcmV0"}).warnings
+
+    assert warning.startswith(f"{name}: unknown, and has no effect")
+    assert (f"did you mean {meant}?" in warning) is (meant is not None)
+    assert "c2VjcmV0" not in warning
+
+
+def test_other_environment_variables_are_no_settings_of_the_app() -> None:
+    """A process on Azure has hundreds of them."""
+    others = (
+        "PATH", "HOME", "USER", "HOSTNAME", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID",
+        "AZURE_TOKEN_CREDENTIALS", "FUNCTIONS_WORKER_RUNTIME", "FUNCTIONS_EXTENSION_VERSION",
+        "APPLICATIONINSIGHTS_CONNECTION_STRING", "AzureWebJobsDashboard", "AzureWebJobsScriptRoot",
+        "AzureWebJobsSecretStorageType", "AzureWebJobs.run_flow.Disabled", "AzureFunctionsJobHost__logging__logLevel",
+        "DEPLOYMENT_STORAGE_CONNECTION_STRING", "WEBSITE_SITE_NAME", "IDENTITY_ENDPOINT", "MSI_ENDPOINT",
+        "VAULT_ADDR", "DATABASE_URL", "QUEUE", "x" * 100_000,
+    )  # fmt: skip
+
+    assert Settings.from_environ({**KEYS, **dict.fromkeys(others, "1")}).warnings == ()
+
+
+def test_a_setting_that_another_one_replaces_is_a_warning() -> None:
+    """A connection string wins over an endpoint, which is then not used."""
+    read = Settings.from_environ({**KEYS, "COSMOS_ENDPOINT": "https://other.documents.azure.com/"})
+
+    assert read.warnings == (
+        "COSMOS_ENDPOINT: has no effect, since COSMOS_CONNECTION_STRING is set: remove one of them",
+    )
+
+
+def test_an_error_about_settings_has_the_warnings_too() -> None:
+    """The setting that is missing is probably the one that is misspelt."""
+    with pytest.raises(SettingsInvalid, match="COSMOS_CONECTION_STRING: unknown, .* mean COSMOS_CONNECTION_STRING"):
+        Settings.from_environ({"COSMOS_CONECTION_STRING": "x"})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        '{"maxDequeueCount": 1e400}',
+        '{"maxDequeueCount": NaN}',
+        '{"maxDequeueCount": 0}',
+        '{"maxDequeueCount": -1}',
+        '{"maxDequeueCount": 10000000000000000000000}',
+        '{"maxDequeueCount": true}',
+        '{"maxDequeueCount": null}',
+        '{"visibilityTimeout": "inf:0:0"}',
+        '{"visibilityTimeout": "-00:01:00"}',
+        '{"visibilityTimeout": 1e400}',
+        "5",
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_host_json_that_the_host_refuses_has_the_defaults(tmp_path: Path, option: str) -> None:
+    """The host itself does not start with such a file."""
+    host_json = tmp_path / "host.json"
+    host_json.write_text(f'{{"extensions": {{"queues": {option}}}}}')
+
+    read = Settings.from_environ(KEYS, host_json=host_json)
+
+    assert (read.max_attempts, read.retry_delay) == (5, timedelta())
