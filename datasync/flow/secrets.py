@@ -15,6 +15,7 @@ from azure.keyvault.secrets import KeyVaultSecret
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable
+from datasync.model.decode import shorten
 
 TIME_TO_LIVE = timedelta(minutes=5)
 """How long a value is kept in memory, so also how long a rotated secret takes to arrive."""
@@ -169,14 +170,19 @@ class TenantSecretClient(SecretClient):
         """Return a secret of this tenant, or a shared one.
 
         Raises:
-            SecretRefused: the name belongs to another tenant, or Key Vault does not accept it.
+            SecretRefused: the name belongs to another tenant, or Key Vault does not accept the name or the version.
             SecretNotFound: the vault has no such secret.
             SettingsInvalid: no vault is configured.
             ServiceUnavailable: the vault refused or could not be reached.
 
         """
         check_name(self._tenant_id, name)
-        read = await self._vault.get(name, version, self._fresh_after)
+        if version and not _NAME.fullmatch(version):
+            raise SecretRefused(
+                f"secret {name!r}: {shorten(version)!r} is not a version, which has letters and digits: "
+                "leave it out to get the newest"
+            )
+        read = await self._vault.get(name, version or None, self._fresh_after)
         within = name.removeprefix(_prefix(self._tenant_id))
         self._on_read(within, read.secret.value)
         self._reads[within] = read.at

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from msgspec.structs import replace
@@ -21,7 +23,7 @@ from datasync.errors import (
     SecretRefused,
     ServiceUnavailable,
 )
-from datasync.flow.context import FlowRun, Window, checked_count
+from datasync.flow.context import MOST_COUNTS, FlowRun, Window, check_counts, checked_count
 from datasync.flow.failures import failure_of
 from datasync.flow.http import LONGEST_WAIT, HttpUsage, new_client
 from datasync.flow.log import RunLog
@@ -92,19 +94,18 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
         cursor_before=cursor,
-        counts={name: int(number) for name, number in run.counts.items() if _is_count(name, number)},
+        counts=dict(islice(_valid(run.counts), MOST_COUNTS)),
         http=usage.totals(),
         secrets=dict(kv.reads),
         abandoned=execution.abandoned,
     )
 
 
-def _is_count(name: str, number: object) -> bool:
-    try:
-        checked_count(name, number)
-    except TypeError:
-        return False
-    return True
+def _valid(counts: Mapping[str, object]) -> Iterator[tuple[str, int]]:
+    """Yield the counts that a record can hold. A flow may also have written others, without `run.count`."""
+    for name, number in counts.items():
+        with suppress(TypeError, ValueError):
+            yield name, checked_count(name, number)
 
 
 async def _close_provider(services: Services, admitted: Admitted, until: datetime | None) -> None:
@@ -179,14 +180,13 @@ def _signalled(signal: FlowSignal, admitted: Admitted, run: FlowRun, describe: _
 def _finished(ending: Ending, admitted: Admitted, run: FlowRun, describe: _Describe) -> Ending:
     """Return an ending with the cursor that the flow has left, or a failure if its end cannot be kept."""
     try:
-        for name, number in run.counts.items():
-            checked_count(name, number)
+        check_counts(run.counts)
         if ending.outcome is Outcome.CONTINUED and ending.window_end:
             _check_window_end(ending.window_end, admitted, run)
         if admitted.state is None and run.cursor is not None:
             raise CursorInvalid(_NO_CURSOR)  # noqa: TRY301 - all of these checks end the run in the same way
         return replace(ending, cursor=normalized(run.cursor))
-    except (CursorInvalid, FlowFailed, TypeError) as error:
+    except (CursorInvalid, FlowFailed, TypeError, ValueError) as error:
         return _failed(error, _plain(describe, error))
 
 
