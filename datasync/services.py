@@ -20,6 +20,7 @@ from datasync.flow.watchdog import Watchdog
 from datasync.model.state import Leased
 from datasync.model.times import utc_text
 from datasync.settings import Settings
+from datasync.stores.claims import Claims
 from datasync.stores.cosmos import Container
 from datasync.stores.fleet import FleetStore
 from datasync.stores.jobs import JobQueue
@@ -92,6 +93,13 @@ class Services:
     def fleet(self) -> FleetStore:
         """The partition `@fleet` of the runs container."""
         return FleetStore(self._runs_container, self.settings.run_retention)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """The tenants that use their ids."""
+        claims = Claims(self.fleet, self.tenants)
+        self._open.push_async_callback(claims.close)
+        return claims
 
     @cached_property
     def jobs(self) -> JobQueue:

@@ -69,7 +69,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         keep=partial(_keep, admitted),
         counts=Counter(),
     )
-    kv = TenantSecretClient(tenant.id, services.vault, redact.add, _refused_at(admitted.record))
+    kv = TenantSecretClient(tenant.id, services.vault, redact.add, _refused_at(admitted.record), services.claims.holder)
     function = partial(flow.function, tenant.id, kv, run) if flow.takes_run else partial(flow.function, tenant.id, kv)
     async with admitted.lease.kept():
         execution = await execute(

@@ -114,8 +114,9 @@ class HeldLease:
         """Release the lease, and send the run that is wanted since others were skipped because of the lease."""
         await self.refresh()
         runs, state = self._services.runs, self.document
-        if isinstance(state, FlowState) and state.wanted:
-            await self._services.jobs.send(PlannedJob(state.wanted, self._services.clock.now()))
+        now = self._services.clock.now()
+        if isinstance(state, FlowState) and state.wanted and not state.deferred(now):
+            await self._services.jobs.send(PlannedJob(state.wanted, now))
             if await runs.save(replace(state, lease=None, wanted=None)):
                 return
         await runs.release(state)

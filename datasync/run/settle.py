@@ -1,6 +1,6 @@
 """settle: records the end of an attempt in one transaction, and sends the messages that follow from it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -16,7 +16,7 @@ from datasync.model.decode import fits_in_id
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob
 from datasync.model.run import Attempt, Outcome, RunRecord
-from datasync.model.state import FlowState, Leased
+from datasync.model.state import Deferral, FlowState, Leased
 from datasync.run.ending import Ending
 from datasync.run.lease import HeldLease
 from datasync.services import Services
@@ -28,6 +28,9 @@ MOST_DEFERRALS = 100
 
 LONGEST_DEFERRAL = timedelta(days=7)
 """How long a run may be deferred, from the first time on."""
+
+SHORTEST_DEFERRAL_AT_LAST = timedelta(minutes=1)
+"""The shortest time between two attempts of a run that is deferred again and again. At first it is a second."""
 
 _LONGEST_OUTAGE_PAUSE = timedelta(minutes=15)
 PATIENCE = timedelta(minutes=10)
@@ -168,8 +171,8 @@ def _after(
         error=ending.error,
         secrets=ending.secrets,
     )
-    after = _state_after(delivery, ending, attempt, state)
-    messages = [*_next(services, job, ending, now)]
+    messages = [*_next(services, job, ending, record, now)]
+    after = _state_after(delivery, ending, attempt, state, messages)
     if state and after and state.wanted and not after.wanted:
         messages.append(PlannedJob(state.wanted, now))
     is_deferred = ending.outcome is Outcome.DEFERRED
@@ -188,7 +191,9 @@ def _after(
     return record, after
 
 
-def _state_after(delivery: Delivery, ending: Ending, attempt: Attempt, state: FlowState | None) -> FlowState | None:
+def _state_after(
+    delivery: Delivery, ending: Ending, attempt: Attempt, state: FlowState | None, messages: Sequence[PlannedJob]
+) -> FlowState | None:
     if state is None:
         return None
     job = delivery.job
@@ -196,11 +201,14 @@ def _state_after(delivery: Delivery, ending: Ending, attempt: Attempt, state: Fl
         return state.after(attempt, job, None, state.cursor)  # without the lease, nothing but the counts may change
     is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
     after = state.after(attempt, job, ending.window_end, ending.cursor if is_done else state.cursor)
-    ends_leg = ending.outcome.is_final or ending.outcome is Outcome.DEFERRED
+    if ending.outcome is Outcome.DEFERRED:
+        (again,) = messages
+        after = replace(after, deferral=Deferral(job.next_leg, job.run_id, again.visible_at))
+    is_sent = ending.outcome.is_final and not after.deferred(attempt.finished_utc)  # else a later end sends it
     return replace(
         after,
         lease=state.lease if ending.abandoned else None,
-        wanted=None if ends_leg else state.wanted,
+        wanted=None if is_sent else state.wanted,
     )
 
 
@@ -222,16 +230,22 @@ def _decided(services: Services, ending: Ending, record: RunRecord, now: datetim
     return ending
 
 
-def _next(services: Services, job: Job, ending: Ending, now: datetime) -> Iterable[PlannedJob]:
-    """Yield the messages that go on with the run."""
+def _next(services: Services, job: Job, ending: Ending, record: RunRecord, now: datetime) -> Iterable[PlannedJob]:
+    """Yield the messages that go on with the run, which had this record before the attempt."""
     if ending.outcome is Outcome.CONTINUED:
         yield PlannedJob(job.next_part(now), now)
     if ending.outcome is Outcome.DEFERRED:
         outages = job.outages + 1 if ending.is_outage else 0
-        delay = outage_pause(job.outages) if ending.is_outage else ending.delay or timedelta()
+        delay = outage_pause(job.outages) if ending.is_outage else _deferral_pause(ending, record)
         yield PlannedJob(replace(job.next_deferral(), outages=outages), now + delay)
     if ending.outcome is Outcome.FAILED and job.delivery >= services.settings.max_attempts:
         yield PlannedJob(job.copy(), now + services.settings.retry_delay)  # the host would not deliver it again
+
+
+def _deferral_pause(ending: Ending, record: RunRecord) -> timedelta:
+    """Return how long a deferred run waits: as long as its flow asked for, and at least 1, 2, 4 … 60 seconds."""
+    shortest = timedelta(seconds=1 << min(record.retry_laters, 6))
+    return max(ending.delay or timedelta(), min(shortest, SHORTEST_DEFERRAL_AT_LAST))
 
 
 def outage_pause(outages: int) -> timedelta:

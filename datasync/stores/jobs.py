@@ -11,10 +11,9 @@ from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoun
 from azure.storage.queue.aio import QueueClient
 
 from datasync.errors import ServiceUnavailable
-from datasync.model.job import PlannedJob
+from datasync.model.job import LONGEST_DELAY, PlannedJob
 
 _SECOND = timedelta(seconds=1)  # the queue takes whole seconds
-_LONGEST = timedelta(days=7)
 _SENDS_AT_ONCE = 64
 _AT_ONCE = 32  # the most messages in one answer
 _LOOK = 60  # seconds that messages are hidden while they are looked at
@@ -55,7 +54,7 @@ class JobQueue:
             ServiceUnavailable: the queue is missing, refused the request, or could not be reached.
 
         """
-        hidden = min(max(job.visible_at - self._now(), timedelta()), _LONGEST)
+        hidden = min(max(job.visible_at - self._now(), timedelta()), LONGEST_DELAY)
         with self._explained():
             await self._queue.send_message(
                 job.message.encode(), visibility_timeout=-(-hidden // _SECOND) or None, time_to_live=_NEVER

@@ -11,7 +11,7 @@ from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosReso
 
 from datasync.errors import ServiceUnavailable, TenantUnknown
 from datasync.model.decode import is_forbidden_in_ids
-from datasync.model.tenant import FlowEntry, Planned, Tenant
+from datasync.model.tenant import FlowEntry, Planned, Tenant, is_tenant_document
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
@@ -117,6 +117,13 @@ class TenantStore:
 
         """
         return Tenant.from_document(await self._read(tenant_id))
+
+    async def exists(self, tenant_id: str) -> bool:
+        """Return whether a tenant has a document, readable or not."""
+        try:
+            return is_tenant_document(await self._read(tenant_id))
+        except TenantUnknown:
+            return False
 
     async def has_entry(self, tenant_id: str, names: Sequence[str]) -> bool:
         """Return whether a tenant's document, readable as a whole or not, has an entry under one of these names.

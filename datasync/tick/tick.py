@@ -25,6 +25,7 @@ from datasync.telemetry.events import (
     TickFailed,
     WatermarkInvalid,
 )
+from datasync.tick.check import spelling_problems
 from datasync.tick.plan import Advance, Plan, plan
 from datasync.tick.standing import StandingProblems
 
@@ -174,6 +175,9 @@ class _Tick:
             await standing.update(key, [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)])
             return
         decision = self._plan(tenant)
+        if twins := [*spelling_problems(tenant.id, await self._services.claims.holder(tenant.id))]:
+            await standing.update(key, [*twins, *decision.problems])
+            return
         moved = await self._schedule(tenant, decision)
         await standing.update(key, decision.problems)
         if moved and moved.etag != tenant.etag:

@@ -79,5 +79,5 @@ def test_only_whole_numbers_count(run: FlowRun, number: int) -> None:
 def test_a_name_has_up_to_100_characters(run: FlowRun) -> None:
     """A longer one is a text, and not the name of a kind of things."""
     run.count(**{"x" * 100: 1})
-    with pytest.raises(ValueError, match="is not a text of up to 100 characters"):
+    with pytest.raises(ValueError, match="has more than 100 characters"):
         run.count(**{"x" * 101: 1})
