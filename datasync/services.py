@@ -97,7 +97,7 @@ class Services:
     @cached_property
     def claims(self) -> Claims:
         """The tenants that use their ids."""
-        claims = Claims(self.fleet, self.tenants)
+        claims = Claims(self.fleet, self.tenants, self.clock.sleep)
         self._open.push_async_callback(claims.close)
         return claims
 
@@ -168,7 +168,7 @@ class Services:
         return self._container(self.settings.runs_container)
 
     def _container(self, name: str) -> Container:
-        return Container(name, partial(self._cosmos.container, self.settings.cosmos_database, name))
+        return Container(name, partial(self._cosmos.container, self.settings.cosmos_database, name), self.clock.sleep)
 
     def _queue(self, name: str) -> JobQueue:
         client = queue_client(self.settings.storage, name, self._credential)

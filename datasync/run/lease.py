@@ -20,11 +20,11 @@ from datasync.model.lease import DURATION
 from datasync.model.state import FlowState, Leased
 from datasync.run.acquire import find
 from datasync.services import Services
+from datasync.tries import tries
 
 RENEWAL = timedelta(minutes=1)
 """Time between two renewals."""
 
-_TRIES = 20
 _RENEW_AGAIN = timedelta(seconds=5)
 
 
@@ -84,7 +84,7 @@ class HeldLease:
         """
         await self.check()
         async with self._lock:
-            for _ in range(_TRIES):
+            async for _ in tries(self._services.clock.sleep):
                 changed = replace(self.document, cursor=cursor)
                 if etags := await self._services.runs.save(changed):
                     self.document = replace(changed, etag=etags[0])

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from random import random
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from datasync.run.lease import HeldLease
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import EndingNotRecorded
+from datasync.tries import MOST, tries
 
 MOST_DEFERRALS = 100
 """How often a flow may defer a run."""
@@ -38,8 +38,6 @@ PATIENCE = timedelta(minutes=10)
 
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _RECORDED_CURSOR = 1024  # bytes of JSON
-_TRIES = 20
-_LONGEST_PAUSE = timedelta(milliseconds=200)
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -57,6 +55,10 @@ class Delivery(msgspec.Struct, frozen=True):
     def names(self) -> tuple[str, ...]:
         """The flow's name and aliases; only the name in the job where no flow has it."""
         return self.flow.names if self.flow else (self.job.flow_name,)
+
+
+class _Contended(ServiceUnavailable):
+    """Others have changed the documents in every try."""
 
 
 async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
@@ -80,7 +82,7 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
             if error.status in _REFUSALS and not is_refused:
                 ending, is_refused = _refused(error, ending), True
                 continue
-            if delivery.lease is None or waited >= PATIENCE:
+            if delivery.lease is None or waited >= PATIENCE or isinstance(error, _Contended):
                 raise
             services.outages.note(error, services.clock.now())
             if not waited:
@@ -102,7 +104,7 @@ def _refused(error: ServiceUnavailable, ending: Ending) -> Ending:
 async def _record(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
     runs, job = services.runs, delivery.job
     record, state = _leased_record(delivery) or delivery.record, await _state_to_write(services, delivery, ending)
-    for _ in range(_TRIES):
+    async for _ in tries(services.clock.sleep):
         own = (record or RunRecord.begin(job, delivery.names[0], delivery.started_utc)).is_present_for(job)
         ended, after = _after(services, delivery, ending, own, state)
         documents: list[Leased] = [ended] if after is None else [ended, after]
@@ -114,9 +116,8 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
         if delivery.lease:
             await delivery.lease.refresh()
         state = await _state_to_write(services, delivery, ending)
-        await services.clock.sleep(_LONGEST_PAUSE * random())  # noqa: S311 - spreads tries, protects nothing
-    raise ServiceUnavailable(
-        f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {_TRIES} tries. "
+    raise _Contended(
+        f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {MOST} tries. "
         "It will be tried again"
     )
 

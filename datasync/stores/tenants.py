@@ -14,6 +14,7 @@ from datasync.model.decode import is_forbidden_in_ids
 from datasync.model.tenant import FlowEntry, Planned, Tenant, is_tenant_document
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
+from datasync.tries import MOST, tries
 
 _PATCH_LIMIT = 10  # operations: https://learn.microsoft.com/azure/cosmos-db/partial-document-update-faq
 
@@ -21,7 +22,6 @@ MOST_MOVES = _PATCH_LIMIT // 2
 """Entries that one patch can move."""
 
 _PAGE = 100
-_TRIES = 20
 
 _ALL = "SELECT * FROM c"
 _CHANGED = "SELECT * FROM c WHERE c._ts >= @since"
@@ -165,7 +165,8 @@ class TenantStore:
     async def _patch(self, tenant: Tenant, operations: Callable[[Tenant], list[dict[str, Any]]]) -> Moved:
         """Patch a document under its ETag. `operations` gives the operations for the document as it is."""
         container = await self._container.open()
-        for conflicts in range(_TRIES):
+        conflicts = 0
+        async for _ in tries(self._container.sleep):
             wanted = operations(tenant)
             if not wanted:
                 return Moved(tenant=tenant, entries=0, conflicts=conflicts)
@@ -180,13 +181,12 @@ class TenantStore:
                         retry_write=RETRY_WRITE,
                     )
                 except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
-                    tenant = await self.get(tenant.id)
+                    tenant, conflicts = await self.get(tenant.id), conflicts + 1
                     continue
             entries = sum(each["path"].endswith("/nextRunUtc") for each in wanted)
             return Moved(tenant=Tenant.from_document(document), entries=entries, conflicts=conflicts)
         raise ServiceUnavailable(
-            f"tenant {tenant.id!r} was changed by others in each of {_TRIES} tries to schedule it. "
-            "It will be tried again"
+            f"tenant {tenant.id!r} was changed by others in each of {MOST} tries to schedule it. It will be tried again"
         )
 
     async def _read(self, tenant_id: str) -> dict[str, Any]:

@@ -134,9 +134,7 @@ class TestTicks:
         await world.put(acme("Acme"))
         assert await requests(another_process, 2) == ["GET"]
 
-    async def test_an_edited_claim_does_not_stop_a_tenant(
-        self, world: World, services: Services, registry: FlowRegistry
-    ) -> None:
+    async def test_an_edited_claim_does_not_stop_a_tenant(self, world: World, services: Services) -> None:
         """A claim that names something else, or that cannot be read, is replaced."""
         await world.put(acme("Acme"), acme("other"))
         await services.claims.holder("Acme")
