@@ -12,7 +12,7 @@ _LONGEST_PAUSE = timedelta(seconds=2)
 
 
 async def tries(sleep: Callable[[timedelta], Awaitable[None]]) -> AsyncIterator[None]:
-    """Yield MOST times, after a random pause that grows from try to try: those who meet do not meet again."""
+    """Yield MOST times, with random pauses in between that grow, so that writers who have met are spread."""
     pause = _FIRST_PAUSE
     yield
     for _ in range(MOST - 1):

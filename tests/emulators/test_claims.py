@@ -181,6 +181,22 @@ class TestSecrets:
         assert [each["outcome"] for each in await world.records("Acme")] == ["succeeded"] * 2
         assert [each["outcome"] for each in await world.records("ACME")] == ["dead"] * 2
 
+    @pytest.mark.usefixtures("secret")
+    async def test_the_claim_is_read_in_the_first_run_of_a_process(
+        self, world: World, wire: Wire, services: Services, another_process: Services, registry: FlowRegistry
+    ) -> None:
+        """Further runs of the tenant make no further request. A claim that no tick has made is made."""
+        await world.put(acme("Acme"))
+        requests: list[list[str]] = []
+        for number, process in enumerate((services, services, another_process)):
+            wire.requests.clear()
+            host = Deliveries(process, wire, registry)
+            host.post(tenant_id="Acme", run_id=f"r-{number}")
+            await host.next()
+            requests.append([method for method, url, body in wire.requests if "claim-" in url + body])
+
+        assert requests == [["GET", "POST"], [], ["GET"]]
+
     async def test_shared_secrets_need_no_claim(
         self, world: World, wire: Wire, services: Services, vault: KeyVault
     ) -> None:
