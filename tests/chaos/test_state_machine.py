@@ -59,7 +59,7 @@ CRONS = ("0 0 * * * *", "0 */5 * * * *", "0 */20 * * * *")
 FLOWS = ("orders", "stock")
 """The first sends one more run for those that it skipped; the second does not."""
 
-DEFERRAL = timedelta(minutes=2)
+DEFERRAL = timedelta(minutes=20)
 
 
 NEVER = datetime.min.replace(tzinfo=UTC)
