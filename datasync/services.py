@@ -20,6 +20,7 @@ from datasync.flow.watchdog import Watchdog
 from datasync.model.state import Leased
 from datasync.model.times import utc_text
 from datasync.settings import Settings
+from datasync.stores.claims import Claims
 from datasync.stores.cosmos import Container
 from datasync.stores.fleet import FleetStore
 from datasync.stores.jobs import JobQueue
@@ -94,6 +95,13 @@ class Services:
         return FleetStore(self._runs_container, self.settings.run_retention)
 
     @cached_property
+    def claims(self) -> Claims:
+        """The tenants that use their ids."""
+        claims = Claims(self.fleet, self.tenants, self.clock.sleep)
+        self._open.push_async_callback(claims.close)
+        return claims
+
+    @cached_property
     def jobs(self) -> JobQueue:
         """The job queue."""
         return self._queue(self.settings.queue_name)
@@ -160,7 +168,7 @@ class Services:
         return self._container(self.settings.runs_container)
 
     def _container(self, name: str) -> Container:
-        return Container(name, partial(self._cosmos.container, self.settings.cosmos_database, name))
+        return Container(name, partial(self._cosmos.container, self.settings.cosmos_database, name), self.clock.sleep)
 
     def _queue(self, name: str) -> JobQueue:
         client = queue_client(self.settings.storage, name, self._credential)

@@ -1,7 +1,7 @@
 """The third parameter of a flow: one attempt, with its window, cursor, settings, HTTP client and log."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,14 @@ from typing import Any
 import httpx
 
 from datasync.flow.log import RunLog
+from datasync.model.decode import shorten
 from datasync.model.tenant import Tenant
+
+MOST_COUNTS = 100
+"""The most names in `run.count()` of one attempt."""
+
+_LONGEST_NAME = 100  # characters
+_LARGEST_COUNT = 2**53  # Cosmos DB stores numbers as IEEE 754 doubles, which hold whole numbers exactly up to here
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +77,35 @@ class FlowRun:
         """Add to the numbers in the run record: `run.count(orders=12, leads=3)`.
 
         Raises:
-            TypeError: a number is not whole, or is too large.
+            TypeError: a number is not whole.
+            ValueError: a sum is 2**53 or more, a name is too long, or the run has too many names.
 
         """
         for name, number in numbers.items():
-            self.counts[name] += checked_count(name, number)
+            total = self.counts[name] + checked_count(name, number)
+            check_counts({**self.counts, name: total})
+            self.counts[name] = total
+
+
+def check_counts(counts: Mapping[str, object]) -> None:
+    """Check that a record can hold the counts of a run; raises as `FlowRun.count` does."""
+    if len(counts) > MOST_COUNTS:
+        raise ValueError(f"run.count: more than {MOST_COUNTS} names. Count the kinds of things, not each thing")
+    for name, number in counts.items():
+        checked_count(name, number)
 
 
 def checked_count(name: str, number: object) -> int:
-    """Return a number that a record can hold.
-
-    Raises:
-        TypeError: it is not whole, or lies beyond 2**53, where Cosmos DB does not store whole numbers exactly.
-
-    """
-    if not isinstance(number, int) or abs(number) > 2**53:
-        raise TypeError(f"run.count({name}={number!r}): expected a whole number up to 2**53")
+    """Return a number that a record can hold under a name; raises as `FlowRun.count` does."""
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"run.count: the name {shorten(name)!r} has more than {_LONGEST_NAME} characters")
+    if not isinstance(number, int):
+        raise TypeError(f"run.count({name}={number!r}): expected a whole number")
+    if abs(number) >= _LARGEST_COUNT:
+        raise ValueError(f"run.count({name}=…): expected a whole number below 2**53, got {_about(number)}")
     return int(number)
+
+
+def _about(number: int) -> str:
+    """Describe a number that may have more digits than Python prints."""
+    return f"{'-' if number < 0 else ''}2**{number.bit_length() - 1} or more"

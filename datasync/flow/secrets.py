@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from azure.keyvault.secrets import KeyVaultSecret
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable
+from datasync.model.decode import shorten
 
 TIME_TO_LIVE = timedelta(minutes=5)
 """How long a value is kept in memory, so also how long a rotated secret takes to arrive."""
@@ -24,6 +25,7 @@ RECENT = timedelta(seconds=10)
 
 _CLOCK_DIFFERENCE = timedelta(seconds=15)  # between two processes
 _CACHED = 20_000
+_SHARED = "shared--"
 _NAME = re.compile(r"[0-9A-Za-z-]{1,127}")  # the names that Key Vault accepts
 
 
@@ -136,6 +138,7 @@ class TenantSecretClient(SecretClient):
         vault: Vault,
         on_read: Callable[[str, str | None], None],
         fresh_after: datetime | None = None,
+        holder: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
         """Make the client of one attempt.
 
@@ -145,6 +148,7 @@ class TenantSecretClient(SecretClient):
             on_read: Called with the name (within the tenant) and the value of each secret.
             fresh_after: The instant (aware) at which an API refused the credentials of an earlier attempt. Values that
                 were read before it are read again. None uses cached values.
+            holder: Returns the tenant that uses an id, in any case of its letters. None asks nobody.
 
         """
         # No super().__init__: it would build an HTTP pipeline for each run. The vault has one.
@@ -152,6 +156,7 @@ class TenantSecretClient(SecretClient):
         self._vault = vault
         self._on_read = on_read
         self._fresh_after = fresh_after
+        self._holder = holder
         self._reads: dict[str, datetime] = {}
 
     @property
@@ -169,14 +174,22 @@ class TenantSecretClient(SecretClient):
         """Return a secret of this tenant, or a shared one.
 
         Raises:
-            SecretRefused: the name belongs to another tenant, or Key Vault does not accept it.
+            SecretRefused: the name belongs to another tenant, or Key Vault does not accept the name or the version, or
+                another tenant uses the same id in other letters.
             SecretNotFound: the vault has no such secret.
             SettingsInvalid: no vault is configured.
-            ServiceUnavailable: the vault refused or could not be reached.
+            ServiceUnavailable: the vault or Cosmos DB refused or could not be reached.
 
         """
         check_name(self._tenant_id, name)
-        read = await self._vault.get(name, version, self._fresh_after)
+        if version and not _NAME.fullmatch(version):
+            raise SecretRefused(
+                f"secret {name!r}: {shorten(version)!r} is not a version, which has letters and digits: "
+                "leave it out to get the newest"
+            )
+        if not name.startswith(_SHARED):
+            await self._check_claim(name)
+        read = await self._vault.get(name, version or None, self._fresh_after)
         within = name.removeprefix(_prefix(self._tenant_id))
         self._on_read(within, read.secret.value)
         self._reads[within] = read.at
@@ -185,6 +198,15 @@ class TenantSecretClient(SecretClient):
     async def secret(self, system: str, key: str) -> str:
         """Return the value of `tenants--{tenantId}--{system}--{key}`; raises as `get_secret` does."""
         return (await self.get_secret(tenant_secret(self._tenant_id, system, key))).value or ""
+
+    async def _check_claim(self, name: str) -> None:
+        """Refuse a secret that Key Vault would give to another tenant as well."""
+        holder = await self._holder(self._tenant_id) if self._holder else self._tenant_id
+        if holder != self._tenant_id:
+            raise SecretRefused(
+                f"secret {name!r}: the tenant ids {self._tenant_id!r} and {holder!r} differ only in case, and Key "
+                f"Vault does not distinguish them. {holder!r} was first: give tenant {self._tenant_id!r} another id"
+            )
 
     @override
     async def close(self) -> None:
@@ -211,7 +233,7 @@ def check_name(tenant_id: str, name: str) -> None:
             f"secret {name!r}: Key Vault takes names of 1 to 127 letters, digits and '-'. "
             "Change the tenant's id, or the name that the flow asks for"
         )
-    if name.startswith("shared--"):
+    if name.startswith(_SHARED):
         return
     if "--" in tenant_id or tenant_id.startswith("-") or tenant_id.endswith("-"):
         raise SecretRefused(
@@ -232,7 +254,7 @@ def tenant_secret(tenant_id: str, system: str, key: str) -> str:
 
 def declared_secret(tenant_id: str, name: str) -> str:
     """Return the name in the vault of a secret that a flow declares: `system--key` of the tenant, or `shared--…`."""
-    return name if name.startswith("shared--") else f"{_prefix(tenant_id)}{name}"
+    return name if name.startswith(_SHARED) else f"{_prefix(tenant_id)}{name}"
 
 
 def _prefix(tenant_id: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from datasync.model import times
 from datasync.model.decode import NO_SURROGATES, Text
@@ -14,6 +15,9 @@ from datasync.model.stored import LenientEnum, Stored
 HEAD_START = timedelta(seconds=2)
 """How early a job that was planned ahead appears on the queue: as long as the host may take to look (host.json,
 `maxPollingInterval`). The run waits for its instant."""
+
+LONGEST_DELAY = timedelta(days=7)
+"""The longest time for which the queue hides a message."""
 
 
 class Trigger(LenientEnum):
@@ -129,9 +133,19 @@ class Job(msgspec.Struct, frozen=True):
         return self.scheduled_utc > self.enqueued_utc
 
     @property
+    def is_asked_for(self) -> bool:
+        """Whether a person has asked for the run, and it was not deferred since."""
+        return self.trigger is not Trigger.SCHEDULE and self.deferral == 0
+
+    @property
     def leg(self) -> str:
         """The run id. After a redrive or a deferral, which begin another leg of the run, with their numbers."""
         return f"{self.run_id}~{self.redrive}.{self.deferral}" if self.redrive or self.deferral else self.run_id
+
+    @property
+    def next_leg(self) -> str:
+        """The leg that begins when the run is deferred now."""
+        return replace(self, deferral=self.deferral + 1).leg
 
     def copy(self, **changes: Any) -> JobMessage:
         """Return a message that stands for this one, with some fields changed."""

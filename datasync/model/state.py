@@ -12,8 +12,8 @@ from datasync.errors import StateInvalid
 from datasync.model import times
 from datasync.model.cursor import LARGEST
 from datasync.model.decode import FieldError, Text, decode, own_fields
-from datasync.model.job import Job, JobMessage
-from datasync.model.lease import Lease
+from datasync.model.job import LONGEST_DELAY, Job, JobMessage
+from datasync.model.lease import MARGIN, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.stored import Stored
 from datasync.model.times import in_utc
@@ -29,6 +29,16 @@ type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 type _Count = Annotated[int, Meta(ge=0, description="a whole number")]
 
 
+class Deferral(Stored, frozen=True, rename="camel"):
+    """A run that waits on the queue, since its flow or a service has asked for that."""
+
+    leg: Annotated[str, Meta(description="a text")]
+    """The next leg of the run (`Job.leg`)."""
+    run_id: Annotated[str, Meta(description="a text")]
+    until_utc: Annotated[datetime, Meta(tz=True, description=times.EXPECTED)]
+    """The time at which its message appears on the queue."""
+
+
 class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The memory of one flow of one tenant."""
 
@@ -40,6 +50,8 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The attempt that is going on."""
     wanted: Annotated[JobMessage | None, Meta(description="a job message, or null")] = None
     """The run to send when the present one ends, since others were skipped because of it."""
+    deferral: Annotated[Deferral | None, Meta(description="a deferral, or null")] = None
+    """The run that was deferred last, until another one has succeeded."""
     cursor: Any = None
     """The JSON value that the flow has kept last."""
     window_end_utc: _Time = None
@@ -60,6 +72,15 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         """The document's id within its tenant's partition."""
         return f"state-{self.flow_name}"
 
+    def deferred(self, now: datetime) -> Deferral | None:
+        """Return the deferral that lasts at an instant (aware).
+
+        A time that lies further ahead than the queue hides a message was edited by hand, and does not count.
+        """
+        deferral = self.deferral
+        is_pending = deferral is not None and now < deferral.until_utc <= now + LONGEST_DELAY + MARGIN
+        return deferral if is_pending else None
+
     def after(self, attempt: Attempt, job: Job, window_end: datetime | None, cursor: Any) -> Self:
         """Return the state after an attempt.
 
@@ -73,10 +94,10 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         outcome = attempt.outcome
         state = replace(self, last_run_utc=attempt.finished_utc, last_outcome=outcome, cursor=cursor)
         if outcome.is_final or outcome is Outcome.DEFERRED:
-            state = replace(state, ended=(*self.ended, job.leg)[-REMEMBERED:])
+            state = state.noting_end(job.leg)
         if outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED):
             ends = [end for end in (window_end, self.window_end_utc) if end]  # a window never moves back
-            state = replace(state, window_end_utc=max(ends, default=None), consecutive_failures=0)
+            state = replace(state, window_end_utc=max(ends, default=None), consecutive_failures=0, deferral=None)
         if outcome is Outcome.SUCCEEDED:
             state = replace(state, last_success_utc=attempt.finished_utc)
         if outcome.is_failing:
@@ -84,8 +105,13 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         return state
 
     def noting_skip(self, leg: str, wanted: JobMessage | None) -> Self:
-        """Return the state after a run was skipped because of the one that has the lease."""
-        return replace(self, ended=(*self.ended, leg)[-REMEMBERED:], wanted=wanted or self.wanted)
+        """Return the state after a run was skipped because of another one."""
+        return replace(self.noting_end(leg), wanted=wanted or self.wanted)
+
+    def noting_end(self, leg: str) -> Self:
+        """Return the state after a leg of a run has ended."""
+        is_own = self.deferral is not None and self.deferral.leg == leg
+        return replace(self, ended=(*self.ended, leg)[-REMEMBERED:], deferral=None if is_own else self.deferral)
 
     def document(self) -> dict[str, Any]:
         """Return the document to store."""

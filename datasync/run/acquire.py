@@ -1,8 +1,7 @@
 """acquire: takes the lease of a flow for an attempt, or takes it over from one that has lost it."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from random import random
+from datetime import datetime
 from uuid import uuid4
 
 import msgspec
@@ -17,14 +16,13 @@ from datasync.model.state import FlowState, Leased
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import RunEnded
+from datasync.tries import MOST, tries
 
 _INTERRUPTED = Failure(
     kind="Interrupted",
     message="the process died, or stood still until the lease of the attempt was over",
     fingerprint="interrupted",
 )
-_TRIES = 20
-_LONGEST_PAUSE = timedelta(milliseconds=200)
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -53,7 +51,7 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
 
     """
     runs, nonce = services.runs, uuid4().hex  # one nonce: a lease is recognized after the answer of a try was lost
-    for _ in range(_TRIES):
+    async for _ in tries(services.clock.sleep):
         now = services.clock.now()
         lease = Lease(
             until=(now + DURATION).timestamp(),
@@ -75,10 +73,8 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
             created = replace(found, lease=lease, token=found.token + 1)
             if etags := await runs.save(created):
                 return Taken(document=replace(created, etag=etags[0]), interrupted=None)
-        await services.clock.sleep(_LONGEST_PAUSE * random())  # noqa: S311 - spreads tries, protects nothing
     raise ServiceUnavailable(
-        f"the lease of {job.tenant_id}/{names[0]} was changed by others in each of {_TRIES} tries. "
-        "It will be tried again"
+        f"the lease of {job.tenant_id}/{names[0]} was changed by others in each of {MOST} tries. It will be tried again"
     )
 
 

@@ -250,7 +250,7 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
         record = found.interrupted
     lease = HeldLease(services, found.document)
     admitted = Admitted(job=job, flow=flow, tenant=tenant, settings=settings, record=record, lease=lease)
-    return await _check_again(services, admitted) or admitted
+    return await _check_again(services, admitted) or await _give_way(services, admitted)
 
 
 async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:
@@ -274,6 +274,19 @@ async def _check_again(services: Services, admitted: Admitted) -> Admitted | Sto
     return None
 
 
+async def _give_way(services: Services, admitted: Admitted) -> Admitted | RunRecord | None:
+    """Skip a run while another one is deferred, unless a person has asked for it; None if the state has changed."""
+    job, state, now = admitted.job, admitted.state, services.clock.now()
+    deferral = state.deferred(now) if state and not job.is_asked_for else None
+    if state is None or deferral is None or deferral.run_id == job.run_id:
+        return admitted
+    why = f"run {deferral.run_id} of the same flow and tenant is deferred until {utc_text(deferral.until_utc)}"
+    if record := await _skip(services, admitted.flow, job, admitted.record, replace(state, lease=None), why=why):
+        return record
+    await services.runs.release(state)
+    return None
+
+
 async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found: Leased) -> Stop | None:
     """Decide about a job that meets a live lease; None if the lease is gone meanwhile."""
     now, lease = services.clock.now(), found.lease or Lease()
@@ -286,6 +299,16 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
             return Drop("another message of the same run is being run")
         return PutBack(job.copy(), lease.left(now), "an earlier delivery of the message has the lease")
     why = f"run {holder.run_id} of the same flow and tenant is going on"
+    if not isinstance(found, FlowState):
+        raise TypeError("the lease of a run that may overlap belongs to the same run")
+    return await _skip(services, flow, job, own, found, why=why)
+
+
+async def _skip(
+    services: Services, flow: Flow, job: Job, own: RunRecord, state: FlowState, *, why: str
+) -> RunRecord | None:
+    """Record that a job is skipped because of another run, whose end sends one more; None if the state has changed."""
+    now = services.clock.now()
     skip = Attempt(
         id=uuid4().hex,
         outcome=Outcome.SKIPPED_OVERLAP,
@@ -294,10 +317,8 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
         error=Failure(kind="Skipped", message=why, fingerprint="skipped_overlap"),
     )
     record = own.after(skip, message_id=job.message_id, next=())
-    if not isinstance(found, FlowState):
-        raise TypeError("the lease of a run that may overlap belongs to the same run")
-    state = found.noting_skip(job.leg, job.once_more(now) if flow.overlap is Overlap.ONCE else None)
-    return record if await services.runs.save(state, record) else None
+    noted = state.noting_skip(job.leg, job.once_more(now) if flow.overlap is Overlap.ONCE else None)
+    return record if await services.runs.save(noted, record) else None
 
 
 def _window_ahead(state: FlowState, end: datetime) -> Ending:

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing, suppress
 from copy import deepcopy
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from msgspec.structs import replace
@@ -22,7 +23,7 @@ from datasync.errors import (
     SecretRefused,
     ServiceUnavailable,
 )
-from datasync.flow.context import FlowRun, Window, checked_count
+from datasync.flow.context import MOST_COUNTS, FlowRun, Window, check_counts, checked_count
 from datasync.flow.failures import failure_of
 from datasync.flow.http import LONGEST_WAIT, new_client
 from datasync.flow.log import RunLog
@@ -72,7 +73,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         keep=partial(_keep, admitted),
         counts=Counter(),
     )
-    kv = TenantSecretClient(tenant.id, services.vault, redact.add, _refused_at(admitted.record))
+    kv = TenantSecretClient(tenant.id, services.vault, redact.add, _refused_at(admitted.record), services.claims.holder)
     function = partial(flow.function, tenant.id, kv, run) if flow.takes_run else partial(flow.function, tenant.id, kv)
     async with aclosing(http), admitted.lease.kept():
         execution = await execute(
@@ -103,7 +104,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
         cursor_before=cursor,
-        counts=_counts(run, redact),
+        counts=dict(islice(_counts(run, redact).items(), MOST_COUNTS)),
         http=usage.totals(),
         secrets=dict(kv.reads),
         abandoned=execution.abandoned,
@@ -111,20 +112,18 @@ async def call(services: Services, admitted: Admitted) -> Ending:
 
 
 def _counts(run: FlowRun, redact: Redaction) -> dict[str, int]:
-    """Return the counts of a run. Names that differ in a secret only become one."""
+    """Return the counts of a run that a record can hold. Names that differ in a secret only become one."""
     counts = Counter[str]()
-    for name, number in run.counts.items():
-        if _is_count(name, number):
-            counts[redact.line(name, NAME_LIMIT)] += int(number)
+    for name, number in _valid(run.counts):
+        counts[redact.line(name, NAME_LIMIT)] += number
     return dict(counts)
 
 
-def _is_count(name: str, number: object) -> bool:
-    try:
-        checked_count(name, number)
-    except TypeError:
-        return False
-    return True
+def _valid(counts: Mapping[str, object]) -> Iterator[tuple[str, int]]:
+    """Yield the counts that a record can hold. A flow may also have written others, without `run.count`."""
+    for name, number in counts.items():
+        with suppress(TypeError, ValueError):
+            yield name, checked_count(name, number)
 
 
 async def _close_provider(services: Services, admitted: Admitted, until: datetime | None) -> None:
@@ -199,14 +198,13 @@ def _signalled(signal: FlowSignal, admitted: Admitted, run: FlowRun, describe: _
 def _finished(ending: Ending, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
     """Return an ending with the cursor that the flow has left, or a failure if its end cannot be kept."""
     try:
-        for name, number in run.counts.items():
-            checked_count(name, number)
+        check_counts(run.counts)
         if ending.outcome is Outcome.CONTINUED and ending.window_end:
             _check_window_end(ending.window_end, admitted, run)
         if admitted.state is None and run.cursor is not None:
             raise CursorInvalid(_NO_CURSOR)  # noqa: TRY301 - all of these checks end the run in the same way
         return replace(ending, cursor=normalized(run.cursor))
-    except (CursorInvalid, FlowFailed, TypeError) as error:
+    except (CursorInvalid, FlowFailed, TypeError, ValueError) as error:
         reason = redact.line(str(error))  # without the name of the class
         return _failed(error, lambda each: replace(describe(each), message=reason))
 

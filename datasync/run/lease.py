@@ -20,11 +20,11 @@ from datasync.model.lease import DURATION
 from datasync.model.state import FlowState, Leased
 from datasync.run.acquire import find
 from datasync.services import Services
+from datasync.tries import tries
 
 RENEWAL = timedelta(minutes=1)
 """Time between two renewals."""
 
-_TRIES = 20
 _RENEW_AGAIN = timedelta(seconds=5)
 _SHORTEST_RENEWAL = timedelta(seconds=10)
 """How long a renewal may take in any case: the process may have stood still until the lease was over."""
@@ -86,7 +86,7 @@ class HeldLease:
         """
         await self.check()
         async with self._lock:
-            for _ in range(_TRIES):
+            async for _ in tries(self._services.clock.sleep):
                 changed = replace(self.document, cursor=cursor)
                 if etags := await self._services.runs.save(changed):
                     self.document = replace(changed, etag=etags[0])
@@ -116,8 +116,9 @@ class HeldLease:
         """Release the lease, and send the run that is wanted since others were skipped because of the lease."""
         await self.refresh()
         runs, state = self._services.runs, self.document
-        if isinstance(state, FlowState) and state.wanted:
-            await self._services.jobs.send(PlannedJob(state.wanted, self._services.clock.now()))
+        now = self._services.clock.now()
+        if isinstance(state, FlowState) and state.wanted and not state.deferred(now):
+            await self._services.jobs.send(PlannedJob(state.wanted, now))
             if await runs.save(replace(state, lease=None, wanted=None)):
                 return
         await runs.release(state)

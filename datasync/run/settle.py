@@ -1,10 +1,9 @@
 """settle: records the end of an attempt in one transaction, and sends the messages that follow from it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from random import random
 from typing import Any
 
 import msgspec
@@ -16,12 +15,13 @@ from datasync.model.decode import fits_in_id
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob
 from datasync.model.run import Attempt, Outcome, RunRecord
-from datasync.model.state import FlowState, Leased
+from datasync.model.state import Deferral, FlowState, Leased
 from datasync.run.ending import Ending
 from datasync.run.lease import HeldLease
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import EndingNotRecorded
+from datasync.tries import MOST, tries
 
 MOST_DEFERRALS = 100
 """How often a flow may defer a run."""
@@ -29,14 +29,15 @@ MOST_DEFERRALS = 100
 LONGEST_DEFERRAL = timedelta(days=7)
 """How long a run may be deferred, from the first time on."""
 
+SHORTEST_DEFERRAL_AT_LAST = timedelta(minutes=1)
+"""The shortest time between two attempts of a run that is deferred again and again. At first it is a second."""
+
 _LONGEST_OUTAGE_PAUSE = timedelta(minutes=15)
 PATIENCE = timedelta(minutes=10)
 """How long an attempt waits for Cosmos DB to record its end. No other attempt can start while Cosmos DB is away."""
 
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _RECORDED_CURSOR = 1024  # bytes of JSON
-_TRIES = 20
-_LONGEST_PAUSE = timedelta(milliseconds=200)
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -54,6 +55,10 @@ class Delivery(msgspec.Struct, frozen=True):
     def names(self) -> tuple[str, ...]:
         """The flow's name and aliases; only the name in the job where no flow has it."""
         return self.flow.names if self.flow else (self.job.flow_name,)
+
+
+class _Contended(ServiceUnavailable):
+    """Others have changed the documents in every try."""
 
 
 async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
@@ -77,7 +82,7 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
             if error.status in _REFUSALS and not is_refused:
                 ending, is_refused = _refused(error, ending), True
                 continue
-            if delivery.lease is None or waited >= PATIENCE:
+            if delivery.lease is None or waited >= PATIENCE or isinstance(error, _Contended):
                 raise
             services.outages.note(error, services.clock.now())
             if not waited:
@@ -99,7 +104,7 @@ def _refused(error: ServiceUnavailable, ending: Ending) -> Ending:
 async def _record(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
     runs, job = services.runs, delivery.job
     record, state = _leased_record(delivery) or delivery.record, await _state_to_write(services, delivery, ending)
-    for _ in range(_TRIES):
+    async for _ in tries(services.clock.sleep):
         own = (record or RunRecord.begin(job, delivery.names[0], delivery.started_utc)).is_present_for(job)
         ended, after = _after(services, delivery, ending, own, state)
         documents: list[Leased] = [ended] if after is None else [ended, after]
@@ -111,9 +116,8 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
         if delivery.lease:
             await delivery.lease.refresh()
         state = await _state_to_write(services, delivery, ending)
-        await services.clock.sleep(_LONGEST_PAUSE * random())  # noqa: S311 - spreads tries, protects nothing
-    raise ServiceUnavailable(
-        f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {_TRIES} tries. "
+    raise _Contended(
+        f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {MOST} tries. "
         "It will be tried again"
     )
 
@@ -168,8 +172,8 @@ def _after(
         error=ending.error,
         secrets=ending.secrets,
     )
-    after = _state_after(delivery, ending, attempt, state)
-    messages = [*_next(services, job, ending, now)]
+    messages = [*_next(services, job, ending, record, now)]
+    after = _state_after(delivery, ending, attempt, state, messages)
     if state and after and state.wanted and not after.wanted:
         messages.append(PlannedJob(state.wanted, now))
     is_deferred = ending.outcome is Outcome.DEFERRED
@@ -188,7 +192,9 @@ def _after(
     return record, after
 
 
-def _state_after(delivery: Delivery, ending: Ending, attempt: Attempt, state: FlowState | None) -> FlowState | None:
+def _state_after(
+    delivery: Delivery, ending: Ending, attempt: Attempt, state: FlowState | None, messages: Sequence[PlannedJob]
+) -> FlowState | None:
     if state is None:
         return None
     job = delivery.job
@@ -196,11 +202,14 @@ def _state_after(delivery: Delivery, ending: Ending, attempt: Attempt, state: Fl
         return state.after(attempt, job, None, state.cursor)  # without the lease, nothing but the counts may change
     is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
     after = state.after(attempt, job, ending.window_end, ending.cursor if is_done else state.cursor)
-    ends_leg = ending.outcome.is_final or ending.outcome is Outcome.DEFERRED
+    if ending.outcome is Outcome.DEFERRED:
+        (again,) = messages
+        after = replace(after, deferral=Deferral(job.next_leg, job.run_id, again.visible_at))
+    is_sent = ending.outcome.is_final and not after.deferred(attempt.finished_utc)  # else a later end sends it
     return replace(
         after,
         lease=state.lease if ending.abandoned else None,
-        wanted=None if ends_leg else state.wanted,
+        wanted=None if is_sent else state.wanted,
     )
 
 
@@ -222,16 +231,22 @@ def _decided(services: Services, ending: Ending, record: RunRecord, now: datetim
     return ending
 
 
-def _next(services: Services, job: Job, ending: Ending, now: datetime) -> Iterable[PlannedJob]:
-    """Yield the messages that go on with the run."""
+def _next(services: Services, job: Job, ending: Ending, record: RunRecord, now: datetime) -> Iterable[PlannedJob]:
+    """Yield the messages that go on with the run, which had this record before the attempt."""
     if ending.outcome is Outcome.CONTINUED:
         yield PlannedJob(job.next_part(now), now)
     if ending.outcome is Outcome.DEFERRED:
         outages = job.outages + 1 if ending.is_outage else 0
-        delay = outage_pause(job.outages) if ending.is_outage else ending.delay or timedelta()
+        delay = outage_pause(job.outages) if ending.is_outage else _deferral_pause(ending, record)
         yield PlannedJob(replace(job.next_deferral(), outages=outages), now + delay)
     if ending.outcome is Outcome.FAILED and job.delivery >= services.settings.max_attempts:
         yield PlannedJob(job.copy(), now + services.settings.retry_delay)  # the host would not deliver it again
+
+
+def _deferral_pause(ending: Ending, record: RunRecord) -> timedelta:
+    """Return how long a deferred run waits: as long as its flow asked for, and at least 1, 2, 4 … 60 seconds."""
+    shortest = timedelta(seconds=1 << min(record.retry_laters, 6))
+    return max(ending.delay or timedelta(), min(shortest, SHORTEST_DEFERRAL_AT_LAST))
 
 
 def outage_pause(outages: int) -> timedelta:

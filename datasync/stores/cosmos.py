@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from async_lru import alru_cache
@@ -26,8 +27,12 @@ _REMEDIES = {
 class Container:
     """One container, opened and checked at its first use."""
 
-    def __init__(self, name: str, connect: Callable[[], Awaitable[ContainerProxy]]) -> None:
+    def __init__(
+        self, name: str, connect: Callable[[], Awaitable[ContainerProxy]], sleep: Callable[[timedelta], Awaitable[None]]
+    ) -> None:
         self.name = name
+        self.sleep = sleep
+        """Waits between two tries of a write."""
         self._connect = connect
         # Concurrent callers share one check; a failure is not kept.
         self._open = alru_cache(maxsize=1)(self._opened)

@@ -7,12 +7,17 @@ from hashlib import sha256
 from typing import Annotated, Any, Self
 
 import msgspec
-from azure.cosmos.exceptions import CosmosResourceNotFoundError
+from azure.core import MatchConditions
+from azure.cosmos.exceptions import (
+    CosmosAccessConditionFailedError,
+    CosmosResourceExistsError,
+    CosmosResourceNotFoundError,
+)
 from msgspec import Meta
 
 from datasync.errors import StateInvalid
 from datasync.model import times
-from datasync.model.decode import FieldError, decode, shorten
+from datasync.model.decode import FieldError, Text, decode, shorten
 from datasync.model.tenant import FLEET, Level, Problem
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
@@ -74,8 +79,16 @@ class StandingProblem(msgspec.Struct, frozen=True, rename="camel"):
         )
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """The use of a tenant id, in any case of its letters, by one tenant."""
+
+    tenant: Text
+    """The id as the tenant's document spells it."""
+    etag: str
+
+
 class FleetStore:
-    """The watermark of the ticks, the standing problems, and the dead letters that are not jobs."""
+    """The watermark of the ticks, the standing problems, the claims of ids, and the dead letters that are not jobs."""
 
     def __init__(self, container: Container, retention: timedelta) -> None:
         self._container = container
@@ -131,6 +144,45 @@ class FleetStore:
         with explained(f"while deleting a problem of {problem.tenant}"):
             await self._delete(problem.id)
 
+    async def claim(self, tenant_id: str) -> Claim | None:
+        """Return the claim of an id in any case of its letters; None where it has none. Raises ServiceUnavailable."""
+        container = await self._container.open()
+        with explained(f"while reading the claim of tenant {tenant_id!r}"), suppress(CosmosResourceNotFoundError):
+            document = await container.read_item(_claim_id(tenant_id), partition_key=FLEET)
+            with suppress(FieldError):  # it was edited and cannot be read: it is made again
+                return decode(Claim, {**document, "etag": document["_etag"]})
+            return Claim(tenant="", etag=document["_etag"])
+        return None
+
+    async def save_claim(self, tenant_id: str, before: Claim | None) -> bool:
+        """Claim an id for the tenant that spells it like this, in place of the claim that was read before.
+
+        Returns:
+            Whether it is claimed; False if somebody else was faster.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        container = await self._container.open()
+        document = {"id": _claim_id(tenant_id), "tenantId": FLEET, "type": "Claim", "tenant": tenant_id}
+        with explained(f"while claiming the id of tenant {tenant_id!r}"):
+            try:
+                if before is None:
+                    await container.create_item(document, no_response=True, retry_write=RETRY_WRITE)
+                else:
+                    await container.replace_item(
+                        document["id"],
+                        document,
+                        etag=before.etag,
+                        match_condition=MatchConditions.IfNotModified,
+                        no_response=True,
+                        retry_write=RETRY_WRITE,
+                    )
+            except (CosmosResourceExistsError, CosmosResourceNotFoundError, CosmosAccessConditionFailedError):
+                return False
+        return True
+
     async def keep_letter(self, message_id: str, body: str, why: str, now: datetime) -> None:
         """Keep a message that is not a job, as a dead letter. Raises ServiceUnavailable."""
         container = await self._container.open()
@@ -168,3 +220,7 @@ class FleetStore:
             except CosmosResourceNotFoundError:
                 document = {"id": _WATERMARK, "tenantId": FLEET, "type": "Watermark", **fields}
                 return dict(await container.upsert_item(document, retry_write=RETRY_WRITE))
+
+
+def _claim_id(tenant_id: str) -> str:
+    return f"claim-{sha256(tenant_id.casefold().encode(errors='backslashreplace')).hexdigest()[:32]}"

@@ -12,13 +12,12 @@ from azure.storage.queue.aio import QueueClient
 
 from datasync.errors import MessageTooLarge, ServiceUnavailable
 from datasync.model.decode import shorten
-from datasync.model.job import JobMessage, PlannedJob
+from datasync.model.job import LONGEST_DELAY, JobMessage, PlannedJob
 
 TOO_LARGE = "a message of the queue has at most 64 KB in base64. Use shorter names"
 """Why a job cannot be sent: https://learn.microsoft.com/azure/storage/queues/scalability-targets"""
 
 _SECOND = timedelta(seconds=1)  # the queue takes whole seconds
-_LONGEST = timedelta(days=7)
 _SENDS_AT_ONCE = 64
 _AT_ONCE = 32  # the most messages in one answer
 _LOOK = 60  # seconds that messages are hidden while they are looked at
@@ -67,7 +66,7 @@ class JobQueue:
             ServiceUnavailable: the queue is missing, refused the request, or could not be reached.
 
         """
-        hidden = min(max(job.visible_at - self._now(), timedelta()), _LONGEST)
+        hidden = min(max(job.visible_at - self._now(), timedelta()), LONGEST_DELAY)
         with self._explained():
             try:
                 await self._queue.send_message(

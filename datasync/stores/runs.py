@@ -24,8 +24,8 @@ from datasync.model.run import RunRecord, record_id
 from datasync.model.state import FlowState, Leased
 from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
+from datasync.tries import MOST, tries
 
-_TRIES = 20
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
 
 
@@ -139,7 +139,7 @@ class RunStore:
             "sinceUtc": utc_text(now),
             "untilUtc": utc_text(until + timedelta(seconds=1)),  # a fraction is cut off
         }
-        for _ in range(_TRIES):
+        async for _ in tries(self._container.sleep):
             stored = await self._read(partition, document["id"]) or {}
             with suppress(StateInvalid):  # a document that cannot be read is replaced
                 if stored and _closed_until(stored) >= until:
@@ -148,7 +148,7 @@ class RunStore:
             if await self._save(partition, operations, f"while closing provider {provider}"):
                 return
         raise ServiceUnavailable(
-            f"the cool-down of provider {provider} for {partition} was changed by others in each of {_TRIES} tries"
+            f"the cool-down of provider {provider} for {partition} was changed by others in each of {MOST} tries"
         )
 
     def _content(self, document: Leased) -> dict[str, Any]:

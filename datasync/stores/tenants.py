@@ -11,9 +11,10 @@ from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosReso
 from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, TenantUnknown
-from datasync.model.tenant import FlowEntry, Planned, Tenant, is_tenant_id
+from datasync.model.tenant import FlowEntry, Planned, Tenant, is_tenant_document, is_tenant_id
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
+from datasync.tries import MOST, tries
 
 _PATCH_LIMIT = 10  # operations: https://learn.microsoft.com/azure/cosmos-db/partial-document-update-faq
 
@@ -21,7 +22,6 @@ MOST_MOVES = _PATCH_LIMIT // 2
 """Entries that one patch can move."""
 
 _PAGE = 100
-_TRIES = 20
 
 _ALL = "SELECT * FROM c"
 _CHANGED = "SELECT * FROM c WHERE c._ts >= @since"
@@ -114,6 +114,13 @@ class TenantStore:
         """
         return Tenant.from_document(await self._read(tenant_id))
 
+    async def exists(self, tenant_id: str) -> bool:
+        """Return whether a tenant has a document, readable or not."""
+        try:
+            return is_tenant_document(await self._read(tenant_id))
+        except TenantUnknown:
+            return False
+
     async def has_entry(self, tenant_id: str, names: Sequence[str]) -> bool:
         """Return whether a tenant's document, readable as a whole or not, has an entry under one of these names.
 
@@ -156,8 +163,8 @@ class TenantStore:
     ) -> Patched:
         """Patch entries under the ETag of their document. `change` gives an entry as it has to be; None to leave it."""
         container = await self._container.open()
-        present, etag = entries, tenant.etag
-        for conflicts in range(_TRIES):
+        present, etag, conflicts = entries, tenant.etag, 0
+        async for _ in tries(self._container.sleep):
             changed = [(entry, after) for entry in present if (after := change(entry))]
             if not changed:
                 return Patched(etag=etag, entries=(), conflicts=conflicts)
@@ -174,7 +181,7 @@ class TenantStore:
                         retry_write=RETRY_WRITE,
                     )
                 except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
-                    fresh = await self.get(tenant.id)
+                    fresh, conflicts = await self.get(tenant.id), conflicts + 1
                     etag = fresh.etag
                     present = [fresh.entries[each.name] for each in entries if each.name in fresh.entries]
                     continue
@@ -184,8 +191,7 @@ class TenantStore:
                 conflicts=conflicts,
             )
         raise ServiceUnavailable(
-            f"tenant {tenant.id!r} was changed by others in each of {_TRIES} tries to schedule it. "
-            "It will be tried again"
+            f"tenant {tenant.id!r} was changed by others in each of {MOST} tries to schedule it. It will be tried again"
         )
 
     async def _read(self, tenant_id: str) -> dict[str, Any]:

@@ -20,6 +20,24 @@ def tenant_problems(tenant: Tenant) -> Iterator[Problem]:
         yield Problem(tenant_id=tenant.id, path="timezone", why=why)
 
 
+def spelling_problems(tenant_id: str, holder: str) -> Iterator[Problem]:
+    """Yield the problems of two tenants whose ids differ only in case, of which one is used: none if it is this one."""
+    if holder == tenant_id:
+        return
+    yield Problem(
+        tenant_id=tenant_id,
+        path="id",
+        why=f"{tenant_id!r} and the tenant {holder!r}, which was first, differ only in case, and Key Vault does not "
+        "distinguish them. No flow of this document runs: give it another id",
+    )
+    yield Problem(
+        tenant_id=holder,
+        path="tenantId",
+        why=f"there is another tenant {tenant_id!r}, whose id differs only in case. Its flows do not run: delete its "
+        "document, or give it another id",
+    )
+
+
 def entry_problems(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
     """Yield the problems of an entry, enabled or not. An entry that has any cannot be scheduled."""
     path = f"flows[{entry.index}]"

@@ -28,6 +28,7 @@ from datasync.telemetry.events import (
     TickFailed,
     WatermarkInvalid,
 )
+from datasync.tick.check import spelling_problems
 from datasync.tick.plan import Advance, plan
 from datasync.tick.standing import StandingProblems
 from datasync.tick.turns import REQUESTS, Turn
@@ -206,10 +207,20 @@ class _Tick:
             problem = Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)
             await standing.update(key, [problem, *islice(field_warnings(document), MOST_WARNINGS)], turn)
             return
+        if twins := [*spelling_problems(tenant.id, await self._services.claims.holder(tenant.id))]:
+            await standing.update(key, [*twins, *await self._problems(tenant, turn)], turn)
+            return
         problems, etag = await self._schedule(tenant, turn)
         await standing.update(key, [*problems, *await self._warnings(document, tenant, turn)], turn)
         if etag and etag != tenant.etag:
             self._services.tenants.remember(tenant.id, etag)
+
+    async def _problems(self, tenant: Tenant, turn: Turn) -> list[Problem]:
+        """Return the problems of a tenant that is not scheduled."""
+        plan, problems = self._plan(tenant), list[Problem]()
+        while await _next_group(plan, (), problems, turn):
+            pass
+        return problems
 
     def _turn(self) -> Turn:
         return Turn(self._places, self._services.clock)

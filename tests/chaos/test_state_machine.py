@@ -59,7 +59,7 @@ CRONS = ("0 0 * * * *", "0 */5 * * * *", "0 */20 * * * *")
 FLOWS = ("orders", "stock")
 """The first sends one more run for those that it skipped; the second does not."""
 
-DEFERRAL = timedelta(minutes=2)
+DEFERRAL = timedelta(minutes=20)
 
 
 NEVER = datetime.min.replace(tzinfo=UTC)
@@ -246,6 +246,8 @@ class Machine(RuleBasedStateMachine):
             self.violations.append(f"run {run.run_id} starts without the lease: {lease}")
         if record and self.is_over(record) and lease["message"].get("redrive", 0) <= record.get("redrive", 0):
             self.violations.append(f"run {run.run_id} is executed again after it has {record['outcome']}")
+        if (asked := self.asked_to_wait(run, lease.get("message", {}))) and asked > process.now + 2 * MARGIN:
+            self.violations.append(f"run {run.run_id} starts, and a run of {run.flow_name} is deferred until {asked}")
         for other in self.executions:
             if other.flow == run.flow_name and not (other.ended or other.process.is_dead or other.process.is_frozen):
                 self.violations.append(f"runs {other.run_id} and {run.run_id} of {run.flow_name} overlap")
@@ -255,6 +257,18 @@ class Machine(RuleBasedStateMachine):
         self.executions.append(execution)
         self.simulation.note(f"{process}: run {run.run_id} of {run.flow_name} starts, {process.fate}")
         return execution
+
+    def asked_to_wait(self, run: FlowRun, job: dict[str, Any]) -> datetime | None:
+        """Return the time until which another run of the flow is deferred, for a run that no person has asked for."""
+        if job.get("trigger", "schedule") != "schedule" and not job.get("deferral"):
+            return None
+        records = [each for each in self._records().values() if each["flowName"] == run.flow_name]
+        attempts = [(each.get("token", 0), each, record) for record in records for each in record["attempts"]]
+        ended = [found for found in attempts if found[1]["outcome"] in ("deferred", "succeeded", "continued")]
+        _, attempt, record = max(ended, key=lambda found: found[0], default=(0, {}, {}))
+        is_pending = bool(attempt) and attempt is record["attempts"][-1] and attempt["outcome"] == "deferred"
+        is_other = is_pending and record["runId"] != run.run_id
+        return instant(record["next"][0]["visibleAt"]) if is_other else None
 
     def is_over(self, record: dict[str, Any]) -> bool:
         """Return whether a run has ended. One that was skipped may still run."""

@@ -10,6 +10,7 @@ from azure.cosmos.exceptions import CosmosResourceNotFoundError
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRegistry, FlowRun
+from datasync.model.job import Trigger
 from datasync.model.times import utc_text
 from datasync.services import Services
 from tests.deliveries import NOW, Deliveries
@@ -226,7 +227,7 @@ class TestClosing:
 
         wire.heal()
         host.waiting.clear()
-        host.post(run_id="r-2")
+        host.post(run_id="r-2", trigger=Trigger.MESSAGE)  # others wait for the deferred run
         await host.next()
         assert await closed_until(world) == UNTIL
 

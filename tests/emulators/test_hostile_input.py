@@ -182,6 +182,27 @@ async def test_an_error_that_is_its_own_cause_is_a_failure(world: World, wire: W
 
 
 class TestRecords:
+    @pytest.mark.parametrize("by", ["run.count", "run.counts"])
+    async def test_200_000_counts_fail_in_the_flow(self, world: World, wire: Wire, services: Services, by: str) -> None:
+        """The failure is recorded, with 100 counts, and the window has not moved."""
+        await world.put(document("t", entry("flow")))
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            for number in range(200_000):
+                if by == "run.count":
+                    run.count(**{f"item-{number}": 1})
+                else:
+                    run.counts[f"item-{number}"] = 1
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.next()
+
+        record = await stored(world, "run-r-1")
+        assert (record["outcome"], len(record["counts"])) == ("failed", 100)
+        assert "run.count: more than 100 names" in record["error"]["message"]
+        assert (await services.runs.state("t", ["flow"])).window_end_utc is None
+
     async def test_a_truth_value_is_counted_or_refused(self, world: World, wire: Wire, services: Services) -> None:
         """The record can be read afterwards, and the run is attempted again."""
         await world.put(document("t", entry("flow")))

@@ -67,6 +67,13 @@ async def is_deferred_once(scenario: Scenario, run: FlowRun) -> None:
         raise RetryLater(timedelta(minutes=1))
 
 
+async def meets_a_deferral(scenario: Scenario, run: FlowRun) -> None:
+    """Defer the first run for a day. The second one is delivered before that."""
+    present = scenario.host and scenario.host.present
+    if present and run.run_id == "r-1" and not present.job.deferral:
+        raise RetryLater(timedelta(days=1))
+
+
 async def continues_twice(scenario: Scenario, run: FlowRun) -> None:
     run.cursor = run.part
     if run.part < 3:
@@ -103,6 +110,12 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
         meets_another,
         posts=[{}, {"run_id": "r-2"}],
         alternative={"r-1": ["succeeded"], "r-2": ["succeeded"]},
+    ),
+    "a run that meets a deferred one": lambda: Scenario(
+        {"r-1": ["deferred", "succeeded"], "r-2": ["skipped_overlap"], FOLLOW_UP: ["succeeded"]},
+        meets_a_deferral,
+        posts=[{}, {"run_id": "r-2"}],
+        alternative={"r-1": ["deferred", "succeeded"], "r-2": ["succeeded"]},
     ),
     "a burial": lambda: Scenario({"r-1": ["dead"]}, keeps_its_cursor, posts=[{"is_poison": True, "rounds": 2}]),
     "a poison message that is sent again": lambda: Scenario(

@@ -89,6 +89,23 @@ async def test_a_flow_cannot_read_other_secrets(kv: TenantSecretClient, vault: K
     assert not vault.reads
 
 
+@pytest.mark.parametrize("version", ["..", ".", "../other", "a/b", "a?b", "%2e%2e", "a b", "x" * 128, "1\n"], ids=repr)
+async def test_a_version_is_checked_like_a_name(kv: TenantSecretClient, vault: KeyVault, version: str) -> None:
+    """`..` would reach another address of the vault. No request is sent."""
+    with pytest.raises(SecretRefused, match=rf"secret '{TOKEN}': .* is not a version"):
+        await kv.get_secret(TOKEN, version)
+
+    assert not vault.reads
+
+
+async def test_a_version_of_a_secret_is_read(kv: TenantSecretClient) -> None:
+    """Without a version, or with an empty one, it is the newest."""
+    version = (await kv.get_secret(TOKEN)).properties.version
+
+    assert (await kv.get_secret(TOKEN, version)).value == "s3cret"
+    assert (await kv.get_secret(TOKEN, "")).value == "s3cret"
+
+
 async def test_other_operations_are_rejected(kv: TenantSecretClient) -> None:
     """Operations that write or list are rejected, since they would affect other tenants."""
     for operation in ("set_secret", "delete_secret", "list_properties_of_secrets", "send_request"):

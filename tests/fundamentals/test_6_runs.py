@@ -190,16 +190,19 @@ async def test_a_disabled_flow_is_skipped(world: World, services: Services) -> N
 
 async def test_a_flow_can_ask_for_a_later_attempt(world: World, services: Services, tenant: dict[str, object]) -> None:
     """RetryLater ends the attempt without a failure. The next attempt of the run starts after the delay."""
+    pause = timedelta(hours=1)
 
     async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
-        raise RetryLater(timedelta(), f"asked too often, attempt {run.attempt}")
+        raise RetryLater(pause, f"asked too often, attempt {run.attempt}")
 
     await world.put(tenant)
     run = await run_job(services, registered(flow), message(), NOW)
-    (body,) = await world.messages()
-    again = await run_job(services, registered(flow), QueueMessage("m-2", body.encode(), 1, NOW), NOW)
+    (job,) = run.next
+    body = job.message.encode().encode()
+    again = await run_job(services, registered(flow), QueueMessage("m-2", body, 1, NOW), job.visible_at)
 
     assert run.error
+    assert job.visible_at == NOW + pause
     assert (run.outcome, run.attempt_count, run.error.message) == ("deferred", 1, "asked too often, attempt 1")
     assert (again.outcome, again.attempt_count, again.run_id) == ("deferred", 2, run.run_id)
 
