@@ -4,7 +4,7 @@ BIN := .venv/bin
 WANTED := $(shell cat .python-version)
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: help install demo start tick test quick chaos check format lock clean
+.PHONY: help install demo start tick test quick chaos check format lock licences audit clean
 
 help: ## Print this list.
 	@echo "Usage: make [PYTHON=/path/to/python$(WANTED)] TARGET"
@@ -40,21 +40,27 @@ format: .venv/installed ## Format the code, and fix what the linter can fix.
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-lock: ## Pin the newest versions that the requirements allow, in constraints.txt.
-	$(need_python)
-	rm -rf .lock && mkdir .lock && cp requirements.txt requirements-dev.txt .lock && touch .lock/constraints.txt
-	$(PYTHON) -m venv .lock/venv
-	.lock/venv/bin/python -m pip install --quiet --disable-pip-version-check -r .lock/requirements-dev.txt
-	echo '# Exact versions of all packages in the two requirements files. Written by `make lock`.' > .lock/constraints.txt
-	.lock/venv/bin/python -m pip freeze >> .lock/constraints.txt
-	mv .lock/constraints.txt constraints.txt && rm -rf .lock
+lock: .venv/installed ## Pin the newest versions that the requirements allow, with the hashes of their files.
+	rm -rf .lock && mkdir .lock
+	grep -v '^-r constraints' requirements.txt > .lock/requirements.txt
+	grep -v '^-r constraints' requirements-dev.txt > .lock/requirements-dev.txt
+	$(compile) .lock/requirements.txt --output-file .lock/constraints.txt
+	$(compile) .lock/requirements-dev.txt --output-file .lock/constraints-dev.txt --constraint .lock/constraints.txt \
+		$$(sed -n 's/^\([^ =]*\)==.*/--no-emit-package=\1/p' .lock/constraints.txt)
+	mv .lock/constraints.txt .lock/constraints-dev.txt . && rm -rf .lock
+
+licences: install ## List the licences of all packages, in docs/licences.md.
+	$(BIN)/python -m localdev.licences
+
+audit: install ## Look for known vulnerabilities in the packages.
+	$(BIN)/python -m localdev.audit
 
 clean: ## Remove the installed packages and all caches.
 	rm -rf .venv .lock localdev/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 
 # Not installed in place: a package that is no longer required would stay. The marker is written last, so that an
 # installation that failed is repeated.
-.venv/installed: requirements.txt requirements-dev.txt constraints.txt
+.venv/installed: requirements.txt requirements-dev.txt constraints.txt constraints-dev.txt
 	$(need_python)
 	@echo "Installing Python packages into .venv"
 	@$(PYTHON) -m venv --clear .venv
@@ -70,6 +76,9 @@ localdev/node_modules/installed: localdev/package.json localdev/package-lock.jso
 	@echo "Installing Azurite and the Cosmos DB server into localdev/node_modules"
 	@$(BIN)/npm ci --prefix localdev --omit=dev --omit=optional --loglevel=error
 	@touch $@
+
+compile = $(BIN)/python -m uv pip compile --quiet --universal --python-version $(WANTED) --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
 
 found = $(call version,$(PYTHON))
 

@@ -1,11 +1,14 @@
 """The files that Core Tools, azd and Azure read agree with the code."""
 
 import ast
+import hashlib
 import importlib.metadata
 import json
 import re
+import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -166,15 +169,78 @@ def test_azure_runs_the_tested_version_of_the_python_worker() -> None:
     assert "azure-functions-runtime" in requirements()
 
 
+def pins(name: str) -> dict[str, str]:
+    """Return the pins of a file of constraints: the normalized name of each package, and the rest of its block."""
+    text = (ROOT / name).read_text()
+    blocks = re.findall(r"^([\w.-]+)==(.+(?:\n +.+)*)", text, re.MULTILINE)
+    rest = re.sub(r"^([\w.-]+)==(.+(?:\n +.+)*)\n|^#.*\n", "", text, flags=re.MULTILINE)
+    assert rest == "", f"{name} has lines that are neither a pin nor a comment"
+    return dict(blocks)
+
+
 def test_azure_installs_the_tested_versions() -> None:
     """Each requirement has an exact version, which is the one that these tests run with."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.lower().split("==") for line in lines if line[0] != "#")
+    versions = {name: rest.split()[0] for name, rest in pins("constraints.txt").items()}
 
-    assert "-c constraints.txt" in (ROOT / "requirements.txt").read_text().splitlines()
-    assert {name: pins.get(name) for name in requirements()} == {
+    assert {name: versions.get(name) for name in requirements()} == {
         name: importlib.metadata.version(name) for name in requirements()
     }
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-dev.txt"])
+def test_every_version_has_the_hashes_of_its_files(name: str) -> None:
+    """A file that differs from the one that was pinned is not installed."""
+    without = [package for package, rest in pins(name).items() if not re.search(r"--hash=sha256:[0-9a-f]{64}", rest)]
+
+    assert pins(name)
+    assert without == []
+
+
+def test_a_package_is_pinned_once() -> None:
+    """The two files cannot disagree."""
+    assert set(pins("constraints.txt")) & set(pins("constraints-dev.txt")) == set()
+
+
+def test_the_pins_are_included_before_the_names() -> None:
+    """With `-c constraints.txt`, or with the names first, pip 24.0 to 26.0 refuse hashes for names without a version.
+
+    https://github.com/pypa/pip/issues/9243
+    """
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+
+    assert [line for line in lines if line[0] == "-"] == lines[:1] == ["-r constraints.txt"]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("tampered", [False, True])
+def test_pip_installs_only_files_with_a_pinned_hash(tmp_path: Path, name: str, *, tampered: bool) -> None:
+    """The includes of our file work with names without a version, as in our file. Azure runs the same command.
+
+    https://github.com/microsoft/Oryx/blob/main/src/BuildScriptGenerator/Python/PythonBashBuildSnippet.sh.tpl
+    """
+    wheel = tmp_path / "one-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("one.py", "")
+        archive.writestr("one-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: one\nVersion: 1.0\n")
+        archive.writestr("one-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("one-1.0.dist-info/RECORD", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if tampered:
+        with zipfile.ZipFile(wheel, "a") as archive:
+            archive.writestr("two.py", "")
+    for source in ("requirements.txt", "requirements-dev.txt"):
+        includes = [line for line in (ROOT / source).read_text().splitlines() if line.startswith("-")]
+        (tmp_path / source).write_text("\n".join([*includes, "one", ""]))
+    for source in ("constraints.txt", "constraints-dev.txt"):
+        (tmp_path / source).write_text(f"one==1.0 --hash=sha256:{digest}\n")
+
+    options = ["--isolated", "--no-index", f"--find-links={tmp_path}", "--no-cache-dir", f"--target={tmp_path / 'to'}"]
+    pip = [sys.executable, "-m", "pip", "install", "--prefer-binary", *options, "-r", str(tmp_path / name)]
+    ended = subprocess.run(pip, capture_output=True, text=True, check=False)  # noqa: S603 - our own interpreter
+
+    assert (ended.returncode == 0) == (not tampered), ended.stderr
+    assert (tmp_path / "to" / "one.py").exists() == (not tampered)
+    assert ("DO NOT MATCH THE HASHES" in ended.stderr) == tampered
 
 
 def test_everything_the_app_imports_is_in_its_requirements() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "constraints.txt", "constraints-dev.txt")
+
 # Answers the question for its version, and creates an environment whose interpreter is a copy of `environment`.
 INTERPRETER = """#!/bin/sh
 case "$1" in
@@ -24,14 +26,17 @@ case "$1" in
     ;;
 esac
 """
-# `pip install` fails while a file named `offline` exists.
+# pip and uv fail while a file named `offline` exists. uv writes one pin into its output file.
 ENVIRONMENT = """#!/bin/sh
 case "$1" in
 -c) echo {version} ;;
 -m)
     echo "$@" >> {folder}/calls
-    [ "$3" = freeze ] && echo one==1.0
-    [ "$2" != pip ] || [ ! -e {folder}/offline ]
+    case "$2" in pip | uv) [ ! -e {folder}/offline ] || exit 1 ;; esac
+    while [ $# -gt 0 ]; do
+        [ "$1" = --output-file ] && echo "$(basename "$2" .txt)==1.0" > "$2"
+        shift
+    done
     ;;
 esac
 """
@@ -66,10 +71,14 @@ class Checkout:
 
     def calls(self) -> list[str]:
         """Return the modules that were run since the last call, such as `venv` and `pip`."""
+        return [line.split()[1] for line in self.lines()]
+
+    def lines(self) -> list[str]:
+        """Return the arguments of each call since the last one."""
         log = self.tools / "calls"
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
-        return [line.split()[1] for line in lines]
+        return lines
 
 
 def executable(path: Path, text: str) -> Path:
@@ -84,7 +93,7 @@ def checkout(tmp_path: Path) -> Checkout:
     made = Checkout(tmp_path / "checkout", tmp_path / "tools")
     made.folder.mkdir()
     made.tools.mkdir()
-    for name in ("Makefile", ".python-version", "requirements.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("Makefile", ".python-version", *REQUIREMENTS):
         shutil.copy(ROOT / name, made.folder)
     return made
 
@@ -160,7 +169,7 @@ def test_an_installation_that_failed_is_repeated(checkout: Checkout) -> None:
     assert not remains.exists()
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "constraints.txt"])
+@pytest.mark.parametrize("name", REQUIREMENTS)
 def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> None:
     """They are installed into an empty environment, so that packages that are not required any more are removed."""
     python = checkout.interpreter()
@@ -214,27 +223,30 @@ def test_an_environment_of_another_version_is_kept_if_it_cannot_be_replaced(chec
     assert checkout.calls() == []
 
 
-def test_lock_writes_the_installed_versions(checkout: Checkout) -> None:
-    """It installs the newest versions into a temporary environment."""
+def test_lock_pins_the_packages_of_each_requirements_file(checkout: Checkout) -> None:
+    """The packages of the app come first, with hashes. What is pinned there is not pinned again for development."""
     python = checkout.interpreter()
 
     assert checkout.make(f"PYTHON={python}", "lock").returncode == 0
 
-    assert checkout.calls() == ["venv", "pip", "pip"]
-    comment, *pins = (checkout.folder / "constraints.txt").read_text().splitlines()
-    assert comment.startswith("#")
-    assert pins == ["one==1.0"]
+    venv, pip, app, development = checkout.lines()
+    assert [call.split()[1] for call in (venv, pip)] == INSTALLED
+    assert all("--universal" in call and "--generate-hashes" in call for call in (app, development))
+    assert "--constraint .lock/constraints.txt --no-emit-package=constraints" in development
+    pinned = {name: (checkout.folder / name).read_text() for name in ("constraints.txt", "constraints-dev.txt")}
+    assert pinned == {"constraints.txt": "constraints==1.0\n", "constraints-dev.txt": "constraints-dev==1.0\n"}
     assert not (checkout.folder / ".lock").exists()
-    assert not (checkout.folder / ".venv").exists()
 
 
 def test_lock_without_a_network_changes_no_pins(checkout: Checkout) -> None:
-    """The file is replaced only after the new list is complete."""
+    """The files are replaced only after the new lists are complete."""
     python = checkout.interpreter()
-    pinned = (checkout.folder / "constraints.txt").read_text()
+    checkout.make(f"PYTHON={python}", "check")
+    checkout.calls()
+    pinned = [(checkout.folder / name).read_text() for name in REQUIREMENTS]
     (checkout.tools / "offline").touch()
 
     assert checkout.make(f"PYTHON={python}", "lock").returncode != 0
 
-    assert checkout.calls() == ["venv", "pip"]
-    assert (checkout.folder / "constraints.txt").read_text() == pinned
+    assert checkout.calls() == ["uv"]
+    assert [(checkout.folder / name).read_text() for name in REQUIREMENTS] == pinned

@@ -104,20 +104,33 @@ def test_a_commit_is_checked_by_the_commands_of_make_check() -> None:
     assert {(hook["language"], hook["pass_filenames"]) for hook in repository["hooks"]} == {("system", False)}
 
 
-def test_github_runs_the_script_of_ci() -> None:
-    """The workflow runs on pushes and pull requests, with the Python version of the project."""
-    workflow = read_yaml(".github/workflows/ci.yml")
+@pytest.mark.parametrize(
+    ("name", "triggers", "command"),
+    [
+        ("ci.yml", {"push", "pull_request"}, ".ci/run"),
+        ("advisories.yml", {"push", "pull_request", "schedule"}, "make audit"),
+    ],
+)
+def test_github_runs_the_checks(name: str, triggers: set[str], command: str) -> None:
+    """Each workflow is one job with one command, and the Python version of the project."""
+    workflow = read_yaml(f".github/workflows/{name}")
     (job,) = workflow["jobs"].values()
     actions = {step["uses"]: step.get("with", {}) for step in job["steps"] if "uses" in step}
     commands = [step["run"] for step in job["steps"] if "run" in step]
 
-    assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads the key `on` as true
-    assert [name for name in actions if not re.fullmatch(r"[\w-]+/[\w-]+@v\d+", name)] == []
-    (setup,) = [with_ for name, with_ in actions.items() if name.startswith("actions/setup-python@")]
+    assert set(workflow[True]) == triggers  # YAML 1.1 reads the key `on` as true
+    assert workflow["permissions"] == {"contents": "read"}
+    assert [action for action in actions if not re.fullmatch(r"[\w-]+/[\w-]+@v\d+", action)] == []
+    (setup,) = [with_ for action, with_ in actions.items() if action.startswith("actions/setup-python@")]
     assert (ROOT / setup["python-version-file"]).read_text().strip() == PYTHON_VERSION
-    assert (ROOT / setup["cache-dependency-path"]).exists()
-    assert commands == [".ci/run"]
+    assert len(list(ROOT.glob(setup["cache-dependency-path"]))) == 2
+    assert commands == [command]
+
+
+def test_what_github_runs_exists() -> None:
+    """The script can be run, and the target is in the Makefile."""
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "audit" in make_targets()
 
 
 def test_ci_runs_make_targets() -> None:
