@@ -1,0 +1,328 @@
+"""What a flow may hand over: exceptions, counts, cursors, names of secrets, and types of settings."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Annotated, Any, Literal, override
+
+import httpx
+import msgspec
+from azure.core.exceptions import HttpResponseError
+from hypothesis import strategies as st
+from msgspec import Meta
+
+from datasync import Continue, GiveUp, RetryLater
+from datasync.errors import CursorInvalid, FlowInvalid, SecretRefused
+from datasync.flow.context import checked_count
+from datasync.flow.failures import failure_of
+from datasync.flow.options import settings_schema
+from datasync.flow.redact import Redaction
+from datasync.flow.registry import FlowRegistry
+from datasync.flow.secrets import check_name, declared_secret, tenant_secret
+from datasync.model.cursor import normalized
+from datasync.model.decode import FieldError, decode
+from tests.fuzz import grammar
+from tests.fuzz.campaign import Campaign
+from tests.stages import does_nothing
+
+NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
+
+
+class Mute(Exception):
+    @override
+    def __str__(self) -> str:
+        raise RuntimeError(self.args)
+
+
+class Odd(Exception):
+    @override
+    def __str__(self) -> str:
+        return self.args[0]  # type: ignore[no-any-return] # as in code without types
+
+    @property
+    def __notes__(self) -> Any:
+        raise KeyError("notes")
+
+
+class OddGroup(ExceptionGroup[Exception]):
+    @override
+    def __str__(self) -> str:
+        raise RecursionError
+
+
+def _raised(error: BaseException) -> BaseException:
+    """Return an exception with a traceback."""
+    with contextlib.suppress(BaseException):
+        raise error
+    return error
+
+
+def exception(choices: Random, levels: int = 4) -> BaseException:
+    """Return an exception: alone, in groups, raised from another, with notes."""
+    kind = choices.randrange(14 if levels else 9)
+    made: BaseException
+    match kind:
+        case 0 | 1:
+            made = choices.choice((ValueError, KeyError, OSError, RuntimeError, AssertionError))(grammar.value(choices))
+        case 2:
+            made = choices.choice((Mute, Odd))(grammar.value(choices, 1))
+        case 3:
+            made = UnicodeEncodeError("utf-8", grammar.text(choices) or "a", 0, 1, grammar.text(choices))
+        case 4:
+            made = SyntaxError(grammar.text(choices), (grammar.text(choices), 1, 99, grammar.text(choices)))
+        case 5 | 6:
+            made = _answered(choices)
+        case 7:
+            made = choices.choice(
+                (RetryLater(timedelta(1), grammar.text(choices)), GiveUp(), Continue(), SystemExit(1))
+            )
+        case 8:
+            made = type(
+                grammar.text(choices).replace("\0", "").encode(errors="replace").decode() or "E", (Exception,), {}
+            )()
+        case 9 | 10:
+            made = exception(choices, levels - 1)
+            made.__cause__, made.__context__ = exception(choices, levels - 1), choices.choice((None, made))
+        case 11:
+            made = first = exception(choices, 0)
+            for _ in range(choices.choice((2, 5, 30, 30, 300, 2_000))):
+                made.__cause__ = following = exception(choices, 0)
+                made = following
+            made.__cause__ = first
+            made = first
+        case 12 if choices.random() < 0.3:
+            made = BaseExceptionGroup(grammar.text(choices), [exception(choices, 0) for _ in range(1_000)])
+        case 12:
+            made = exception(choices, 0)
+            for _ in range(choices.choice((2, 5, 30, 30, 300, 2_000))):
+                made = BaseExceptionGroup(grammar.text(choices), [made])
+        case _:
+            members = [exception(choices, levels - 1) for _ in range(choices.choice((1, 1, 2, 3)))]
+            if all(isinstance(each, Exception) for each in members) and choices.random() < 0.2:
+                return OddGroup("odd", [each for each in members if isinstance(each, Exception)])
+            made = BaseExceptionGroup(grammar.text(choices), members)
+    if choices.random() < 0.2 and not isinstance(made, Odd):
+        made.__notes__ = choices.choice(([grammar.text(choices)], [grammar.value(choices)], "ab", None, 7))
+    return _raised(made)
+
+
+def _answered(choices: Random) -> BaseException:
+    url = choices.choice(
+        ("https://example.com/a?key=word", "http://[::1]:1/", "https://xn--nxasmq6b/", "/relative", "")
+    )
+    request = httpx.Request("GET", url)
+    if choices.random() < 0.3:
+        error = choices.choice((httpx.ReadTimeout, httpx.ConnectError, httpx.TooManyRedirects))(grammar.text(choices))
+        if choices.random() < 0.5:
+            error.request = request
+        return error
+    if choices.random() < 0.3:
+        refused = HttpResponseError(message=grammar.text(choices))
+        refused.status_code = choices.choice((None, 403, 999, "403"))  # type: ignore[assignment] # as an SDK might
+        return refused
+    kind = choices.choice(
+        ("application/json", "text/plain; charset=", "text/x;charset=rot13", "a/b+json;charset=base64", "\xff", "")
+    )
+    content = grammar.written(choices, grammar.value(choices))
+    response = httpx.Response(
+        choices.choice((200, 401, 403, 429, 500, 599)),
+        headers=[(b"Content-Type", kind.encode("latin-1"))],
+        content=content,
+        request=request,
+    )
+    return httpx.HTTPStatusError(grammar.text(choices), request=request, response=response)
+
+
+def test_any_exception_of_a_flow_is_described(campaign: Campaign) -> None:
+    """The description can be stored, and holds no secret."""
+
+    def make(choices: Random) -> tuple[str, Random]:
+        number = choices.getrandbits(64)
+        return str(number), Random(number)  # noqa: S311 - not for security
+
+    def check(case: tuple[str, Random]) -> None:
+        choices = Random(int(case[0]))  # noqa: S311 - ditto
+        error, secret = exception(choices), f"secret-{case[0]}"
+        if not isinstance(error, Odd):
+            with contextlib.suppress(Exception):
+                error.add_note(f"a note with {secret}")
+        redact = Redaction()
+        redact.add("a--b", secret)
+        failure = failure_of(error, redact, does_nothing, {"a--b": NOW, grammar.text(choices): NOW})
+        stored = json.dumps(msgspec.to_builtins(failure), ensure_ascii=False)
+        stored.encode()
+        assert secret not in stored
+        assert len(failure.message) <= 2_000
+        printed = redact.traceback(error)
+        printed.encode()
+        assert secret not in printed
+
+    campaign.run(1_000, make, check)
+
+
+def test_any_name_of_a_secret_is_that_of_the_tenant_or_refused(campaign: Campaign) -> None:
+    """No name of another tenant is accepted."""
+
+    def make(choices: Random) -> tuple[str, str]:
+        tenant = choices.choice(("acme", "Acme", "a-b", "a--b", "-a", grammar.text(choices)))
+        system, key = grammar.text(choices), choices.choice(("key", grammar.text(choices)))
+        name = choices.choice(
+            (
+                tenant_secret(tenant, system, key),
+                tenant_secret(choices.choice(("other", "acme--b", grammar.text(choices))), system, key),
+                declared_secret(tenant, f"{system}--{key}"),
+                grammar.noisy(choices, "tenants--acme--mysource--key"),
+                grammar.noisy(choices, "shared--key"),
+                grammar.text(choices),
+            )
+        )
+        return tenant, name
+
+    def check(case: tuple[str, str]) -> None:
+        tenant, name = case
+        try:
+            check_name(tenant, name)
+        except SecretRefused:
+            return
+        assert name.startswith(("shared--", f"tenants--{tenant}--"))
+        assert name.isascii()
+        assert len(name) <= 127
+
+    campaign.run(3_000, make, check)
+
+
+_odd = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from((2**53, 2**53 + 1, -(2**53) - 1, 10**60, 10**400)),
+    st.integers(15_000, 20_000).map(lambda bits: 1 << bits),  # too long to be written
+    st.floats(),
+    st.text(st.characters(codec=None), max_size=20),
+    st.sampled_from((b"bytes", {1, 2}, NOW, timedelta(1), object(), Exception, 1j, ("a", 1), "x" * 20_000)),
+)
+_values = st.recursive(
+    _odd,
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(_odd.filter(_is_hashable := lambda each: not isinstance(each, set)), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+
+
+def test_any_cursor_is_kept_as_it_is_or_refused(campaign: Campaign) -> None:
+    """A cursor that is kept comes back from the database unchanged."""
+
+    def check(cursor: Any) -> None:
+        try:
+            kept = normalized(cursor)
+        except CursorInvalid as error:
+            str(error).encode()
+            return
+        text = json.dumps(kept, allow_nan=False, ensure_ascii=False)
+        text.encode()
+        assert json.loads(text) == kept
+        assert normalized(kept) == kept
+
+    campaign.explore(400, _values, check)
+
+
+def test_any_count_is_a_whole_number_or_refused(campaign: Campaign) -> None:
+    """The error can be printed."""
+
+    def check(case: tuple[str, object]) -> None:
+        try:
+            number = checked_count(*case)
+        except TypeError as error:
+            str(error).encode()
+            return
+        assert abs(number) <= 2**53
+
+    campaign.explore(300, st.tuples(st.text(max_size=5), _values), check)
+
+
+_names = st.sampled_from(("a", "aB", "a_b", "type", "id"))
+_plain: st.SearchStrategy[Any] = st.sampled_from(
+    (
+        *(int, float, str, bool, datetime, bytes, None, Any, Literal["a", "b"], Literal[1, 2]),
+        *(
+            Annotated[int, Meta(ge=1, le=5)],
+            Annotated[str, Meta(min_length=1, pattern="^a+$")],
+            Annotated[float, Meta(gt=0)],
+        ),
+        *(
+            Annotated[int, Meta(multiple_of=3, description="a third")],
+            Annotated[list[int], Meta(max_length=2)],
+            timedelta,
+        ),
+    )
+)
+
+
+def _struct(fields: list[tuple[str, Any]], forbid: bool, rename: str | None) -> type[msgspec.Struct]:  # noqa: FBT001
+    unique = {name: kind for name, kind in fields}
+    return msgspec.defstruct("Made", [*unique.items()], forbid_unknown_fields=forbid, rename=rename)  # type: ignore[arg-type]
+
+
+_types = st.recursive(
+    _plain,
+    lambda inner: st.one_of(
+        inner.map(lambda each: list[each]),
+        inner.map(lambda each: dict[str, each]),
+        inner.map(lambda each: tuple[each, ...]),
+        inner.map(lambda each: each | None if each is not None else None),
+        st.builds(
+            _struct, st.lists(st.tuples(_names, inner), max_size=4), st.booleans(), st.sampled_from((None, "camel"))
+        ),
+    ),
+    max_leaves=6,
+)
+_structs = st.builds(
+    _struct,
+    st.lists(st.tuples(_names, _types), min_size=1, max_size=4),
+    st.booleans(),
+    st.sampled_from((None, "camel")),
+)
+_json: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 9)
+    | st.floats()
+    | st.sampled_from(("", "a", "b", "2025-08-23", "\ud800", "`- at `$`")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names | st.text(max_size=2), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_any_settings_fit_their_type_or_the_error_names_the_field(campaign: Campaign) -> None:
+    """Types of all shapes, and values of all shapes."""
+
+    def check(case: tuple[type[msgspec.Struct], Any]) -> None:
+        shape, content = case
+        settings_schema(shape)
+        try:
+            decode(shape, content, "flows[0].settings")
+        except FieldError as error:
+            str(error).encode()
+            assert error.path.startswith("flows[0].settings")
+
+    campaign.explore(400, st.tuples(_structs, _json | st.dictionaries(_names, _json, max_size=5)), check)
+
+
+def test_any_options_of_a_flow_are_accepted_or_refused(campaign: Campaign) -> None:
+    """The error is a FlowInvalid."""
+    names = ("aliases", "timeout", "overlap", "parts", "settings", "secrets", "provider", "cooldown")
+    options = st.dictionaries(st.sampled_from(names), _values | _values.map(lambda each: (each,)), max_size=3)
+
+    def check(case: tuple[Any, dict[str, Any]]) -> None:
+        name, chosen = case
+        with contextlib.suppress(FlowInvalid):
+            FlowRegistry().flow(name, **chosen)(does_nothing)
+
+    campaign.explore(300, st.tuples(_odd, options), check)
+
+
+type _Check = Callable[[Any], None]
