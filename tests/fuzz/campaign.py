@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -57,7 +58,7 @@ class Campaign:
         self._end = None if seconds is None else monotonic() + seconds
         self._cases = 0
         self._slowest = 0.0
-        self._spent = process_time()
+        self._started, self._spent = process_time(), 0.0
         self._findings: dict[str, _Finding] = {}
         self._slow: list[tuple[float, str]] = []
 
@@ -65,7 +66,7 @@ class Campaign:
         """Make and check cases. `check` raises nothing for a good one. Fails with what was found."""
         for choices in self._choices(cases):
             case = make(choices)
-            with self._watched(case, lambda case=case: check(case)), _ending_in_time():
+            with self._watched(case, partial(check, case)), _ending_in_time():
                 check(case)
         self._finish()
 
@@ -76,8 +77,9 @@ class Campaign:
         for choices in self._choices(cases):
             case = make(choices)
             with self._watched(case):
+                waiting = asyncio.timeout(_HANGING)
                 try:
-                    async with asyncio.timeout(_HANGING) as waiting:
+                    async with waiting:
                         await check(case)
                 except TimeoutError:
                     if waiting.expired():
@@ -114,7 +116,7 @@ class Campaign:
         """Return the numbers of the campaign, and the slow cases."""
         numbers = f"{self._cases:,} cases, {len(self._findings)} findings, slowest {1000 * self._slowest:.1f} ms"
         slow = [f"  {1000 * took:.0f} ms: {case}" for took, case in sorted(self._slow, reverse=True)]
-        return [f"{self.name}: {numbers}, {process_time() - self._spent:.1f} s", *slow]
+        return [f"{self.name}: {numbers}, {self._spent:.1f} s of CPU", *slow]
 
     def _choices(self, cases: int) -> Iterator[Random]:
         """Yield a source of choices for each case."""
@@ -151,8 +153,11 @@ class Campaign:
         found.case = min(found.case, case, key=len)
 
     def _finish(self) -> None:
+        self._spent = process_time() - self._started
         if self._findings:
-            pytest.fail("\n".join([f"--fuzz-seed={self._seed.split()[0]}", *map(str, self._findings.values())]), False)
+            pytest.fail(
+                "\n".join([f"--fuzz-seed={self._seed.split()[0]}", *map(str, self._findings.values())]), pytrace=False
+            )
 
 
 @contextmanager

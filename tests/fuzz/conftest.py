@@ -4,11 +4,14 @@
 `--fuzz-seconds=N`, the campaigns spend N seconds in all instead, each the same part of it.
 """
 
+import logging
 import random
 from collections.abc import Iterator
+from typing import override
 
 import pytest
 
+from datasync.telemetry.emit import logger
 from tests.fuzz.campaign import Campaign
 
 _SEED = random.SystemRandom().randrange(10**6)
@@ -39,6 +42,29 @@ def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
     )
     yield made
     config.stash.setdefault(_CAMPAIGNS, []).append(made)
+
+
+class Lines(logging.Handler):
+    """Keeps the present case's lines of the log, as they are printed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.printed: list[str] = []
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self.printed.append(record.getMessage())
+
+
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    """Return the log of the app, which is not printed."""
+    lines = Lines()
+    logger.addHandler(lines)
+    logger.propagate = False
+    yield lines
+    logger.propagate = True
+    logger.removeHandler(lines)
 
 
 @pytest.hookimpl(trylast=True)

@@ -92,9 +92,10 @@ _NUMBERS = (
     *(0.0, -0.0, 0.5, 1.0, 1e15, 1e16, 1e60, 1e308, -1e308, 5e-324, float("inf"), float("-inf"), float("nan")),
 )
 _ALPHABETS = (
-    *("abcXYZ019-_.", " \t\n\r\x0b\x0c", "\0\x01\x1b\x7f\x9b", "\ud800\udbff\udc00\udfff", "\u200b\u200e\u202a\u202e\u2066\ufeff"),
-    *("äßİıſK", "漢字かな", "\U0001f600\U000e0001", "{}[]\":,\\/'`$%<>&;=#?@!", "0123456789+-.:TZeE"),
-)  # fmt: skip
+    *("abcXYZ019-_.", " \t\n\r\x0b\x0c", "\0\x01\x1b\x7f\x9b", "\ud800\udbff\udc00\udfff"),
+    *("\u200b\u200e\u202a\u202e\u2066\ufeff", "äßİıſK", "漢字かな", "\U0001f600\U000e0001"),
+    *("{}[]\":,\\/'`$%<>&;=#?@!", "0123456789+-.:TZeE"),
+)
 
 
 def text(choices: Random) -> str:
@@ -198,23 +199,29 @@ def like(choices: Random, old: Any) -> Any:
     if choices.random() < 0.4:
         return value(choices)
     match old:
-        case str() if old[:4].isdigit():
-            return time(choices)
-        case str() if " * " in old:
-            return cron(choices)
-        case str() if "/" in old:
-            return choices.choice((choices.choice(ZONES), old.lower(), "tenant", f"../{old}", f"/{old}", text(choices)))
         case str():
-            return choices.choice((text(choices), old.upper(), f" {old}", noisy(choices, old), old * 50))
+            return _like_text(choices, old)
         case bool():
-            return choices.choice(("true", "false", 0, 1, None))
+            likely: tuple[Any, ...] = ("true", "false", 0, 1, None)
         case int() | float():
-            return choices.choice((number(choices), str(old), [old]))
+            likely = (number(choices), str(old), [old])
         case list():
-            return choices.choice((old * 2, old * 40, [old], [*old, value(choices)], dict.fromkeys("ab", old)))
+            likely = (old * 2, old * 40, [old], [*old, value(choices)], dict.fromkeys("ab", old))
         case dict():
-            return choices.choice(([old], json.dumps(old), {**old, text(choices): value(choices)}, list(old.items())))
-    return value(choices)
+            likely = ([old], json.dumps(old), {**old, text(choices): value(choices)}, list(old.items()))
+        case _:
+            likely = (value(choices),)
+    return choices.choice(likely)
+
+
+def _like_text(choices: Random, old: str) -> str:
+    if old[:4].isdigit():
+        return time(choices)
+    if " * " in old:
+        return cron(choices)
+    if "/" in old:
+        return choices.choice((choices.choice(ZONES), old.lower(), "tenant", f"../{old}", f"/{old}", text(choices)))
+    return choices.choice((text(choices), old.upper(), f" {old}", noisy(choices, old), old * 50))
 
 
 def mutated(choices: Random, document: Any) -> Any:

@@ -1,14 +1,11 @@
-"""Tenant documents with any fault: a problem that can be stored and logged, or a plan whose messages can be received."""
+"""Tenant documents with any fault: a problem that can be stored and logged, or jobs that can be received."""
 
 import json
-import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Annotated, Any, Literal, override
+from typing import Annotated, Any, Literal
 
 import msgspec
-import pytest
 from msgspec import Meta
 
 from datasync.cli.validate import Report
@@ -18,13 +15,14 @@ from datasync.model.job import QueueMessage
 from datasync.model.tenant import Problem, Tenant, document_key, is_tenant_document
 from datasync.run.receive import receive
 from datasync.stores.fleet import StandingProblem
-from datasync.telemetry.emit import emit, logger
+from datasync.telemetry.emit import emit
 from datasync.telemetry.events import DocumentInvalid
 from datasync.tick.check import entry_problems, tenant_problems
 from datasync.tick.plan import plan
 from tests.documents import document, entry
 from tests.fuzz import grammar
 from tests.fuzz.campaign import Campaign
+from tests.fuzz.conftest import Lines
 from tests.stages import does_nothing
 
 NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
@@ -92,29 +90,6 @@ CORRECT = (
     ),
     document("many", *(entry("weather", nextRunUtc=f"2025-08-23T0{n % 9}:00:00Z") for n in range(12))),
 )
-
-
-class Lines(logging.Handler):
-    """Keeps the present case's lines of the log, as they are printed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.printed: list[str] = []
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        self.printed.append(record.getMessage())
-
-
-@pytest.fixture
-def log() -> Iterator[Lines]:
-    """Return the log of the app, which is not printed."""
-    lines = Lines()
-    logger.addHandler(lines)
-    logger.propagate = False
-    yield lines
-    logger.propagate = True
-    logger.removeHandler(lines)
 
 
 def make(choices: Random) -> Any:
