@@ -166,7 +166,7 @@ def test_any_exception_of_a_flow_is_described(campaign: Campaign) -> None:
         printed.encode()
         assert secret not in printed
 
-    campaign.run(1_000, make, check)
+    campaign.run(300, make, check)
 
 
 def test_any_name_of_a_secret_is_that_of_the_tenant_or_refused(campaign: Campaign) -> None:
@@ -205,11 +205,11 @@ _odd = st.one_of(
     st.booleans(),
     st.integers(),
     st.sampled_from((2**53, 2**53 + 1, -(2**53) - 1, 10**60, 10**400)),
-    st.integers(15_000, 20_000).map(lambda bits: 1 << bits),  # too long to be written
     st.floats(),
     st.text(st.characters(codec=None), max_size=20),
     st.sampled_from((b"bytes", {1, 2}, NOW, timedelta(1), object(), Exception, 1j, ("a", 1), "x" * 20_000)),
 )
+_enormous = st.integers(15_000, 20_000).map(lambda bits: 1 << bits)  # too many digits to be written
 _values = st.recursive(
     _odd,
     lambda inner: (
@@ -234,7 +234,7 @@ def test_any_cursor_is_kept_as_it_is_or_refused(campaign: Campaign) -> None:
         assert json.loads(text) == kept
         assert normalized(kept) == kept
 
-    campaign.explore(400, _values, check)
+    campaign.explore(400, _values | _enormous | _enormous.map(lambda each: [each]), check)
 
 
 def test_any_count_is_a_whole_number_or_refused(campaign: Campaign) -> None:
@@ -248,10 +248,10 @@ def test_any_count_is_a_whole_number_or_refused(campaign: Campaign) -> None:
             return
         assert abs(number) <= 2**53
 
-    campaign.explore(300, st.tuples(st.text(max_size=5), _values), check)
+    campaign.explore(300, st.tuples(st.text(max_size=5), _values | _enormous), check)
 
 
-_names = st.sampled_from(("a", "aB", "a_b", "type", "id"))
+_names = st.sampled_from(("a", "aB", "b_c", "type", "id"))
 _plain: st.SearchStrategy[Any] = st.sampled_from(
     (
         *(int, float, str, bool, datetime, bytes, None, Any, Literal["a", "b"], Literal[1, 2]),
