@@ -130,7 +130,7 @@ def examine(content: Any, log: Lines, ahead: timedelta = timedelta(hours=1)) -> 
 
 def test_a_tick_examines_any_document(campaign: Campaign, log: Lines) -> None:
     """Each fault is a problem of its document or its entry. What is planned can be received."""
-    campaign.run(3_000, make, lambda content: examine(content, log))
+    campaign.run(1_000, make, lambda content: examine(content, log))
 
 
 def test_validate_reads_any_file(campaign: Campaign) -> None:
@@ -145,4 +145,4 @@ def test_validate_reads_any_file(campaign: Campaign) -> None:
         for line in (*report.documents("file.json", content), report.summary()):
             line.encode()
 
-    campaign.run(2_000, bytes_of, check)
+    campaign.run(800, bytes_of, check)

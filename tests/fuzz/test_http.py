@@ -45,7 +45,7 @@ async def test_any_answer_is_a_response_or_a_documented_error(campaign: Campaign
             usage.totals()
             assert usage.closed_until is None or usage.closed_until - usage.clock.now() <= RetryLater.LONGEST
 
-        await campaign.run_async(400, hostile.answer, check)
+        await campaign.run_async(300, hostile.answer, check)
 
 
 def check_error(error: Exception) -> None:

@@ -79,7 +79,7 @@ def test_any_message_is_received_or_refused(campaign: Campaign) -> None:
             return
         check_job(job)
 
-    campaign.run(3_000, delivery, check)
+    campaign.run(1_500, delivery, check)
 
 
 @pytest.mark.parametrize("stage", ["run_flow", "bury"])

@@ -45,7 +45,7 @@ def check(case: Case) -> None:
 
 def test_any_expression_is_refused_or_has_its_occurrences(campaign: Campaign) -> None:
     """In each zone, up to the ends of the calendar."""
-    campaign.run(3_000, make, check)
+    campaign.run(1_000, make, check)
 
 
 def test_any_zone_is_found_or_refused(campaign: Campaign) -> None:
@@ -59,7 +59,7 @@ def test_any_zone_is_found_or_refused(campaign: Campaign) -> None:
         with contextlib.suppress(ValueError):
             find_zone(case)
 
-    campaign.run(3_000, name, find)
+    campaign.run(1_500, name, find)
 
 
 def test_any_time_is_read_or_refused(campaign: Campaign) -> None:
@@ -72,4 +72,4 @@ def test_any_time_is_read_or_refused(campaign: Campaign) -> None:
             return
         assert read_utc(utc_text(at)) == at.replace(microsecond=0)
 
-    campaign.run(5_000, grammar.time, read)
+    campaign.run(3_000, grammar.time, read)

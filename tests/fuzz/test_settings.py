@@ -81,7 +81,7 @@ def test_any_settings_are_read_or_refused(campaign: Campaign, tmp_path: Path) ->
         assert settings.max_attempts > 0
         assert settings.retry_delay.total_seconds() >= 0
 
-    campaign.run(2_000, make, check)
+    campaign.run(800, make, check)
 
 
 def test_any_local_settings_are_read_or_refused(campaign: Campaign, tmp_path: Path) -> None:
@@ -104,4 +104,4 @@ def test_any_local_settings_are_read_or_refused(campaign: Campaign, tmp_path: Pa
             assert "\0" not in text
             (name + text).encode()
 
-    campaign.run(2_000, make, check)
+    campaign.run(800, make, check)

@@ -159,4 +159,4 @@ def test_any_stored_document_is_read_or_refused(
         return made if isinstance(made, dict) else {"id": "state-weather", "tenantId": "t", "cursor": made}
 
     check(_stored(correct))
-    campaign.run(2_000, make, check)
+    campaign.run(800, make, check)
