@@ -14,13 +14,13 @@ import pytest
 from datasync.telemetry.emit import logger
 from tests.fuzz.campaign import Campaign
 
-_SEED = random.SystemRandom().randrange(10**6)
+SEED = random.SystemRandom().randrange(10**6)
 _CAMPAIGNS = pytest.StashKey[list[Campaign]]()
 _SHARES = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz-seed", type=int, default=_SEED, help="seed of the fuzz tests (default: a random one)")
+    parser.addoption("--fuzz-seed", type=int, default=SEED, help="seed of the fuzz tests (default: a random one)")
     parser.addoption("--fuzz-scale", type=int, default=1, help="factor for the numbers of the fuzz tests")
     parser.addoption("--fuzz-seconds", type=float, default=None, help="time for all fuzz tests, instead of the numbers")
 
@@ -36,7 +36,7 @@ def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
     seconds = config.getoption("--fuzz-seconds", None)
     made = Campaign(
         request.node.name,
-        config.getoption("--fuzz-seed", _SEED),
+        config.getoption("--fuzz-seed", SEED),
         config.getoption("--fuzz-scale", 1),
         seconds and seconds / config.stash[_SHARES],
     )
@@ -72,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the numbers of each campaign, also of those that passed."""
     config = terminalreporter.config
     if made := config.stash.get(_CAMPAIGNS, []):
-        terminalreporter.section(f"fuzz: --fuzz-seed={config.getoption('--fuzz-seed', _SEED)}")
+        terminalreporter.section(f"fuzz: --fuzz-seed={config.getoption('--fuzz-seed', SEED)}")
         for each in made:
             for line in each.summary():
                 terminalreporter.write_line(line)
