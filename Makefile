@@ -4,7 +4,7 @@ BIN := .venv/bin
 WANTED := $(shell cat .python-version)
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: help install demo start tick test quick chaos check format lock licences audit clean
+.PHONY: help install demo start tick test quick chaos fuzz check format lock licences audit clean
 
 help: ## Print this list.
 	@echo "Usage: make [PYTHON=/path/to/python$(WANTED)] TARGET"
@@ -30,6 +30,9 @@ quick: install ## Run the fast tests only: unit, fundamentals and flows.
 
 chaos: install ## Kill, freeze and cut off the app at random, with many tenants.
 	$(BIN)/python -m pytest tests/chaos --chaos-scale=10 -o faulthandler_timeout=1800
+
+fuzz: install ## Attack the code with generated input for an hour.
+	$(BIN)/python -m pytest tests/fuzz --fuzz-seconds=3600 -o faulthandler_timeout=3600
 
 check: .venv/installed ## Lint, check the format and check the types.
 	$(BIN)/python -m ruff check .
