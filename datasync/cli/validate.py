@@ -84,7 +84,8 @@ class Report:
         first = self._places.setdefault(tenant.id, place)
         if first != place:
             yield self._problem(
-                file, f"{shown(tenant.id)} tenantId: {place} and {first} are documents of the same tenant: merge them"
+                file,
+                f"{shown(tenant.id)} tenantId: {place} and {first} are documents of the same tenant: merge them",
             )
         for problem in _problems(tenant, self._registry, self._now):
             yield self._problem(file, problem)

@@ -128,6 +128,45 @@ async def test_secrets_are_removed_from_logs_records_and_errors(
     assert (failure.value.__cause__, failure.value.__context__) == (None, None)
 
 
+async def test_secrets_are_removed_from_counts_and_from_the_reasons_of_signals(
+    world: World, services: Services, vault: KeyVault, tenant: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the record, and in the line of the run. Counts that differ in the secret only are added up."""
+    vault.set_secret("tenants--tenant-999--mysource--api-token", "s3cret-t0ken")
+
+    async def flow(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+        token = await kv.secret("mysource", "api-token")
+        run.count(**{f"of {token}": 2, f"of {token.upper()}": 3})
+        raise GiveUp(f"{token} is closed")
+
+    caplog.set_level(logging.DEBUG)
+    await world.put(tenant)
+    await run_job(services, registered(flow), message(), NOW)
+
+    (record,) = await world.records()
+    assert record["counts"] == {"of <mysource--api-token>": 5}
+    assert record["error"]["message"] == "<mysource--api-token> is closed"
+    assert "of <mysource--api-token>=5" in caplog.text
+    assert "s3cret-t0ken" not in f"{caplog.text} {record}".lower()
+
+
+async def test_secrets_are_removed_from_the_reasons_why_an_end_cannot_be_kept(
+    world: World, services: Services, vault: KeyVault, tenant: dict[str, object]
+) -> None:
+    """Such as a count that is not a whole number."""
+    vault.set_secret("tenants--tenant-999--mysource--api-token", "s3cret-t0ken")
+
+    async def flow(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+        run.counts[await kv.secret("mysource", "api-token")] = 1.5  # type: ignore[assignment]
+
+    await world.put(tenant)
+    with pytest.raises(FlowFailed, match=r"run.count\(<mysource--api-token>=1.5\)"):
+        await run_job(services, registered(flow), message(), NOW)
+
+    (record,) = await world.records()
+    assert "s3cret-t0ken" not in str(record)
+
+
 async def test_a_window_starts_where_the_last_successful_one_ended(
     world: World, services: Services, tenant: dict[str, object]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from random import Random
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,8 @@ from datasync.stores.fleet import StandingProblem
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import DocumentInvalid
 from datasync.tick.check import entry_problems, tenant_problems
-from datasync.tick.plan import plan
+from datasync.tick.plan import Advance, plan
+from datasync.tick.warn import entry_warnings, field_warnings
 from tests.documents import document, entry
 from tests.fuzz import grammar
 from tests.fuzz.campaign import Campaign
@@ -120,12 +122,17 @@ def examine(content: Any, log: Lines, ahead: timedelta = timedelta(hours=1)) -> 
     problems = [*tenant_problems(tenant)]
     for each in tenant.flows:
         problems += entry_problems(tenant, each, REGISTRY, NOW)
-    decision = plan(tenant, REGISTRY, NOW, NOW + ahead, timedelta(minutes=5))
-    for problem in (*problems, *decision.problems):
+    for step in plan(tenant, REGISTRY, NOW, NOW + ahead, timedelta(minutes=5)):
+        if isinstance(step, Problem):
+            problems.append(step)
+        for job in islice(step.jobs(), 3) if isinstance(step, Advance) else ():
+            received = receive(QueueMessage("m-1", job.message.encode().encode(), 1, NOW))
+            assert received.run_id == job.message.run_id
+    problems += field_warnings(content)
+    for each in tenant.flows:
+        problems += entry_warnings(tenant, each, REGISTRY, NOW, NOW + ahead)
+    for problem in problems:
         check_problem(problem, key, log)
-    for job in (job for advance in decision.advances for job in advance.jobs[:3]):
-        received = receive(QueueMessage("m-1", job.message.encode().encode(), 1, NOW))
-        assert received.run_id == job.message.run_id
 
 
 def test_a_tick_examines_any_document(campaign: Campaign, log: Lines) -> None:

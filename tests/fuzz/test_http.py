@@ -9,8 +9,10 @@ import pytest_asyncio
 
 from datasync.errors import DataSyncError, RetryLater
 from datasync.flow.failures import failure_of
-from datasync.flow.http import HttpUsage, closed_until, new_client, new_transport
+from datasync.flow.http import new_client, new_transport
 from datasync.flow.redact import Redaction
+from datasync.flow.retry_after import closed_until
+from datasync.flow.usage import HttpUsage
 from tests.fuzz import grammar, hostile
 from tests.fuzz.campaign import Campaign
 from tests.fuzz.hostile import Answer, Server, hostile_server

@@ -399,6 +399,20 @@ def test_a_file_that_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
     assert result.exit_code == 2
 
 
+def test_texts_of_a_document_cannot_forge_or_hide_a_line(tmp_path: Path) -> None:
+    """Characters that nobody sees are escaped, and names are cut after 200 characters."""
+    forged = "acme\n0 problems\r\x1b[2K\u202e\u200b"
+    content = [document(forged, entry(f"crm{forged}")), document("a" * 70_000, entry("f" * 70_000))]
+
+    code, lines = validate(write(tmp_path / "t.json", content))
+
+    assert code == 1
+    assert [line for line in lines if not line.startswith(str(tmp_path))] == [lines[-1]]
+    assert [each for each in "\r\x1b\u202e\u200b" if each in "".join(lines)] == []
+    assert r"acme\n0 problems\r\x1b[2K\u202e\u200b" in lines[0]
+    assert max(map(len, lines)) < 4_200
+
+
 def test_one_tenant_has_one_document(tmp_path: Path) -> None:
     """A second document with the same tenantId is a problem that names both places."""
     first = write(tmp_path / "a.json", [document("tenant-1"), document("tenant-2"), document("tenant-1")])

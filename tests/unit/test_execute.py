@@ -5,6 +5,7 @@ import gc
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from datetime import timedelta
 from typing import Any
@@ -256,6 +257,56 @@ async def test_a_call_that_raises_before_it_returns_a_coroutine(start: Start) ->
     ended = await start(flow)
 
     assert (ended.how, type(ended.error)) == (How.RAISED, TypeError)
+
+
+async def test_an_exception_that_nobody_reads_is_logged_without_secrets(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task may fail while the flow goes on, or after its end. asyncio itself would print the exception as it is."""
+    redact = Redaction()
+    redact.add("crm--token", "s3cret-token")
+    go_on: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def failing() -> None:
+        raise ValueError("refused s3cret-token")
+
+    async def failing_late() -> None:
+        with suppress(asyncio.CancelledError):
+            await forever()
+        await go_on
+        raise ValueError("late s3cret-token")
+
+    async def flow() -> None:
+        tasks.append(asyncio.create_task(failing_late()))
+        failed = asyncio.create_task(failing())
+        await asyncio.wait([failed])
+
+    tasks = list[asyncio.Task[None]]()
+    await start(flow, log=RunLog("acme/test", {}, redact), grace=SHORT)
+    go_on.set_result(None)
+    await asyncio.wait(tasks)
+    tasks.clear()
+    gc.collect()
+
+    assert "acme/test: Task exception was never retrieved" in caplog.text
+    assert "ValueError: refused <crm--token>" in caplog.text
+    assert "ValueError: late <crm--token>" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+async def test_tasks_outside_of_runs_are_reported_as_before(start: Start) -> None:
+    """The handler of the loop that was there first gets them."""
+    reported: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+
+    async def flow() -> None:
+        pass
+
+    await start(flow)
+    loop.call_exception_handler({"message": "of the app"})
+
+    assert reported == [{"message": "of the app"}]
 
 
 # --- the flow must end
