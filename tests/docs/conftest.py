@@ -36,7 +36,7 @@ _STAMP = re.compile(r"^\[[^]]*\] ")
 _RUNS = {  # the flows of the documents, by tenant
     "tenant-999": [entry("my-source→my-target")],
     "acme": [
-        entry("mapped", settings={"minTotal": "100"}),
+        entry("mapped", settings={"minTotal": "100"}, tz="America/Chicago"),
         entry("careful"),
         entry("history", settings={"firstDays": 15}),
         entry("orders"),
@@ -127,6 +127,7 @@ async def lived(copy: Copy, tmp_path_factory: pytest.TempPathFactory) -> AsyncGe
         "AZURE_FUNCTIONS_ENVIRONMENT": "Production",  # in Development the host looks every 2 s at most
         "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:00",
         "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2",
+        "KEY_VAULT_URL": "https://acme.vault.azure.net/",  # a misspelt setting
     }
     try:
         async with stack(settings=settings) as running, open_world(running) as world, serving("an API", _api()) as url:

@@ -177,6 +177,14 @@ async def test_a_missing_vault_is_not_an_error(world: World) -> None:
     assert code == 0
 
 
+async def test_a_misspelt_setting_is_a_warning(world: World) -> None:
+    """The services are checked all the same, and the exit code is 0."""
+    code, lines = await check(**{**world.environ, "ORCHESTRATOR_LOOK_AHEAD": "3600"})
+
+    assert lines[0].startswith("warning: ORCHESTRATOR_LOOK_AHEAD: unknown, and has no effect; did you mean")
+    assert code == 0
+
+
 async def test_all_missing_settings_are_reported() -> None:
     """Without settings, each missing setting has a line."""
     code, lines = await check()
@@ -325,6 +333,19 @@ class TestTenants:
         assert with_line.startswith("with_line/orders flows[0]: secret 'tenants--with_line--source--token': Key Vault")
         assert report.summary() == "3 tenants, 0 declared secrets, 0 missing, 4 problems"
         assert not vault.reads
+
+    async def test_warnings_are_listed_and_are_not_problems(self, world: World, services: Services) -> None:
+        """They are those that a tick logs."""
+        await world.put(document("acme", entry("orders", tz="UTC", enabled=False)))
+        report = TenantsReport(services, orders_registry(), NOW)
+
+        lines = [line async for line in report.lines()]
+
+        assert lines == ["acme/orders flows[0].tz: warning: unknown field, ignored; did you mean 'timezone'?"]
+        assert (report.problems, report.summary()) == (
+            0,
+            "1 tenant, 0 declared secrets, 0 missing, 0 problems, 1 warning",
+        )
 
     async def test_a_flow_file_that_cannot_be_loaded_is_a_problem(self, world: World, flows: Path) -> None:
         """Its flows are unknown, so their secrets cannot be checked."""
