@@ -31,7 +31,9 @@ WHATEVER = dict.fromkeys(OUTCOMES, True)
 ENDED = {outcome: outcome in ENDINGS for outcome in OUTCOMES}
 NEVER = dict.fromkeys(OUTCOMES, False)
 
-outcomes = st.lists(st.sampled_from(Outcome), min_size=1, max_size=3 * MOST_ATTEMPTS)
+outcomes = st.lists(st.sampled_from(Outcome), min_size=1, max_size=8) | st.lists(
+    st.sampled_from(Outcome), min_size=MOST_ATTEMPTS + 1, max_size=MOST_ATTEMPTS + 5
+)
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
@@ -98,6 +100,15 @@ def test_an_interruption_that_is_noticed_late_does_not_change_the_end(outcome: O
     last = first if has_ended else second
     assert (record.outcome, record.finished_utc, record.error) == (last.outcome, last.finished_utc, last.error)
     assert record.attempts == (first, second)
+
+
+def test_a_run_that_was_skipped_and_then_runs_ends_as_it_did() -> None:
+    """Only an interruption can be late. The entry was enabled again before another message of the run came."""
+    first, second = attempt(Outcome.SKIPPED_DISABLED), attempt(Outcome.SUCCEEDED, 2)
+
+    record = BEGUN.after(first).after(second)
+
+    assert (record.outcome, record.finished_utc) == (Outcome.SUCCEEDED, second.finished_utc)
 
 
 def test_an_attempt_that_ends_releases_the_lease_and_keeps_the_start() -> None:
