@@ -17,7 +17,7 @@ from datasync.model.failure import Failure
 from datasync.model.job import HEAD_START, Job
 from datasync.model.lease import Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
-from datasync.model.state import FlowState, Leased
+from datasync.model.state import Deferral, FlowState, Leased
 from datasync.model.tenant import FlowEntry, Tenant
 from datasync.model.times import utc_text
 from datasync.run.acquire import Taken, acquire
@@ -162,12 +162,23 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
         candidate = await _candidate(services, flow, job)
         if not isinstance(candidate, Candidate):
             return candidate
-        for gate in GATES:
-            if stop := gate(candidate):
-                return await _settle_lost_attempt(services, candidate) or stop
-        if found := await _take_lease(services, candidate):
-            return found
+        stop: Admitted | Stop | None = _first_stop(candidate)
+        if stop and (back := await _settle_lost_attempt(services, candidate)):
+            return back
+        if isinstance(stop, PutBack):
+            stop = await _park(services, candidate, stop)
+        elif stop is None:
+            stop = await _take_lease(services, candidate)
+        if stop:
+            return stop
     return PutBack(job.copy(), timedelta(seconds=5), "the state of the flow was changed by others all the time")
+
+
+def _first_stop(candidate: Candidate) -> Stop | None:
+    for gate in GATES:
+        if stop := gate(candidate):
+            return stop
+    return None
 
 
 async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Drop:
@@ -230,6 +241,27 @@ async def _settle_lost_attempt(services: Services, candidate: Candidate) -> PutB
     return PutBack(job.copy(), left, "an earlier delivery of the message has the lease")
 
 
+async def _park(services: Services, candidate: Candidate, back: PutBack) -> Stop | None:
+    """Put a job back until its provider may be called, and note that as a deferral; None if the state has changed.
+
+    Of the jobs that the schedule sends meanwhile, one waits, and the others are skipped.
+    """
+    job, flow, now = candidate.job, candidate.flow, services.clock.now()
+    if flow.overlap is Overlap.ALLOW:
+        return back
+    try:
+        state = await services.runs.state(job.tenant_id, flow.names)
+    except StateInvalid:  # its run says so when the provider may be called
+        return back
+    waiting = state.deferred(now)
+    if waiting is None or waiting.run_id == job.run_id:
+        noted = replace(state, deferral=Deferral(leg=job.leg, run_id=job.run_id, until_utc=now + back.delay))
+        return back if await services.runs.save(noted) else None
+    if job.is_asked_for:
+        return back
+    return await _skip(services, flow, job, candidate.record, state, why=_deferred(waiting))
+
+
 def _free(candidate: Candidate) -> Leased:
     """Return the document that has the lease, as it is before its first use."""
     if candidate.flow.overlap is Overlap.ALLOW:
@@ -280,8 +312,8 @@ async def _give_way(services: Services, admitted: Admitted) -> Admitted | RunRec
     deferral = state.deferred(now) if state and not job.is_asked_for else None
     if state is None or deferral is None or deferral.run_id == job.run_id:
         return admitted
-    why = f"run {deferral.run_id} of the same flow and tenant is deferred until {utc_text(deferral.until_utc)}"
-    if record := await _skip(services, admitted.flow, job, admitted.record, replace(state, lease=None), why=why):
+    free = replace(state, lease=None)
+    if record := await _skip(services, admitted.flow, job, admitted.record, free, why=_deferred(deferral)):
         return record
     await services.runs.release(state)
     return None
@@ -319,6 +351,10 @@ async def _skip(
     record = own.after(skip, message_id=job.message_id, next=())
     noted = state.noting_skip(job.leg, job.once_more(now) if flow.overlap is Overlap.ONCE else None)
     return record if await services.runs.save(noted, record) else None
+
+
+def _deferred(deferral: Deferral) -> str:
+    return f"run {deferral.run_id} of the same flow and tenant is deferred until {utc_text(deferral.until_utc)}"
 
 
 def _window_ahead(state: FlowState, end: datetime) -> Ending:

@@ -10,7 +10,7 @@ from azure.cosmos.exceptions import CosmosResourceNotFoundError
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRegistry, FlowRun
-from datasync.model.job import Trigger
+from datasync.model.job import Trigger, run_id
 from datasync.model.times import utc_text
 from datasync.services import Services
 from tests.deliveries import NOW, Deliveries
@@ -294,6 +294,42 @@ class TestWaiting:
         assert await outcomes(world, "u") == {"another-provider": ["succeeded"]}
         assert hidden_until(host, "closed") >= UNTIL
 
+    async def test_one_job_of_a_flow_waits(self, world: World, host: Deliveries, api: Api) -> None:
+        """The other occurrences are skipped. One run follows the one that waited. A person's run waits beside it."""
+        await close(host, api)
+        host.waiting.clear()
+        for run in ("r-1", "r-2", "r-3"):
+            host.post(flow_name="beside", run_id=run)
+            await host.next()
+        host.post(flow_name="beside", run_id="forced", trigger=Trigger.FORCED)
+        await host.next()
+        assert {job.run_id for job in host.jobs} == {"r-1", "forced"}
+
+        await host.all()
+
+        found = await outcomes(world)
+        follow_up = run_id("once more", "r-3")
+        assert found == {
+            "closing": ["deferred"],
+            **{run: ["skipped_overlap"] for run in ("r-2", "r-3")},
+            **{run: ["succeeded"] for run in ("r-1", "forced", follow_up)},
+        }
+        assert host.waiting == []
+
+    async def test_a_killed_process_parks_the_same_job_again(
+        self, world: World, wire: Wire, host: Deliveries, api: Api
+    ) -> None:
+        """It died between the note in the state and the copy of the message."""
+        await close(host, api)
+        host.waiting.clear()
+        host.post(flow_name="beside", run_id="r-1")
+        wire.kill_before(to("POST", "/messages"))
+        await host.next()
+        wire.heal()
+        await host.all()
+
+        assert await outcomes(world) == {"closing": ["deferred"], "r-1": ["succeeded"]}
+
     async def test_a_duplicate_does_not_wait(self, host: Deliveries, api: Api) -> None:
         """A run that has ended is dropped at once."""
         host.post(run_id="r-1")
@@ -319,12 +355,16 @@ class TestWaiting:
 
 
 class TestOpening:
-    async def test_it_opens_by_itself_and_the_runs_start_apart(self, world: World, host: Deliveries, api: Api) -> None:
+    async def test_it_opens_by_itself_and_the_runs_start_apart(
+        self, world: World, wire: Wire, services: Services, api: Api
+    ) -> None:
         """Each run starts once, at a time of its own that is the same at each delivery."""
+        host = await new_host(world, wire, services, api, cooldown="provider")
         await close(host, api)
         runs = [f"r-{number}" for number in range(20)]
-        for run_id in runs:
-            host.post(run_id=run_id)
+        await world.put(*(document(f"of-{run}", entry("flow")) for run in runs))
+        for run in runs:
+            host.post(tenant_id=f"of-{run}", run_id=run)
         for _ in runs:
             await host.next()
         first = {run_id: hidden_until(host, run_id) for run_id in runs}
@@ -333,8 +373,8 @@ class TestOpening:
         assert max(first.values()) - min(first.values()) > SPREAD / 2
 
         host.waiting = [each for each in host.waiting if each.job.run_id == "closing"]
-        for run_id in runs:
-            host.post(run_id=run_id)
+        for run in runs:
+            host.post(tenant_id=f"of-{run}", run_id=run)
         for _ in runs:
             await host.next()
         assert {run_id: hidden_until(host, run_id) for run_id in runs} == first
@@ -342,7 +382,7 @@ class TestOpening:
 
         await host.all()
         assert await outcomes(world) == {"closing": ["deferred", "succeeded"], **{run: ["succeeded"] for run in runs}}
-        assert sorted(api.requests) == sorted(f"/t/flow/{run}" for run in ["closing", *runs])
+        assert sorted(api.requests) == sorted(["/t/flow/closing", *(f"/of-{run}/flow/{run}" for run in runs)])
         assert UNTIL < host.clock.now() <= UNTIL + SPREAD
 
     async def test_a_person_opens_it(self, world: World, host: Deliveries, api: Api) -> None:
