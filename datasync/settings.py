@@ -198,7 +198,7 @@ def _storage(environ: Mapping[str, str]) -> Account:
         return Account(setting=name, url=_named(name, text))
     if text := environ.get(name := "AzureWebJobsStorage__accountName"):
         if not _ACCOUNT.fullmatch(text):
-            got = "an address" if "/" in text else "a text with '='" if "=" in text else repr(text)
+            got = "an address" if {"/", "."} & set(text) else _harmless(text)
             raise ValueError(
                 f"{name}: expected the name of the storage account, 3 to 24 small letters and digits, got {got}"
             )
@@ -262,14 +262,14 @@ def _queue_name(text: str) -> str:
     if not _QUEUE.fullmatch(text):
         raise ValueError(
             "expected 3 to 56 small letters, digits and single hyphens inside (the poison queue has -poison too), "
-            f"got {text!r}"
+            f"got {_harmless(text)}"
         )
     return text
 
 
 def _cosmos_name(text: str) -> str:
     if text != text.strip() or not text.isprintable() or re.search(r"[/\\?#]", text):
-        raise ValueError(f"expected a name without / \\ ? # and without blanks around it, got {text!r}")
+        raise ValueError(f"expected a name without / \\ ? # and without blanks around it, got {_harmless(text)}")
     return text
 
 
