@@ -170,9 +170,10 @@ def _second_occurrence(expression: str, zone: str, after: datetime) -> datetime 
 
 
 def _unread(flow: Flow, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if not flow.takes_run:
-        yield "settings", "the flow does not take `run`, so it cannot read them"
-    elif flow.settings and not flow.settings.__struct_config__.forbid_unknown_fields:
+    if flow.settings is None:
+        if not flow.takes_run:
+            yield "settings", "the flow does not take `run`, so it cannot read them"
+    elif not flow.settings.__struct_config__.forbid_unknown_fields:
         known = {*flow.settings.__struct_encode_fields__, flow.settings.__struct_config__.tag_field}
         for name in islice((each for each in settings if each not in known), _MOST_COMPARED):
             close = get_close_matches(name[:100], [each for each in known if each], n=1)
