@@ -69,10 +69,8 @@ class Report:
             return
         first = self._places.setdefault(tenant.id, place)
         if first != place:
-            yield self._problem(
-                file,
-                f"{shown(tenant.id)} tenantId: {place} and {first} are documents of the same tenant: merge them",
-            )
+            why = f"{place} and {first} are documents of the same tenant: merge them"
+            yield self._problem(file, f"{shown(tenant.id)} tenantId: {why}")
         for problem in _problems(tenant, self._registry, self._now):
             yield self._problem(file, problem)
         for path, meant in _misspelt(document):
@@ -80,7 +78,8 @@ class Report:
             yield f"{file}: {shown(tenant.id)} {path}: warning: unknown field, ignored; did you mean {meant!r}?"
         if refused := _refused_secret(tenant.id):
             self._warnings += 1
-            yield f"{file}: {shown(tenant.id)} tenantId: warning: its flows cannot read secrets of the tenant: {refused}"
+            why = f"its flows cannot read secrets of the tenant: {refused}"
+            yield f"{file}: {shown(tenant.id)} tenantId: warning: {why}"
 
     def _problem(self, place: str, what: object) -> str:
         self.problems += 1
