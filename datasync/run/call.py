@@ -112,7 +112,7 @@ def _counts(run: FlowRun, redact: Redaction) -> dict[str, int]:
     counts = Counter[str]()
     for name, number in run.counts.items():
         if _is_count(name, number):
-            counts[redact.line(name, NAME_LIMIT)] += int(number)
+            counts[redact.line(str(name), NAME_LIMIT)] += int(number)
     return dict(counts)
 
 
