@@ -83,10 +83,8 @@ class Report:
             return
         first = self._places.setdefault(tenant.id, place)
         if first != place:
-            yield self._problem(
-                file,
-                f"{shown(tenant.id)} tenantId: {place} and {first} are documents of the same tenant: merge them",
-            )
+            why = f"{place} and {first} are documents of the same tenant: merge them"
+            yield self._problem(file, f"{shown(tenant.id)} tenantId: {why}")
         for problem in _problems(tenant, self._registry, self._now):
             yield self._problem(file, problem)
         for warning in [*field_warnings(document), *self._entry_warnings(tenant)]:

@@ -27,7 +27,7 @@ def configure() -> None:
 
 def emit(event: Event) -> None:
     """Log an event."""
-    attributes = {key: _safe(value) for key, value in event.attributes().items() if value is not None}
+    attributes = {shown(key): _safe(value) for key, value in event.attributes().items() if value is not None}
     text = "\n".join(filter(None, [line(event.sentence(), attributes), event.details()]))
     logger.log(event.level, "%s", shown_lines(text), extra={"fields": attributes})
 
@@ -38,5 +38,5 @@ def _safe(value: object) -> object:
 
 def line(sentence: str, attributes: Mapping[str, object]) -> str:
     """Return a sentence followed by its attributes, on one line: `DONE acme/weather in 1.2s run=5f… attempt=1`."""
-    pairs = (f"{shown(key)}={value}" for key, value in attributes.items())
+    pairs = (f"{key}={value}" for key, value in attributes.items())
     return " ".join([shown_line(sentence, LONGEST), *pairs])

@@ -1,6 +1,7 @@
 """Each message runs one flow for one tenant. The result is stored in a run record."""
 
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -148,6 +149,31 @@ async def test_secrets_are_removed_from_counts_and_from_the_reasons_of_signals(
     assert record["error"]["message"] == "<mysource--api-token> is closed"
     assert "of <mysource--api-token>=5" in caplog.text
     assert "s3cret-t0ken" not in f"{caplog.text} {record}".lower()
+
+
+async def test_a_long_secret_is_removed_while_other_runs_go_on(
+    world: World, services: Services, vault: KeyVault, tenant: dict[str, object]
+) -> None:
+    """Around each cut, as much text is searched as the secret may be long. That is done in a thread."""
+    secret = " ".join(f"s3cret{n}" for n in range(2_400))  # a vault takes 25,600 bytes
+    vault.set_secret("tenants--tenant-999--mysource--api-token", secret)
+    threads = set[int]()
+
+    class Failed(Exception):
+        def __str__(self) -> str:
+            threads.add(threading.get_ident())
+            return secret * 10
+
+    async def flow(tenant_id: str, kv: TenantSecretClient) -> None:
+        await kv.secret("mysource", "api-token")
+        raise Failed
+
+    await world.put(tenant)
+    with pytest.raises(FlowFailed, match=r"^Failed: (<mysource--api-token>)+$"):
+        await run_job(services, registered(flow), message(), NOW)
+
+    assert threading.get_ident() not in threads
+    assert "s3cret" not in str(await world.records())
 
 
 async def test_secrets_are_removed_from_the_reasons_why_an_end_cannot_be_kept(
