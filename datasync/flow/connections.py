@@ -50,7 +50,7 @@ caller: ContextVar[Caller] = ContextVar("caller")
 class Connections(httpx.AsyncBaseTransport):
     """Sends requests when a connection is free, counts them, and limits their answers.
 
-    There is no limit for the whole process: a run that takes its share takes nothing from the other runs.
+    There is no limit for the whole process, which one run could use up.
     """
 
     def __init__(self) -> None:

@@ -23,10 +23,10 @@ def origin(url: httpx.URL) -> Origin:
 
 
 def guard(request: httpx.Request, cookies: httpx.Cookies) -> None:
-    """Remove what another server must not see, if the request comes from a redirect to another origin.
+    """Remove the credentials of a request that follows a redirect to another origin.
 
-    httpx drops only `Authorization`. Of a redirect from http to https on the same host, it keeps that too, and so does
-    this function. `cookies` are those of the client; the ones without a domain belong to the server that was called.
+    httpx removes only `Authorization`. It keeps that too from http to https of the same host, and so does this
+    function. `cookies` are those of the client. Those without a domain are for the server that was called.
     """
     before, now = request.extensions.get(_ORIGIN), origin(request.url)
     request.extensions[_ORIGIN] = now  # httpx copies the extensions to the request that follows a redirect

@@ -1,4 +1,4 @@
-"""Limits what an answer of an API may take: bytes, encodings, and time."""
+"""Limits the size, the encodings and the time of an answer."""
 
 import asyncio
 import zlib
@@ -22,7 +22,7 @@ TOTAL = timedelta(minutes=5)
 
 _MOST_ENCODINGS = 2
 _REFUSED = ("br", "zstd")  # httpx would decode them without a limit where their libraries are installed
-_MOST_MEMBERS = 1024  # of a gzip stream; the copies of what follows a member are quadratic in their number
+_MOST_MEMBERS = 1024  # of a gzip stream. For each, zlib copies all the data that follows it
 _PIECE = 64 * 1024
 _GZIP = b"\x1f"  # the first byte of a member: RFC 1952, section 2.3.1
 _ZLIB = 8  # the lower half of the first byte with a header: RFC 1950, section 2.2. Some servers send none

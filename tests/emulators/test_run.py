@@ -29,7 +29,9 @@ from datasync.services import Services
 from localdev.keyvault import KeyVault
 from tests.documents import document, entry
 from tests.faults import Killed, Request, Wire, to
+from tests.hostile_http import hostile_server
 from tests.stages import deliver, run_job
+from tests.waiting import wait_until
 from tests.world import World
 
 NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
@@ -79,6 +81,25 @@ async def test_an_attempt_that_exceeds_its_timeout_is_cancelled(world: World, se
 class Rules(msgspec.Struct, rename="camel"):
     min_total: float
     skip: list[str] = []
+
+
+async def test_answers_that_a_flow_leaves_open_are_closed(world: World, services: Services) -> None:
+    """Their connections are free again when the run ends, and the flow cannot use the client any more."""
+    left: list[Any] = []
+
+    async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+        left.append(run.http)
+        left.append(await run.http.send(run.http.build_request("GET", f"{server.url}/hanging-body"), stream=True))
+
+    await world.put(document("t", entry("flow")))
+    async with hostile_server() as server:
+        await run_job(services, registered(flow), message(), NOW)
+        await wait_until(lambda: server.open == 0, description="the connection is closed")
+
+    client, answer = left
+    assert answer.status_code == 200
+    with pytest.raises(RuntimeError, match="client has been closed"):
+        await client.get(server.url)
 
 
 async def test_declared_settings_are_decoded(world: World, services: Services) -> None:

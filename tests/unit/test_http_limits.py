@@ -134,7 +134,7 @@ async def test_a_refused_connection_raises_a_connect_error(client: httpx.AsyncCl
 
 @pytest.mark.parametrize("name", ["reason-latin-1", "reason-utf-8", "reason-bytes", "reason-missing"])
 async def test_a_reason_phrase_may_have_any_bytes(server: HostileServer, client: httpx.AsyncClient, name: str) -> None:
-    """It is no reason to lose the answer."""
+    """The flow gets the answer."""
     assert (await client.get(f"{server.url}/{name}")).text == "ok"
 
 
