@@ -198,7 +198,10 @@ async def hostile_server() -> AsyncGenerator[Server]:
 
 def answer(choices: Random) -> Answer:
     """Return an answer with any faults."""
-    made = _head(choices) + _body(choices)
+    if choices.random() < 0.2:
+        made = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + _chunked(choices, b"0123456789" * 9)
+    else:
+        made = _head(choices) + _body(choices)
     if choices.random() < 0.15:
         made = made[: choices.randrange(len(made) + 1)]
     if choices.random() < 0.15:
