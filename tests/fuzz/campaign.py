@@ -20,6 +20,7 @@ SLOW = 0.05
 """Seconds of CPU. A case that takes longer is listed in the summary."""
 
 _HANGING = 60  # seconds of CPU, or of waiting, after which a case counts as hanging
+_MOST_HANGING = 3  # cases, after which a campaign ends
 _BATCH = 1_000  # examples of Hypothesis, between two looks at the clock
 _SHOWN = 1_500  # characters of an input
 _ROOT = Path(__file__).parent.parent.parent
@@ -59,6 +60,7 @@ class Campaign:
         self._cases = 0
         self._slowest = 0.0
         self._started, self._spent = process_time(), 0.0
+        self._hanging = 0
         self._findings: dict[str, _Finding] = {}
         self._slow: list[tuple[float, str]] = []
 
@@ -121,6 +123,8 @@ class Campaign:
     def _choices(self, cases: int) -> Iterator[Random]:
         """Yield a source of choices for each case."""
         for number in count():
+            if self._hanging == _MOST_HANGING:
+                return
             if (number >= cases * self._scale) if self._end is None else (monotonic() >= self._end):
                 return
             yield Random(f"{self._seed} {number}")  # noqa: S311 - not for security
@@ -147,6 +151,7 @@ class Campaign:
             self._slow = sorted([*self._slow, (took, _short(repr(case)))], reverse=True)[:5]
 
     def _note_finding(self, error: BaseException, case: str) -> None:
+        self._hanging += isinstance(error, Hangs)
         what = f"{type(error).__name__} at {_place(error)}"
         found = self._findings.setdefault(what, _Finding(f"{what}: {_short(str(error))}", case, count=0))
         found.count += 1

@@ -25,6 +25,7 @@ _STATUS = tuple(
         "503 Away",
     )
 )
+_TURNS = 8  # of the event loop, in which the client reads one piece before the next is sent
 _ODD_STATUS = (
     *(b"HTTP/1.1 500 \xe9t\xe9", b"HTTP/1.1 200 \xff\xfe", b"HTTP/1.1 200", b"HTTP/1.1 200 ", b"HTTP/1.0 200 OK"),
     *(b"HTTP/1.1 000 a", b"HTTP/1.1 099 a", b"HTTP/1.1 600 a", b"HTTP/1.1 999 a", b"HTTP/1.1 1000 a", b"HTTP/1.1 -1 a"),
@@ -172,7 +173,8 @@ class Server:
             for piece in self.answer.pieces if head else []:
                 writer.write(piece)
                 await writer.drain()
-                await asyncio.sleep(0)
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
             if self.answer.is_reset:
                 writer.transport.abort()
         writer.close()
@@ -196,7 +198,10 @@ async def hostile_server() -> AsyncGenerator[Server]:
 
 def answer(choices: Random) -> Answer:
     """Return an answer with any faults."""
-    made = _head(choices) + _body(choices)
+    if choices.random() < 0.2:
+        made = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + _chunked(choices, b"0123456789" * 9)
+    else:
+        made = _head(choices) + _body(choices)
     if choices.random() < 0.15:
         made = made[: choices.randrange(len(made) + 1)]
     if choices.random() < 0.15:
