@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, override
 from weakref import WeakValueDictionary
 
@@ -210,10 +211,22 @@ def _new_session() -> aiohttp.ClientSession:
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer whose reason phrase can be encoded. It may have any bytes from 0x80 to 0xFF: RFC 9112, section 4."""
+    """An answer whose reason phrase can be encoded, and whose body ends when its connection does."""
 
     @override
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        closed = connection.protocol.closed
         started = await super().start(connection)
+        # Any bytes from 0x80 to 0xFF may be in it: RFC 9112, section 4.
         self.reason = (self.reason or "").encode(errors="surrogateescape").decode("latin-1")
+        if closed is not None and not self.content.is_eof():
+            end = partial(_end, self.content)
+            closed.add_done_callback(end)
+            self.content.on_eof(partial(closed.remove_done_callback, end))
         return started
+
+
+def _end(body: aiohttp.StreamReader, _: object) -> None:
+    """End a body in which aiohttp has found an error without saying so, such as a chunk without a size."""
+    if not body.is_eof() and body.exception() is None:
+        body.set_exception(aiohttp.ClientPayloadError("the connection was closed in the middle of the body"))

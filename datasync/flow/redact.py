@@ -23,6 +23,7 @@ https://learn.microsoft.com/azure/azure-monitor/fundamentals/service-limits#appl
 SHORTEST = 4
 """Characters: a shorter secret is left in texts, since it would blank out everything."""
 
+_MOST_PRINTED = 100  # exceptions in one traceback
 _HEAD = 4_000  # characters of a long traceback before the gap
 _MARGIN = 2_000  # characters: the longest user information of a URL that is found at a cut
 _EXPANSION = 8  # times the length of a secret in UTF-8 that a form of it is long at most, at a cut
@@ -89,8 +90,11 @@ class Redaction:
         return self.line(_described(error), limit)
 
     def traceback(self, error: BaseException) -> str:
-        """Return the traceback, as Python prints it. If it is long, it has a gap."""
-        text = "".join(traceback.format_exception(error)).rstrip()
+        """Return the traceback, as Python prints it. If it is long, it has a gap.
+
+        Of more than a hundred exceptions, which would take long to print, it has the outermost one and the first in it.
+        """
+        text = printable("".join(_printed(error)).rstrip())
         if len(text) <= TEXT:
             return self(text)
         return f"{self._first(text, _HEAD)}…\n… ({len(text)} characters) …\n{self._last(text, TEXT - _HEAD)}"
@@ -198,10 +202,37 @@ def _merged(spans: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, s
         yield first, last, label
 
 
-def _described(error: BaseException) -> str:
+def _printed(error: BaseException) -> Iterator[str]:
+    if _are_few(error):
+        yield from traceback.format_exception(error)
+        return
+    yield "Traceback (most recent call last):\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{_described(error)}\n(The tracebacks of the other exceptions are left out.)\n"
+    first = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if first is not error and _are_few(first):
+        yield "The first one:\n"
+        yield from traceback.format_exception(first)
+
+
+def _are_few(error: BaseException) -> bool:
+    """Return whether an exception stands for at most a hundred, with its causes, its contexts and its members."""
+    pending, seen = [error], set[int]()
+    while pending and len(seen) <= _MOST_PRINTED:
+        each = pending.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            pending += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+            pending += [other for other in (each.__cause__, each.__context__) if other]
+    return len(seen) <= _MOST_PRINTED
+
+
+def _described(error: BaseException, depth: int = 3) -> str:
     text = _text(error)
-    if isinstance(error, BaseExceptionGroup):
-        text += ": " + "; ".join(_described(each) for each in error.exceptions[:3])
+    if isinstance(error, BaseExceptionGroup) and depth:
+        text += ": " + "; ".join(_described(each, depth - 1) for each in error.exceptions[:3])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -304,6 +304,49 @@ def test_the_end_of_a_long_traceback_is_kept(caplog: pytest.LogCaptureFixture) -
     assert "value" not in text.removeprefix("ValueError")
 
 
+def failing(number: int) -> ValueError:
+    """Return an exception that was raised."""
+    try:
+        raise ValueError(f"failure {number}")  # noqa: TRY301 - its traceback is printed
+    except ValueError as error:
+        return error
+
+
+def test_of_a_thousand_exceptions_the_first_is_printed() -> None:
+    """A flow that makes a thousand requests at once has as many failures. Printing them all would block the loop."""
+    text = Redaction().traceback(ExceptionGroup("many", [failing(n) for n in range(1000)]))
+
+    assert text.startswith("Traceback (most recent call last):\nExceptionGroup: many (1000 sub-exceptions): ")
+    assert "The tracebacks of the other exceptions are left out." in text
+    assert 'raise ValueError(f"failure {number}")' in text
+    assert text.endswith("ValueError: failure 0")
+
+
+def test_a_few_exceptions_are_all_printed() -> None:
+    """Each has its traceback."""
+    text = Redaction().traceback(ExceptionGroup("some", [failing(n) for n in range(9)]))
+
+    assert all(f"ValueError: failure {n}" in text for n in range(9))
+
+
+def test_groups_in_groups_are_described_without_end() -> None:
+    """The innermost of a thousand groups is not named."""
+    error: Exception = ValueError("inside")
+    for _ in range(1000):
+        error = ExceptionGroup("group", [error])
+
+    assert Redaction().one_line(error).startswith("ExceptionGroup: group (1 sub-exception): ExceptionGroup: group")
+    assert "ExceptionGroup: group" in Redaction().traceback(error)
+
+
+def test_half_a_surrogate_pair_in_a_note_is_printed_escaped() -> None:
+    """It cannot be encoded."""
+    error = failing(0)
+    error.add_note("\ud800")
+
+    assert Redaction().traceback(error).endswith("\\ud800")
+
+
 LONG = 1_000_000
 HOSTILE = (
     "x",
@@ -327,7 +370,7 @@ HOSTILE = (
 
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_a_long_text_is_searched_in_one_pass(unit: str) -> None:
-    """A megabyte without blanks ends, and ten of one letter. In time proportional to the square of the length, they would take hours."""
+    """A megabyte without blanks ends, and ten of one letter. In time that grows with the square, it takes hours."""
     redact = Redaction()
     redact.add("crm--token", "s3cret-token")
 
