@@ -35,7 +35,12 @@ _DEVELOPMENT_STORAGE = (
 _QUEUES = "AzureFunctionsJobHost__extensions__queues__"
 _ATTEMPTS = f"{_QUEUES}maxDequeueCount"
 _PAUSE = f"{_QUEUES}visibilityTimeout"
+_TIMEOUT = "AzureFunctionsJobHost__functionTimeout"
 _MOST_ATTEMPTS = 1_000_000
+_UNLIMITED = timedelta(days=36_500)
+_HALF_AN_HOUR = timedelta(minutes=30)
+"""The default of the host, but for the Consumption plan, which has five minutes:
+https://learn.microsoft.com/azure/azure-functions/functions-scale#timeout"""
 
 _KNOWN = (
     "AzureWebJobsStorage",
@@ -62,6 +67,7 @@ _KNOWN = (
     *(f"{_QUEUES}{name}" for name in ("batchSize", "newBatchThreshold", "maxPollingInterval", "messageEncoding")),
     _ATTEMPTS,
     _PAUSE,
+    _TIMEOUT,
 )
 """The settings of docs/settings.md, other than those that Azure has for every app."""
 
@@ -122,6 +128,8 @@ class Settings:
     retry_delay: timedelta
     """The time between a failed attempt and the next (host.json, `visibilityTimeout`)."""
 
+    function_timeout: timedelta
+    """The time after which the host ends the process of an invocation (host.json, `functionTimeout`)."""
     warnings: tuple[str, ...] = ()
     """Probable mistakes: the setting and the reason, without the value."""
 
@@ -166,11 +174,10 @@ class Settings:
             max_attempts=read(
                 _ATTEMPTS,
                 _whole(1, _MOST_ATTEMPTS),
-                _queue_option(host_json, "maxDequeueCount", lambda value: _whole(1, _MOST_ATTEMPTS)(str(value)), 5),
+                _host_option(host_json, _ATTEMPTS, lambda value: _whole(1, _MOST_ATTEMPTS)(str(value)), 5),
             ),
-            retry_delay=read(
-                _PAUSE, _time_span, _queue_option(host_json, "visibilityTimeout", _time_span, timedelta())
-            ),
+            retry_delay=read(_PAUSE, _time_span, _host_option(host_json, _PAUSE, _time_span, timedelta())),
+            function_timeout=read(_TIMEOUT, _limit, _host_option(host_json, _TIMEOUT, _limit, _HALF_AN_HOUR)),
             warnings=tuple(_warnings(environ)),
         )
         if settings.tenants_container == settings.runs_container:
@@ -328,12 +335,19 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _queue_option[T](host_json: Path, option: str, parse: Callable[[Any], T], default: T) -> T:
-    """Read `extensions.queues` of host.json; the defaults are those of the host."""
+def _host_option[T](host_json: Path, setting: str, parse: Callable[[Any], T], default: T) -> T:
+    """Read an option of host.json by the app setting that overrides it; the defaults are those of the host."""
     try:
-        return parse(json.loads(host_json.read_bytes())["extensions"]["queues"][option])
+        option: Any = json.loads(host_json.read_bytes())
+        for name in setting.split("__")[1:]:
+            option = option[name]
+        return parse(option)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return default  # the host itself refuses to start with a host.json it cannot read
+
+
+def _limit(text: str) -> timedelta:
+    return _UNLIMITED if str(text).strip() == "-1" else _time_span(text)
 
 
 def _time_span(text: str) -> timedelta:

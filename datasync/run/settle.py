@@ -36,6 +36,7 @@ _LONGEST_OUTAGE_PAUSE = timedelta(minutes=15)
 PATIENCE = timedelta(minutes=10)
 """How long an attempt waits for Cosmos DB to record its end. No other attempt can start while Cosmos DB is away."""
 
+_BEFORE_TIMEOUT = timedelta(minutes=2)
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _RECORDED_CURSOR = 1024  # bytes of JSON
 
@@ -82,7 +83,8 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
             if error.status in _REFUSALS and not is_refused:
                 ending, is_refused = _refused(error, ending), True
                 continue
-            if delivery.lease is None or waited >= PATIENCE or isinstance(error, _Contended):
+            is_late = waited >= PATIENCE or _is_near_its_timeout(services, delivery)
+            if delivery.lease is None or is_late or isinstance(error, _Contended):
                 raise
             services.outages.note(error, services.clock.now())
             if not waited:
@@ -93,6 +95,12 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
             await delivery.lease.renew()
         await services.clock.sleep(pause)
         waited, pause = waited + pause, min(pause * 2, timedelta(seconds=5))
+
+
+def _is_near_its_timeout(services: Services, delivery: Delivery) -> bool:
+    """Return whether the host will soon end the process, with all of its runs, because of this invocation."""
+    end = delivery.started_utc + services.settings.function_timeout
+    return services.clock.now() >= end - _BEFORE_TIMEOUT
 
 
 def _refused(error: ServiceUnavailable, ending: Ending) -> Ending:

@@ -86,6 +86,24 @@ class TestCosmosDB:
         assert [attempt["outcome"] for attempt in record["attempts"]] == ["interrupted", "succeeded"]
         assert (len(executions), record.get("failures", 0), host.errors) == (2, 0, [])
 
+    async def test_an_outage_at_the_end_of_a_run_that_took_long(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The message is put back before `functionTimeout`, after which the host would end the process and its runs."""
+        await world.put(document("t", entry("flow")))
+
+        async def flow(tenant_id: str, kv: SecretClient) -> None:
+            host.clock.time = NOW + timedelta(minutes=25)
+            wire.refuse_all(cosmos)
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.next()
+
+        assert services.settings.function_timeout == timedelta(minutes=30)
+        assert NOW + timedelta(minutes=28) <= services.clock.now() < NOW + timedelta(minutes=29)
+        assert len(host.waiting) == 1
+
     async def test_a_checkpoint_during_an_outage(self, world: World, wire: Wire, services: Services) -> None:
         """The attempt is deferred, and does not count as a failure."""
         await world.put(document("t", entry("flow")))

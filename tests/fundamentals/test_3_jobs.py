@@ -58,6 +58,7 @@ def test_a_job_has_no_key_that_the_host_reserves() -> None:
         ('"weather"', "expected an object"),
         ('{"tenantId": "t"}', "flowName: missing"),
         ('{"tenantId": "", "flowName": "weather"}', "tenantId: expected a text that is not empty"),
+        ('{"tenantId": "@fleet", "flowName": "weather"}', "tenantId: a tenant's id does not start with '@'"),
         ('{"tenantId": 7, "flowName": "weather"}', "tenantId: .* got 7"),
         ('{"tenantId": "t", "flowName": "f", "scheduledUtc": "soon"}', 'scheduledUtc: .* got "soon"'),
         ('{"tenantId": "t", "flowName": "f", "scheduledUtc": "0001-01-01T00:00:00+05:00"}', "scheduledUtc: "),

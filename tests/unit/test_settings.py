@@ -89,6 +89,17 @@ def test_the_time_between_two_attempts_is_that_of_the_host(tmp_path: Path) -> No
     assert Settings.from_environ(KEYS, host_json=tmp_path / "none").retry_delay == timedelta()
 
 
+def test_the_time_limit_of_an_invocation_is_that_of_the_host(tmp_path: Path) -> None:
+    """It is functionTimeout in host.json, by default half an hour. `-1` is no limit. The override takes precedence."""
+    host_json = tmp_path / "host.json"
+    host_json.write_text(json.dumps({"functionTimeout": "00:10:00"}))
+    override = {"AzureFunctionsJobHost__functionTimeout": "-1"}
+
+    assert Settings.from_environ(KEYS, host_json=host_json).function_timeout == timedelta(minutes=10)
+    assert Settings.from_environ({**KEYS, **override}, host_json=host_json).function_timeout > timedelta(days=3650)
+    assert Settings.from_environ(KEYS, host_json=tmp_path / "none").function_timeout == timedelta(minutes=30)
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
