@@ -12,7 +12,7 @@ from datasync.flow.secrets import Vault, declared_secret
 from datasync.model.display import shown
 from datasync.model.tenant import Problem, Tenant, is_tenant_document
 from datasync.services import Services
-from datasync.tick.check import entry_problems, tenant_problems
+from datasync.tick.check import Spellings, entry_problems, tenant_problems
 from datasync.tick.warn import entry_warnings, field_warnings
 
 READS_AT_ONCE = 4
@@ -30,6 +30,7 @@ class TenantsReport:
         self._services = services
         self._registry = registry
         self._now = now
+        self._spellings = Spellings()
         self._tenants = 0
         self._declared = 0
         self.missing = 0
@@ -52,7 +53,9 @@ class TenantsReport:
             yield f"{module}: cannot be loaded; its flows cannot run: {self._registry.cause(module)}"
         async for page in self._services.tenants.all():
             examined = [
-                _examine(document, self._registry, self._now) for document in page if is_tenant_document(document)
+                _examine(document, self._spellings, self._registry, self._now)
+                for document in page
+                if is_tenant_document(document)
             ]
             declared = [each for _, found in examined for each in found]
             self._tenants += len(examined)
@@ -76,7 +79,7 @@ class TenantsReport:
 
 
 def _examine(
-    document: Mapping[str, Any], registry: FlowRegistry, now: datetime
+    document: Mapping[str, Any], spellings: Spellings, registry: FlowRegistry, now: datetime
 ) -> tuple[list[Problem], list[tuple[str, str]]]:
     """Return the problems and warnings of a document, and the secrets of its enabled entries.
 
@@ -87,7 +90,7 @@ def _examine(
         tenant = Tenant.from_document(document)
     except TenantInvalid as error:
         return [Problem(tenant_id=error.tenant_id, path=error.path, why=error.why), *problems], []
-    problems += tenant_problems(tenant)
+    problems += [*spellings.problems(tenant.id), *tenant_problems(tenant)]
     declared: list[tuple[str, str]] = []
     for entry in tenant.flows:
         if not entry.enabled:

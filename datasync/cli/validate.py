@@ -14,7 +14,7 @@ from datasync.model.decode import joined, shorten
 from datasync.model.display import shown
 from datasync.model.tenant import Problem, Tenant, tenant_label
 from datasync.model.times import utc_text
-from datasync.tick.check import entry_problems, tenant_problems
+from datasync.tick.check import Spellings, entry_problems, tenant_problems
 from datasync.tick.warn import entry_warnings, field_warnings
 
 _EARLIEST = 2000
@@ -34,6 +34,7 @@ class Report:
         self._documents = 0
         self._warnings = 0
         self._places: dict[str, str] = {}
+        self._spellings = Spellings()
         self.problems = 0
         self.unread = 0
         """Number of files that could not be read. The caller, which reads the files, counts them."""
@@ -85,7 +86,7 @@ class Report:
         if first != place:
             why = f"{place} and {first} are documents of the same tenant: merge them"
             yield self._problem(file, f"{shown(tenant.id)} tenantId: {why}")
-        for problem in _problems(tenant, self._registry, self._now):
+        for problem in [*self._spellings.problems(tenant.id), *_problems(tenant, self._registry, self._now)]:
             yield self._problem(file, problem)
         for warning in [*field_warnings(document), *self._entry_warnings(tenant)]:
             yield self._warning(file, warning.place, shown(warning.why, 2000))

@@ -38,6 +38,17 @@ def spelling_problems(tenant_id: str, holder: str) -> Iterator[Problem]:
     )
 
 
+class Spellings:
+    """The ids of the tenants that were seen, to find those that differ only in case."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+
+    def problems(self, tenant_id: str) -> Iterator[Problem]:
+        """Yield the problems of a tenant and of the one before it, if their ids differ only in case."""
+        yield from spelling_problems(tenant_id, self._first.setdefault(tenant_id.casefold(), tenant_id))
+
+
 def entry_problems(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, now: datetime) -> Iterator[Problem]:
     """Yield the problems of an entry, enabled or not. An entry that has any cannot be scheduled."""
     path = f"flows[{entry.index}]"

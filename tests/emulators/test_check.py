@@ -334,6 +334,15 @@ class TestTenants:
         assert report.summary() == "3 tenants, 0 declared secrets, 0 missing, 4 problems"
         assert not vault.reads
 
+    async def test_ids_that_differ_only_in_case_are_listed(self, world: World, services: Services) -> None:
+        """Each of the two is named."""
+        await world.put(document("acme"), document("ACME"))
+
+        lines = [line async for line in TenantsReport(services, orders_registry(), NOW).lines()]
+
+        assert len(lines) == 2
+        assert {"'acme'" in line and "'ACME'" in line for line in lines if " id: " in line} == {True}
+
     async def test_warnings_are_listed_and_are_not_problems(self, world: World, services: Services) -> None:
         """They are those that a tick logs."""
         await world.put(document("acme", entry("orders", tz="UTC", enabled=False)))

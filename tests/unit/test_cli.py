@@ -428,6 +428,21 @@ def test_one_tenant_has_one_document(tmp_path: Path) -> None:
     )
 
 
+def test_ids_that_differ_only_in_case_are_problems_of_both(tmp_path: Path) -> None:
+    """Key Vault does not distinguish them, so one of them would read the secrets of the other."""
+    first = write(tmp_path / "a.json", document("acme"))
+    second = write(tmp_path / "b.json", document("Acme"))
+
+    code, lines = validate(first, second)
+
+    assert code == 1
+    assert lines[0].startswith(f"{second}: Acme id: 'Acme' and the tenant 'acme', which was first, differ only in case")
+    assert lines[1].startswith(
+        f"{second}: acme tenantId: there is another tenant 'Acme', whose id differs only in case"
+    )
+    assert lines[2] == "2 documents, 2 problems"
+
+
 @pytest.mark.parametrize("tenant_id", ["acme_1", "acme--1", "-acme", "Käse", "a" * 130])
 def test_a_tenant_that_cannot_have_secrets_is_a_warning(tmp_path: Path, tenant_id: str) -> None:
     """The tenant can still use flows that read no secrets, so it is not a problem."""
