@@ -336,7 +336,7 @@ class TestTenants:
 
     async def test_ids_that_differ_only_in_case_are_listed(self, world: World, services: Services) -> None:
         """Each of the two is named."""
-        await world.put(document("acme"), document("ACME"))
+        await world.put(document("acme", flows=[]), document("ACME", flows=[]))
 
         lines = [line async for line in TenantsReport(services, orders_registry(), NOW).lines()]
 
