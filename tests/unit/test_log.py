@@ -327,7 +327,10 @@ HOSTILE = (
 
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_a_long_text_is_searched_in_one_pass(unit: str) -> None:
-    """A megabyte without blanks ends, and ten of one letter. In time proportional to the square of the length, they would take hours."""
+    """A megabyte without blanks ends, and ten of one letter.
+
+    In time proportional to the square of the length, they would take hours.
+    """
     redact = Redaction()
     redact.add("crm--token", "s3cret-token")
 
