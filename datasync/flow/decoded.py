@@ -16,7 +16,7 @@ _HEX = "[0-9a-f]"
 _NEXT = "%[89ab][0-9a-f]"  # a further byte of a character in UTF-8
 _ESCAPE = re.compile(
     rf"\\(?:u(?P<high>d[89ab]{_HEX}{{2}})\\u(?P<low>d[c-f]{_HEX}{{2}})|(?:u(?P<unit>{_HEX}{{4}})|x(?P<byte>{_HEX}{{2}}))"
-    r"|(?P<char>[nrtbf]|[^0-9a-z]))"
+    r"|(?P<char>[\"'/\\nrtbf]))"
     rf"|(?P<percent>%[c-d]{_HEX}{_NEXT}|%e{_HEX}(?:{_NEXT}){{2}}|%f{_HEX}(?:{_NEXT}){{3}}|%{_HEX}{{2}})"
     rf"|&(?:\#(?P<decimal>[0-9]{{1,8}})|\#x(?P<hexadecimal>{_HEX}{{1,8}})|(?P<named>[a-z][0-9a-z]{{1,31}}));"
 )

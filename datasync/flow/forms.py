@@ -18,6 +18,7 @@ def written(part: str) -> Iterator[str]:
     if not part.isascii():
         yield part.encode().decode("latin-1")  # an answer that is read with the wrong charset, or the repr of bytes
         yield part.encode("ascii", errors="backslashreplace").decode()
+        yield ascii(part)[1:-1]  # like the one before, with escapes for backslashes and quotes
     yield from (text for line in part.splitlines() if len(text := line.strip()) >= _SHORTEST_PART)
 
 

@@ -39,6 +39,7 @@ class Redaction:
         self._known: set[tuple[str, str]] = set()
         self._texts: dict[str, str] = {}
         self._unfinished_texts: dict[str, str] = {}
+        self._short_texts: dict[str, str] = {}
         self._one_line_texts: dict[str, str] = {}
         self._base64: dict[str, str] = {}
         self._margin = _MARGIN
@@ -59,6 +60,8 @@ class Redaction:
             for form in in_base64(part):
                 _keep(self._base64, name, base64_letters(form.lower()))
             for text in (each.text for form in written(part) for each in decodings(form)):
+                if len(text) == SHORTEST - 1:  # that of a secret with escapes of its own
+                    self._short_texts[_with_blanks(text)] = name
                 _keep(self._texts, name, text)
                 if (finished := without_unfinished_escape(text)) != text:
                     _keep(self._unfinished_texts, name, finished)
@@ -128,6 +131,9 @@ class Redaction:
         for each in decodings(text):
             path.append(each)
             yield from _replaced(path, self._texts)
+            for first, last, label in _replaced(path, self._short_texts):
+                if last - first >= SHORTEST:
+                    yield first, last, label
             yield from _replaced(path, self._unfinished_texts, and_next=True)
             if self._one_line_texts:
                 for line in in_one_line(each.text):

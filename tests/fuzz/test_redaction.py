@@ -275,7 +275,8 @@ def check(case: Case, log: logging.Handler) -> str | None:
     parts = {case.form[at : at + length] for at in range(len(case.form) - length + 1)}
     left = {part for part in parts if part in written}
     if left:  # what is in the text in any case, such as `ValueError`, is not of the secret
-        harmless = read(case.text.replace(case.form, "")) + f"<{NAME}>"
+        around = case.text.replace(case.form, "")
+        harmless = f"{read(around)} {around} <{NAME}>"
         left = {part for part in left if part not in harmless and part.strip(" \n\t\\")}
     return f"{case} wrote {written!r}, with {left}" if left else None
 

@@ -105,6 +105,29 @@ def test_a_secret_is_removed_from_a_body(form: str) -> None:
     assert "rd" not in redact(form)
 
 
+@pytest.mark.parametrize(
+    ("secret", "form"),
+    [
+        ("h<s\\🚀jvra!", ascii("h<s\\🚀jvra!")),
+        ("(<\\'", "(&lt;\\'"),
+        ("&{|/)'^\\", "&amp;{|\\/)&#x27;^\\\\)"),
+        ("Straße İı", "STRASSE İI"),
+        ("pässword", repr("pässword".encode())),
+        ("two words+more", "TWO+WORDS%2bMORE"),
+        ("'[a]\n;b;\nlonger than eight", "  | '[a]\n  | ;b;\n  | longer than eight"),
+    ],
+)
+def test_a_secret_is_removed_in_unusual_forms(secret: str, form: str) -> None:
+    """Escapes of several kinds, and letters whose capitals are two letters."""
+    redact = Redaction()
+    redact.add("crm--key", secret)
+
+    redacted = redact(f"before {form} after")
+
+    assert "<crm--key>" in redacted
+    assert len(redacted) <= len("before    | '<crm--key>'\\ after")
+
+
 @pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
 @pytest.mark.parametrize("user", ["", "a:", "ab:", "abc:"])
 def test_a_secret_is_removed_in_base64(encode: Callable[[bytes], bytes], user: str) -> None:
@@ -370,7 +393,10 @@ HOSTILE = (
 
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_a_long_text_is_searched_in_one_pass(unit: str) -> None:
-    """A megabyte without blanks ends, and ten of one letter. In time that grows with the square, it takes hours."""
+    """A megabyte without blanks ends, and ten of one letter.
+
+    In time proportional to the square of the length, they would take hours.
+    """
     redact = Redaction()
     redact.add("crm--token", "s3cret-token")
 
