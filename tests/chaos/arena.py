@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from base64 import b64decode, b64encode
 from collections import Counter
@@ -260,7 +261,8 @@ class Arena:
         return dict(self.actions + self.cosmos.injected + self.queue.injected + self.vault.injected)
 
     def freeze(self, pid: int) -> None:
-        """Note that a process has been frozen."""
+        """Note that a process has been frozen. It runs for some milliseconds more after the signal was sent."""
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
         self.frozen[pid] = time.monotonic()
 
 
