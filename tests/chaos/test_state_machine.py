@@ -482,18 +482,13 @@ class Machine(RuleBasedStateMachine):
         found = {flow: pause for flow in FLOWS if (pause := self.pause(flow, records))}
         return {flow: pause for flow, pause in found.items() if pause.until > self.simulation.time}
 
-    @rule(flow=flows, host=hosts, skew=skews)
+    @rule(flow=flows, host=hosts, skew=skews, fault=faults, fates=st.lists(fates, min_size=1, max_size=3))
     @only_if(lambda self: self.simulation.away is None)
-    def a_run_is_deferred(self, flow: str, host: int, skew: timedelta) -> None:
-        self.run(self._go_on(flow, host, [Process(self.simulation, skew, None, Fate("defers"))]))
-
-    @rule(number=numbers_of_choice, host=hosts, skew=skews, fault=faults, fates=st.lists(fates, min_size=1, max_size=3))
-    @only_if(lambda self: self.pauses() and self.simulation.away is None)
     def the_schedule_goes_on_during_a_deferral(
-        self, number: int, host: int, skew: timedelta, fault: Fault | None, fates: list[Fate]
+        self, *, flow: str, host: int, skew: timedelta, fault: Fault | None, fates: list[Fate]
     ) -> None:
-        flow = self.chosen([*self.pauses()], number)
-        processes = [Process(self.simulation, skew, None, fate) for fate in fates]
+        first = [] if flow in self.pauses() else [Fate("defers")]
+        processes = [Process(self.simulation, skew, None, fate) for fate in (*first, *fates)]
         processes[-1].fault = fault
         self.run(self._go_on(flow, host, processes))
 
@@ -729,7 +724,8 @@ class Machine(RuleBasedStateMachine):
                 asked, served = (
                     len([1 for each, _ in found if each == value]) for found in (known.asked, known.forced)
                 )
-                runs = planned.get((flow, Trigger.FORCED, value), set())
+                # A time that no tick has passed yet is an occurrence of the schedule.
+                runs = {run for trigger in Trigger for run in planned.get((flow, trigger, value), ())}
                 if not served <= len(runs) <= asked:
                     yield f"{value} of {flow} was set {asked} times and served {served} times, and has the runs {runs}"
         for (flow, trigger, at), runs in planned.items():
