@@ -24,7 +24,7 @@ SECONDS: Mapping[str, Mapping[str, float]] = {
     "datasync/run/execute.py": {"GRACE": 1},
     "datasync/run/admit.py": {"_SPREAD": 12},
     "datasync/run/bury.py": {"_AGAIN": 2},
-    "datasync/run/settle.py": {"_LONGEST_OUTAGE_PAUSE": 2, "PATIENCE": 3},
+    "datasync/run/settle.py": {"_LONGEST_OUTAGE_PAUSE": 2, "PATIENCE": 3, "SHORTEST_DEFERRAL_AT_LAST": 1},
 }
 """Shorter times for the tests, in place of the constants and the default arguments of the app."""
 

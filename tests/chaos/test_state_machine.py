@@ -7,11 +7,11 @@ history everything heals, and all messages are delivered. If a history fails, Hy
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from itertools import count
+from itertools import count, product
 from typing import Any, ClassVar
 
 import httpx
@@ -27,7 +27,6 @@ from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater, TenantSecretClie
 from datasync.errors import Continue
 from datasync.flow import connections
 from datasync.model.job import JobMessage, QueueMessage, Trigger, run_id
-from datasync.model.lease import MARGIN
 from datasync.model.run import Outcome
 from datasync.model.times import utc_text
 from datasync.run.bury import bury
@@ -38,6 +37,7 @@ from tests.chaos.simulation import (
     Fault,
     FaultyTransport,
     Kind,
+    Message,
     Process,
     Service,
     Simulation,
@@ -50,16 +50,20 @@ from tests.world import World
 STEPS = 50
 """The most steps of one history."""
 
-HISTORIES = 45
+HISTORIES = 30
 """Histories of the short form."""
 
 START = datetime(2025, 8, 23, 12, 0, 7, tzinfo=UTC)
 PAST = ("2025-08-23T01:00:00Z", "2025-08-23T02:30:00Z")
+EVERY = timedelta(minutes=5)
 CRONS = ("0 0 * * * *", "0 */5 * * * *", "0 */20 * * * *")
 FLOWS = ("orders", "stock")
 """The first sends one more run for those that it skipped; the second does not."""
 
 DEFERRAL = timedelta(minutes=20)
+
+LARGEST_SKEW = timedelta(seconds=15)
+"""The clocks of two processes differ by up to this time."""
 
 
 NEVER = datetime.min.replace(tzinfo=UTC)
@@ -94,6 +98,14 @@ class Execution:
     ended: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A run that waits, since its flow was deferred."""
+
+    run_id: str
+    until: datetime
+
+
 @dataclass(slots=True)
 class Entry:
     """A flow entry, and the decisions to run that its `nextRunUtc` stands for."""
@@ -126,6 +138,23 @@ class Entry:
                 self.forced.add((self.next_run, self.moves))
         self.moves += 1
         self.next_run = self.own = value
+
+
+_DONE = ("succeeded", "continued")
+
+
+def _last(record: dict[str, Any], outcome: str) -> datetime:
+    """Return when the last attempt of a run with an outcome ended."""
+    found = [instant(each["finishedUtc"]) for each in record["attempts"] if each["outcome"] == outcome]
+    return max(found, default=NEVER)
+
+
+def _follow_ups(record: dict[str, Any]) -> Iterator[str]:
+    """Yield the ids of the runs that may follow a skipped run: one for each of its legs."""
+    run = record["runId"]
+    yield run_id("once more", run)
+    for redrive, deferral in product(range(record.get("redrive", 0) + 1), range(record["attemptCount"] + 1)):
+        yield run_id("once more", f"{run}~{redrive}.{deferral}")
 
 
 def only_if(holds: Callable[[Any], object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -246,8 +275,10 @@ class Machine(RuleBasedStateMachine):
             self.violations.append(f"run {run.run_id} starts without the lease: {lease}")
         if record and self.is_over(record) and lease["message"].get("redrive", 0) <= record.get("redrive", 0):
             self.violations.append(f"run {run.run_id} is executed again after it has {record['outcome']}")
-        if (asked := self.asked_to_wait(run, lease.get("message", {}))) and asked > process.now + 2 * MARGIN:
-            self.violations.append(f"run {run.run_id} starts, and a run of {run.flow_name} is deferred until {asked}")
+        if not self.is_asked_for(lease.get("message", {})):
+            pause = self.pause(run.flow_name, await self.stored_records())
+            if pause and pause.run_id != run.run_id and pause.until > process.now:
+                self.violations.append(f"run {run.run_id} of {run.flow_name} starts at {process.now} during {pause}")
         for other in self.executions:
             if other.flow == run.flow_name and not (other.ended or other.process.is_dead or other.process.is_frozen):
                 self.violations.append(f"runs {other.run_id} and {run.run_id} of {run.flow_name} overlap")
@@ -258,17 +289,36 @@ class Machine(RuleBasedStateMachine):
         self.simulation.note(f"{process}: run {run.run_id} of {run.flow_name} starts, {process.fate}")
         return execution
 
-    def asked_to_wait(self, run: FlowRun, job: dict[str, Any]) -> datetime | None:
-        """Return the time until which another run of the flow is deferred, for a run that no person has asked for."""
-        if job.get("trigger", "schedule") != "schedule" and not job.get("deferral"):
+    def is_asked_for(self, job: dict[str, Any]) -> bool:
+        """Return whether a person has asked for a run, and it was not deferred since."""
+        return job.get("trigger", "schedule") != "schedule" and not job.get("deferral")
+
+    def pause(self, flow: str, records: Iterable[dict[str, Any]]) -> Pause | None:
+        """Return the run of a flow that was deferred last, unless it has gone on since, or another one has succeeded.
+
+        Its deferral may be over.
+        """
+        ended = [found for found in self._attempts(flow, records) if found[1]["outcome"] in ("deferred", *_DONE)]
+        if not ended:
             return None
-        records = [each for each in self._records().values() if each["flowName"] == run.flow_name]
-        attempts = [(each.get("token", 0), each, record) for record in records for each in record["attempts"]]
-        ended = [found for found in attempts if found[1]["outcome"] in ("deferred", "succeeded", "continued")]
-        _, attempt, record = max(ended, key=lambda found: found[0], default=(0, {}, {}))
-        is_pending = bool(attempt) and attempt is record["attempts"][-1] and attempt["outcome"] == "deferred"
-        is_other = is_pending and record["runId"] != run.run_id
-        return instant(record["next"][0]["visibleAt"]) if is_other else None
+        record, attempt = ended[-1]
+        is_pending = attempt == record["attempts"][-1] and attempt["outcome"] == "deferred"
+        return Pause(record["runId"], instant(record["next"][0]["visibleAt"])) if is_pending else None
+
+    def _attempts(self, flow: str, records: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return the attempts of a flow that had the lease, each with the record of its run, in their order."""
+        found = [
+            (record, attempt)
+            for record in records
+            if record["flowName"] == flow
+            for attempt in record["attempts"]
+            if attempt.get("token")
+        ]
+        return sorted(found, key=lambda each: each[1]["token"])
+
+    async def stored_records(self) -> list[dict[str, Any]]:
+        query = "SELECT * FROM c WHERE c.type = 'Run'"
+        return [dict(each) async for each in self.world.runs.query_items(query, partition_key=self.tenant)]
 
     def is_over(self, record: dict[str, Any]) -> bool:
         """Return whether a run has ended. One that was skipped may still run."""
@@ -283,8 +333,7 @@ class Machine(RuleBasedStateMachine):
 
     # --- strategies
 
-    skews = st.sampled_from([timedelta(seconds=seconds) for seconds in (0, 5, 15)])
-    """The clocks of two processes differ by up to 15 seconds."""
+    skews = st.sampled_from([timedelta(), LARGEST_SKEW / 3, LARGEST_SKEW])
     hosts = st.sampled_from([0, 1])
     numbers_of_choice = st.integers(0, 7)
     faults = st.none() | st.builds(Fault, st.sampled_from([*Kind, Kind.FREEZE_AFTER]), st.integers(1, 9))
@@ -391,13 +440,15 @@ class Machine(RuleBasedStateMachine):
         if upcoming and upcoming > self.simulation.time:
             await self.simulation.pass_time(min(upcoming - self.simulation.time, timedelta(minutes=15)))
         if visible := self.simulation.visible():
-            message = visible[number % len(visible)]
-            services = self.services[host]
+            await self._deliver_message(self.chosen(visible, number), host, process)
 
-            def invoke(delivered: QueueMessage) -> Any:
-                return (bury if message.poison else run_message)(services, self.registry, delivered)
+    async def _deliver_message(self, message: Message, host: int, process: Process) -> None:
+        services = self.services[host]
 
-            await self.simulation.deliver(message, process, invoke)
+        def invoke(delivered: QueueMessage) -> Any:
+            return (bury if message.poison else run_message)(services, self.registry, delivered)
+
+        await self.simulation.deliver(message, process, invoke)
 
     @rule(number=numbers_of_choice)
     @only_if(lambda self: self.simulation.messages)
@@ -422,6 +473,75 @@ class Machine(RuleBasedStateMachine):
         process = self.chosen(self.held(), number)
         if process.message and process.has_message:
             process.message.visible_at = self.simulation.time
+
+    # --- deferred runs
+
+    def pauses(self) -> dict[str, Pause]:
+        """Return the deferred runs whose time has not come, by flow."""
+        records = self._records().values()
+        found = {flow: pause for flow in FLOWS if (pause := self.pause(flow, records))}
+        return {flow: pause for flow, pause in found.items() if pause.until > self.simulation.time}
+
+    @rule(flow=flows, host=hosts, skew=skews, fault=faults, fates=st.lists(fates, min_size=1, max_size=3))
+    @only_if(lambda self: self.simulation.away is None)
+    def the_schedule_goes_on_during_a_deferral(
+        self, *, flow: str, host: int, skew: timedelta, fault: Fault | None, fates: list[Fate]
+    ) -> None:
+        first = [] if flow in self.pauses() else [Fate("defers")]
+        processes = [Process(self.simulation, skew, None, fate) for fate in (*first, *fates)]
+        processes[-1].fault = fault
+        self.run(self._go_on(flow, host, processes))
+
+    async def _go_on(self, flow: str, host: int, processes: list[Process]) -> None:
+        """Let the schedule send one occurrence of a flow after another, and deliver each to a process."""
+        for process in processes:
+            await self.simulation.pass_time(EVERY)
+            await self._ticks([(host, process.skew, None)])
+            await self._check()
+            if message := next(self._visible(flow, Trigger.SCHEDULE), None):
+                await self._deliver_message(message, host, process)
+            await self._check()
+
+    def _visible(self, flow: str, trigger: Trigger) -> Iterator[Message]:
+        for message in self.simulation.visible():
+            job = msgspec.json.decode(message.body, type=JobMessage)
+            if (job.flow_name, job.trigger, message.poison) == (flow, trigger, False):
+                yield message
+
+    @rule(number=numbers_of_choice, host=hosts, skew=skews, fault=faults, fate=fates)
+    @only_if(lambda self: self.pauses() and self.simulation.away is None)
+    def a_person_forces_a_run_during_a_deferral(
+        self, number: int, host: int, skew: timedelta, fault: Fault | None, fate: Fate
+    ) -> None:
+        flow = self.chosen([*self.pauses()], number)
+        self.entries[flow].set_by_person(PAST[0])
+        self.run(self._force(flow, host, Process(self.simulation, skew, fault, fate)))
+
+    async def _force(self, flow: str, host: int, process: Process) -> None:
+        await self._edit(lambda tenant: self._entry(tenant, flow).update(nextRunUtc=PAST[0]))
+        await self._ticks([(host, process.skew, None)])
+        if message := next(self._visible(flow, Trigger.FORCED), None):
+            await self._deliver_message(message, host, process)
+
+    @rule(number=numbers_of_choice, host=hosts, skew=skews, fate=fates)
+    @only_if(lambda self: self.pauses() and self.simulation.away is None)
+    def a_person_posts_a_message_during_a_deferral(self, number: int, host: int, skew: timedelta, fate: Fate) -> None:
+        flow = self.chosen([*self.pauses()], number)
+        self._post(flow)
+        self.run(self._deliver_posted(flow, host, Process(self.simulation, skew, None, fate)))
+
+    async def _deliver_posted(self, flow: str, host: int, process: Process) -> None:
+        """Deliver the message that was posted last. Its run must start, unless something else than a pause forbids it.
+
+        A tenant has a limited number of runs in one process, and the simulated hosts freeze many of them.
+        """
+        is_enabled = self._entry(await self.world.document(self.tenant), flow)["enabled"]
+        state, services = await self.read(f"state-{flow}") or {}, self.services[host]
+        is_free = services.running[self.tenant] < services.settings.concurrency_per_tenant
+        before = len(self.executions)
+        await self._deliver_message(self.simulation.messages[-1], host, process)
+        if is_enabled and is_free and not state.get("lease") and len(self.executions) == before:
+            self.violations.append(f"the posted run {self.posted[-1]} of {flow} did not start during a deferral")
 
     # --- processes
 
@@ -478,6 +598,8 @@ class Machine(RuleBasedStateMachine):
                 if versions:
                     self._check_change(versions[-1], found)
                 versions.append(dict(found))
+        for flow in FLOWS:
+            self.violations += self._several_waiting(flow)
         self.violations += [repr(each) for each in self.simulation.unexpected]
         self.violations += [f"lost: {body!r}" for body in self.simulation.lost]
         if self.violations:
@@ -486,6 +608,24 @@ class Machine(RuleBasedStateMachine):
     def _fail(self, violations: list[str]) -> None:
         if violations:
             raise AssertionError("\n".join([*self.simulation.story, *violations]))
+
+    def _several_waiting(self, flow: str) -> Iterator[str]:
+        """Yield the runs that the schedule has sent and that are all deferred, with no run of a person among them.
+
+        The time of the first of them may have come by the clock of the process that runs the second one.
+        """
+        jobs = [msgspec.json.decode(each.body, type=JobMessage) for each in self.simulation.messages]
+        on_queue = {job.run_id for job in jobs if job.deferral}
+        waiting: list[Pause] = []
+        for record, attempt in self._attempts(flow, self._records().values()):
+            if record.get("trigger", "schedule") != "schedule":
+                waiting.clear()
+            elif attempt == record["attempts"][-1] and attempt["outcome"] == "deferred":
+                pause = Pause(record["runId"], instant(record["next"][0]["visibleAt"]))
+                if pause.run_id in on_queue and pause.until > self.simulation.time + LARGEST_SKEW:
+                    waiting.append(pause)
+        if len(waiting) > 1:
+            yield f"{len(waiting)} runs of {flow} wait: {waiting}"
 
     def _check_change(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         name = new["id"]
@@ -526,7 +666,9 @@ class Machine(RuleBasedStateMachine):
         await self._ticks([(0, timedelta(), None)])
         await self._check()
         await self._deliver_all()
-        self.violations += self._follow_ups()
+        records = [each for each in self._records().values() if each["flowName"] == "orders"]
+        success = max((_last(each, "succeeded") for each in records), default=NEVER)
+        self.violations += [skip for at, skip in self._not_followed() if success > at + LARGEST_SKEW]
         for flow in FLOWS:  # an attempt that nobody has missed yet is missed by the next run
             self._post(flow)
             await self._deliver_all()
@@ -550,6 +692,7 @@ class Machine(RuleBasedStateMachine):
     def _final_violations(self) -> Iterator[str]:
         records = self._records()
         yield from self._decisions()
+        yield from (skip for _, skip in self._not_followed())
         for run in {*self._run_ids(), *self.posted}:
             if run not in records or not Outcome(records[run]["outcome"]).is_final:
                 yield f"run {run} has no terminal record: {records.get(run)}"
@@ -581,7 +724,8 @@ class Machine(RuleBasedStateMachine):
                 asked, served = (
                     len([1 for each, _ in found if each == value]) for found in (known.asked, known.forced)
                 )
-                runs = planned.get((flow, Trigger.FORCED, value), set())
+                # A time that no tick has passed yet is an occurrence of the schedule.
+                runs = {run for trigger in Trigger for run in planned.get((flow, trigger, value), ())}
                 if not served <= len(runs) <= asked:
                     yield f"{value} of {flow} was set {asked} times and served {served} times, and has the runs {runs}"
         for (flow, trigger, at), runs in planned.items():
@@ -626,14 +770,18 @@ class Machine(RuleBasedStateMachine):
         if state.get("lastSuccessUtc") != last_success:
             yield f"the last success of {flow} is {last_success}, and the state has {state.get('lastSuccessUtc')}"
 
-    def _follow_ups(self) -> Iterator[str]:
-        """Yield the skipped runs of `orders` that no other run has followed."""
+    def _not_followed(self) -> Iterator[tuple[datetime, str]]:
+        """Yield the skipped runs of `orders` for which no further run was sent, with their times.
+
+        The run that is sent for the last of several skipped ones follows all of them.
+        """
         records = [each for each in self._records().values() if each["flowName"] == "orders"]
-        skips = [instant(each["finishedUtc"]) for each in records if each["outcome"] == "skipped_overlap"]
-        ends = [instant(each["finishedUtc"]) for each in records if each["outcome"] != "skipped_overlap"]
-        for skip in skips:
-            if max(ends, default=NEVER) < skip - MARGIN:
-                yield f"no run of orders followed the one that was skipped at {skip}"
+        sent = {*self._run_ids()}
+        skips = [(_last(each, "skipped_overlap"), each) for each in records]
+        followed = max((at for at, record in skips if sent & {*_follow_ups(record)}), default=NEVER)
+        for at, record in skips:
+            if at > followed + LARGEST_SKEW:
+                yield at, f"run {record['runId']} of orders was skipped at {at}, and no run was sent for it"
 
     async def _clean(self) -> None:
         for process in [*self.simulation.processes]:
