@@ -118,7 +118,7 @@ def is_open(candidate: Candidate) -> Stop | None:
     if until is None or until <= candidate.now:
         return None
     # They do not all start at the same instant. A queue hides a message for seven days at most.
-    delay = min(until - candidate.now, LONGEST_PARKING) + apart(job) / 10
+    delay = min(until - candidate.now + apart(job) / 10, LONGEST_PARKING)
     why = f"{candidate.flow.provider} asked not to be called until {utc_text(until)}: see docs/runbook.md, Cool-downs"
     return PutBack(job.copy(), delay, why)
 
@@ -287,9 +287,9 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
 
 async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:
     """Look at the facts that are exact under the lease: a record that another process has written may lag behind."""
-    job, state = admitted.job, admitted.state
-    if state and job.leg in state.ended:
-        await services.runs.release(state)
+    job, state, document = admitted.job, admitted.state, admitted.lease.document
+    if document.is_over_for(job):
+        await services.runs.release(document)
         return _duplicate(job, await services.runs.record(job.tenant_id, job.run_id))
     if state and (end := state.window_end_utc) and end - services.clock.now() > _SKEW:
         return replace(admitted, ending=_window_ahead(state, end))

@@ -280,6 +280,26 @@ class TestAllow:
         stored = dict(await world.runs.read_item("run-r-1", partition_key="t"))
         assert (stored["outcome"], "lease" in stored) == ("succeeded", False)
 
+    async def test_a_message_that_cannot_start_leaves_the_lease_of_another_one(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """A person makes the document unusable while the run goes on, and a duplicate of its message comes."""
+        await world.put(document("t", entry("flow")))
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            await world.put(document("t", entry("flow", settings=5)))
+            host.post()
+            await host.next()
+            await world.put(document("t", entry("flow")))
+            stored = await world.runs.read_item("run-r-1", partition_key="t")
+            assert stored["lease"]["nonce"]
+
+        host = Deliveries(services, wire, registered(flow, overlap="allow"))
+        host.post()
+        await host.next()
+
+        assert await endings(world) == {"r-1": ["failed", "succeeded"]}
+
     async def test_a_killed_run_is_taken_over(self, world: World, wire: Wire, services: Services) -> None:
         """Its attempt is recorded as interrupted."""
         await world.put(document("t", entry("flow")))
