@@ -253,6 +253,8 @@ async def _park(services: Services, candidate: Candidate, back: PutBack) -> Stop
         state = await services.runs.state(job.tenant_id, flow.names)
     except StateInvalid:  # its run says so when the provider may be called
         return back
+    if state.etag is None and state.lease:  # of a run of the version before, under an alias
+        return back
     waiting = state.deferred(now)
     if waiting is None or waiting.run_id == job.run_id:
         noted = replace(state, deferral=Deferral(leg=job.leg, run_id=job.run_id, until_utc=now + back.delay))
@@ -333,6 +335,8 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
     why = f"run {holder.run_id} of the same flow and tenant is going on"
     if not isinstance(found, FlowState):
         raise TypeError("the lease of a run that may overlap belongs to the same run")
+    if found.etag is None:  # the version before has it under an alias, and will write the window and the cursor there
+        return PutBack(job.copy(), lease.left(now), f"{why}, under a former name of the flow")
     return await _skip(services, flow, job, own, found, why=why)
 
 
