@@ -81,6 +81,10 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         is_pending = deferral is not None and now < deferral.until_utc <= now + LONGEST_DELAY + MARGIN
         return deferral if is_pending else None
 
+    def is_over_for(self, job: Job) -> bool:
+        """Return whether a job need not run, since its leg of the run has ended. The state knows the last ones."""
+        return job.leg in self.ended
+
     def after(self, attempt: Attempt, job: Job, window_end: datetime | None, cursor: Any) -> Self:
         """Return the state after an attempt.
 

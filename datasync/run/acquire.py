@@ -62,6 +62,7 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
         if taken := await runs.take(free, lease):
             return Taken(document=taken, interrupted=None)
         found = await find(services, free, names)
+        now = services.clock.now()  # this process may have stood still, and the holder may have renewed its lease since
         if found.lease and found.lease.is_live(now):
             return found
         if found.lease and found.lease.until is not None:

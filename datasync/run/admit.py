@@ -118,7 +118,7 @@ def is_open(candidate: Candidate) -> Stop | None:
     if until is None or until <= candidate.now:
         return None
     # They do not all start at the same instant. A queue hides a message for seven days at most.
-    delay = min(until - candidate.now, LONGEST_PARKING) + apart(job) / 10
+    delay = min(until - candidate.now + apart(job) / 10, LONGEST_PARKING)
     why = f"{candidate.flow.provider} asked not to be called until {utc_text(until)}: see docs/runbook.md, Cool-downs"
     return PutBack(job.copy(), delay, why)
 
@@ -253,6 +253,8 @@ async def _park(services: Services, candidate: Candidate, back: PutBack) -> Stop
         state = await services.runs.state(job.tenant_id, flow.names)
     except StateInvalid:  # its run says so when the provider may be called
         return back
+    if state.etag is None and state.lease:  # of a run of the version before, under an alias
+        return back
     waiting = state.deferred(now)
     if waiting is None or waiting.run_id == job.run_id:
         noted = replace(state, deferral=Deferral(leg=job.leg, run_id=job.run_id, until_utc=now + back.delay))
@@ -287,9 +289,9 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
 
 async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:
     """Look at the facts that are exact under the lease: a record that another process has written may lag behind."""
-    job, state = admitted.job, admitted.state
-    if state and job.leg in state.ended:
-        await services.runs.release(state)
+    job, state, document = admitted.job, admitted.state, admitted.lease.document
+    if document.is_over_for(job):
+        await services.runs.release(document)
         return _duplicate(job, await services.runs.record(job.tenant_id, job.run_id))
     if state and (end := state.window_end_utc) and end - services.clock.now() > _SKEW:
         return replace(admitted, ending=_window_ahead(state, end))
@@ -333,6 +335,8 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
     why = f"run {holder.run_id} of the same flow and tenant is going on"
     if not isinstance(found, FlowState):
         raise TypeError("the lease of a run that may overlap belongs to the same run")
+    if found.etag is None:  # the version before has it under an alias, and will write the window and the cursor there
+        return PutBack(job.copy(), lease.left(now), f"{why}, under a former name of the flow")
     return await _skip(services, flow, job, own, found, why=why)
 
 

@@ -55,8 +55,7 @@ async def _bury(services: Services, registry: FlowRegistry, message: QueueMessag
         return
     record = await services.runs.record(job.tenant_id, job.run_id)
     if record and record.is_over_for(job):
-        await services.jobs.send_all(record.next)
-        emit(JobDropped(job=job, why=f"the run has ended already ({record.outcome})"))
+        await _drop(services, job, record)
     elif job.rounds + 1 < MOST_ROUNDS:
         delay = apart(job, f"round {job.rounds}")
         await services.jobs.send(PlannedJob(job.copy(rounds=job.rounds + 1), services.clock.now() + delay))
@@ -80,6 +79,10 @@ async def _end(services: Services, registry: FlowRegistry, job: Job, record: Run
         await services.poison.send(PlannedJob(job.copy(), started + delay))
         emit(JobPutBack(job=job, why="another attempt has the lease of the flow", delay=delay))
         return
+    if found.document.is_over_for(job):  # another message has ended the run meanwhile
+        await services.runs.release(found.document)
+        await _drop(services, job, await services.runs.record(job.tenant_id, job.run_id))
+        return
     if found.interrupted and found.interrupted.run_id == job.run_id:
         own = found.interrupted
     lease = HeldLease(services, found.document)
@@ -89,3 +92,9 @@ async def _end(services: Services, registry: FlowRegistry, job: Job, record: Run
     ended = await settle(services, delivery, died(f"{lost} attempts" if lost else deliveries))
     emit(RunEnded(record=ended))
     await services.jobs.send_all(ended.next)
+
+
+async def _drop(services: Services, job: Job, record: RunRecord | None) -> None:
+    if record:
+        await services.jobs.send_all(record.next)
+    emit(JobDropped(job=job, why=f"the run has ended already ({record and record.outcome})"))

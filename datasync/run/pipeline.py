@@ -85,7 +85,7 @@ async def _run_in_turn(services: Services, registry: FlowRegistry, job: Job) -> 
 
 def _turn(job: Job, now: datetime) -> timedelta:
     """Return how long a job waits for its tenant: a quarter of the time that it has waited so far, within limits."""
-    waited = now - job.enqueued_utc
+    waited = now - max(job.enqueued_utc, job.scheduled_utc)
     return min(max(waited / 4, _SHORTEST_TURN), _LONGEST_TURN) + apart(job, job.message_id) / 40
 
 
@@ -129,8 +129,11 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
         raise
 
 
-async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
+async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRecord | None:
     record = await settle(services, delivery, ending)
+    if not record.has(delivery.id):
+        emit(JobDropped(job=delivery.job, why=f"the run has ended already ({record.outcome})"))
+        return None
     if delivery.lease and ending.abandoned:
         delivery.lease.keep_until(ending.abandoned)
     emit(RunEnded(record=record, traceback=ending.traceback))

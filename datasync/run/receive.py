@@ -16,6 +16,10 @@ RESERVED_KEYS = frozenset(
 )
 """Top-level keys (in lower case) with which a JSON body overwrites the trigger's own metadata in the Functions host."""
 
+_LARGEST = 48 * 1024 - 512
+"""Bytes of a job that can be sent again. A message has 64 KB in base64, and some are for the fields that change.
+https://learn.microsoft.com/azure/storage/queues/scalability-targets"""
+
 
 def receive(message: QueueMessage) -> Job:
     """Decode a message. A message that was posted by hand gets a run id, and the time at which it was posted.
@@ -48,6 +52,7 @@ def receive(message: QueueMessage) -> Job:
         message_id=wire.message_id or message.id,
         trigger=Trigger.REDRIVE if wire.redrive else wire.trigger or posted,
     )
+    _check_size(message, complete)
     return Job.of(complete, delivery=message.dequeue_count)
 
 
@@ -71,6 +76,17 @@ def _check_storable(message: QueueMessage, unknown: dict[str, Any]) -> None:
         json.dumps(unknown, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise _invalid(message, f"{', '.join(map(shorten, unknown))}: cannot be stored as JSON: {error}") from None
+
+
+def _check_size(message: QueueMessage, complete: JobMessage) -> None:
+    """Check that a job can be put back and deferred. All messages of its run give the same result."""
+    lasting = replace(complete, message_id=None, deferral=0, outages=0, spread=0, rounds=0)
+    if (size := len(lasting.encode().encode())) > _LARGEST:
+        raise _invalid(
+            message,
+            f"it has {size:,} bytes with the fields that the app adds, and at most {_LARGEST:,} can be put back on the "
+            "queue. Leave out what is not needed",
+        )
 
 
 def _invalid(message: QueueMessage, why: str) -> JobInvalid:

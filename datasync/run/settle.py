@@ -68,7 +68,8 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
     An attempt is recorded once, however often this is tried and whichever answers are lost.
 
     Returns:
-        The record. Its messages (`next`) are not sent yet.
+        The record. Its messages (`next`) are not sent yet. It does not have an attempt without a lease whose run
+        another message has ended meanwhile.
 
     Raises:
         LeaseLost: another attempt holds the lease, and nothing was recorded.
@@ -119,7 +120,7 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
         if await runs.save(*documents):
             return ended
         record = await runs.record(job.tenant_id, job.run_id)
-        if record and _is_written(record, delivery, ending):
+        if record and (_is_written(record, delivery, ending) or (delivery.lease is None and record.is_over_for(job))):
             return record
         if delivery.lease:
             await delivery.lease.refresh()
@@ -196,6 +197,7 @@ def _after(
         cursor_after=_short(after.cursor) if after else None,
         message_id=job.message_id,
         next=tuple(messages),
+        lease=None if lease else record.lease,  # that of another message of the run
     )
     return record, after
 

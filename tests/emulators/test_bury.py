@@ -153,6 +153,23 @@ async def test_a_run_that_has_ended_is_not_changed(world: World, wire: Wire, ser
     assert await world.records() == before
 
 
+@pytest.mark.parametrize("overlap", ["once", "allow"])
+async def test_a_run_that_ends_meanwhile_is_not_changed(
+    world: World, wire: Wire, services: Services, overlap: str
+) -> None:
+    """A copy of the message is run in another process, after its record was read."""
+    await world.put(document("t", entry("flow")))
+    host = Deliveries(services, wire, registered(succeed, overlap=overlap))
+    wire.after(to("GET", "run-r-1"), lambda: run_job(services, host.registry, message(rounds=2), NOW))
+    host.post(is_poison=True, rounds=2, message_id="m-1")
+    await host.all()
+
+    (record,) = await world.records()
+    assert [attempt["outcome"] for attempt in record["attempts"]] == ["succeeded"]
+    assert record.get("lease") is None
+    assert (await services.runs.state("t", ["flow"])).lease is None
+
+
 async def test_a_redriven_run_is_buried_under_its_number(world: World, wire: Wire, services: Services) -> None:
     """The record counts from the redrive on."""
     await world.put(document("t", entry("flow")))

@@ -416,6 +416,15 @@ class TestOpening:
         assert await outcomes(world) == {"r-1": ["succeeded"]}
         assert (await world.records())[0]["attemptCount"] == 1
 
+    async def test_one_job_waits_for_a_time_that_is_far_ahead(self, world: World, host: Deliveries) -> None:
+        """The others are skipped from the first second on."""
+        await world.runs.create_item({"id": "cooldown-mysource", "tenantId": "t", "untilUtc": "2025-09-08T12:00:00Z"})
+        for run in ("r-1", "r-2", "r-3"):
+            host.post(run_id=run)
+            await host.next()
+
+        assert [job.run_id for job in host.jobs] == ["r-1"]
+
     @pytest.mark.parametrize("until", ["tomorrow", 5, None, "9999-12-31T23:59:59-14:00"])
     async def test_a_document_that_cannot_be_read_is_reported_and_ignored(
         self, world: World, host: Deliveries, api: Api, until: Any, caplog: pytest.LogCaptureFixture

@@ -77,6 +77,42 @@ class TestMessages:
         assert (await services.runs.state("t", ["flow"])).lease is None
         assert (await run_job(services, flow, message(run_id="r-24"), NOW)).outcome == "succeeded"
 
+    @pytest.mark.parametrize("overlap", ["once", "skip", "allow"])
+    async def test_a_run_that_ends_after_its_record_was_read_is_not_repeated(
+        self, world: World, wire: Wire, services: Services, overlap: str
+    ) -> None:
+        """The document with the lease shows it."""
+        await world.put(document("t", entry("flow")))
+        executions: list[int] = []
+        flow = registered(counting(executions), overlap=overlap)
+        wire.after(to("GET", "run-r-1"), lambda: run_job(services, flow, message(), NOW))
+
+        assert await deliver(services, flow, message(id="m-2"), NOW) is None
+
+        assert executions == [1]
+        (record,) = await world.records()
+        assert [attempt["outcome"] for attempt in record["attempts"]] == ["succeeded"]
+        assert record.get("lease") is None
+
+    @pytest.mark.parametrize("flows", [[entry("flow", enabled=False)], [], [entry("flow", settings=5)]], ids=str)
+    async def test_a_run_that_ends_before_it_is_skipped_is_not_changed(
+        self, world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture, flows: list[Any]
+    ) -> None:
+        """A duplicate reads a document that does not let the run start, and another message has ended the run."""
+        caplog.set_level("INFO")
+        await world.put(document("t", *flows))
+
+        async def edit_and_run() -> None:
+            await world.put(document("t", entry("flow")))
+            await run_job(services, registered(succeed), message(), NOW)
+
+        wire.after(to("GET", "run-r-1"), edit_and_run)
+        assert await deliver(services, registered(succeed), message(id="m-2"), NOW) is None
+
+        (record,) = await world.records()
+        assert (record["outcome"], record["attemptCount"]) == ("succeeded", 1)
+        assert "DUPLICATE t/flow dropped: the run has ended already (succeeded)" in caplog.text
+
     async def test_a_posted_message_has_one_run(self, world: World, services: Services) -> None:
         """A message without a run id gets one from its own id, so a second delivery is a duplicate."""
         await world.put(document("t", entry("flow")))

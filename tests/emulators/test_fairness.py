@@ -168,13 +168,17 @@ class TestOneRunAtOnce:
         job = message(id="m-next", flow_name="next", run_id="r-next")
         for waited in (timedelta(), timedelta(minutes=4), timedelta(hours=1), timedelta(days=2)):
             await deliver(narrow, registry, job, NOW + waited)
+        ahead = message(
+            id="m-next", flow_name="next", run_id="r-next", scheduled_utc=NOW + timedelta(hours=1), enqueued_utc=NOW
+        )
+        await deliver(narrow, registry, ahead, NOW + timedelta(hours=1))
         gate.set()
         await present
 
         first, *later = [int(each) for each in re.findall(r"WAITING t/next for (\d+)s", caplog.text)]
         assert 5 <= first <= 20
         extra = first - 5
-        assert later == [60 + extra, 120 + extra, 120 + extra]
+        assert later == [60 + extra, 120 + extra, 120 + extra, first], "one that was planned ahead starts to wait late"
 
     @pytest.mark.parametrize(
         "error",

@@ -1,7 +1,7 @@
 """Leases with real services: one attempt at a time runs a flow of a tenant, also after a crash or a freeze."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from localdev.keyvault import KeyVault
 from localdev.web import serving
 from tests.deliveries import NOW, Deliveries, message, registered, succeed
 from tests.documents import document, entry
-from tests.faults import Killed, Wire, to
+from tests.faults import Killed, Request, Wire, to
 from tests.stages import FakeClock, deliver, run_job
 from tests.waiting import wait_until
 from tests.world import World
@@ -64,6 +64,18 @@ async def kill(services: Services, wire: Wire, **fields: Any) -> None:
     with pytest.raises(Killed):
         await run_job(services, registered(flow), message(**fields), services.clock.now())
     wire.heal()
+
+
+def first_of(wanted: Callable[[Request], bool]) -> Callable[[Request], bool]:
+    """Return a predicate for the first such request."""
+    seen: list[Request] = []
+
+    def is_first(request: Request) -> bool:
+        if wanted(request):
+            seen.append(request)
+        return seen == [request]
+
+    return is_first
 
 
 class TestTaking:
@@ -237,6 +249,35 @@ class TestMeeting:
         run = await deliver(services, registered(succeed), message(2), NOW + LEASE + MARGIN + late)
 
         assert (run is not None) == taken
+
+    @pytest.mark.parametrize("ahead", [timedelta(), MARGIN], ids=str)
+    async def test_a_lease_that_is_renewed_while_another_process_stands_still_is_not_taken_over(
+        self, world: World, wire: Wire, services: Services, other: Services, ahead: timedelta
+    ) -> None:
+        """That process asked for the lease before it stood still, so the end lies further ahead than it expects."""
+        await world.put(document("t", entry("flow")))
+        clock, executions = clock_of(services), list[str]()
+
+        async def stand_still() -> None:
+            clock_of(other).time += timedelta(minutes=1)
+            clock.time += timedelta(minutes=1)
+            wanted = (clock.now() + LEASE).timestamp()
+
+            async def is_renewed() -> bool:
+                return bool((await stored_state(world))["lease"]["until"] == wanted)
+
+            await wait_until(is_renewed, description="the lease is renewed")
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            executions.append(run.run_id)
+            if run.run_id == "r-1":
+                wire.before_each(first_of(to("PATCH", "state-flow", "/token")), stand_still)
+                await deliver(other, registered(flow), message(id="m-2", run_id="r-2"), NOW)
+
+        await run_job(services, registered(flow), message(), NOW + ahead)
+
+        assert executions == ["r-1"]
+        assert [outcomes(record) for record in await world.records()] == [["succeeded"], ["skipped_overlap"]]
 
 
 class TestTakingOver:

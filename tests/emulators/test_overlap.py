@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
 
-from datasync import FlowRun, GiveUp, RetryLater
+from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater
 from datasync.errors import Continue
 from datasync.model.job import run_id
 from datasync.model.run import RunRecord
 from datasync.run.lease import HeldLease
 from datasync.services import Services
-from tests.deliveries import NOW, Deliveries, registered, succeed
+from tests.deliveries import NOW, Deliveries, message, registered, succeed
 from tests.documents import document, entry
 from tests.faults import Wire
+from tests.stages import run_job
 from tests.waiting import wait_until
 from tests.world import World
 
@@ -215,6 +216,31 @@ class TestOnce:
         assert (await services.runs.state("t", ["flow"])).wanted is None
 
 
+class TestRenamed:
+    async def test_a_run_under_the_former_name_is_waited_for(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The version before runs it during the deployment. The next run starts where its window ends."""
+        await world.put(document("t", entry("flow")))
+        windows: list[Any] = []
+        renamed = FlowRegistry()
+
+        async def record_window(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            windows.append(run.window.start)
+
+        async def before(tenant_id: str, kv: SecretClient) -> None:
+            host.post(run_id="r-2", flow_name="flow")
+            await host.next()
+
+        renamed.flow("renamed", aliases=("flow",))(record_window)
+        host = Deliveries(services, wire, renamed)
+        await run_job(services, registered(before), message(), NOW)
+        await host.all()
+
+        assert await endings(world) == {"r-1": ["succeeded"], "r-2": ["succeeded"]}
+        assert windows == [NOW]
+
+
 class TestSkip:
     async def test_nothing_follows(self, world: World, wire: Wire, services: Services) -> None:
         """The run is recorded as skipped, and no other one is sent."""
@@ -279,6 +305,26 @@ class TestAllow:
         assert (started, leases, host.waiting) == ([1], [("r-1", 1)], [])
         stored = dict(await world.runs.read_item("run-r-1", partition_key="t"))
         assert (stored["outcome"], "lease" in stored) == ("succeeded", False)
+
+    async def test_a_message_that_cannot_start_leaves_the_lease_of_another_one(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """A person makes the document unusable while the run goes on, and a duplicate of its message comes."""
+        await world.put(document("t", entry("flow")))
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            await world.put(document("t", entry("flow", settings=5)))
+            host.post()
+            await host.next()
+            await world.put(document("t", entry("flow")))
+            stored = await world.runs.read_item("run-r-1", partition_key="t")
+            assert stored["lease"]["nonce"]
+
+        host = Deliveries(services, wire, registered(flow, overlap="allow"))
+        host.post()
+        await host.next()
+
+        assert await endings(world) == {"r-1": ["failed", "succeeded"]}
 
     async def test_a_killed_run_is_taken_over(self, world: World, wire: Wire, services: Services) -> None:
         """Its attempt is recorded as interrupted."""

@@ -160,6 +160,17 @@ class Rules(msgspec.Struct):
     limit: int
 
 
+def defer_once() -> Callable[[str, SecretClient], Awaitable[None]]:
+    calls: list[str] = []
+
+    async def flow(tenant_id: str, kv: SecretClient) -> None:
+        calls.append(tenant_id)
+        if len(calls) == 1:
+            raise RetryLater(timedelta(minutes=1))
+
+    return flow
+
+
 class TestPermanentFailures:
     """Another attempt would fail as well."""
 
@@ -215,6 +226,22 @@ class TestPermanentFailures:
         assert (letter["tenantId"], letter["body"]) == ("@fleet", body.decode(errors="backslashreplace"))
         assert "is not a job" in letter["why"]
         assert await world.records() == []
+
+    async def test_a_message_that_could_not_be_sent_again(self, world: World, wire: Wire, services: Services) -> None:
+        """It fits in the queue only without the fields that the app adds, so its run could not be put back."""
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(services, wire, registered(defer_once()))
+        posted = b'{"tenantId": "t", "flowName": "flow", "note": "%s"}'
+        room = 48 * 1024 - len(posted % b"")
+        host.post_body(posted % (b"x" * room))
+
+        assert await host.all() == 1
+        (letter,) = [item async for item in world.runs.query_items("SELECT * FROM c WHERE c.type = 'DeadLetter'")]
+        assert "Leave out what is not needed" in letter["why"]
+
+        host.post_body(posted % (b"x" * (room - 1000)))
+        await host.all()
+        assert (await only_record(world))["outcome"] == "succeeded"
 
 
 class TestUnknownFlows:
