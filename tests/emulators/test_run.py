@@ -799,4 +799,4 @@ async def test_the_log_of_a_failure_has_the_traceback_of_the_flow(
     first, *rest = failure.splitlines()
     assert first.startswith("FAIL t/flow after ")
     assert any("test_run.py" in line for line in rest)
-    assert rest[-1] == "LookupError: no such order"
+    assert rest[-1] == "  LookupError: no such order"
