@@ -50,7 +50,7 @@ class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The occurrence (aware, UTC); None in a message posted by hand."""
     run_id: Annotated[_RunId | None, Meta(description="up to 200 letters, digits, and any of _ . : -")] = None
     """The same in every message for the same decision; None in a message posted by hand."""
-    rev: Annotated[str | None, Meta(description="a text")] = None
+    rev: Annotated[str | None, Meta(pattern=NO_SURROGATES, description="a text")] = None
     """`Tenant.revision_of` the entry at the time of planning."""
     trigger: Annotated[Trigger | None, Meta(description=f"one of {', '.join(Trigger)}")] = None
     enqueued_utc: _Time = None
