@@ -17,7 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from datasync.errors import ResponseTooLarge
 from datasync.flow.redirects import Origin, origin
-from datasync.flow.responses import Deadline, Limits, decoded, encodings
+from datasync.flow.responses import Deadline, Limits, charset, decoded, encodings
 from datasync.flow.usage import HttpUsage
 
 OF_A_RUN = 10
@@ -75,12 +75,14 @@ class Connections(httpx.AsyncBaseTransport):
             names = [] if request.method == "HEAD" else encodings(response)
             too_large = ResponseTooLarge(request.url.host, response.status_code, limits.max_body)
             body = decoded(deadline.over(_received(response)), names, too_large, run.usage.clock)
-            return httpx.Response(
+            answer = httpx.Response(
                 response.status_code,
                 headers=_headers(response, names),
                 stream=_Body(body, run.open, held.pop_all()),
                 extensions=response.extensions,
             )
+            answer.encoding = charset(answer)
+            return answer
 
     @override
     async def aclose(self) -> None:

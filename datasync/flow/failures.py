@@ -12,6 +12,7 @@ from azure.core.exceptions import HttpResponseError
 
 from datasync.errors import FlowSignal, ResponseTooLarge
 from datasync.flow.redact import LINE, Redaction
+from datasync.flow.responses import charset
 from datasync.model.decode import NAME_LIMIT
 from datasync.model.display import shown
 from datasync.model.failure import Failure, fingerprint
@@ -137,10 +138,7 @@ def _body(response: httpx.Response) -> str | None:
         content = response.content[:_BODY_READ]
     except httpx.ResponseNotRead:
         return None
-    try:
-        return content.decode(response.encoding or "utf-8", errors="replace")
-    except (LookupError, ValueError):  # the charset is a codec of Python that is not for texts
-        return content.decode(errors="replace")
+    return content.decode(charset(response), errors="replace")
 
 
 def _place(error: BaseException, function: Callable[..., object] | None) -> str:

@@ -37,6 +37,7 @@ _LONGEST_BASE = 190
 
 type _RunId = Annotated[str, Meta(pattern="^[0-9A-Za-z_.:-]{1,200}$")]
 type _MessageId = Annotated[str, Meta(pattern=NO_SURROGATES, min_length=1, max_length=200)]
+type _Rev = Annotated[str, Meta(pattern=NO_SURROGATES)]
 type _Count = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number")]
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 
@@ -50,7 +51,7 @@ class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The occurrence (aware, UTC); None in a message posted by hand."""
     run_id: Annotated[_RunId | None, Meta(description="up to 200 letters, digits, and any of _ . : -")] = None
     """The same in every message for the same decision; None in a message posted by hand."""
-    rev: Annotated[str | None, Meta(description="a text")] = None
+    rev: Annotated[_Rev | None, Meta(description="a text")] = None
     """`Tenant.revision_of` the entry at the time of planning."""
     trigger: Annotated[Trigger | None, Meta(description=f"one of {', '.join(Trigger)}")] = None
     enqueued_utc: _Time = None

@@ -150,7 +150,10 @@ def _check_name(state: FlowState, document: Mapping[str, Any]) -> None:
 
 
 def _check_cursor(cursor: Any) -> None:
-    size = len(json.dumps(cursor, ensure_ascii=False).encode(errors="replace"))
+    try:
+        size = len(json.dumps(cursor, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        raise FieldError("cursor", why="half of a surrogate pair, which cannot be kept") from None
     if size > _LARGEST_CURSOR:
         raise FieldError("cursor", why=f"expected at most {_LARGEST_CURSOR:,} bytes of JSON, got {size:,}")
 

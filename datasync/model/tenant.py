@@ -163,7 +163,7 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
 
     def revision_of(self, entry: FlowEntry) -> str:
         """Hash the schedule of an entry, so that a delayed job notices a change of it."""
-        return sha256(f"{entry.cron}\n{self.zone_of(entry)}".encode()).hexdigest()[:16]
+        return sha256(f"{entry.cron}\n{self.zone_of(entry)}".encode(errors="backslashreplace")).hexdigest()[:16]
 
     def entry(self, names: Collection[str]) -> FlowEntry | None:
         """Return the entry under the first of these names that the document has.

@@ -198,6 +198,7 @@ async def test_a_status_counts_before_a_host() -> None:
         ("application/problem+json; charset=utf-8", '{"titel": "ungültig"}'.encode(), '{"titel": "ungültig"}'),
         ("text/plain; charset=latin-1", "ungültig".encode("latin-1"), "ungültig"),
         ("text/plain; charset=base64", b"a charset that is not for texts", "a charset that is not for texts"),
+        ("text/plain; charset=punycode", b"-" + b"b" * 500_000, "-" + "b" * 299),
         ("text/plain; charset=undefined", b"a codec that always fails", "a codec that always fails"),
         ("text/plain", b"\xff\xfe is not utf-8", "\ufffd\ufffd is not utf-8"),
         ("text/html", b"<h1>Not\n found</h1>" + b" " * 9, "<h1>Not found</h1>"),

@@ -248,6 +248,29 @@ async def test_up_to_two_encodings_are_decoded(
     assert response.headers.get("Content-Length", "999") == "999"
 
 
+@pytest.mark.parametrize(
+    "charset", ["punycode", "idna", "undefined", "zlib", "bz2", "hex", "base64", "quopri", "uu", "rot13"]
+)
+async def test_a_charset_that_is_not_for_texts_is_read_as_utf_8(client: httpx.AsyncClient, charset: str) -> None:
+    """Python has codecs that fail, that give no text, or that take the square of the length (Punycode)."""
+    answer = body("-añb".encode(), f"Content-Type: text/plain; charset={charset}")
+    async with hostile_server({"text": raw(answer)}) as server:
+        response = await client.get(f"{server.url}/text")
+        async with client.stream("GET", f"{server.url}/text") as streamed:
+            lines = [line async for line in streamed.aiter_lines()]
+
+    assert response.text == "-añb"
+    assert lines == ["-añb"]
+
+
+async def test_a_charset_for_texts_is_used(client: httpx.AsyncClient) -> None:
+    """An answer without one is UTF-8."""
+    latin = body("ñ".encode("latin-1"), "Content-Type: text/plain; charset=latin-1")
+    async with hostile_server({"latin": raw(latin), "plain": raw(body("ñ".encode()))}) as server:
+        assert (await client.get(f"{server.url}/latin")).text == "ñ"
+        assert (await client.get(f"{server.url}/plain")).text == "ñ"
+
+
 async def test_an_empty_body_has_no_encoding(client: httpx.AsyncClient) -> None:
     """Servers send the header with it. The answer to a HEAD keeps its headers."""
     async with hostile_server({"empty": raw(encoded(b"", "gzip")), "head": raw(encoded(b"", "br"))}) as server:

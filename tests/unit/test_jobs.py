@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
-from datasync.model.decode import decode
+from datasync.model.decode import FieldError, decode
 from datasync.model.job import Job, JobMessage, Trigger
 from tests.runs import NOON, job
 
@@ -154,3 +154,9 @@ def test_one_run_more_is_a_new_occurrence(job: Job, now: datetime) -> None:
 def test_a_redrive_and_a_deferral_begin_another_leg(redrive: int, deferral: int, leg: str) -> None:
     """States remember legs, so an ended leg does not end the next one. Deliveries do not begin one."""
     assert job(redrive=redrive, deferral=deferral, delivery=3, rounds=1, outages=1, spread=1).leg == leg
+
+
+def test_a_revision_with_half_a_surrogate_pair_is_refused() -> None:
+    """No message can hold it, so the job could not be put back on the queue."""
+    with pytest.raises(FieldError, match=r"^rev: "):
+        decode(JobMessage, {"tenantId": "t", "flowName": "weather", "rev": "\ud800"})

@@ -194,3 +194,10 @@ def test_fields_of_a_later_version_are_kept(shape: type[FlowState] | type[RunRec
     again = read.document() if isinstance(read, FlowState) else read.document(timedelta(days=30))
 
     assert again == {**document, "later": {"a": 1}}
+
+
+@pytest.mark.parametrize("cursor", ["\ud800", {"\udfff": 1}, [["\ud83d"]]])
+def test_a_cursor_with_half_a_surrogate_pair_is_refused(empty: FlowState, cursor: object) -> None:
+    """It was edited by hand, and could not be recorded after the run."""
+    with pytest.raises(StateInvalid, match="cursor: half of a surrogate pair"):
+        FlowState.from_document({**empty.document(), "cursor": cursor})

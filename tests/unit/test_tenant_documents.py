@@ -105,6 +105,15 @@ def test_an_invalid_schedule_is_a_problem(broken: Any, path: str, why: str) -> N
     assert [advance.entry.name for advance in found.advances] == ["sound"]
 
 
+def test_a_zone_with_half_a_surrogate_pair_is_a_problem_and_has_a_revision() -> None:
+    """A job that was planned before the edit is compared with the entry."""
+    tenant = Tenant.from_document(document("t", entry(timezone="tenant"), timezone="\ud800"))
+
+    (problem,) = plan(tenant, NOW, NOW).problems
+    assert problem.path == "timezone"
+    assert tenant.revision_of(tenant.flows[0])
+
+
 def test_an_empty_time_zone_is_utc() -> None:
     """The time zone of the tenant has no effect on such an entry."""
     found = plan(Tenant.from_document(document("t", entry(timezone="", cron="0 0 13 * * *"))), NOW, NOW)
