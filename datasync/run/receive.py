@@ -35,7 +35,7 @@ def receive(message: QueueMessage) -> Job:
         raise _invalid(message, str(error)) from None
     if wire.tenant_id.startswith("@"):
         raise _invalid(message, "tenantId: a tenant's id does not start with '@', which the app uses itself")
-    _check_storable(message, wire.unknown)
+    _check_storable(message, {**wire.unknown, "trigger": wire.trigger})
     if reserved := sorted(RESERVED_KEYS & {key.lower() for key in content}):
         raise _invalid(message, f"the Functions host reserves the keys {', '.join(reserved)}; leave them out")
     try:
@@ -70,12 +70,13 @@ def _parse(message: QueueMessage) -> Any:
         raise _invalid(message, f"not JSON in UTF-8: {error}") from None
 
 
-def _check_storable(message: QueueMessage, unknown: dict[str, Any]) -> None:
+def _check_storable(message: QueueMessage, fields: dict[str, Any]) -> None:
     """Check that fields of a later version, or of a person, can be written to a document and a message."""
-    try:
-        json.dumps(unknown, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise _invalid(message, f"{', '.join(map(shorten, unknown))}: cannot be stored as JSON: {error}") from None
+    for name, value in fields.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise _invalid(message, f"{shorten(name)}: cannot be stored as JSON: {error}") from None
 
 
 def _check_size(message: QueueMessage, complete: JobMessage) -> None:

@@ -119,6 +119,12 @@ def test_a_run_with_an_unknown_outcome_is_over() -> None:
     assert RunRecord.from_document(stored).is_over_for(job_again)
 
 
+def test_an_unknown_trigger_that_cannot_be_stored_is_refused() -> None:
+    """As other fields."""
+    with pytest.raises(JobInvalid, match="trigger: cannot be stored as JSON"):
+        job(trigger="\ud800")
+
+
 @pytest.mark.parametrize("value", ["\ud800", float("nan"), float("inf"), {"a": ["\udfff"]}], ids=repr)
 def test_an_unknown_field_that_cannot_be_stored_is_refused(value: object) -> None:
     """It would fail again with each record and each copy of the message."""
