@@ -35,7 +35,7 @@ def receive(message: QueueMessage) -> Job:
         raise _invalid(message, str(error)) from None
     if wire.tenant_id.startswith("@"):
         raise _invalid(message, "tenantId: a tenant's id does not start with '@', which the app uses itself")
-    _check_storable(message, {**wire.unknown, "trigger": wire.trigger})
+    _check_storable(message, wire.unknown)
     if reserved := sorted(RESERVED_KEYS & {key.lower() for key in content}):
         raise _invalid(message, f"the Functions host reserves the keys {', '.join(reserved)}; leave them out")
     try:
