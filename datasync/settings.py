@@ -107,10 +107,10 @@ class Settings:
     """None where no vault is configured: only flows that read secrets need one."""
     key_vault_verify_challenge: bool
     """False only for a vault outside Azure's domains, such as the local one."""
-    queue_name: str
-    cosmos_database: str
-    tenants_container: str
-    runs_container: str
+    queue_name: str = field(repr=False)
+    cosmos_database: str = field(repr=False)
+    tenants_container: str = field(repr=False)
+    runs_container: str = field(repr=False)
     run_retention: timedelta
     """How long run records are kept."""
     tenants_at_once: int

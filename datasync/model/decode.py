@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from itertools import repeat
 from types import UnionType
 from typing import Annotated, Any, TypeAliasType, Union, get_args, get_origin
@@ -90,7 +91,7 @@ def _fault(type_: Any, value: object, path: str, refusal: Exception) -> FieldErr
         return fault
     if refusal.__cause__:  # an error that __post_init__ of a struct has raised
         return FieldError(path, why=str(refusal.__cause__))
-    return FieldError(path, expected(type_), value)
+    return FieldError(path, _expected(type_), value)
 
 
 def _parts(type_: Any, value: object, path: str) -> Iterator[tuple[str, Any, object]]:
@@ -141,7 +142,7 @@ def _meant(structs: list[type[msgspec.Struct]], value: Mapping[str, Any], path: 
 
 
 def _fields(struct: type[msgspec.Struct], value: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any, object]]:
-    fields = msgspec.structs.fields(struct)
+    fields = _struct_fields(struct)
     config = struct.__struct_config__
     if config.forbid_unknown_fields:
         known = {field.encode_name for field in fields}
@@ -151,7 +152,24 @@ def _fields(struct: type[msgspec.Struct], value: Mapping[str, Any], path: str) -
         if field.encode_name in value:
             yield joined(path, field.encode_name), field.type, value[field.encode_name]
         elif field.required:
-            raise FieldError(joined(path, field.encode_name), expected(field.type))
+            raise FieldError(joined(path, field.encode_name), _expected(field.type))
+
+
+@cache
+def _struct_fields(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(struct)
+
+
+_described: dict[int, tuple[Any, str]] = {}
+"""Types and their descriptions by `id()`, as not every type can be hashed. A document may have many mistakes."""
+
+
+def _expected(type_: Any) -> str:
+    known, words = _described.get(id(type_), (None, ""))
+    if known is not type_:
+        words = expected(type_)
+        _described[id(type_)] = (type_, words)
+    return words
 
 
 def _unknown(name: str, known: Collection[str]) -> str:

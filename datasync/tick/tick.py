@@ -1,7 +1,7 @@
 """One tick: examine the documents that changed or are due, enqueue their jobs, move `nextRunUtc`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import batched, chain, islice
@@ -42,6 +42,9 @@ OVERLAP = 60
 
 MOST_LISTED = 100
 """The most standing problems that a tick logs."""
+
+MOST_PROBLEMS = 100
+"""The most problems of one document that are stored, besides one that counts the others."""
 
 MOST_WARNINGS = 20
 """The most warnings of one document that a tick stores and logs. `python -m datasync validate` shows all."""
@@ -208,10 +211,11 @@ class _Tick:
             await standing.update(key, [problem, *islice(field_warnings(document), MOST_WARNINGS)], turn)
             return
         if twins := [*spelling_problems(tenant.id, await self._services.claims.holder(tenant.id))]:
-            await standing.update(key, [*twins, *await self._problems(tenant, turn)], turn)
+            await standing.update(key, [*twins, *_first(tenant, await self._problems(tenant, turn))], turn)
             return
         problems, etag = await self._schedule(tenant, turn)
-        await standing.update(key, [*problems, *await self._warnings(document, tenant, turn)], turn)
+        warnings = await self._warnings(document, tenant, turn)
+        await standing.update(key, [*_first(tenant, problems), *warnings], turn)
         if etag and etag != tenant.etag:
             self._services.tenants.remember(tenant.id, etag)
 
@@ -334,6 +338,15 @@ async def _next_group(
         if len(group) == MOST_MOVES:
             break
     return group
+
+
+def _first(tenant: Tenant, problems: Iterable[Problem]) -> list[Problem]:
+    """Return the first problems of a document, and one that counts the others: each tick reads all that are stored."""
+    found = [*dict.fromkeys(problems)]
+    if len(found) <= MOST_PROBLEMS:
+        return found
+    more = f"{len(found) - MOST_PROBLEMS:,} more problems, which are not listed: correct the others first"
+    return [*found[:MOST_PROBLEMS], Problem(tenant_id=tenant.id, path="flows", why=more)]
 
 
 def _too_large(tenant: Tenant, entry: FlowEntry) -> Problem:

@@ -16,7 +16,7 @@ from datasync import FlowRegistry
 from datasync.errors import ServiceUnavailable
 from datasync.services import Services
 from datasync.settings import Settings
-from datasync.tick.tick import MOST_LISTED, MOST_RETRIED, SCAN_INTERVAL, Tally
+from datasync.tick.tick import MOST_LISTED, MOST_PROBLEMS, MOST_RETRIED, SCAN_INTERVAL, Tally
 from localdev.provision import provision
 from tests.documents import document, entry
 from tests.faults import Wire, to
@@ -116,6 +116,20 @@ async def test_a_problem_is_kept_until_it_is_corrected(
     await world.put(document("tenant-1", entry(nextRunUtc=AHEAD), entry("first", nextRunUtc=AHEAD)))
     assert (await tick(services, LATER)).problems == 0
     assert await problems(world) == []
+
+
+async def test_of_very_many_problems_of_a_document_the_first_are_stored(world: World, services: Services) -> None:
+    """One more counts the others. It goes when they are corrected."""
+    bad = [entry(f"flow-{n}", enabled="yes") for n in range(MOST_PROBLEMS + 50)]
+    await world.put(document("acme", *bad))
+
+    assert (await tick(services, NOW)).problems == MOST_PROBLEMS + 1
+    assert [each["why"] for each in await problems(world) if each["path"] == "flows"] == [
+        "50 more problems, which are not listed: correct the others first"
+    ]
+
+    await world.put(document("acme", *bad[:2]))
+    assert (await tick(services, LATER)).problems == 2
 
 
 async def test_another_wrong_value_in_the_same_field_is_the_same_problem(world: World, services: Services) -> None:

@@ -239,6 +239,14 @@ def test_no_key_is_shown_whatever_setting_it_is_in(name: str, value: str) -> Non
     assert KEY not in shown
 
 
+def test_the_repr_shows_no_key_in_place_of_a_name() -> None:
+    """A key without a slash may have been pasted into any setting."""
+    names = ("QUEUE_NAME", "COSMOS_DATABASE", "COSMOS_TENANTS_CONTAINER", "COSMOS_RUNS_CONTAINER")
+    keys = {name: f"k3y-of-{name.lower().replace('_', '-')}" for name in names}
+
+    assert "k3y-of" not in repr(Settings.from_environ({**KEYS, **keys}))
+
+
 def test_the_repr_of_the_settings_names_the_settings_of_the_accounts() -> None:
     """Their connection strings are left out."""
     shown = repr(Settings.from_environ(KEYS))
