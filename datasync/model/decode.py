@@ -46,7 +46,9 @@ def _unexpected(expected: str, got: object) -> str:
         return f"missing; expected {expected}"
     if isinstance(got, str) and has_half_a_pair(got):
         expected = f"{expected}, without half of a surrogate pair"
-    return f"expected {expected}, got {shorten(json.dumps(got, ensure_ascii=False, default=str))}"
+    text = json.dumps(got, ensure_ascii=False, default=str)
+    # Characters that move or hide others are escaped.
+    return f"expected {expected}, got {shorten(text if text.isprintable() else json.dumps(got, default=str))}"
 
 
 def decode[T: msgspec.Struct](shape: type[T], document: object, path: str = "") -> T:

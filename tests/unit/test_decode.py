@@ -231,3 +231,9 @@ def test_documents_that_fit_are_decoded() -> None:
     assert read.by_number == {1: "one"}
     assert read.at == datetime.fromisoformat("2025-08-23T01:00:00Z")
     assert read.text == ""
+
+
+def test_a_value_with_characters_that_nobody_sees_is_escaped() -> None:
+    """The error also reaches places that print it as it is, such as the exceptions of an invocation."""
+    with pytest.raises(FieldError, match=r'got "a\\u202eb"'):
+        decode(Item, {"sku": "s", "unitPrice": "a\u202eb"})
