@@ -145,9 +145,9 @@ def operating[**P](
     def command(
         ctx: click.Context,
         local: dict[str, str] | None,
-        as_json: bool,
+        as_json: bool,  # noqa: FBT001 - a flag
         *args: P.args,
-        **options: P.kwargs,  # noqa: FBT001 - a flag
+        **options: P.kwargs,
     ) -> None:
         if local is not None and not local.keys() <= os.environ.keys():
             sys.exit(_in_process_with(local, ctx))
