@@ -310,7 +310,7 @@ class TestCommands:
         shown = await command(world, "incidents", after=HOUR)
         error, numbers, example = shown.stdout.splitlines()
 
-        assert error == "1 tenant, since 2025-08-23T12:00:00Z: GiveUp: no contract"
+        assert error == "1 tenant, since 2025-08-23T12:00:00Z: no contract"
         assert numbers.startswith("  1 flow failing, 1 dead run; weather; fingerprint ")
         assert example == "  last at 2025-08-23T12:00:00Z: python -m datasync show r-1 --tenant t"
         assert shown.exit_code == 1
