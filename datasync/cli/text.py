@@ -158,11 +158,13 @@ def run(found: RunDetail) -> Iterator[str]:
     left_out = found.run.attempts - len(found.attempts)
     if left_out > 0:
         yield f"the first {_count(left_out, 'attempt')} left out"
+    last: ErrorLine | None = None
     for number, each in enumerate(found.attempts, start=left_out + 1):
         seconds = (each.finished_utc - each.started_utc).total_seconds()
         yield ""
         yield f"attempt {number}{_GAP}{each.outcome} after {seconds:.1f} s, at {time(each.finished_utc)}"
-        yield from _error(each.error)
+        yield from ["  the same error"] if each.error and each.error == last else _error(each.error)
+        last = each.error
         for name, at in each.secrets.items():
             yield f"  secret {name}, read from the vault at {time(at)}"
 
@@ -200,9 +202,8 @@ def why(found: Why) -> Iterator[str]:
     yield f"{shown(found.tenant_id)}/{shown(found.flow_name)}: {found.answer.why}"
     for each in found.also:
         yield f"also: {each.why}"
-    following = dict.fromkeys(each.next for each in (found.answer, *found.also) if each.next)
-    for step in following:
-        yield f"next: {step}"
+    if found.answer.next:
+        yield f"next: {found.answer.next}"
     if found.ruled_out:
         yield ""
         yield "ruled out:"

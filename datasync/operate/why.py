@@ -18,20 +18,20 @@ from datasync.model.tenant import FlowEntry, Tenant
 from datasync.model.times import utc_text
 from datasync.operate.flows import late_since, names_of
 from datasync.operate.queue import Queues, queues
-from datasync.operate.runs import RunLine
+from datasync.operate.runs import FAILED, RunLine
 from datasync.operate.ticks import TickStatus, second_tick_after, tick_after, tick_status
 from datasync.services import Services
 from datasync.stores.fleet import StandingProblem
-from datasync.stores.overview import RunFilter
+from datasync.stores.overview import Records, RunFilter
 
 
 class Cause(StrEnum):
     """Why a flow does not run, in the order in which the causes are looked at."""
 
     NO_TENANT = "no_tenant"
+    NO_ENTRY = "no_entry"
     PROBLEM = "problem"
     """The document, the entry or the state has to be corrected."""
-    NO_ENTRY = "no_entry"
     DISABLED = "disabled"
     RUNNING = "running"
     CLOSED = "closed"
@@ -46,6 +46,8 @@ class Cause(StrEnum):
     """It is due, and no tick has come."""
     FAILING = "failing"
     SKIPPED = "skipped"
+    LATE = "late"
+    """No run has succeeded in time, and none of the other causes says why."""
     DUE = "due"
     """The next tick enqueues it."""
     NOT_DUE = "not_due"
@@ -53,7 +55,7 @@ class Cause(StrEnum):
     @property
     def is_wrong(self) -> bool:
         """Whether somebody has to do something."""
-        return self in (Cause.PROBLEM, Cause.POISONED, Cause.NO_TICK, Cause.FAILING)
+        return self in (Cause.PROBLEM, Cause.POISONED, Cause.NO_TICK, Cause.FAILING, Cause.LATE)
 
 
 class Finding(msgspec.Struct, frozen=True, rename="camel"):
@@ -114,6 +116,8 @@ class _Facts(msgspec.Struct, frozen=True):
 
     last: RunLine | None
     """The run that started last, as far as its record can be read."""
+    failed: RunLine | None
+    """The run that failed last."""
     queues: Queues
     tick: TickStatus
     closed_until: datetime | None
@@ -141,18 +145,17 @@ class _Question:
             yield _found(Cause.PROBLEM, f"the document cannot be used: {error}", self._correct)
             return
         yield _ruled_out(Cause.NO_TENANT, "the tenant has a document")
-        problem = await self._problem(tenant)
-        yield problem
         try:
             self.entry = tenant.entry((self._name, *self._names))
         except TenantInvalid as error:
-            if not problem.applies:
-                yield _found(Cause.PROBLEM, str(error), self._correct)
+            yield _found(Cause.PROBLEM, str(error), self._correct)
             return
         if self.entry is None:
             yield self._no_entry(tenant)
             return
         yield _ruled_out(Cause.NO_ENTRY, f"the entry is flows[{self.entry.index}]")
+        problem = await self._problem(tenant, self.entry)
+        yield problem
         for each in self._of_entry(tenant, self.entry, await self._facts(), has_problem=problem.applies):
             yield each
 
@@ -164,15 +167,10 @@ class _Question:
             Cause.NO_TENANT, f"there is no document of tenant {shown(self._tenant_id)!r}{similar}", command("flows")
         )
 
-    async def _problem(self, tenant: Tenant) -> Finding:
-        names = {self._name, *self._names}
-        standing = [
-            each
-            for each in await self._services.overview.problems()
-            if each.level == "error" and each.tenant == tenant.id and (each.flow is None or each.flow in names)
-        ]
-        if standing:
-            return _found(Cause.PROBLEM, _said(standing[0]), self._correct)
+    async def _problem(self, tenant: Tenant, entry: FlowEntry) -> Finding:
+        for each in await self._services.overview.problems():
+            if each.level == "error" and each.tenant == tenant.id and _stops(each, entry):
+                return _found(Cause.PROBLEM, _said(each), self._correct)
         try:
             self.state = await self._services.runs.state(self._tenant_id, self._names)
         except StateInvalid as error:
@@ -190,12 +188,14 @@ class _Question:
 
     async def _facts(self) -> _Facts:
         overview = self._services.overview
-        wanted = RunFilter(tenant_id=self._tenant_id, names=self._names)
-        found, both, tick, closed = await asyncio.gather(
-            overview.records(wanted, 1), queues(self._services), tick_status(self._services, self._now), self._closed()
+        last, failed, both, tick, closed = await asyncio.gather(
+            overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names), 1),
+            overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names, outcomes=FAILED), 1),
+            queues(self._services),
+            tick_status(self._services, self._now),
+            self._closed(),
         )
-        last = RunLine.of(found.records[0]) if found.records else None
-        return _Facts(last=last, queues=both, tick=tick, closed_until=closed)
+        return _Facts(last=_first(last), failed=_first(failed), queues=both, tick=tick, closed_until=closed)
 
     async def _closed(self) -> datetime | None:
         """Return until when the provider of the flow is closed, as far as the flow is known here."""
@@ -220,8 +220,10 @@ class _Question:
         yield self._no_tick(entry, facts)
         yield self._failing(entry, state, facts)
         yield self._skipped(facts)
+        if not has_problem:
+            yield self._late(tenant, entry, state)
         if entry.enabled and not has_problem:
-            yield self._schedule(tenant, entry, state)
+            yield self._schedule(entry)
 
     def _running(self, state: FlowState) -> Finding:
         lease = state.lease
@@ -269,8 +271,8 @@ class _Question:
         if hidden > 0:
             return _ruled_out(
                 cause,
-                f"none of the {len(queue.front)} messages at the front of {name} is of this flow; {hidden} others "
-                "cannot be seen",
+                f"none of the {len(queue.front)} messages at the front of {name} is of this flow; "
+                f"{hidden} more cannot be seen",
             )
         return _ruled_out(cause, f"no message of it is in {name}")
 
@@ -294,19 +296,15 @@ class _Question:
         return _ruled_out(Cause.NO_TICK, f"the last tick was at {started and utc_text(started)}")
 
     def _failing(self, entry: FlowEntry, state: FlowState, facts: _Facts) -> Finding:
-        last = facts.last
-        if not state.consecutive_failures and not (last and last.is_failing):
+        number, run = state.consecutive_failures, facts.failed
+        if not number and (run is None or facts.last is None or run.run_id != facts.last.run_id):
             return _ruled_out(Cause.FAILING, "its last attempt did not fail")
-        number = state.consecutive_failures
         times = f"{number} failed attempt{'' if number == 1 else 's'} in a row" if number else "the last run failed"
-        if last is None or last.error is None:
-            return _found(Cause.FAILING, f"{times}", command("runs", self._tenant_id, entry.name))
-        again = " It will be attempted again" if last.outcome == Outcome.FAILED else ""
-        return _found(
-            Cause.FAILING,
-            f"{times}; run {last.run_id} is {last.outcome}: {last.error.message}{again and '.'}{again}",
-            self._show(last.run_id),
-        )
+        if run is None or run.error is None:
+            return _found(Cause.FAILING, times, command("runs", self._tenant_id, entry.name))
+        again = ". It will be attempted again" if run.outcome == Outcome.FAILED else ""
+        found = f"{times}; run {run.run_id} is {run.outcome}: {run.error.message}{again}"
+        return _found(Cause.FAILING, found, self._show(run.run_id))
 
     def _skipped(self, facts: _Facts) -> Finding:
         last = facts.last
@@ -315,20 +313,22 @@ class _Question:
         reason = f": {last.error.message}" if last.error else ""
         return _found(Cause.SKIPPED, f"run {last.run_id} was {last.outcome}{reason}", self._show(last.run_id))
 
-    def _schedule(self, tenant: Tenant, entry: FlowEntry, state: FlowState) -> Finding:
-        schedule = self._services.settings.schedule
-        following = utc_text(tick_after(schedule, self._now))
+    def _late(self, tenant: Tenant, entry: FlowEntry, state: FlowState) -> Finding:
+        late = late_since(self._services.settings.schedule, tenant, entry, state, self._now) if entry.enabled else None
+        if late is None:
+            return _ruled_out(Cause.LATE, "it has not missed two occurrences since its last success")
+        found = f"no run has succeeded since that of {utc_text(late)} was due"
+        return _found(Cause.LATE, found, command("runs", self._tenant_id, entry.name))
+
+    def _schedule(self, entry: FlowEntry) -> Finding:
+        following = utc_text(tick_after(self._services.settings.schedule, self._now))
         if entry.next_run is None:
             return _found(Cause.DUE, f"nextRunUtc is null: the next tick, at {following}, fills it in")
+        next_run = utc_text(entry.next_run)
         if entry.next_run <= self._now:
-            return _found(Cause.DUE, f"it is due since {utc_text(entry.next_run)}: the next tick is at {following}")
-        late = late_since(schedule, tenant, entry, state, self._now)
-        missed = f". It is late: no run has succeeded since that of {utc_text(late)} was due" if late else ""
-        return _found(
-            Cause.NOT_DUE,
-            f"the next run is at {utc_text(entry.next_run)}{missed}",
-            command("runs", self._tenant_id, entry.name),
-        )
+            return _found(Cause.DUE, f"it is due since {next_run}: the next tick is at {following}")
+        following = command("runs", self._tenant_id, entry.name)
+        return _found(Cause.NOT_DUE, f"the next run is at {next_run}", following)
 
     @property
     def _correct(self) -> str:
@@ -345,6 +345,17 @@ def _resolved(registry: FlowRegistry, name: str) -> Flow | None:
         return registry.resolve(name)
     except FlowUnknown:
         return None
+
+
+def _first(found: Records) -> RunLine | None:
+    return RunLine.of(found.records[0]) if found.records else None
+
+
+def _stops(problem: StandingProblem, entry: FlowEntry) -> bool:
+    """Return whether a problem keeps an entry from running: its own, or one of the document that concerns it."""
+    if problem.flow is not None:
+        return problem.flow == entry.name
+    return problem.path == "id" or (problem.path == "timezone" and entry.timezone == "tenant")
 
 
 def _said(problem: StandingProblem) -> str:

@@ -194,7 +194,7 @@ async def test_messages_that_cannot_be_seen_are_counted(world: World, fleet: Fle
 
     (queued,) = [each for each in (await why(fleet)).ruled_out if each.cause is Cause.QUEUED]
 
-    assert queued.why == ("none of the 0 messages at the front of the queue is of this flow; 1 others cannot be seen")
+    assert queued.why == ("none of the 0 messages at the front of the queue is of this flow; 1 more cannot be seen")
 
 
 async def test_a_tick_that_does_not_come(fleet: Fleet) -> None:
@@ -237,6 +237,48 @@ async def test_an_attempt_that_will_be_repeated(fleet: Fleet) -> None:
     assert (await why(fleet)).answer.why == (
         "1 failed attempt in a row; run r-1 is failed: KeyError: 'city'. It will be attempted again"
     )
+
+
+async def test_a_failure_before_a_skipped_run(fleet: Fleet) -> None:
+    """The error is that of the run that failed."""
+    await fleet.add("t")
+    await fleet.tick()
+    fleet.ends["t"] = KeyError("city")
+    await fleet.run("t", "r-1", attempts=5)
+    await fleet.add("t", enabled=False)
+    await fleet.run("t", "r-2", MINUTE)
+    await fleet.add("t")
+
+    found = await why(fleet)
+
+    assert found.answer.why == "5 failed attempts in a row; run r-1 is dead: KeyError: 'city'"
+    assert [each.cause for each in found.also] == [Cause.SKIPPED, Cause.NOT_DUE]
+
+
+async def test_a_flow_that_is_late_for_a_reason_that_cannot_be_seen(fleet: Fleet) -> None:
+    """Its messages are not on the queue, say, because run_flow is disabled."""
+    await fleet.add("t")
+    await fleet.run("t", "r-1")
+    for hours in (1, 2, 3):
+        await fleet.tick(HOUR * hours)
+    await fleet.world.take()
+
+    found = await why(fleet, after=3 * HOUR + MINUTE)
+
+    assert (found.answer.cause, found.is_wrong) == (Cause.LATE, True)
+    assert found.answer.why == "no run has succeeded since that of 2025-08-23T13:00:00Z was due"
+
+
+@pytest.mark.parametrize(("zone", "cause"), [("tenant", Cause.PROBLEM), (None, Cause.NOT_DUE)])
+async def test_a_problem_of_the_document_stops_the_entries_that_it_concerns(
+    world: World, fleet: Fleet, zone: str | None, cause: Cause
+) -> None:
+    """A wrong time zone of a tenant concerns the entries that use it."""
+    flow = entry(nextRunUtc="2025-08-23T13:00:00Z", timezone=zone)
+    await world.put(document("t", flow, timezone="Chicago"))
+    await fleet.tick()
+
+    assert (await why(fleet)).answer.cause is cause
 
 
 async def test_a_run_that_was_skipped(fleet: Fleet) -> None:
