@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -120,9 +119,9 @@ class TestQueue:
     async def test_messages_are_shown_and_stay(self, world: World) -> None:
         """Also those that are not jobs. Exit code 1 if a message is poison."""
         body = JobMessage(tenant_id="t", flow_name="weather", run_id="r-1").encode()
-        await world.jobs.send_message(b64encode(body.encode()).decode())
+        await world.jobs.send_message(body)
         fine = await command(world, "queue", "--json")
-        await world.poison.send_message("not base64!")
+        await world.poison.send_message("not a job")
         shown = await command(world, "queue")
 
         assert json.loads(fine.stdout)["jobs"]["front"][0]["runId"] == "r-1"
@@ -133,6 +132,17 @@ class TestQueue:
         assert lines[4] == f"{world.settings.queue_name}-poison: 1 message"
         assert lines[6].startswith("not a job")
         assert len(await world.messages()) == 1
+
+    async def test_a_name_that_imitates_lines_stays_in_its_cell(self, world: World) -> None:
+        """In words and in JSON, characters that no reader sees are escaped. JSON keeps the name."""
+        hostile = "t\x1b[2J\u202e\x9b\U000e0041\nt   weather"
+        await world.jobs.send_message(JobMessage(tenant_id=hostile, flow_name="weather").encode())
+
+        words, value = await command(world, "queue"), await command(world, "queue", "--json")
+
+        assert words.stdout.splitlines()[2].startswith(r"t\x1b[2J\u202e\x9b\U000e0041\nt   weather   weather   -")
+        assert not {"\x1b", "\u202e", "\x9b", "\U000e0041"} & {*value.stdout}
+        assert json.loads(value.stdout)["jobs"]["front"][0]["tenantId"] == hostile
 
 
 @pytest.mark.usefixtures("lived")
