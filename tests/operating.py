@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 from azure.keyvault.secrets.aio import SecretClient
 from click.testing import CliRunner, Result
@@ -37,7 +38,7 @@ class Fleet:
         if end := self.ends.get(tenant_id):
             raise end
 
-    async def add(self, *tenants: str, **fields: object) -> None:
+    async def add(self, *tenants: str, **fields: Any) -> None:
         """Store tenants whose `weather` runs hourly, next at 13:00."""
         await self.world.put(*(document(each, entry(**{"nextRunUtc": NEXT, **fields})) for each in tenants))
 

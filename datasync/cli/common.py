@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -140,27 +140,28 @@ def operating[**P](
 
     @settings_option
     @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-    @click.pass_context
     @wraps(function)
     def command(
-        ctx: click.Context,
         local: dict[str, str] | None,
         as_json: bool,  # noqa: FBT001 - a flag
         *args: P.args,
         **options: P.kwargs,
     ) -> None:
         if local is not None and not local.keys() <= os.environ.keys():
-            sys.exit(_in_process_with(local, ctx))
+            sys.exit(_in_process_with(local, click.get_current_context()))
         try:
             settings = Settings.from_environ(os.environ)
         except SettingsInvalid as error:
             raise click.ClickException(str(error)) from None
+        for why in settings.warnings:
+            say(f"warning: {why}", err=True)
         logging.getLogger("azure").setLevel(logging.CRITICAL)  # errors are printed below, one line each
+        now = click.get_current_context().obj
 
         async def work() -> Exit:
             services = Services(settings)
             try:
-                return await function(Session(services, ctx.obj, as_json), *args, **options)
+                return await function(Session(services, now, as_json), *args, **options)
             finally:
                 await services.close()
 
@@ -183,18 +184,14 @@ def _in_process_with(local: dict[str, str], ctx: click.Context) -> int:
     return subprocess.run(again, env={**local, **os.environ}, check=False).returncode  # noqa: S603 - our own module
 
 
-def _run(work: Callable[[], Awaitable[Exit]]) -> Exit:
+def _run(work: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
     try:
-        return asyncio.run(_awaited(work()))
+        return asyncio.run(work())
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except DataSyncError as error:
         say(f"Error: {error}", err=True)
         return exit_of(error)
-
-
-async def _awaited[T](each: Awaitable[T]) -> T:
-    return await each
 
 
 def exit_of(error: DataSyncError) -> Exit:

@@ -122,10 +122,10 @@ def incidents(found: Incidents) -> Iterator[str]:
             f"fingerprint {each.fingerprint or '-'}"
         )
         if each.example_run_id:
-            words = ("show", each.example_run_id, "--tenant", each.example_tenant_id)
+            following = command("show", each.example_run_id, "--tenant", each.example_tenant_id)
         else:
-            words = ("why", each.example_tenant_id, each.example_flow_name)
-        yield f"  last at {time(each.last_utc)}: {command(*words)}"
+            following = command("why", each.example_tenant_id, each.example_flow_name)
+        yield f"  last at {time(each.last_utc)}: {following}"
 
 
 def runs(found: Runs) -> Iterator[str]:

@@ -126,9 +126,9 @@ def _incident(fingerprint: str, group: list[_Failure], dead: int) -> Incident:
         failing=sum(each.is_failing for each in group),
         dead=dead,
         since_utc=min((each.since for each in group if each.since), default=None),
-        last_utc=newest and newest.finished_utc,
-        error=newest and newest.error,
-        example_run_id=newest and newest.run_id,
+        last_utc=newest.finished_utc if newest else None,
+        error=newest.error if newest else None,
+        example_run_id=newest.run_id if newest else None,
         example_tenant_id=newest.tenant_id if newest else group[0].tenant_id,
         example_flow_name=newest.flow_name if newest else group[0].flow_name,
     )

@@ -70,7 +70,7 @@ async def status(services: Services, registry: FlowRegistry, now: datetime) -> S
         read(flows(services, registry, now)),
     )
     refused = [each for each in failures if isinstance(each, ServiceUnavailable)]
-    if refused and tick is queue is poison is lines is None:
+    if refused and all(part is None for part in (tick, queue, poison, lines)):
         raise refused[0]
     return Status(
         at_utc=now,
