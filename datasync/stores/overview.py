@@ -158,12 +158,11 @@ _PAGE = 1000
 
 def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
     conditions, values = ["c.type = 'Run'"], dict[str, object]()
-    if wanted.names:
-        conditions.append("ARRAY_CONTAINS(@names, c.flowName)")
-        values["names"] = [*wanted.names]
-    if wanted.outcomes:
-        conditions.append("ARRAY_CONTAINS(@outcomes, c.outcome)")
-        values["outcomes"] = [*wanted.outcomes]
+    for name, choices in (("flowName", wanted.names), ("outcome", wanted.outcomes)):
+        if choices:
+            own = {f"{name}{at}": choice for at, choice in enumerate(choices)}
+            conditions.append(f"c.{name} IN ({', '.join(f'@{each}' for each in own)})")
+            values |= own
     if wanted.since:
         conditions.append("c.startedUtc >= @since")
         values["since"] = utc_text(wanted.since)
