@@ -1,4 +1,4 @@
-"""The command line, `python -m datasync schedule | validate | check`."""
+"""The command line, `python -m datasync`: `--help` lists the commands."""
 
 import io
 import sys

@@ -6,6 +6,7 @@ DataSyncError
 │   └── MessageTooLarge  the queue takes no message of that size
 ├── TenantInvalid        a tenant document cannot be used
 ├── TenantUnknown        a tenant has no document
+├── RunUnknown           a run has no record
 ├── StateInvalid         a stored state was edited and cannot be read
 ├── CronInvalid          a cron expression cannot be read
 ├── JobInvalid           a queue message is not a job
@@ -76,6 +77,10 @@ class TenantInvalid(DataSyncError):
 
 class TenantUnknown(DataSyncError):
     """A tenant has no document."""
+
+
+class RunUnknown(DataSyncError):
+    """A run has no record."""
 
 
 class StateInvalid(DataSyncError):

@@ -24,6 +24,7 @@ from datasync.stores.claims import Claims
 from datasync.stores.cosmos import Container
 from datasync.stores.fleet import FleetStore
 from datasync.stores.jobs import JobQueue
+from datasync.stores.overview import Overview
 from datasync.stores.runs import RunStore
 from datasync.stores.tenants import TenantStore
 
@@ -93,6 +94,11 @@ class Services:
     def fleet(self) -> FleetStore:
         """The partition `@fleet` of the runs container."""
         return FleetStore(self._runs_container, self.settings.run_retention)
+
+    @cached_property
+    def overview(self) -> Overview:
+        """The runs container, for people."""
+        return Overview(self._runs_container)
 
     @cached_property
     def claims(self) -> Claims:

@@ -113,6 +113,8 @@ class Settings:
     runs_container: str = field(repr=False)
     run_retention: timedelta
     """How long run records are kept."""
+    schedule: str
+    """The cron of the ticks: ORCHESTRATOR_SCHEDULE, which the host reads and checks."""
     tenants_at_once: int
     """How many tenants a tick works on concurrently."""
     lookahead: timedelta
@@ -167,6 +169,7 @@ class Settings:
             tenants_container=read("COSMOS_TENANTS_CONTAINER", _cosmos_name, "tenants"),
             runs_container=read("COSMOS_RUNS_CONTAINER", _cosmos_name, "runs"),
             run_retention=timedelta(days=read("RUN_RETENTION_DAYS", _whole(1, 3650), 30)),
+            schedule=environ.get("ORCHESTRATOR_SCHEDULE") or DEFAULT_SCHEDULE,
             tenants_at_once=read("ORCHESTRATOR_CONCURRENCY", _whole(1, 1000), 32),
             lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, _QUEUE_LIMIT), 0)),
             spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, 86_400), 0)),

@@ -1,6 +1,6 @@
-"""The command line: arguments, output and exit codes. Only this file imports click, which is not deployed.
+"""The command line: arguments, output and exit codes. Only this package imports click, which is not deployed.
 
-Click passes the current time to the commands as `obj`. Exit codes: 0 success, 1 problems found, 2 usage error.
+Click passes the current time to the commands as `obj`. `common.py` has the exit codes.
 """
 
 import asyncio
@@ -10,21 +10,20 @@ import subprocess
 import sys
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import click
 
 from datasync import cron
-from datasync.cli.local_settings import local_settings
+from datasync.cli.common import flows_option, load_flows, say, settings_option
+from datasync.cli.operate import COMMANDS
 from datasync.cli.schedule import occurrences, table
 from datasync.cli.tenants import TenantsReport
-from datasync.cli.validate import Report, load
+from datasync.cli.validate import Report
 from datasync.cron import CronSchedule
 from datasync.errors import CronInvalid, DataSyncError, SettingsInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.health import ping
-from datasync.model.display import shown
 from datasync.model.times import EXPECTED, has_offset, read_utc, utc_text
 from datasync.services import Services
 from datasync.settings import Settings
@@ -33,15 +32,11 @@ from datasync.tick.check import find_zone
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Check schedules, tenant documents and services without running the app."""
+    """Check schedules, tenant documents and services without running the app, and look into a running one."""
 
 
-def _print(text: str, *, err: bool = False) -> None:
-    """Print a text, in which names, ids and values of documents can neither start a line nor hide anything."""
-    click.echo(shown(text, _LONGEST), err=err)
-
-
-_LONGEST = 4000  # characters of a line
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def _expression(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> CronSchedule:
@@ -71,20 +66,6 @@ def _time(_: click.Context, __: click.Parameter, text: str | None) -> str | None
     return text
 
 
-def _load_flows(package: str) -> FlowRegistry:
-    try:
-        return load(package)
-    except ValueError as why:
-        raise click.BadParameter(str(why), param_hint="'--flows'") from None
-
-
-def _local_settings(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, str] | None:
-    try:
-        return local_settings(file) if file else None
-    except SettingsInvalid as why:
-        raise click.BadParameter(str(why)) from None
-
-
 @cli.command(short_help="List the next occurrences of a cron expression.")
 @click.argument("schedule", metavar="CRON", nargs=-1, required=True, callback=_expression)
 @click.option(
@@ -104,71 +85,50 @@ def schedule(now: datetime, schedule: CronSchedule, zone: ZoneInfo, start: str |
         since += " (--from has no offset, and is read as UTC)"
     found = [*islice(occurrences(schedule, after, zone), count)]
     if not found:
-        _print(f"cron {schedule.expression!r} never fires {since}: no date matches all of its fields", err=True)
+        say(f"cron {schedule.expression!r} never fires {since}: no date matches all of its fields", err=True)
         sys.exit(1)
-    _print(f"{schedule.expression} in {zone.key}, {since}")
-    _print("")
+    say(f"{schedule.expression} in {zone.key}, {since}")
+    say("")
     for line in table(schedule, zone, found):
-        _print(line)
+        say(line)
     if len(found) < count:
-        _print("no more occurrences: the calendar ends with year 9999")
+        say("no more occurrences: the calendar ends with year 9999")
 
 
 @cli.command(short_help="Check tenant documents and flow files.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option(
-    "--flows",
-    "package",
-    metavar="MODULE",
-    default="flows",
-    show_default=True,
-    help="Package that contains the flow files.",
-)
+@flows_option("Package that contains the flow files.")
 @click.pass_obj
 def validate(now: datetime, files: tuple[str, ...], package: str) -> None:
     """Check tenant documents. A FILE holds one document or a JSON list of documents; - is standard input.
 
     Prints every problem and warning. Disabled entries and flow files are checked too. Warnings alone give exit code 0.
     """
-    report = Report(_load_flows(package), now)
+    report = Report(load_flows(package), now)
     for line in report.flow_files():
-        _print(line)
+        say(line)
     for file in files:
         try:
             with click.open_file(file, "rb") as stream:
                 content = stream.read()
         except OSError as error:
             report.unread += 1
-            _print(f"{file}: cannot be read: {error.strerror or error}", err=True)
+            say(f"{file}: cannot be read: {error.strerror or error}", err=True)
             continue
         for line in report.documents(file, content):
-            _print(line)
-    _print(report.summary())
+            say(line)
+    say(report.summary())
     sys.exit(2 if report.unread else 1 if report.problems else 0)
 
 
 @cli.command(short_help="Check Cosmos DB, the queues and Key Vault.")
-@click.option(
-    "--settings",
-    "local",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    callback=_local_settings,
-    help="Use the Values of this local.settings.json, as func does. Environment variables take precedence.",
-)
+@settings_option
 @click.option(
     "--tenants",
     is_flag=True,
     help="Also check the stored tenant documents, and list the secrets they lack in Key Vault.",
 )
-@click.option(
-    "--flows",
-    "package",
-    metavar="MODULE",
-    default="flows",
-    show_default=True,
-    help="With --tenants: package that contains the flow files.",
-)
+@flows_option("With --tenants: package that contains the flow files.")
 @click.pass_obj
 def check(now: datetime, local: dict[str, str] | None, tenants: bool, package: str) -> None:  # noqa: FBT001 - a flag
     """Send one request to each configured service: Cosmos DB, the queues, Key Vault.
@@ -180,7 +140,7 @@ def check(now: datetime, local: dict[str, str] | None, tenants: bool, package: s
         # A new process, as with func, since some libraries read the environment when they are imported.
         again = [sys.executable, "-m", "datasync", "check", *(["--tenants", "--flows", package] if tenants else [])]
         sys.exit(subprocess.run(again, env={**local, **os.environ}, check=False).returncode)  # noqa: S603 - our own module
-    registry = _load_flows(package) if tenants else None
+    registry = load_flows(package) if tenants else None
     try:
         settings = Settings.from_environ(os.environ)
     except SettingsInvalid as error:
@@ -197,7 +157,7 @@ async def _check(settings: Settings, registry: FlowRegistry | None, now: datetim
     try:
         if not await _check_services(services):
             if registry:
-                _print("the tenants were not checked: correct the services above first", err=True)
+                say("the tenants were not checked: correct the services above first", err=True)
             return 1
         return 0 if registry is None or await _check_tenants(TenantsReport(services, registry, now)) else 1
     finally:
@@ -211,16 +171,16 @@ async def _check_services(services: Services) -> bool:
         answers["Key Vault"] = "not configured (KEY_VAULT_URI is not set); only flows that read secrets need it"
     width = max(map(len, answers))
     for service, answer in answers.items():
-        _print(f"{service:<{width}}   {answer}")
+        say(f"{service:<{width}}   {answer}")
     return is_well
 
 
 async def _check_tenants(report: TenantsReport) -> bool:
     try:
         async for line in report.lines():
-            _print(line)
+            say(line)
     except DataSyncError as error:
-        _print(f"the tenants were not checked to the end: {error}", err=True)
+        say(f"the tenants were not checked to the end: {error}", err=True)
         return False
-    _print(report.summary())
+    say(report.summary())
     return not report.problems and not report.missing

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 from async_lru import alru_cache
@@ -89,7 +90,8 @@ def explained(doing: str) -> Iterator[None]:
     except ClientAuthenticationError as error:
         raise ServiceUnavailable(
             f"the app's identity got no token for Cosmos DB {doing}: "
-            f"{str(error).partition(chr(10))[0]} Sign in (az login), or give the Function App a managed identity"
+            f"{str(error).partition(chr(10))[0]} Sign in (az login), or give the Function App a managed identity",
+            status=HTTPStatus.UNAUTHORIZED,
         ) from None
     except AzureError as error:
         raise ServiceUnavailable(

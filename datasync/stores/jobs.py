@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+import msgspec
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
 from datasync.errors import MessageTooLarge, ServiceUnavailable
 from datasync.model.decode import shorten
-from datasync.model.job import LONGEST_DELAY, JobMessage, PlannedJob
+from datasync.model.job import LONGEST_DELAY, JobMessage, PlannedJob, QueueMessage
 
 TOO_LARGE = "a message of the queue has at most 64 KB in base64. Use shorter names"
 """Why a job cannot be sent: https://learn.microsoft.com/azure/storage/queues/scalability-targets"""
@@ -22,6 +23,16 @@ _SENDS_AT_ONCE = 64
 _AT_ONCE = 32  # the most messages in one answer
 _LOOK = 60  # seconds that messages are hidden while they are looked at
 _NEVER = -1  # a job does not expire
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """What a queue holds."""
+
+    name: str
+    length: int
+    """The approximate number of messages, with those that are hidden or being run."""
+    front: tuple[QueueMessage, ...]
+    """Up to 32 visible messages."""
 
 
 class JobQueue:
@@ -106,6 +117,27 @@ class JobQueue:
                     yield str(message.id), str(message.content)
                     await self._queue.delete_message(message)
 
+    async def look(self) -> Queued:
+        """Return the length of the queue and the messages at its front, which stay there.
+
+        Raises ServiceUnavailable as `send` does.
+        """
+        with self._explained():
+            properties = await self._queue.get_queue_properties()
+            seen = await self._queue.peek_messages(max_messages=_AT_ONCE)
+        messages = tuple(
+            QueueMessage(
+                id=str(message.id),
+                body=_decoded(str(message.content)),
+                dequeue_count=message.dequeue_count or 0,
+                inserted=message.inserted_on or self._now(),
+            )
+            for message in seen
+        )
+        return Queued(
+            name=str(self._queue.queue_name), length=properties.approximate_message_count or 0, front=messages
+        )
+
     async def ping(self) -> None:
         """Try the queue. Raises ServiceUnavailable as `send` does."""
         with self._explained():
@@ -135,12 +167,21 @@ class JobQueue:
             raise ServiceUnavailable(
                 f"queue {name!r} refused the request ({status}): {why}. {_remedy(error.status_code)}",
                 "the queue",
+                HTTPStatus.UNAUTHORIZED if isinstance(error, ClientAuthenticationError) else error.status_code,
             ) from None
         except AzureError as error:
             raise ServiceUnavailable(
                 f"queue {name!r} could not be reached: {error}. Check AzureWebJobsStorage",
                 "the queue",
             ) from None
+
+
+def _decoded(text: str) -> bytes:
+    """Return the body of a message; its text as it is where that is not base64."""
+    try:
+        return b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        return text.encode(errors="backslashreplace")
 
 
 def _is_decodable(text: str) -> bool:

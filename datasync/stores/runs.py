@@ -55,7 +55,7 @@ class RunStore:
 
         """
         document = await self._read(tenant_id, record_id(run_id))
-        return None if document is None else _record(document)
+        return None if document is None else as_record(document)
 
     async def state(self, tenant_id: str, names: Sequence[str]) -> FlowState:
         """Return the state of a flow of a tenant; an empty state where the flow never ran.
@@ -220,13 +220,14 @@ def _write(document_id: str, content: dict[str, Any], etag: str | None) -> tuple
 
 
 def _same_kind[T: Leased](example: T, document: Mapping[str, Any]) -> T:
-    found = FlowState.from_document(document) if isinstance(example, FlowState) else _record(document)
+    found = FlowState.from_document(document) if isinstance(example, FlowState) else as_record(document)
     if not isinstance(found, type(example)):
         raise TypeError(f"{example.id} is not a {type(example).__name__}")
     return found
 
 
-def _record(document: Mapping[str, Any]) -> RunRecord:
+def as_record(document: Mapping[str, Any]) -> RunRecord:
+    """Read a stored record. Raises StateInvalid if it was edited and cannot be read."""
     try:
         return RunRecord.from_document(document)
     except FieldError as error:

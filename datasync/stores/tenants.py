@@ -114,6 +114,10 @@ class TenantStore:
         """
         return Tenant.from_document(await self._read(tenant_id))
 
+    async def document(self, tenant_id: str) -> dict[str, Any]:
+        """Return the document of a tenant as it is stored, readable or not. Raises TenantUnknown if it has none."""
+        return await self._read(tenant_id)
+
     async def exists(self, tenant_id: str) -> bool:
         """Return whether a tenant has a document, readable or not."""
         try:

@@ -45,7 +45,7 @@ def has_check(block: Block) -> bool:
         case "json":  # a tenant document, an indexing policy or a cool-down
             return bool({"flows", "indexingMode", "untilUtc"} & set(json.loads(block.text)))
         case _:
-            return block.language in ("sh", "powershell", "kusto", "sql", "log", "text")
+            return block.language in ("sh", "powershell", "kusto", "sql", "log", "text", "console")
 
 
 @pytest.mark.parametrize("block", blocks(), ids=str)
@@ -74,7 +74,7 @@ def test_other_forms_of_code_blocks_are_found(tmp_path: Path, text: str) -> None
 def test_there_are_blocks_of_each_kind() -> None:
     """None of the tests below is without a case."""
     assert {block.language for block in blocks()} == {
-        "python", "json", "sh", "powershell", "kusto", "sql", "log", "text",
+        "python", "json", "sh", "powershell", "kusto", "sql", "log", "text", "console",
     }  # fmt: skip
 
 

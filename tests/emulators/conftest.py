@@ -2,10 +2,14 @@
 
 from collections.abc import AsyncGenerator
 
+import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from datasync.services import Services
 from localdev.web import serving
+from tests.operating import Fleet
+from tests.world import World
 
 
 class Api:
@@ -40,3 +44,9 @@ async def api() -> AsyncGenerator[Api]:
     async with serving("the API", application) as url:
         api.url = url
         yield api
+
+
+@pytest.fixture
+def fleet(world: World, services: Services) -> Fleet:
+    """Return the app over the tenants of this test."""
+    return Fleet(world, services)

@@ -1,4 +1,4 @@
-"""`python -m datasync schedule` and `validate`: output and exit codes. tests/emulators tests `check`."""
+"""`python -m datasync schedule` and `validate`: output and exit codes. tests/emulators has the other commands."""
 
 import json
 import os
@@ -613,8 +613,15 @@ def test_the_command_line_runs_as_a_module() -> None:
     assert listed.returncode == 0
     assert [line.split()[0] for line in listed.stdout.partition("Commands:\n")[2].splitlines()] == [
         "check",
+        "flows",
+        "incidents",
+        "queue",
+        "runs",
         "schedule",
+        "show",
+        "status",
         "validate",
+        "why",
     ]
     assert ran.returncode == 0, ran.stderr
     since = datetime.fromisoformat(ran.stdout.splitlines()[0].rpartition(" ")[2])

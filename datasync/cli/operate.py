@@ -1,0 +1,193 @@
+"""The commands that look into a running app. `datasync/operate/` has the answers, `text.py` their lines."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from datasync.cli import text
+from datasync.cli.common import Exit, OperatingCommand, Session, flows_option, load_flows, operating
+from datasync.model.times import EXPECTED, read_utc
+from datasync.operate.flows import flows as find_flows
+from datasync.operate.incidents import incidents as find_incidents
+from datasync.operate.queue import queues
+from datasync.operate.runs import FAILED
+from datasync.operate.runs import run as find_run
+from datasync.operate.runs import runs as find_runs
+from datasync.operate.status import status as find_status
+from datasync.operate.why import Cause
+from datasync.operate.why import why as find_why
+
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_LONGEST = timedelta(days=3650)
+
+_of_flows = flows_option("Package that contains the flow files: their names, aliases and providers.")
+
+
+def _since(ctx: click.Context, _: click.Parameter, value: str | None) -> datetime | None:
+    """Read a time span before now, or a time."""
+    if value is None:
+        return None
+    if span := re.fullmatch(r"([0-9]{1,6})([mhd])", value, re.ASCII):
+        now: datetime = ctx.obj or datetime.min.replace(tzinfo=UTC)
+        return now - min(int(span[1]) * _UNITS[span[2]], _LONGEST)
+    try:
+        return read_utc(value)
+    except ValueError:
+        raise click.BadParameter(f"expected a time span such as 30m, 24h or 7d, or {EXPECTED}, got {value!r}") from None
+
+
+@click.command("status", cls=OperatingCommand, short_help="Show what is wrong in the fleet, in numbers.")
+@_of_flows
+@operating
+async def status(session: Session, package: str) -> Exit:
+    """Show the last tick, the queues, and how many flows are failing, late, or need a correction.
+
+    Exit code 1 if any of these needs somebody.
+    """
+    found = await find_status(session.services, load_flows(package), session.now)
+    session.answer(found, text.status(found))
+    for why in found.unavailable:
+        session.note(f"Error: {why}")
+    return Exit.FINE if found.is_well else Exit.WRONG
+
+
+@click.command("flows", cls=OperatingCommand, short_help="List the flows of all tenants.")
+@click.option("--failing", is_flag=True, help="Flows whose last attempts failed.")
+@click.option("--late", is_flag=True, help="Flows that have not succeeded, or have not been enqueued, in time.")
+@click.option("--problems", is_flag=True, help="Entries and documents that have to be corrected.")
+@click.option("--tenant", "tenant_id", metavar="TENANT", help="Flows of this tenant.")
+@click.option("--flow", "flow_name", metavar="FLOW", help="Entries of this flow.")
+@_of_flows
+@operating
+async def flows(
+    session: Session,
+    *,
+    failing: bool,
+    late: bool,
+    problems: bool,
+    tenant_id: str | None,
+    flow_name: str | None,
+    package: str,
+) -> Exit:
+    """List the flows of all tenants, with their last and next runs.
+
+    --failing, --late and --problems together list the flows to which any of them applies. Exit code 1 if a listed flow
+    is failing, late, or has a problem.
+    """
+    registry = load_flows(package)
+    found = await find_flows(session.services, registry, session.now, tenant_id=tenant_id, flow=flow_name)
+    if failing or late or problems:
+        found = [
+            line
+            for line in found
+            if (failing and line.is_failing)
+            or (late and line.late_since_utc is not None)
+            or (problems and line.problem is not None)
+        ]
+    session.answer(found, text.flows(found))
+    return Exit.WRONG if any(line.is_wrong for line in found) else Exit.FINE
+
+
+@click.command("incidents", cls=OperatingCommand, short_help="List failures, by their error.")
+@click.option(
+    "--since", metavar="SPAN", default="24h", show_default=True, callback=_since, help="Dead runs since then."
+)
+@_of_flows
+@operating
+async def incidents(session: Session, since: datetime, package: str) -> Exit:
+    """List the errors of the flows that are failing now, and of the runs that have died.
+
+    Each line is one error, with the number of tenants that have it: failures with the same fingerprint. Exit code 1 if
+    there is any.
+    """
+    found = await find_incidents(session.services, load_flows(package), session.now, since)
+    session.answer(found, text.incidents(found))
+    if found.has_more:
+        session.note("Older dead runs were left out: use a shorter --since")
+    for why in found.unreadable:
+        session.note(f"Error: {why}")
+    return Exit.WRONG if found.incidents else Exit.FINE
+
+
+@click.command("runs", cls=OperatingCommand, short_help="List the last runs.")
+@click.argument("tenant_id", metavar="[TENANT", required=False)
+@click.argument("flow_name", metavar="[FLOW]]", required=False)
+@click.option("--failed", is_flag=True, help="Runs that failed, died, or in which the flow gave up.")
+@click.option("--since", metavar="SPAN", callback=_since, help="Runs that started since then: 30m, 24h, 7d, or a time.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Number of runs.")
+@_of_flows
+@operating
+async def runs(
+    session: Session,
+    *,
+    tenant_id: str | None,
+    flow_name: str | None,
+    failed: bool,
+    since: datetime | None,
+    limit: int,
+    package: str,
+) -> Exit:
+    """List the runs that started last, of all tenants, or of a TENANT and a FLOW. The newest is the first."""
+    found = await find_runs(
+        session.services,
+        load_flows(package) if flow_name else None,
+        tenant_id=tenant_id,
+        flow=flow_name,
+        outcomes=FAILED if failed else (),
+        since=since,
+        most=limit,
+    )
+    session.answer(found, text.runs(found))
+    if found.has_more:
+        session.note(f"Only the last {limit} runs are listed: --limit lists more")
+    for why in found.unreadable:
+        session.note(f"Error: {why}")
+    return Exit.FINE
+
+
+@click.command("show", cls=OperatingCommand, short_help="Show a run with its attempts.")
+@click.argument("run_id", metavar="RUN")
+@click.option("--tenant", "tenant_id", metavar="TENANT", help="Its tenant. Without it, all tenants are searched.")
+@operating
+async def show(session: Session, run_id: str, tenant_id: str | None) -> Exit:
+    """Show a run with its attempts and their errors. RUN is the `run=` of a log line.
+
+    Exit code 3 if there is no record of the run.
+    """
+    found = await find_run(session.services, run_id, tenant_id)
+    session.answer(found, text.run(found))
+    return Exit.FINE
+
+
+@click.command("why", cls=OperatingCommand, short_help="Explain why a flow of a tenant does not run.")
+@click.argument("tenant_id", metavar="TENANT")
+@click.argument("flow_name", metavar="FLOW")
+@_of_flows
+@operating
+async def why(session: Session, tenant_id: str, flow_name: str, package: str) -> Exit:
+    """Explain why a flow of a tenant does not run now, what was ruled out, and the command to run next.
+
+    Exit code 1 if somebody has to do something, 3 if the tenant or its entry does not exist.
+    """
+    found = await find_why(session.services, load_flows(package), tenant_id, flow_name, session.now)
+    session.answer(found, text.why(found))
+    if found.answer.cause in (Cause.NO_TENANT, Cause.NO_ENTRY):
+        return Exit.NOT_FOUND
+    return Exit.WRONG if found.is_wrong else Exit.FINE
+
+
+@click.command("queue", cls=OperatingCommand, short_help="Show the job queue and the poison queue.")
+@operating
+async def queue(session: Session) -> Exit:
+    """Show the length of the job queue and of the poison queue, and the messages at the front.
+
+    Nothing is taken from the queues. Exit code 1 if a message waits in the poison queue.
+    """
+    found = await queues(session.services)
+    session.answer(found, text.queues(found, session.now))
+    return Exit.FINE if found.is_well else Exit.WRONG
+
+
+COMMANDS: tuple[click.Command, ...] = (status, flows, incidents, runs, show, why, queue)
+"""The commands of this module. `main.py` registers them."""

@@ -1,0 +1,240 @@
+"""The answers of `datasync/operate/` as lines: columns without borders, times in UTC."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from datasync.cli.validate import count as _count
+from datasync.model.display import shown
+from datasync.model.times import utc_text
+from datasync.operate.flows import FlowLine
+from datasync.operate.incidents import Incidents
+from datasync.operate.queue import QueueLook, Queues
+from datasync.operate.runs import ErrorLine, RunDetail, Runs
+from datasync.operate.status import Status
+from datasync.operate.ticks import TickStatus
+from datasync.operate.why import Why, command
+
+_GAP = "   "
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield a header and rows in columns. Foreign texts cannot leave their column."""
+    cells = [[*header], *([shown(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
+    for row in cells:
+        yield _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def age(span: timedelta) -> str:
+    """Render a time span in its largest unit and the next one: `2 h 5 min`."""
+    seconds = max(int(span.total_seconds()), 0)
+    for name, length, small, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= length:
+            rest = seconds % length // part
+            return f"{seconds // length} {name}" + (f" {rest} {small}" if rest else "")
+    return f"{seconds} s"
+
+
+def time(instant: datetime | None) -> str:
+    """Render an instant; `-` where there is none."""
+    return utc_text(instant) if instant else "-"
+
+
+def status(found: Status) -> Iterator[str]:
+    """Yield the lines of the state of the fleet."""
+    for name, value in _status(found):
+        yield f"{name:<10}{_GAP}{value}"
+
+
+def _status(found: Status) -> Iterator[tuple[str, str]]:
+    unread = "could not be read"
+    yield "last tick", _tick(found.tick, found.at_utc) if found.tick else unread
+    yield "queue", f"{found.queue.name}: {_count(found.queue.length, 'message')}" if found.queue else unread
+    yield "poison", f"{found.poison.name}: {_count(found.poison.length, 'message')}" if found.poison else unread
+    if found.flows is None:
+        yield "flows", unread
+        return
+    counts = found.flows
+    switched = f"{counts.enabled} enabled, {counts.disabled} disabled"
+    yield "flows", f"{switched}, {counts.running} running, of {_count(counts.tenants, 'tenant')}"
+    yield "failing", _with_command(counts.failing, "incidents")
+    yield "late", _with_command(counts.late, "flows --late")
+    yield "problems", _with_command(counts.problems, "flows --problems")
+
+
+def _tick(tick: TickStatus, now: datetime) -> str:
+    if tick.started_utc is None:
+        return f"none so far: is the function orchestrator running? Its schedule is {tick.schedule}"
+    missing = f". The next ones are missing: the schedule is {tick.schedule}" if tick.is_missing else ""
+    return f"{time(tick.started_utc)}, {age(now - tick.started_utc)} ago{missing}"
+
+
+def _with_command(number: int, command: str) -> str:
+    return f"{number}: python -m datasync {command}" if number else "0"
+
+
+def flows(found: Sequence[FlowLine]) -> Iterator[str]:
+    """Yield a line for each flow, and then one for each problem."""
+    if not found:
+        yield "no flow"
+        return
+    yield from table(
+        ("tenant", "flow", "health", "last success", "next run", "last outcome", "failures"),
+        [
+            (
+                line.tenant_id,
+                line.flow_name or "-",
+                str(line.health),
+                time(line.last_success_utc),
+                time(line.next_run_utc),
+                line.last_outcome or "-",
+                str(line.consecutive_failures),
+            )
+            for line in found
+        ],
+    )
+    yield ""
+    yield _count(len(found), "flow")
+    for line in found:
+        subject = f"{shown(line.tenant_id)}{'/' if line.flow_name else ''}{shown(line.flow_name or '')}"
+        if line.problem:
+            since = f" (since {line.problem_since_utc})" if line.problem_since_utc else ""
+            yield f"problem of {subject} {line.problem}{since}"
+        elif line.late_since_utc:
+            yield f"late: {subject} has no success since its run of {time(line.late_since_utc)} was due"
+
+
+def incidents(found: Incidents) -> Iterator[str]:
+    """Yield the lines of each incident."""
+    if not found.incidents:
+        yield "no incident"
+    for at, each in enumerate(found.incidents):
+        if at:
+            yield ""
+        yield (
+            f"{_count(each.tenants, 'tenant')}, since {time(each.since_utc)}: "
+            f"{each.error.message if each.error else 'the records of the failures are gone'}"
+        )
+        yield (
+            f"  {_count(each.failing, 'flow')} failing, {_count(each.dead, 'dead run')}; {', '.join(each.flows)}; "
+            f"fingerprint {each.fingerprint or '-'}"
+        )
+        if each.example_run_id:
+            following = command("show", each.example_run_id, "--tenant", each.example_tenant_id)
+        else:
+            following = command("why", each.example_tenant_id, each.example_flow_name)
+        yield f"  last at {time(each.last_utc)}: {following}"
+
+
+def runs(found: Runs) -> Iterator[str]:
+    """Yield a line for each run."""
+    if not found.runs:
+        yield "no run"
+        return
+    yield from table(
+        ("started", "tenant", "flow", "outcome", "attempts", "run", "counts or error"),
+        [
+            (
+                time(each.started_utc),
+                each.tenant_id,
+                each.flow_name,
+                each.outcome or "running",
+                str(each.attempts),
+                each.run_id,
+                each.error.message if each.error else _counts(each.counts),
+            )
+            for each in found.runs
+        ],
+    )
+
+
+def run(found: RunDetail) -> Iterator[str]:
+    """Yield the lines of a run, and of each of its attempts."""
+    for name, value in _facts(found):
+        if value:
+            yield f"{name:<10}{_GAP}{value}"
+    left_out = found.run.attempts - len(found.attempts)
+    if left_out > 0:
+        yield f"the first {_count(left_out, 'attempt')} left out"
+    last: ErrorLine | None = None
+    for number, each in enumerate(found.attempts, start=left_out + 1):
+        seconds = (each.finished_utc - each.started_utc).total_seconds()
+        yield ""
+        yield f"attempt {number}{_GAP}{each.outcome} after {seconds:.1f} s, at {time(each.finished_utc)}"
+        yield from ["  the same error"] if each.error and each.error == last else _error(each.error)
+        last = each.error
+        for name, at in each.secrets.items():
+            yield f"  secret {name}, read from the vault at {time(at)}"
+
+
+def _facts(found: RunDetail) -> Iterator[tuple[str, str]]:
+    own, window, cursor = found.run, found.window, found.cursor_after
+    yield "run", own.run_id
+    yield "tenant", own.tenant_id
+    yield "flow", own.flow_name
+    yield "outcome", own.outcome or "running"
+    yield "trigger", own.trigger
+    yield "scheduled", time(own.scheduled_utc)
+    yield "started", time(own.started_utc)
+    yield "finished", time(own.finished_utc)
+    yield "part", str(found.part) if found.part > 1 else ""
+    yield "sent again", _count(found.redrive, "time") if found.redrive else ""
+    yield "counts", _counts(own.counts)
+    yield "http", _counts(found.http)
+    yield "window", f"{time(window.start)} to {time(window.end)}" if window else ""
+    yield "cursor", "" if cursor is None else msgspec.json.encode(cursor).decode()
+
+
+def _error(error: ErrorLine | None) -> Iterator[str]:
+    if error is None:
+        return
+    yield f"  {error.message}"
+    if error.body:
+        yield f"  the answer: {error.body}"
+    if error.fingerprint:
+        yield f"  fingerprint {error.fingerprint}"
+
+
+def why(found: Why) -> Iterator[str]:
+    """Yield the answer, the other causes, the command to run next, and what was ruled out."""
+    yield f"{shown(found.tenant_id)}/{shown(found.flow_name)}: {found.answer.why}"
+    for each in found.also:
+        yield f"also: {each.why}"
+    if found.answer.next:
+        yield f"next: {found.answer.next}"
+    if found.ruled_out:
+        yield ""
+        yield "ruled out:"
+    for each in found.ruled_out:
+        yield f"  {each.cause.replace('_', ' ')}: {each.why}"
+
+
+def _counts(counts: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={value:g}" for name, value in counts.items())
+
+
+def queues(found: Queues, now: datetime) -> Iterator[str]:
+    """Yield the lines of both queues."""
+    yield from _queue(found.jobs, now)
+    yield ""
+    yield from _queue(found.poison, now)
+
+
+def _queue(found: QueueLook, now: datetime) -> Iterator[str]:
+    yield f"{found.name}: {_count(found.length, 'message')}"
+    if found.front:
+        yield from table(
+            ("tenant", "flow", "run", "waits", "deliveries"),
+            [
+                (
+                    each.tenant_id or "not a job",
+                    each.flow_name or "-",
+                    each.run_id or "-",
+                    age(now - each.inserted_utc),
+                    str(each.deliveries),
+                )
+                for each in found.front
+            ],
+        )

@@ -1,0 +1,211 @@
+"""The flows of the fleet: one line for each entry of a tenant document, with the memory of its runs."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from datasync import cron
+from datasync.errors import CronInvalid, FlowUnknown, TenantInvalid
+from datasync.flow.registry import FlowRegistry
+from datasync.model.state import FlowState
+from datasync.model.tenant import FlowEntry, Tenant, is_tenant_document
+from datasync.operate.ticks import second_tick_after, tick_after
+from datasync.services import Services
+from datasync.stores.fleet import StandingProblem
+from datasync.stores.overview import UnreadableState
+from datasync.tick.check import find_zone
+
+type State = FlowState | UnreadableState
+
+
+class Health(StrEnum):
+    """The state of a flow of a tenant, the most urgent that applies."""
+
+    PROBLEM = "problem"
+    """The document, or the stored state, has to be corrected."""
+    FAILING = "failing"
+    """The last attempts failed, or the flow gave up."""
+    LATE = "late"
+    """It has not succeeded, or has not been enqueued, when it should have."""
+    RUNNING = "running"
+    DEFERRED = "deferred"
+    """A run waits for a time that the flow or its provider has asked for."""
+    DISABLED = "disabled"
+    NEW = "new"
+    """It has not run yet."""
+    WELL = "well"
+
+
+class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
+    """One flow of one tenant."""
+
+    tenant_id: str
+    flow_name: str | None
+    """None for a problem of the document as a whole."""
+    health: Health
+    enabled: bool = False
+    cron: str | None = None
+    next_run_utc: datetime | None = None
+    last_run_utc: datetime | None = None
+    last_outcome: str | None = None
+    last_success_utc: datetime | None = None
+    consecutive_failures: int = 0
+    late_since_utc: datetime | None = None
+    """The occurrence that was missed; None if the flow is not late."""
+    problem: str | None = None
+    """The field, the value found, and the value expected."""
+    problem_since_utc: str | None = None
+    """When a tick found the problem first."""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it is enabled, and its last attempts failed."""
+        return self.enabled and self.consecutive_failures > 0
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether somebody should look into it."""
+        return self.is_failing or self.late_since_utc is not None or self.problem is not None
+
+
+async def flows(
+    services: Services, registry: FlowRegistry, now: datetime, *, tenant_id: str | None = None, flow: str | None = None
+) -> list[FlowLine]:
+    """Return the flows of the fleet, or of one tenant, as of `now` (aware), by tenant and flow.
+
+    Args:
+        services: The services of the app.
+        registry: The flows, for their aliases. A flow that it does not have is looked for under its name alone.
+        now: The present time.
+        tenant_id: Only this tenant.
+        flow: Only the flow of this name.
+
+    Raises:
+        TenantUnknown: there is no such tenant.
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+    """
+    problems: defaultdict[str, list[StandingProblem]] = defaultdict(list)
+    for each in await services.overview.problems():
+        if each.level == "error":
+            problems[each.tenant].append(each)
+    states = {(each.tenant_id, each.flow_name): each async for each in services.overview.states(tenant_id)}
+    fleet = _Fleet(registry, services.settings.schedule, now, states, problems)
+    found: list[FlowLine] = []
+    if tenant_id is not None:
+        found += fleet.lines(await services.tenants.document(tenant_id))
+    else:
+        async for page in services.tenants.all():
+            for document in page:
+                if is_tenant_document(document):
+                    found += fleet.lines(document)
+    names = names_of(registry, flow) if flow is not None else ()
+    wanted = [line for line in found if flow is None or line.flow_name in names]
+    return sorted(wanted, key=lambda line: (line.tenant_id, line.flow_name or ""))
+
+
+def names_of(registry: FlowRegistry, flow: str) -> tuple[str, ...]:
+    """Return the names under which a flow has entries and states: its own and its aliases."""
+    try:
+        return registry.resolve(flow).names
+    except FlowUnknown:
+        return (flow,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """The states and problems of the fleet at an instant."""
+
+    registry: FlowRegistry
+    schedule: str
+    now: datetime
+    states: Mapping[tuple[str, str], State]
+    problems: Mapping[str, Sequence[StandingProblem]]
+
+    def lines(self, document: Mapping[str, Any]) -> Iterator[FlowLine]:
+        """Yield the lines of a tenant document."""
+        try:
+            tenant = Tenant.from_document(document)
+        except TenantInvalid as error:
+            yield FlowLine(
+                tenant_id=error.tenant_id,
+                flow_name=None,
+                health=Health.PROBLEM,
+                problem=f"{error.path}: {error.why}",
+                problem_since_utc=next((each.since_utc for each in self.problems.get(error.tenant_id, ())), None),
+            )
+            return
+        standing = self.problems.get(tenant.id, ())
+        of_entries = {each.flow: each for each in standing if each.flow in tenant.entries}
+        for each in standing:
+            if each.flow not in tenant.entries:
+                yield FlowLine(
+                    tenant_id=tenant.id,
+                    flow_name=each.flow,
+                    health=Health.PROBLEM,
+                    problem=f"{each.path}: {each.why}",
+                    problem_since_utc=each.since_utc,
+                )
+        for entry in tenant.flows:
+            yield self._line(tenant, entry, of_entries.get(entry.name))
+
+    def _line(self, tenant: Tenant, entry: FlowEntry, problem: StandingProblem | None) -> FlowLine:
+        names = names_of(self.registry, entry.name)
+        stored = next((self.states[tenant.id, name] for name in names if (tenant.id, name) in self.states), None)
+        state = stored if isinstance(stored, FlowState) else FlowState(tenant_id=tenant.id, flow_name=entry.name)
+        why = f"{problem.path}: {problem.why}" if problem and entry.enabled else None
+        if isinstance(stored, UnreadableState):
+            why = why or stored.why
+        late = late_since(self.schedule, tenant, entry, state, self.now) if entry.enabled and not why else None
+        return FlowLine(
+            tenant_id=tenant.id,
+            flow_name=entry.name,
+            health=_health(entry, state, self.now, why, late),
+            enabled=entry.enabled,
+            cron=entry.cron,
+            next_run_utc=entry.next_run,
+            last_run_utc=state.last_run_utc,
+            last_outcome=state.last_outcome,
+            last_success_utc=state.last_success_utc,
+            consecutive_failures=state.consecutive_failures,
+            late_since_utc=late,
+            problem=why,
+            problem_since_utc=problem.since_utc if problem and why else None,
+        )
+
+
+def _health(entry: FlowEntry, state: FlowState, now: datetime, why: str | None, late: datetime | None) -> Health:
+    applies = {
+        Health.PROBLEM: why is not None,
+        Health.FAILING: entry.enabled and state.consecutive_failures > 0,
+        Health.LATE: late is not None,
+        Health.RUNNING: state.lease is not None and state.lease.is_live(now),
+        Health.DEFERRED: state.deferred(now) is not None,
+        Health.DISABLED: not entry.enabled,
+        Health.NEW: state.last_run_utc is None,
+    }
+    return next((health for health, is_so in applies.items() if is_so), Health.WELL)
+
+
+def late_since(schedule: str, tenant: Tenant, entry: FlowEntry, state: FlowState, now: datetime) -> datetime | None:
+    """Return the occurrence of an enabled entry that was missed; None if it is not late at `now` (aware).
+
+    An entry is late in two cases. Two ticks have passed, and it is still due. Or two occurrences and a tick have passed
+    since its last success. A flow that has never succeeded is late in the first case only.
+    """
+    if entry.next_run and now > second_tick_after(schedule, entry.next_run):
+        return entry.next_run
+    if state.last_success_utc is None:
+        return None
+    try:
+        times, zone = cron.parse(entry.cron), find_zone(tenant.zone_of(entry))
+    except (CronInvalid, ValueError):  # a problem of the document
+        return None
+    first = times.next(state.last_success_utc, zone)
+    second = first and times.next(first, zone)
+    return first if second and now > tick_after(schedule, second) else None

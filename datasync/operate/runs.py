@@ -1,0 +1,202 @@
+"""Records of runs: the last ones, and one with all its attempts."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Self
+
+import msgspec
+
+from datasync.errors import RunUnknown
+from datasync.flow.registry import FlowRegistry
+from datasync.model.failure import Failure
+from datasync.model.run import Attempt, Outcome, RunRecord, RunWindow
+from datasync.operate.flows import names_of
+from datasync.services import Services
+from datasync.stores.overview import RunFilter
+
+FAILED = (Outcome.FAILED, Outcome.DEAD, Outcome.GAVE_UP)
+"""The outcomes of a run that somebody should look into."""
+
+
+class ErrorLine(msgspec.Struct, frozen=True, rename="camel"):
+    """The error of an attempt."""
+
+    message: str
+    kind: str = msgspec.field(name="class")
+    fingerprint: str
+    """The same for the same error in all tenants; empty in a record of version 0.1."""
+    status: int | None
+    """The HTTP status of the answer."""
+    host: str | None
+    body: str | None
+    """The first 300 characters of the answer."""
+
+    @classmethod
+    def of(cls, error: Failure | None) -> Self | None:
+        """Return the error of a record."""
+        if error is None:
+            return None
+        return cls(
+            message=error.message,
+            kind=error.kind,
+            fingerprint=error.fingerprint,
+            status=error.status,
+            host=error.host,
+            body=error.body,
+        )
+
+
+class RunLine(msgspec.Struct, frozen=True, rename="camel"):
+    """A run, with its last attempt."""
+
+    tenant_id: str
+    flow_name: str
+    run_id: str
+    outcome: str | None
+    """None while its first attempt is going on."""
+    trigger: str
+    scheduled_utc: datetime
+    started_utc: datetime
+    """Start of the first attempt."""
+    finished_utc: datetime
+    """End of the last attempt."""
+    attempts: int
+    counts: dict[str, int]
+    error: ErrorLine | None
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Self:
+        """Return the line of a record."""
+        return cls(
+            tenant_id=record.tenant_id,
+            flow_name=record.flow_name,
+            run_id=record.run_id,
+            outcome=record.outcome and str(record.outcome),
+            trigger=str(record.trigger),
+            scheduled_utc=record.scheduled_utc,
+            started_utc=record.started_utc,
+            finished_utc=record.finished_utc,
+            attempts=record.attempt_count,
+            counts=record.counts,
+            error=ErrorLine.of(record.error),
+        )
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether somebody should look into it."""
+        return self.outcome in FAILED
+
+
+class Runs(msgspec.Struct, frozen=True, rename="camel"):
+    """The last runs, the newest first."""
+
+    runs: tuple[RunLine, ...]
+    has_more: bool
+    """Whether older ones were left out."""
+    unreadable: tuple[str, ...]
+    """Sentences about records that were edited and cannot be read."""
+
+
+class AttemptLine(msgspec.Struct, frozen=True, rename="camel"):
+    """One attempt of a run."""
+
+    outcome: str
+    started_utc: datetime
+    finished_utc: datetime
+    error: ErrorLine | None
+    secrets: dict[str, datetime]
+    """The names of the secrets that it had read, and when each was read from the vault."""
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> Self:
+        """Return the line of an attempt."""
+        return cls(
+            outcome=str(attempt.outcome),
+            started_utc=attempt.started_utc,
+            finished_utc=attempt.finished_utc,
+            error=ErrorLine.of(attempt.error),
+            secrets=attempt.secrets,
+        )
+
+
+class RunDetail(msgspec.Struct, frozen=True, rename="camel"):
+    """A run with its attempts."""
+
+    run: RunLine
+    attempts: tuple[AttemptLine, ...]
+    """The last 20, oldest first."""
+    part: int
+    redrive: int
+    """How often it was sent again after it had died."""
+    http: dict[str, float]
+    """HTTP requests of the last attempt: requests, retries, and seconds waited."""
+    window: RunWindow | None
+    cursor_before: Any
+    cursor_after: Any
+
+
+async def runs(
+    services: Services,
+    registry: FlowRegistry | None,
+    *,
+    tenant_id: str | None,
+    flow: str | None,
+    outcomes: Sequence[str],
+    since: datetime | None,
+    most: int,
+) -> Runs:
+    """Return the last runs by their start, up to `most`.
+
+    Args:
+        services: The services of the app.
+        registry: The flows, for their aliases; None to look for the flow under this name alone.
+        tenant_id: Only the runs of this tenant.
+        flow: Only the runs of this flow.
+        outcomes: Only runs whose last attempt had one of these outcomes; empty for all.
+        since: Only runs that started at this instant (aware) or later.
+        most: The number of runs.
+
+    Raises:
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+    """
+    names = () if flow is None else names_of(registry, flow) if registry else (flow,)
+    wanted = RunFilter(tenant_id=tenant_id, names=names, outcomes=outcomes, since=since)
+    found = await services.overview.records(wanted, most + 1)
+    return Runs(
+        runs=tuple(map(RunLine.of, found.records[:most])),
+        has_more=len(found.records) + len(found.unreadable) > most,
+        unreadable=tuple(found.unreadable),
+    )
+
+
+async def run(services: Services, run_id: str, tenant_id: str | None) -> RunDetail:
+    """Return a run with its attempts. Without a tenant, the record is looked for in all of them.
+
+    Raises:
+        RunUnknown: there is no such record.
+        StateInvalid: the record was edited and cannot be read.
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+    """
+    if tenant_id is not None:
+        found = await services.runs.record(tenant_id, run_id)
+    else:
+        records = await services.overview.run(run_id)
+        found = max(records, key=lambda each: each.finished_utc, default=None)
+    if found is None:
+        of_tenant = "" if tenant_id is None else f" of tenant {tenant_id!r}"
+        raise RunUnknown(
+            f"there is no record of run {run_id!r}{of_tenant}: its first attempt has not ended, the record has "
+            "expired, or the id is another. List the runs: python -m datasync runs"
+        )
+    return RunDetail(
+        run=RunLine.of(found),
+        attempts=tuple(map(AttemptLine.of, found.attempts)),
+        part=found.part,
+        redrive=found.redrive,
+        http=found.http,
+        window=found.window,
+        cursor_before=found.cursor_before,
+        cursor_after=found.cursor_after,
+    )

@@ -1,0 +1,375 @@
+"""Why a flow of a tenant does not run, from the documents, the state, the records and the queues."""
+
+import asyncio
+import shlex
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
+from difflib import get_close_matches
+from enum import StrEnum
+
+import msgspec
+
+from datasync.errors import FlowUnknown, StateInvalid, TenantInvalid, TenantUnknown
+from datasync.flow.registry import Flow, FlowRegistry
+from datasync.model.display import shown
+from datasync.model.run import Outcome
+from datasync.model.state import FlowState
+from datasync.model.tenant import FlowEntry, Tenant
+from datasync.model.times import utc_text
+from datasync.operate.flows import late_since, names_of
+from datasync.operate.queue import Queues, queues
+from datasync.operate.runs import FAILED, RunLine
+from datasync.operate.ticks import TickStatus, second_tick_after, tick_after, tick_status
+from datasync.services import Services
+from datasync.stores.fleet import StandingProblem
+from datasync.stores.overview import Records, RunFilter
+
+
+class Cause(StrEnum):
+    """Why a flow does not run, in the order in which the causes are looked at."""
+
+    NO_TENANT = "no_tenant"
+    NO_ENTRY = "no_entry"
+    PROBLEM = "problem"
+    """The document, the entry or the state has to be corrected."""
+    DISABLED = "disabled"
+    RUNNING = "running"
+    CLOSED = "closed"
+    """Its provider has asked not to be called until a time."""
+    DEFERRED = "deferred"
+    """A run waits for a time that the flow has asked for, or for a service."""
+    POISONED = "poisoned"
+    """A message of it waits in the poison queue."""
+    QUEUED = "queued"
+    """A message of it waits in the queue."""
+    NO_TICK = "no_tick"
+    """It is due, and no tick has come."""
+    FAILING = "failing"
+    SKIPPED = "skipped"
+    LATE = "late"
+    """No run has succeeded in time, and none of the other causes says why."""
+    DUE = "due"
+    """The next tick enqueues it."""
+    NOT_DUE = "not_due"
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether somebody has to do something."""
+        return self in (Cause.PROBLEM, Cause.POISONED, Cause.NO_TICK, Cause.FAILING, Cause.LATE)
+
+
+class Finding(msgspec.Struct, frozen=True, rename="camel"):
+    """A cause, with its facts."""
+
+    cause: Cause
+    applies: bool
+    why: str
+    """A sentence: what was found, or what rules the cause out."""
+    next: str | None = None
+    """The command to run next, or the edit to make."""
+
+
+class Why(msgspec.Struct, frozen=True, rename="camel"):
+    """Why a flow of a tenant does not run."""
+
+    tenant_id: str
+    flow_name: str
+    at_utc: datetime
+    answer: Finding
+    also: tuple[Finding, ...]
+    """Other causes that apply."""
+    ruled_out: tuple[Finding, ...]
+    next_run_utc: datetime | None
+    last_success_utc: datetime | None
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether somebody has to do something. A flow that is disabled on purpose is not wrong."""
+        applying = (self.answer, *self.also)
+        return self.answer.cause is not Cause.DISABLED and any(each.cause.is_wrong for each in applying)
+
+
+async def why(services: Services, registry: FlowRegistry, tenant_id: str, flow: str, now: datetime) -> Why:
+    """Return why a flow of a tenant does not run at `now` (aware).
+
+    Raises:
+        ServiceUnavailable: Cosmos DB or the queue refused or could not be reached.
+
+    """
+    ask = _Question(services, registry, tenant_id, flow, now)
+    findings = [each async for each in ask.findings()]
+    applying = [each for each in findings if each.applies]
+    return Why(
+        tenant_id=tenant_id,
+        flow_name=flow,
+        at_utc=now,
+        answer=applying[0],
+        also=tuple(applying[1:]),
+        ruled_out=tuple(each for each in findings if not each.applies),
+        next_run_utc=ask.entry.next_run if ask.entry else None,
+        last_success_utc=ask.state.last_success_utc if ask.state else None,
+    )
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """What the services say about an entry."""
+
+    last: RunLine | None
+    """The run that started last, as far as its record can be read."""
+    failed: RunLine | None
+    """The run that failed last."""
+    queues: Queues
+    tick: TickStatus
+    closed_until: datetime | None
+
+
+class _Question:
+    def __init__(self, services: Services, registry: FlowRegistry, tenant_id: str, flow: str, now: datetime) -> None:
+        self._services = services
+        self._now = now
+        self._tenant_id = tenant_id
+        self._name = flow
+        self._names = names_of(registry, flow)
+        self._flow = _resolved(registry, flow)
+        self.entry: FlowEntry | None = None
+        self.state: FlowState | None = None
+
+    async def findings(self) -> AsyncIterator[Finding]:
+        """Yield findings in the order of Cause. After one that ends the search, there is no other."""
+        try:
+            tenant = await self._services.tenants.get(self._tenant_id)
+        except TenantUnknown:
+            yield await self._no_tenant()
+            return
+        except TenantInvalid as error:
+            yield _found(Cause.PROBLEM, f"the document cannot be used: {error}", self._correct)
+            return
+        yield _ruled_out(Cause.NO_TENANT, "the tenant has a document")
+        try:
+            self.entry = tenant.entry((self._name, *self._names))
+        except TenantInvalid as error:
+            yield _found(Cause.PROBLEM, str(error), self._correct)
+            return
+        if self.entry is None:
+            yield self._no_entry(tenant)
+            return
+        yield _ruled_out(Cause.NO_ENTRY, f"the entry is flows[{self.entry.index}]")
+        problem = await self._problem(tenant, self.entry)
+        yield problem
+        for each in self._of_entry(tenant, self.entry, await self._facts(), has_problem=problem.applies):
+            yield each
+
+    async def _no_tenant(self) -> Finding:
+        claim = await self._services.fleet.claim(self._tenant_id)
+        is_other = claim is not None and claim.tenant not in ("", self._tenant_id)
+        similar = f"; there is one of {shown(claim.tenant)!r}, in other capitals" if claim and is_other else ""
+        return _found(
+            Cause.NO_TENANT, f"there is no document of tenant {shown(self._tenant_id)!r}{similar}", command("flows")
+        )
+
+    async def _problem(self, tenant: Tenant, entry: FlowEntry) -> Finding:
+        for each in await self._services.overview.problems():
+            if each.level == "error" and each.tenant == tenant.id and _stops(each, entry):
+                return _found(Cause.PROBLEM, _said(each), self._correct)
+        try:
+            self.state = await self._services.runs.state(self._tenant_id, self._names)
+        except StateInvalid as error:
+            return _found(Cause.PROBLEM, str(error), "correct the state in the container of the runs")
+        return _ruled_out(Cause.PROBLEM, "the last tick has found no problem of the entry")
+
+    def _no_entry(self, tenant: Tenant) -> Finding:
+        close = get_close_matches(self._name, tenant.entries, n=1)
+        others = f"; did you mean {shown(close[0])!r}?" if close else ""
+        return _found(
+            Cause.NO_ENTRY,
+            f"the document has no entry for {shown(self._name)!r}{others}",
+            command("flows", "--tenant", self._tenant_id),
+        )
+
+    async def _facts(self) -> _Facts:
+        overview = self._services.overview
+        last, failed, both, tick, closed = await asyncio.gather(
+            overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names), 1),
+            overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names, outcomes=FAILED), 1),
+            queues(self._services),
+            tick_status(self._services, self._now),
+            self._closed(),
+        )
+        return _Facts(last=_first(last), failed=_first(failed), queues=both, tick=tick, closed_until=closed)
+
+    async def _closed(self) -> datetime | None:
+        """Return until when the provider of the flow is closed, as far as the flow is known here."""
+        if self._flow is None or self._flow.provider is None:
+            return None
+        partition = self._flow.cooldown_partition(self._tenant_id)
+        until = (await self._services.overview.closed(partition)).get(self._flow.provider)
+        return until if until and until > self._now else None
+
+    def _of_entry(self, tenant: Tenant, entry: FlowEntry, facts: _Facts, *, has_problem: bool) -> Iterator[Finding]:
+        state = self.state or FlowState(tenant_id=tenant.id, flow_name=self._names[0])
+        if entry.enabled:
+            yield _ruled_out(Cause.DISABLED, "the entry is enabled")
+        else:
+            edit = f'set "enabled": true at flows[{entry.index}] of the tenant\'s document'
+            yield _found(Cause.DISABLED, "the entry is disabled: enabled is false", edit)
+        yield self._running(state)
+        yield self._closed_finding(facts)
+        yield self._deferred(state, facts)
+        yield self._waiting(Cause.POISONED, "the poison queue", facts)
+        yield self._waiting(Cause.QUEUED, "the queue", facts)
+        yield self._no_tick(entry, facts)
+        yield self._failing(entry, state, facts)
+        yield self._skipped(facts)
+        if not has_problem:
+            yield self._late(tenant, entry, state)
+        if entry.enabled and not has_problem:
+            yield self._schedule(entry)
+
+    def _running(self, state: FlowState) -> Finding:
+        lease = state.lease
+        if lease is None or lease.until is None:
+            return _ruled_out(Cause.RUNNING, "no attempt holds its lease")
+        holder = lease.holder(state.tenant_id)
+        run = holder.run_id if holder else "?"
+        since = utc_text(lease.started_utc) if lease.started_utc else "?"
+        if lease.is_live(self._now):
+            return _found(Cause.RUNNING, f"run {run} is going on since {since}", command("queue"))
+        return _ruled_out(
+            Cause.RUNNING,
+            f"the process of run {run} died, or stood still, in an attempt of {since}: "
+            "its message is delivered again, or the next run takes over",
+        )
+
+    def _closed_finding(self, facts: _Facts) -> Finding:
+        if facts.closed_until:
+            provider = self._flow.provider if self._flow else ""
+            until = utc_text(facts.closed_until)
+            return _found(Cause.CLOSED, f"{provider} has asked not to be called until {until}", command("queue"))
+        if self._flow is None:
+            return _ruled_out(Cause.CLOSED, "the flow is unknown here, and so is its provider: cool-downs not read")
+        if self._flow.provider is None:
+            return _ruled_out(Cause.CLOSED, "the flow has no provider")
+        return _ruled_out(Cause.CLOSED, f"{self._flow.provider} may be called")
+
+    def _deferred(self, state: FlowState, facts: _Facts) -> Finding:
+        deferral = state.deferred(self._now)
+        if deferral is None:
+            return _ruled_out(Cause.DEFERRED, "no run of it is deferred")
+        error = facts.last.error if facts.last and facts.last.run_id == deferral.run_id else None
+        reason = f": {error.message}" if error else ""
+        until = utc_text(deferral.until_utc)
+        return _found(Cause.DEFERRED, f"run {deferral.run_id} waits until {until}{reason}", self._show(deferral.run_id))
+
+    def _waiting(self, cause: Cause, name: str, facts: _Facts) -> Finding:
+        queue = facts.queues.poison if cause is Cause.POISONED else facts.queues.jobs
+        own = [each for each in queue.front if each.tenant_id == self._tenant_id and each.flow_name in self._names]
+        if own:
+            since = utc_text(own[0].inserted_utc)
+            what = f"run {own[0].run_id}" if own[0].run_id else "a posted job"
+            return _found(cause, f"{what} waits in {name} since {since}", command("queue"))
+        hidden = queue.length - len(queue.front)
+        if hidden > 0:
+            return _ruled_out(
+                cause,
+                f"none of the {len(queue.front)} messages at the front of {name} is of this flow; "
+                f"{hidden} more cannot be seen",
+            )
+        return _ruled_out(cause, f"no message of it is in {name}")
+
+    def _no_tick(self, entry: FlowEntry, facts: _Facts) -> Finding:
+        tick, started = facts.tick, facts.tick.started_utc
+        is_due = entry.enabled and entry.next_run is not None and entry.next_run <= self._now
+        if tick.is_missing:
+            when = f"since {utc_text(started)}" if started else "so far"
+            due = f", and it is due since {utc_text(entry.next_run)}" if is_due and entry.next_run else ""
+            found = f"no tick has started {when}{due}"
+            if is_due or (entry.enabled and entry.next_run is None):
+                return _found(Cause.NO_TICK, found, command("status"))
+            return _ruled_out(Cause.NO_TICK, f"{found}, but the flow is not due yet")
+        if is_due and entry.next_run and self._now > second_tick_after(tick.schedule, entry.next_run):
+            return _found(
+                Cause.NO_TICK,
+                f"it is due since {utc_text(entry.next_run)}, and the tick of {started and utc_text(started)} has not "
+                "enqueued it: look for UNAVAILABLE in the log",
+                command("status"),
+            )
+        return _ruled_out(Cause.NO_TICK, f"the last tick was at {started and utc_text(started)}")
+
+    def _failing(self, entry: FlowEntry, state: FlowState, facts: _Facts) -> Finding:
+        number, run = state.consecutive_failures, facts.failed
+        if not number and (run is None or facts.last is None or run.run_id != facts.last.run_id):
+            return _ruled_out(Cause.FAILING, "its last attempt did not fail")
+        times = f"{number} failed attempt{'' if number == 1 else 's'} in a row" if number else "the last run failed"
+        if run is None or run.error is None:
+            return _found(Cause.FAILING, times, command("runs", self._tenant_id, entry.name))
+        again = ". It will be attempted again" if run.outcome == Outcome.FAILED else ""
+        found = f"{times}; run {run.run_id} is {run.outcome}: {run.error.message}{again}"
+        return _found(Cause.FAILING, found, self._show(run.run_id))
+
+    def _skipped(self, facts: _Facts) -> Finding:
+        last = facts.last
+        if last is None or last.outcome is None or not last.outcome.startswith("skipped"):
+            return _ruled_out(Cause.SKIPPED, "its last run was not skipped" if last else "it has no record of a run")
+        reason = f": {last.error.message}" if last.error else ""
+        return _found(Cause.SKIPPED, f"run {last.run_id} was {last.outcome}{reason}", self._show(last.run_id))
+
+    def _late(self, tenant: Tenant, entry: FlowEntry, state: FlowState) -> Finding:
+        late = late_since(self._services.settings.schedule, tenant, entry, state, self._now) if entry.enabled else None
+        if late is None:
+            return _ruled_out(Cause.LATE, "it has not missed two occurrences since its last success")
+        found = f"no run has succeeded since that of {utc_text(late)} was due"
+        return _found(Cause.LATE, found, command("runs", self._tenant_id, entry.name))
+
+    def _schedule(self, entry: FlowEntry) -> Finding:
+        following = utc_text(tick_after(self._services.settings.schedule, self._now))
+        if entry.next_run is None:
+            return _found(Cause.DUE, f"nextRunUtc is null: the next tick, at {following}, fills it in")
+        next_run = utc_text(entry.next_run)
+        if entry.next_run <= self._now:
+            return _found(Cause.DUE, f"it is due since {next_run}: the next tick is at {following}")
+        following = command("runs", self._tenant_id, entry.name)
+        return _found(Cause.NOT_DUE, f"the next run is at {next_run}", following)
+
+    @property
+    def _correct(self) -> str:
+        return (
+            f"correct the document of tenant {shown(self._tenant_id)}; {command('flows', '--tenant', self._tenant_id)}"
+        )
+
+    def _show(self, run_id: str) -> str:
+        return command("show", run_id, "--tenant", self._tenant_id)
+
+
+def _resolved(registry: FlowRegistry, name: str) -> Flow | None:
+    try:
+        return registry.resolve(name)
+    except FlowUnknown:
+        return None
+
+
+def _first(found: Records) -> RunLine | None:
+    return RunLine.of(found.records[0]) if found.records else None
+
+
+def _stops(problem: StandingProblem, entry: FlowEntry) -> bool:
+    """Return whether a problem keeps an entry from running: its own, or one of the document that concerns it."""
+    if problem.flow is not None:
+        return problem.flow == entry.name
+    return problem.path == "id" or (problem.path == "timezone" and entry.timezone == "tenant")
+
+
+def _said(problem: StandingProblem) -> str:
+    return f"{problem.path}: {problem.why} (found at the tick of {problem.since_utc})"
+
+
+def _found(cause: Cause, found: str, following: str | None = None) -> Finding:
+    return Finding(cause=cause, applies=True, why=found, next=following)
+
+
+def _ruled_out(cause: Cause, because: str) -> Finding:
+    return Finding(cause=cause, applies=False, why=because)
+
+
+def command(*words: str) -> str:
+    """Return a command of the command line, as a shell reads it."""
+    return shlex.join(["python", "-m", "datasync", *words])

@@ -1,0 +1,178 @@
+"""Queries for people, over the states of flows, the records of runs and the facts about the fleet.
+
+They change nothing. They read states, and the first records of an order. `WHERE` and `ORDER BY` use indexed paths only.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from azure.cosmos.exceptions import CosmosResourceNotFoundError
+
+from datasync.errors import StateInvalid
+from datasync.model.decode import FieldError, decode
+from datasync.model.run import RunRecord
+from datasync.model.state import FlowState
+from datasync.model.tenant import FLEET
+from datasync.model.times import read_utc, utc_text
+from datasync.stores.cosmos import Container, explained
+from datasync.stores.fleet import StandingProblem
+from datasync.stores.runs import as_record
+
+_STATES = (
+    "SELECT c.id, c.tenantId, c.flowName, c.lease, c.deferral, c.lastRunUtc, c.lastOutcome, c.lastSuccessUtc, "
+    "c.consecutiveFailures FROM c WHERE c.type = 'FlowState'"
+)
+_RECORD = (
+    "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
+    "c.attempt, c.attemptCount, c.part, c.redrive, c.counts, c.error"
+)
+_PROBLEMS = "SELECT * FROM c WHERE c.type = 'Problem'"
+_CLOSED = "SELECT c.provider, c.sinceUtc, c.untilUtc FROM c WHERE c.type = 'Cooldown'"
+
+
+class UnreadableState(msgspec.Struct, frozen=True):
+    """A state that was edited and cannot be read."""
+
+    tenant_id: str
+    flow_name: str
+    why: str
+
+
+class LastTick(msgspec.Struct, frozen=True):
+    """The last tick, as far as it has left a trace."""
+
+    started_utc: datetime | None
+    """None if no tick has started yet, or if somebody has edited the time."""
+    complete_ts: int | None
+    """Start of the last tick that examined everything, in seconds since 1970 by the clock of Cosmos DB."""
+
+
+class RunFilter(msgspec.Struct, frozen=True):
+    """Which records of runs to read."""
+
+    tenant_id: str | None = None
+    names: Sequence[str] = ()
+    """Names of one flow; empty for all flows."""
+    outcomes: Sequence[str] = ()
+    """Outcomes of the last attempt; empty for all."""
+    since: datetime | None = None
+    """The earliest start of a run (aware)."""
+
+
+class Records(msgspec.Struct, frozen=True):
+    """Records in the order that was asked for."""
+
+    records: list[RunRecord]
+    unreadable: list[str]
+    """Sentences about those that were edited and cannot be read."""
+
+
+class Overview:
+    """The runs container, for people.
+
+    Every method raises ServiceUnavailable if Cosmos DB refused or could not be reached.
+    """
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    async def states(self, tenant_id: str | None = None) -> AsyncIterator[FlowState | UnreadableState]:
+        """Yield the states of all flows, or those of a tenant, without their cursors."""
+        async for document in self._found(_STATES, partition=tenant_id):
+            yield _state(document)
+
+    async def records(self, wanted: RunFilter, most: int, *, is_oldest_first: bool = False) -> Records:
+        """Return up to `most` records, by the start of their runs, without attempts and cursors."""
+        where, values = _conditions(wanted)
+        order = "ASC" if is_oldest_first else "DESC"
+        query = f"SELECT TOP {most:d} {_RECORD} FROM c WHERE {where} ORDER BY c.startedUtc {order}"  # noqa: S608 - texts of our own
+        records: list[RunRecord] = []
+        unreadable: list[str] = []
+        async for document in self._found(query, partition=wanted.tenant_id, **values):
+            try:
+                records.append(as_record(document))
+            except StateInvalid as error:
+                unreadable.append(str(error))
+        return Records(records=records, unreadable=unreadable)
+
+    async def run(self, run_id: str) -> list[RunRecord]:
+        """Return the records of a run of any tenant; several if messages with this run id were posted by hand.
+
+        Raises:
+            StateInvalid: a record was edited and cannot be read.
+
+        """
+        found = self._found("SELECT * FROM c WHERE c.type = 'Run' AND c.runId = @run", run=run_id)
+        return [as_record(document) async for document in found]
+
+    async def problems(self) -> list[StandingProblem]:
+        """Return the standing problems and warnings. A tick finds one again that was edited and cannot be read."""
+        found: list[StandingProblem] = []
+        async for document in self._found(_PROBLEMS, partition=FLEET):
+            with suppress(FieldError):
+                found.append(decode(StandingProblem, document))
+        return found
+
+    async def closed(self, partition: str) -> dict[str, datetime]:
+        """Return the providers that must not be called for a tenant, or for `@fleet`, and until when."""
+        found: dict[str, datetime] = {}
+        async for document in self._found(_CLOSED, partition=partition):
+            with suppress(KeyError, TypeError, ValueError):  # a run ignores it, too
+                found[str(document["provider"])] = read_utc(document["untilUtc"])
+        return found
+
+    async def last_tick(self) -> LastTick:
+        """Return the traces of the last tick."""
+        container = await self._container.open()
+        document: dict[str, Any] = {}
+        with explained("while reading the watermark"), suppress(CosmosResourceNotFoundError):
+            document = dict(await container.read_item("watermark", partition_key=FLEET))
+        started, since = document.get("startedUtc"), document.get("sinceTs")
+        try:
+            started_utc = read_utc(started) if isinstance(started, str) else None
+        except ValueError:
+            started_utc = None
+        return LastTick(started_utc=started_utc, complete_ts=since if isinstance(since, int) else None)
+
+    async def _found(
+        self, query: str, partition: str | None = None, **parameters: object
+    ) -> AsyncIterator[dict[str, Any]]:
+        container = await self._container.open()
+        where: dict[str, Any] = {} if partition is None else {"partition_key": partition}
+        with explained("while looking for states and records"):
+            items = container.query_items(
+                query,
+                parameters=[{"name": f"@{name}", "value": value} for name, value in parameters.items()],
+                max_item_count=_PAGE,
+                **where,
+            )
+            async for item in items:
+                yield dict(item)
+
+
+_PAGE = 1000
+
+
+def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
+    conditions, values = ["c.type = 'Run'"], dict[str, object]()
+    for name, choices in (("flowName", wanted.names), ("outcome", wanted.outcomes)):
+        if choices:
+            own = {f"{name}{at}": choice for at, choice in enumerate(choices)}
+            conditions.append(f"c.{name} IN ({', '.join(f'@{each}' for each in own)})")
+            values |= own
+    if wanted.since:
+        conditions.append("c.startedUtc >= @since")
+        values["since"] = utc_text(wanted.since)
+    return " AND ".join(conditions), values
+
+
+def _state(document: dict[str, Any]) -> FlowState | UnreadableState:
+    try:
+        return FlowState.from_document(document)
+    except StateInvalid as error:
+        return UnreadableState(
+            tenant_id=str(document.get("tenantId")), flow_name=str(document.get("flowName")), why=str(error)
+        )

@@ -1,0 +1,266 @@
+"""`runs`, `show` and `queue`, and the rules of all commands that work on an app, with real services."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from datasync.cli.common import exit_of
+from datasync.errors import GiveUp, RunUnknown, ServiceUnavailable, TenantUnknown
+from datasync.model.job import JobMessage
+from localdev.hosting import ROOT
+from tests.operating import HOUR, Fleet, command
+from tests.world import World
+
+COMMANDS = (
+    ("status",), ("flows",), ("incidents",), ("runs",), ("show", "r-1"), ("why", "t", "weather"), ("queue",),
+)  # fmt: skip
+
+
+@pytest_asyncio.fixture
+async def lived(fleet: Fleet) -> Fleet:
+    """Run two tenants: `bad` died at noon, `t` succeeded an hour later, and gave up after another hour."""
+    await fleet.add("t", "bad")
+    await fleet.tick()
+    fleet.ends["bad"] = KeyError("city")
+    await fleet.run("bad", "r-bad", attempts=5)
+    await fleet.run("t", "r-1", HOUR)
+    fleet.ends["t"] = GiveUp("no contract")
+    await fleet.run("t", "r-2", 2 * HOUR)
+    return fleet
+
+
+@pytest.mark.usefixtures("lived")
+class TestRuns:
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ((), ["r-2", "r-1", "r-bad"]),
+            (("t",), ["r-2", "r-1"]),
+            (("t", "weather"), ["r-2", "r-1"]),
+            (("t", "forecast"), []),
+            (("--failed",), ["r-2", "r-bad"]),
+            (("t", "--failed"), ["r-2"]),
+            (("--since", "60m"), ["r-2", "r-1"]),
+            (("--since", "2025-08-23T13:30:00Z"), ["r-2"]),
+            (("nobody",), []),
+        ],
+    )
+    async def test_the_newest_runs_are_listed_first(
+        self, world: World, arguments: tuple[str, ...], expected: list[str]
+    ) -> None:
+        """Of all tenants, of a tenant, of a flow; failed ones only; since a time."""
+        shown = await command(world, "runs", *arguments, "--json", after=2 * HOUR)
+
+        assert [each["runId"] for each in json.loads(shown.stdout)["runs"]] == expected
+        assert shown.exit_code == 0
+
+    async def test_a_list_that_is_cut_off_says_so(self, world: World) -> None:
+        """On standard error."""
+        shown = await command(world, "runs", "--limit", "2", after=2 * HOUR)
+
+        assert [line.split()[1] for line in shown.stdout.splitlines()] == ["tenant", "t", "t"]
+        assert shown.stderr == "Only the last 2 runs are listed: --limit lists more\n"
+
+    async def test_a_run_is_a_line_with_its_counts_or_its_error(self, world: World) -> None:
+        """In columns."""
+        shown = await command(world, "runs", "bad", after=2 * HOUR)
+
+        assert shown.stdout.splitlines() == [
+            "started                tenant   flow      outcome   attempts   run     counts or error",
+            "2025-08-23T12:00:00Z   bad      weather   dead      5          r-bad   KeyError: 'city'",
+        ]
+
+    async def test_a_record_that_cannot_be_read_does_not_hide_the_others(self, world: World) -> None:
+        """It is named on standard error."""
+        record = await world.runs.read_item("run-r-2", partition_key="t")
+        await world.runs.upsert_item({**record, "attemptCount": "many"})
+
+        shown = await command(world, "runs", "t", after=2 * HOUR)
+
+        assert "r-1" in shown.stdout
+        assert "run record id='run-r-2' of tenant 't'" in shown.stderr
+
+
+@pytest.mark.usefixtures("lived")
+class TestShow:
+    async def test_a_run_has_its_attempts(self, world: World) -> None:
+        """Each with its error, which is not repeated. The tenant need not be known."""
+        shown = await command(world, "show", "r-bad")
+        lines = shown.stdout.splitlines()
+
+        assert lines[:5] == [
+            "run          r-bad",
+            "tenant       bad",
+            "flow         weather",
+            "outcome      dead",
+            "trigger      schedule",
+        ]
+        assert (lines.count("  KeyError: 'city'"), lines.count("  the same error")) == (1, 4)
+        assert "attempt 5   dead after 0.0 s, at 2025-08-23T12:00:00Z" in lines
+        assert shown.exit_code == 0
+
+    async def test_a_run_of_another_tenant_is_not_found(self, world: World) -> None:
+        """Exit code 3."""
+        found = await command(world, "show", "r-bad", "--tenant", "bad", "--json")
+        missing = await command(world, "show", "r-bad", "--tenant", "t", "--json")
+
+        assert len(json.loads(found.stdout)["attempts"]) == 5
+        assert (missing.stdout, missing.exit_code) == ("", 3)
+        assert "there is no record of run 'r-bad' of tenant 't'" in missing.stderr
+
+
+class TestQueue:
+    async def test_messages_are_shown_and_stay(self, world: World) -> None:
+        """Also those that are not jobs. Exit code 1 if a message is poison."""
+        body = JobMessage(tenant_id="t", flow_name="weather", run_id="r-1").encode()
+        await world.jobs.send_message(body)
+        fine = await command(world, "queue", "--json")
+        await world.poison.send_message("not a job")
+        shown = await command(world, "queue")
+
+        assert json.loads(fine.stdout)["jobs"]["front"][0]["runId"] == "r-1"
+        assert (fine.exit_code, shown.exit_code) == (0, 1)
+        lines = shown.stdout.splitlines()
+        assert lines[0] == f"{world.settings.queue_name}: 1 message"
+        assert lines[2].split()[:3] == ["t", "weather", "r-1"]
+        assert lines[4] == f"{world.settings.queue_name}-poison: 1 message"
+        assert lines[6].startswith("not a job")
+        assert len(await world.messages()) == 1
+
+    async def test_a_name_that_imitates_lines_stays_in_its_cell(self, world: World) -> None:
+        """In words and in JSON, characters that no reader sees are escaped. JSON keeps the name."""
+        hostile = "t\x1b[2J\u202e\x9b\U000e0041\nt   weather"
+        await world.jobs.send_message(JobMessage(tenant_id=hostile, flow_name="weather").encode())
+
+        words, value = await command(world, "queue"), await command(world, "queue", "--json")
+
+        assert words.stdout.splitlines()[2].startswith(r"t\x1b[2J\u202e\x9b\U000e0041\nt   weather   weather   -")
+        assert not {"\x1b", "\u202e", "\x9b", "\U000e0041"} & {*value.stdout}
+        assert json.loads(value.stdout)["jobs"]["front"][0]["tenantId"] == hostile
+
+
+@pytest.mark.usefixtures("lived")
+class TestEveryCommand:
+    @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda each: each[0])
+    async def test_json_is_the_only_text_on_standard_output(self, world: World, arguments: tuple[str, ...]) -> None:
+        """One JSON value, with names as documents have them."""
+        shown = await command(world, *arguments, "--json", after=2 * HOUR)
+
+        assert json.loads(shown.stdout)
+        assert "_utc" not in shown.stdout
+
+    @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda each: each[0])
+    async def test_lines_have_neither_borders_nor_colours(self, world: World, arguments: tuple[str, ...]) -> None:
+        """So they can be read by other programs, and NO_COLOR has nothing to turn off."""
+        shown = await command(world, *arguments, after=2 * HOUR)
+
+        assert shown.stdout.isascii()
+        assert "\x1b" not in shown.stdout
+
+    async def test_a_refused_key_has_its_own_exit_code(self, world: World) -> None:
+        """The remedy is on standard error."""
+        account = world.environ["COSMOS_CONNECTION_STRING"].partition("AccountKey=")[0]
+        shown = await command(world, "flows", COSMOS_CONNECTION_STRING=f"{account}AccountKey=d3Jvbmc=;")
+
+        assert (shown.stdout, shown.exit_code) == ("", 4)
+        assert "Check the key in COSMOS_CONNECTION_STRING" in shown.stderr
+
+    async def test_a_refused_key_of_the_queue_has_its_own_exit_code(self, world: World) -> None:
+        """As for Cosmos DB."""
+        storage = world.environ["AzureWebJobsStorage"]
+        (key,) = [part for part in storage.split(";") if part.startswith("AccountKey=")]
+        shown = await command(world, "queue", AzureWebJobsStorage=storage.replace(key, "AccountKey=d3Jvbmc="))
+
+        assert (shown.stdout, shown.exit_code) == ("", 4)
+        assert "Check the key in AzureWebJobsStorage" in shown.stderr
+
+    async def test_settings_are_read_from_a_file(self, world: World, tmp_path: Path) -> None:
+        """Also with further options. Environment variables take precedence, as with `check`."""
+        file = tmp_path / "local.settings.json"
+        file.write_text(json.dumps({"IsEncrypted": False, "Values": world.environ}))
+
+        code, output = await process("runs", "t", "--settings", str(file), "--json")
+        assert [each["runId"] for each in json.loads(output)["runs"]] == ["r-2", "r-1"]
+        assert code == 0
+
+        code, output = await process("queue", "--settings", str(file), QUEUE_NAME="no-such-queue")
+        assert "queue 'no-such-queue' does not exist" in output
+        assert code == 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            (("runs", "--since", "soon"), "expected a time span such as 30m, 24h or 7d"),
+            (("show",), "Missing argument 'RUN'"),
+            (("flows", "--flows", "no_such_package"), "cannot be loaded"),
+        ],
+    )
+    async def test_wrong_arguments_have_exit_code_2(self, world: World, arguments: tuple[str, ...], error: str) -> None:
+        """The message is on standard error."""
+        shown = await command(world, *arguments)
+
+        assert (shown.stdout, shown.exit_code) == ("", 2)
+        assert error in shown.stderr
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a single process")
+    async def test_an_interrupted_command_has_exit_code_130(self, world: World) -> None:
+        """As a shell reports Ctrl-C. The queue answers too late: its address accepts a connection, and is silent."""
+        connected = asyncio.Event()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connected.set()
+            while await reader.read(1024):
+                pass
+            writer.close()
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as silent:
+            port = silent.sockets[0].getsockname()[1]
+            account = f"AccountName=a;AccountKey=YWJj;QueueEndpoint=http://127.0.0.1:{port}/a;"
+            started = await start("queue", **{**world.environ, "AzureWebJobsStorage": account})
+            await connected.wait()
+            started.send_signal(signal.SIGINT)
+            output, _ = await started.communicate()
+
+        assert (started.returncode, output.decode()) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TenantUnknown("no tenant"), 3),
+        (RunUnknown("no run"), 3),
+        (ServiceUnavailable("refused", status=401), 4),
+        (ServiceUnavailable("refused", "the queue", 403), 4),
+        (ServiceUnavailable("away", status=503), 1),
+        (ServiceUnavailable("away"), 1),
+    ],
+)
+def test_errors_have_exit_codes(error: TenantUnknown | RunUnknown | ServiceUnavailable, code: int) -> None:
+    """A monitor can tell a refused key from an outage."""
+    assert exit_of(error) == code
+
+
+async def start(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
+    """Start the command in a process with only these settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP", "SSL_CERT_FILE") if name in os.environ}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "datasync", *arguments),
+        cwd=ROOT,
+        env={**kept, **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+async def process(*arguments: str, **environ: str) -> tuple[int, str]:
+    """Run the command in a process with only these settings. Return its exit code and output."""
+    started = await start(*arguments, **environ)
+    output, _ = await started.communicate()
+    assert started.returncode is not None
+    return started.returncode, output.decode()

@@ -1,0 +1,64 @@
+"""An app over some tenants whose flows do as a test says, and the commands that look into it."""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from azure.keyvault.secrets.aio import SecretClient
+from click.testing import CliRunner, Result
+
+from datasync import FlowRegistry
+from datasync.cli.main import cli
+from datasync.errors import FlowFailed
+from datasync.services import Services
+from tests.deliveries import NOW, message
+from tests.documents import document, entry
+from tests.stages import deliver, tick
+from tests.world import World
+
+HOUR = timedelta(hours=1)
+FEED = "home-depot→builder-prime"
+NEXT = "2025-08-23T13:00:00Z"
+
+
+class Fleet:
+    """The app: `weather`, and a second flow that has a provider."""
+
+    def __init__(self, world: World, services: Services) -> None:
+        self.world = world
+        self.services = services
+        self.ends: dict[str, BaseException] = {}
+        """How the flows of a tenant end, unless they succeed."""
+        self.registry = FlowRegistry()
+        self.registry.flow("weather", aliases=("forecast",))(self._flow)
+        self.registry.flow(FEED, provider="homedepot")(self._flow)
+
+    async def _flow(self, tenant_id: str, _kv: SecretClient) -> None:
+        if end := self.ends.get(tenant_id):
+            raise end
+
+    async def add(self, *tenants: str, **fields: Any) -> None:
+        """Store tenants whose `weather` runs hourly, next at 13:00."""
+        await self.world.put(*(document(each, entry(**{"nextRunUtc": NEXT, **fields})) for each in tenants))
+
+    async def tick(self, after: timedelta = timedelta()) -> None:
+        """Run a tick, some time after noon."""
+        await tick(self.services, NOW + after, self.registry)
+
+    async def run(
+        self, tenant: str, run_id: str, after: timedelta = timedelta(), *, attempts: int = 1, flow: str = "weather"
+    ) -> None:
+        """Deliver the message of a run, some time after noon, up to this number of times."""
+        for delivery in range(1, attempts + 1):
+            with suppress(FlowFailed):
+                job = message(delivery, tenant_id=tenant, flow_name=flow, run_id=run_id, scheduled_utc=NOW + after)
+                await deliver(self.services, self.registry, job, NOW + after)
+
+
+async def command(world: World, *arguments: str, after: timedelta = timedelta(), **environ: str) -> Result:
+    """Run a command some time after noon, in a thread, as it has an event loop of its own."""
+    environment = {**world.environ, **environ}
+    result = await asyncio.to_thread(CliRunner().invoke, cli, arguments, obj=NOW + after, env=environment)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
