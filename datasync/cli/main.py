@@ -152,7 +152,7 @@ def check(now: datetime, local: dict[str, str] | None, tenants: bool, package: s
 async def _check(settings: Settings, registry: FlowRegistry | None, now: datetime) -> int:
     """Print the state of each service, and of the tenants where a registry is given. Return the exit code."""
     for why in settings.warnings:
-        _print(f"warning: {why}", err=True)
+        say(f"warning: {why}", err=True)
     services = Services(settings)
     try:
         if not await _check_services(services):
