@@ -12,7 +12,7 @@ from tests.chaos.evidence import Execution
 from tests.chaos.hosts import SECONDS
 from tests.waiting import wait_until
 
-INNOCENTS = 12
+INNOCENTS = 6
 STUBBORN = 2.5  # seconds: more than a cancelled flow gets
 QUICK = {MOST_DELIVERIES: "2"}
 ONE_MESSAGE = {f"{QUEUES}batchSize": "1", f"{QUEUES}newBatchThreshold": "0"}

@@ -50,7 +50,7 @@ from tests.world import World
 STEPS = 50
 """The most steps of one history."""
 
-HISTORIES = 30
+HISTORIES = 20
 """Histories of the short form."""
 
 START = datetime(2025, 8, 23, 12, 0, 7, tzinfo=UTC)
