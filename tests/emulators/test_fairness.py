@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import batched
 from typing import Any
@@ -126,6 +127,24 @@ def with_next(function: Callable[..., Awaitable[None]], **options: Any) -> FlowR
     return registry
 
 
+@asynccontextmanager
+async def a_run_going_on(world: World, narrow: Services) -> AsyncGenerator[FlowRegistry]:
+    """Keep a run of the tenant `t` going during the block, which ends well after it. Yields the registry."""
+    await world.put(document("t", entry("flow"), entry("next")))
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    async def wait(tenant_id: str, kv: SecretClient) -> None:
+        started.set()
+        await gate.wait()
+
+    registry = with_next(wait)
+    present = asyncio.ensure_future(deliver(narrow, registry, message(), NOW))
+    await started.wait()
+    yield registry
+    gate.set()
+    assert (await present) is not None
+
+
 class TestOneRunAtOnce:
     """`CONCURRENCY_PER_TENANT` is 1."""
 
@@ -133,47 +152,26 @@ class TestOneRunAtOnce:
         self, world: World, narrow: Services, services: Services, caplog: pytest.LogCaptureFixture
     ) -> None:
         """No attempt is made, and the log has the reason. Another process has a limit of its own."""
-        await world.put(document("t", entry("flow"), entry("next")))
-        started, gate = asyncio.Event(), asyncio.Event()
-
-        async def wait(tenant_id: str, kv: SecretClient) -> None:
-            started.set()
-            await gate.wait()
-
-        registry = with_next(wait)
-        present = asyncio.ensure_future(deliver(narrow, registry, message(), NOW))
-        await started.wait()
-
-        assert not await next_is_attempted(narrow, registry)
-        assert "1 runs of the tenant are going on in this process" in caplog.text
-        assert await world.records() == []
-        assert await next_is_attempted(services, registry)
-        gate.set()
-        assert (await present) is not None
+        async with a_run_going_on(world, narrow) as registry:
+            assert not await next_is_attempted(narrow, registry)
+            assert "1 runs of the tenant are going on in this process" in caplog.text
+            assert await world.records() == []
+            assert await next_is_attempted(services, registry)
 
     async def test_a_run_that_has_waited_for_long_looks_less_often(
         self, world: World, narrow: Services, caplog: pytest.LogCaptureFixture
     ) -> None:
         """So a tenant with many runs does not fill the log and the queue. No wait is longer than about two minutes."""
-        await world.put(document("t", entry("flow"), entry("next")))
-        started, gate = asyncio.Event(), asyncio.Event()
-
-        async def wait(tenant_id: str, kv: SecretClient) -> None:
-            started.set()
-            await gate.wait()
-
-        registry = with_next(wait)
-        present = asyncio.ensure_future(deliver(narrow, registry, message(), NOW))
-        await started.wait()
-        job = message(id="m-next", flow_name="next", run_id="r-next")
-        for waited in (timedelta(), timedelta(minutes=4), timedelta(hours=1), timedelta(days=2)):
-            await deliver(narrow, registry, job, NOW + waited)
-        ahead = message(
-            id="m-next", flow_name="next", run_id="r-next", scheduled_utc=NOW + timedelta(hours=1), enqueued_utc=NOW
-        )
-        await deliver(narrow, registry, ahead, NOW + timedelta(hours=1))
-        gate.set()
-        await present
+        async with a_run_going_on(world, narrow) as registry:
+            # The clock stays: a process that stands still for hours loses the lease of its run.
+            for waited in (timedelta(), timedelta(minutes=4), timedelta(hours=1), timedelta(days=2)):
+                sent = NOW - waited
+                job = message(id="m-next", flow_name="next", run_id="r-next", scheduled_utc=sent, enqueued_utc=sent)
+                await deliver(narrow, registry, job, NOW)
+            ahead = message(
+                id="m-next", flow_name="next", run_id="r-next", scheduled_utc=NOW, enqueued_utc=NOW - timedelta(hours=1)
+            )
+            await deliver(narrow, registry, ahead, NOW)
 
         first, *later = [int(each) for each in re.findall(r"WAITING t/next for (\d+)s", caplog.text)]
         assert 5 <= first <= 20
