@@ -84,7 +84,7 @@ def flows_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[...,
 
 
 class OperatingCommand(click.Command):
-    """A command that works on the services of an app. Its function is decorated with `operating`."""
+    """A command that works on the services of an app: it can run again in a process with the settings of a file."""
 
     @override
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -147,15 +147,8 @@ def operating[**P](
         *args: P.args,
         **options: P.kwargs,
     ) -> None:
-        if local is not None and not local.keys() <= os.environ.keys():
-            sys.exit(_in_process_with(local, click.get_current_context()))
-        try:
-            settings = Settings.from_environ(os.environ)
-        except SettingsInvalid as error:
-            raise click.ClickException(str(error)) from None
-        for why in settings.warnings:
-            say(f"warning: {why}", err=True)
-        logging.getLogger("azure").setLevel(logging.CRITICAL)  # errors are printed below, one line each
+        use(local)
+        settings = read_settings()
         now = click.get_current_context().obj
 
         async def work() -> Exit:
@@ -168,6 +161,29 @@ def operating[**P](
         sys.exit(_run(work))
 
     return command
+
+
+def use(local: dict[str, str] | None) -> None:
+    """Run the present `OperatingCommand` in another process if the environment lacks settings of a file, and exit."""
+    if local is not None and not local.keys() <= os.environ.keys():
+        sys.exit(_in_process_with(local, click.get_current_context()))
+
+
+def read_settings() -> Settings:
+    """Return the settings of the environment, and print the warnings about them.
+
+    Raises:
+        ClickException: a setting is missing or malformed.
+
+    """
+    try:
+        settings = Settings.from_environ(os.environ)
+    except SettingsInvalid as error:
+        raise click.ClickException(str(error)) from None
+    for why in settings.warnings:
+        say(f"warning: {why}", err=True)
+    logging.getLogger("azure").setLevel(logging.CRITICAL)  # errors are printed by the command, one line each
+    return settings
 
 
 def _in_process_with(local: dict[str, str], ctx: click.Context) -> int:

@@ -4,9 +4,6 @@ Click passes the current time to the commands as `obj`. `common.py` has the exit
 """
 
 import asyncio
-import logging
-import os
-import subprocess
 import sys
 from datetime import datetime
 from itertools import islice
@@ -15,13 +12,13 @@ from zoneinfo import ZoneInfo
 import click
 
 from datasync import cron
-from datasync.cli.common import flows_option, load_flows, say, settings_option
+from datasync.cli.common import OperatingCommand, flows_option, load_flows, read_settings, say, settings_option, use
 from datasync.cli.operate import COMMANDS
 from datasync.cli.schedule import occurrences, table
 from datasync.cli.tenants import TenantsReport
 from datasync.cli.validate import Report
 from datasync.cron import CronSchedule
-from datasync.errors import CronInvalid, DataSyncError, SettingsInvalid
+from datasync.errors import CronInvalid, DataSyncError
 from datasync.flow.registry import FlowRegistry
 from datasync.health import ping
 from datasync.model.times import EXPECTED, has_offset, read_utc, utc_text
@@ -121,7 +118,7 @@ def validate(now: datetime, files: tuple[str, ...], package: str) -> None:
     sys.exit(2 if report.unread else 1 if report.problems else 0)
 
 
-@cli.command(short_help="Check Cosmos DB, the queues and Key Vault.")
+@cli.command(cls=OperatingCommand, short_help="Check Cosmos DB, the queues and Key Vault.")
 @settings_option
 @click.option(
     "--tenants",
@@ -136,23 +133,13 @@ def check(now: datetime, local: dict[str, str] | None, tenants: bool, package: s
     With --tenants, also check each tenant document as a tick does, and read each secret that a flow declares with
     @flow(secrets=...) for its enabled entries. Values are not printed.
     """
-    if local is not None:
-        # A new process, as with func, since some libraries read the environment when they are imported.
-        again = [sys.executable, "-m", "datasync", "check", *(["--tenants", "--flows", package] if tenants else [])]
-        sys.exit(subprocess.run(again, env={**local, **os.environ}, check=False).returncode)  # noqa: S603 - our own module
+    use(local)
     registry = load_flows(package) if tenants else None
-    try:
-        settings = Settings.from_environ(os.environ)
-    except SettingsInvalid as error:
-        raise click.ClickException(str(error)) from None
-    logging.getLogger("azure").setLevel(logging.CRITICAL)  # errors are printed below, one line each
-    sys.exit(asyncio.run(_check(settings, registry, now)))
+    sys.exit(asyncio.run(_check(read_settings(), registry, now)))
 
 
 async def _check(settings: Settings, registry: FlowRegistry | None, now: datetime) -> int:
     """Print the state of each service, and of the tenants where a registry is given. Return the exit code."""
-    for why in settings.warnings:
-        say(f"warning: {why}", err=True)
     services = Services(settings)
     try:
         if not await _check_services(services):

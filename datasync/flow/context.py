@@ -82,17 +82,21 @@ class FlowRun:
 
         """
         for name, number in numbers.items():
-            total = self.counts[name] + checked_count(name, number)
-            check_counts({**self.counts, name: total})
+            total = checked_count(name, self.counts[name] + checked_count(name, number))
+            _check_number_of_names(len(self.counts) + (name not in self.counts))
             self.counts[name] = total
 
 
 def check_counts(counts: Mapping[str, object]) -> None:
     """Check that a record can hold the counts of a run; raises as `FlowRun.count` does."""
-    if len(counts) > MOST_COUNTS:
-        raise ValueError(f"run.count: more than {MOST_COUNTS} names. Count the kinds of things, not each thing")
+    _check_number_of_names(len(counts))
     for name, number in counts.items():
         checked_count(name, number)
+
+
+def _check_number_of_names(number: int) -> None:
+    if number > MOST_COUNTS:
+        raise ValueError(f"run.count: more than {MOST_COUNTS} names. Count the kinds of things, not each thing")
 
 
 def checked_count(name: str, number: object) -> int:

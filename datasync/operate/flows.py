@@ -91,7 +91,7 @@ async def flows(
 
     """
     problems: defaultdict[str, list[StandingProblem]] = defaultdict(list)
-    for each in await services.overview.problems():
+    for each in await services.fleet.problems():
         if each.level == "error":
             problems[each.tenant].append(each)
     states = {(each.tenant_id, each.flow_name): each async for each in services.overview.states(tenant_id)}

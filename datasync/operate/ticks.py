@@ -28,7 +28,7 @@ class TickStatus(msgspec.Struct, frozen=True, rename="camel"):
 
 async def tick_status(services: Services, now: datetime) -> TickStatus:
     """Return the last tick, as of `now` (aware). Raises ServiceUnavailable."""
-    started, schedule = (await services.overview.last_tick()).started_utc, services.settings.schedule
+    started, schedule = await services.fleet.last_tick(), services.settings.schedule
     is_missing = started is None or now > second_tick_after(schedule, started)
     return TickStatus(started_utc=started, schedule=schedule, is_missing=is_missing)
 

@@ -168,7 +168,7 @@ class _Question:
         )
 
     async def _problem(self, tenant: Tenant, entry: FlowEntry) -> Finding:
-        for each in await self._services.overview.problems():
+        for each in await self._services.fleet.problems():
             if each.level == "error" and each.tenant == tenant.id and _stops(each, entry):
                 return _found(Cause.PROBLEM, _said(each), self._correct)
         try:
@@ -202,7 +202,10 @@ class _Question:
         if self._flow is None or self._flow.provider is None:
             return None
         partition = self._flow.cooldown_partition(self._tenant_id)
-        until = (await self._services.overview.closed(partition)).get(self._flow.provider)
+        try:
+            until = await self._services.runs.cooldown(partition, self._flow.provider)
+        except StateInvalid:  # a run ignores it, too
+            return None
         return until if until and until > self._now else None
 
     def _of_entry(self, tenant: Tenant, entry: FlowEntry, facts: _Facts, *, has_problem: bool) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from datasync.errors import StateInvalid
 from datasync.model import times
 from datasync.model.decode import FieldError, Text, decode, shorten
 from datasync.model.tenant import FLEET, Level, Problem
-from datasync.model.times import utc_text
+from datasync.model.times import read_utc, utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 
 _WATERMARK = "watermark"
@@ -115,8 +115,22 @@ class FleetStore:
         """Move the watermark. Raises ServiceUnavailable."""
         await self._note(msgspec.to_builtins(watermark))
 
-    async def problems(self) -> list[StandingProblem]:
-        """Return the standing problems; one that was edited and cannot be read is deleted.
+    async def last_tick(self) -> datetime | None:
+        """Return the time (aware) at which the last tick started; None if none has, or if somebody has edited it.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        container = await self._container.open()
+        with explained("while reading the watermark"), suppress(CosmosResourceNotFoundError):
+            document = await container.read_item(_WATERMARK, partition_key=FLEET)
+            with suppress(KeyError, TypeError, ValueError):
+                return read_utc(document["startedUtc"])
+        return None
+
+    async def problems(self, *, delete_unreadable: bool = False) -> list[StandingProblem]:
+        """Return the standing problems. One that was edited and cannot be read is left out, and deleted if asked for.
 
         Raises:
             ServiceUnavailable: Cosmos DB refused or could not be reached.
@@ -129,7 +143,8 @@ class FleetStore:
                 try:
                     found.append(decode(StandingProblem, document))
                 except FieldError:  # the next complete scan finds it again
-                    await self._delete(str(document["id"]))
+                    if delete_unreadable:
+                        await self._delete(str(document["id"]))
         return found
 
     async def save(self, problem: StandingProblem) -> None:

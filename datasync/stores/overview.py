@@ -1,24 +1,19 @@
-"""Queries for people, over the states of flows, the records of runs and the facts about the fleet.
+"""Queries for people, over the states of flows and the records of runs.
 
 They change nothing. They read states, and the first records of an order. `WHERE` and `ORDER BY` use indexed paths only.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from azure.cosmos.exceptions import CosmosResourceNotFoundError
 
 from datasync.errors import StateInvalid
-from datasync.model.decode import FieldError, decode
 from datasync.model.run import RunRecord
 from datasync.model.state import FlowState
-from datasync.model.tenant import FLEET
-from datasync.model.times import read_utc, utc_text
+from datasync.model.times import utc_text
 from datasync.stores.cosmos import Container, explained
-from datasync.stores.fleet import StandingProblem
 from datasync.stores.runs import as_record
 
 _STATES = (
@@ -29,8 +24,6 @@ _RECORD = (
     "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
     "c.attempt, c.attemptCount, c.part, c.redrive, c.counts, c.error"
 )
-_PROBLEMS = "SELECT * FROM c WHERE c.type = 'Problem'"
-_CLOSED = "SELECT c.provider, c.sinceUtc, c.untilUtc FROM c WHERE c.type = 'Cooldown'"
 
 
 class UnreadableState(msgspec.Struct, frozen=True):
@@ -39,15 +32,6 @@ class UnreadableState(msgspec.Struct, frozen=True):
     tenant_id: str
     flow_name: str
     why: str
-
-
-class LastTick(msgspec.Struct, frozen=True):
-    """The last tick, as far as it has left a trace."""
-
-    started_utc: datetime | None
-    """None if no tick has started yet, or if somebody has edited the time."""
-    complete_ts: int | None
-    """Start of the last tick that examined everything, in seconds since 1970 by the clock of Cosmos DB."""
 
 
 class RunFilter(msgspec.Struct, frozen=True):
@@ -107,35 +91,6 @@ class Overview:
         """
         found = self._found("SELECT * FROM c WHERE c.type = 'Run' AND c.runId = @run", run=run_id)
         return [as_record(document) async for document in found]
-
-    async def problems(self) -> list[StandingProblem]:
-        """Return the standing problems and warnings. A tick finds one again that was edited and cannot be read."""
-        found: list[StandingProblem] = []
-        async for document in self._found(_PROBLEMS, partition=FLEET):
-            with suppress(FieldError):
-                found.append(decode(StandingProblem, document))
-        return found
-
-    async def closed(self, partition: str) -> dict[str, datetime]:
-        """Return the providers that must not be called for a tenant, or for `@fleet`, and until when."""
-        found: dict[str, datetime] = {}
-        async for document in self._found(_CLOSED, partition=partition):
-            with suppress(KeyError, TypeError, ValueError):  # a run ignores it, too
-                found[str(document["provider"])] = read_utc(document["untilUtc"])
-        return found
-
-    async def last_tick(self) -> LastTick:
-        """Return the traces of the last tick."""
-        container = await self._container.open()
-        document: dict[str, Any] = {}
-        with explained("while reading the watermark"), suppress(CosmosResourceNotFoundError):
-            document = dict(await container.read_item("watermark", partition_key=FLEET))
-        started, since = document.get("startedUtc"), document.get("sinceTs")
-        try:
-            started_utc = read_utc(started) if isinstance(started, str) else None
-        except ValueError:
-            started_utc = None
-        return LastTick(started_utc=started_utc, complete_ts=since if isinstance(since, int) else None)
 
     async def _found(
         self, query: str, partition: str | None = None, **parameters: object

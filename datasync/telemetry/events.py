@@ -153,19 +153,14 @@ class DocumentInvalid(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentDoubtful(Event):
+class DocumentDoubtful(DocumentInvalid):
     """A tenant document has a probable mistake."""
 
     level = logging.WARNING
-    problem: Problem
 
     def sentence(self) -> str:
         """Name the tenant, the flow, the field, and the reason."""
         return f"WARNING {self.problem.place}: {self.problem.why}"
-
-    def attributes(self) -> dict[str, object]:
-        """Return the tenant, the flow and the field."""
-        return {"tenant": self.problem.tenant_id, "flow": self.problem.flow, "path": self.problem.path}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,7 +125,7 @@ class _Tick:
     async def _examine_documents(self) -> None:
         fleet = self._services.fleet
         watermark, started_ts = await self._begin()
-        standing = self._standing = StandingProblems(fleet, await fleet.problems(), self._now)
+        standing = self._standing = StandingProblems(fleet, await fleet.problems(delete_unreadable=True), self._now)
         scope = self._scope()
         if watermark.since_ts is None or watermark.scope != scope or self._scan_is_old(watermark):
             watermark = Watermark(scanned_utc=self._now, scope=scope)

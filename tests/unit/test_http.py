@@ -9,11 +9,10 @@ import pytest_asyncio
 from aiohttp import web
 
 from datasync import IDEMPOTENT, RetryLater
-from datasync.flow.http import new_client, new_transport
+from datasync.flow.http import new_client
 from datasync.flow.retry_after import closed_until
 from datasync.flow.usage import HttpUsage
 from localdev.web import serving
-from tests.stages import FakeClock
 
 NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
 """The time of a FakeClock."""
@@ -40,19 +39,6 @@ async def server() -> AsyncGenerator[Server]:
     async with serving("the test server", application) as url:
         answering.url = url
         yield answering
-
-
-@pytest_asyncio.fixture
-async def transport() -> AsyncGenerator[httpx.AsyncBaseTransport]:
-    """Return the transport that all runs of a process share."""
-    async with new_transport() as shared:
-        yield shared
-
-
-@pytest.fixture
-def usage() -> HttpUsage:
-    """Return the usage of one run, with a clock that never waits."""
-    return HttpUsage(FakeClock())
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest_asyncio
 from datasync import IDEMPOTENT, ResponseTooLarge, RetryLater, response_limits
 from datasync.errors import LeaseLost
 from datasync.flow.failures import failure_of
-from datasync.flow.http import new_client, new_transport
+from datasync.flow.http import new_client
 from datasync.flow.redact import Redaction
 from datasync.flow.usage import HttpUsage
 from tests.hostile_http import (
@@ -62,19 +62,6 @@ async def server() -> AsyncGenerator[HostileServer]:
 async def other_server() -> AsyncGenerator[HostileServer]:
     async with hostile_server({"ok": raw(body(b"ok"))}) as other:
         yield other
-
-
-@pytest_asyncio.fixture
-async def transport() -> AsyncGenerator[httpx.AsyncBaseTransport]:
-    """Return the transport that all runs of a process share."""
-    async with new_transport() as shared:
-        yield shared
-
-
-@pytest.fixture
-def usage() -> HttpUsage:
-    """Return the usage of one run, with a clock that never waits."""
-    return HttpUsage(FakeClock())
 
 
 @pytest_asyncio.fixture
