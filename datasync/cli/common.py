@@ -39,8 +39,6 @@ class Exit(IntEnum):
     """There is no such tenant, entry or run."""
     NOT_LET_IN = 4
     """A service refused the key or the identity."""
-    CHANGED = 5
-    """Somebody has changed the document meanwhile, and nothing was written."""
     INTERRUPTED = 130
     """Ctrl-C, as a shell reports it."""
 

@@ -81,11 +81,6 @@ class RunLine(msgspec.Struct, frozen=True, rename="camel"):
             error=ErrorLine.of(record.error),
         )
 
-    @property
-    def is_failing(self) -> bool:
-        """Whether somebody should look into it."""
-        return self.outcome in FAILED
-
 
 class Runs(msgspec.Struct, frozen=True, rename="camel"):
     """The last runs, the newest first."""
