@@ -37,6 +37,8 @@ from tests.faults import FaultyTransport, Wire  # noqa: E402
 from tests.stages import FakeClock  # noqa: E402
 from tests.world import World  # noqa: E402
 
+pytest_plugins = ("tests.chaos.options", "tests.fuzz.options")
+
 
 @pytest.fixture(scope="session")
 def certificates() -> Certificates:

@@ -1,7 +1,4 @@
-"""The arena of a chaos test, and the summary of all of them.
-
-`--chaos-scale=N` multiplies the numbers of tenants and faults. `--chaos-seed=S` repeats the choices of another run.
-"""
+"""The arena of a chaos test."""
 
 import random
 from collections.abc import AsyncGenerator
@@ -19,13 +16,6 @@ from tests.chaos.arena import HIDING, MOST_DELIVERIES, QUEUES, YEARLY, Arena
 from tests.chaos.hosts import create_app
 from tests.chaos.proxies import proxy
 from tests.world import World
-
-_SEED = random.SystemRandom().randrange(10**6)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-scale", type=int, default=1, help="factor for the numbers of the chaos tests")
-    parser.addoption("--chaos-seed", type=int, default=_SEED, help="seed of the chaos tests (default: a random one)")
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +39,9 @@ async def arena(
     certificates: Certificates,
 ) -> AsyncGenerator[Arena]:
     """Make the arena of one test. The app reaches its services through proxies."""
-    seed = request.config.getoption("--chaos-seed", _SEED)
+    seed = request.config.getoption("--chaos-seed")
     choices = random.Random(f"{seed} {request.node.nodeid}")  # noqa: S311 - not for security
-    scale = request.config.getoption("--chaos-scale", 1)
+    scale = request.config.getoption("--chaos-scale")
     storage_url = storage.queue_endpoint.rpartition("/")[0]
     async with AsyncExitStack() as stack:
         cosmos = await stack.enter_async_context(proxy("Cosmos DB", database.endpoint.rstrip("/"), choices))
@@ -93,22 +83,3 @@ async def arena(
         yield made
         lines = [line for host in made.hosts for line in host.log]
         (tmp_path / "hosts.log").write_text("\n".join(lines), encoding="utf-8")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the faults and the numbers of each chaos test, also of those that passed."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    rows = [
-        (report.nodeid.rpartition("::")[2], line)
-        for report in reports
-        if report.when == "call" and "tests/chaos/" in report.nodeid
-        for line in report.capstdout.splitlines()
-        if line.startswith(("injected:", "found:"))
-    ]
-    if rows:
-        terminalreporter.section(f"chaos: --chaos-seed={terminalreporter.config.getoption('--chaos-seed', _SEED)}")
-        for name, line in rows:
-            if line.startswith("injected:"):
-                terminalreporter.write_line(name)
-            terminalreporter.write_line(f"  {line}")

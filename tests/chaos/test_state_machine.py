@@ -821,7 +821,7 @@ def test_any_history_fits_the_model(
     machine: type[Machine], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each decision to run has one run, each run one record, and no two executions of a flow overlap."""
-    scale = request.config.getoption("--chaos-scale", 1)
+    scale = request.config.getoption("--chaos-scale")
     profile = settings(
         max_examples=HISTORIES * scale,
         stateful_step_count=STEPS,
@@ -831,7 +831,7 @@ def test_any_history_fits_the_model(
         suppress_health_check=[*HealthCheck],
         phases=[Phase.generate] if scale == 1 else [Phase.generate, Phase.shrink],  # shrinking takes minutes
     )
-    chosen = machine if scale == 1 else seed(request.config.getoption("--chaos-seed", 0))(machine)
+    chosen = machine if scale == 1 else seed(request.config.getoption("--chaos-seed"))(machine)
     try:
         run_state_machine_as_test(chosen, settings=profile)
     finally:

@@ -391,7 +391,7 @@ async def test_a_job_that_cannot_run_is_recorded_with_its_reason(world: World, s
     assert "flows[0].enabled: expected true or false, without quotes" in errors["r-3"]
 
 
-@pytest.mark.parametrize("tenant_id", [".", "..", "a\0b", "a\nb", "\u202e", "@fleet"], ids=ascii)
+@pytest.mark.parametrize("tenant_id", [".", "..", "a\0b", "a\nb", "\u202e"], ids=ascii)
 async def test_a_tenant_that_cannot_exist_is_unknown(world: World, services: Services, tenant_id: str) -> None:
     """Cosmos DB is not asked for `docs/..`, which is another address."""
     run = await run_job(services, registered(succeed), message(tenant_id=tenant_id), NOW)

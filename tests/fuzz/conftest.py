@@ -1,11 +1,6 @@
-"""The options of the campaigns, and the summary of them.
-
-`--fuzz-seed=S` repeats the cases of another session. `--fuzz-scale=N` multiplies the numbers of cases. With
-`--fuzz-seconds=N`, the campaigns spend N seconds in all instead, each the same part of it.
-"""
+"""The campaign of a fuzz test, and the log during it."""
 
 import logging
-import random
 from collections.abc import Iterator
 from typing import override
 
@@ -13,16 +8,9 @@ import pytest
 
 from datasync.telemetry.emit import logger
 from tests.fuzz.campaign import Campaign
+from tests.fuzz.options import SUMMARY
 
-SEED = random.SystemRandom().randrange(10**6)
-_CAMPAIGNS = pytest.StashKey[list[Campaign]]()
 _SHARES = pytest.StashKey[int]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz-seed", type=int, default=SEED, help="seed of the fuzz tests (default: a random one)")
-    parser.addoption("--fuzz-scale", type=int, default=1, help="factor for the numbers of the fuzz tests")
-    parser.addoption("--fuzz-seconds", type=float, default=None, help="time for all fuzz tests, instead of the numbers")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -33,15 +21,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
     """Return the campaign of one test."""
     config = request.config
-    seconds = config.getoption("--fuzz-seconds", None)
+    seconds = config.getoption("--fuzz-seconds")
     made = Campaign(
         request.node.name,
-        config.getoption("--fuzz-seed", SEED),
-        config.getoption("--fuzz-scale", 1),
+        config.getoption("--fuzz-seed"),
+        config.getoption("--fuzz-scale"),
         seconds and seconds / config.stash[_SHARES],
     )
     yield made
-    config.stash.setdefault(_CAMPAIGNS, []).append(made)
+    request.node.user_properties += [(SUMMARY, line) for line in made.summary()]
 
 
 class Lines(logging.Handler):
@@ -65,14 +53,3 @@ def log() -> Iterator[Lines]:
     yield lines
     logger.propagate = True
     logger.removeHandler(lines)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the numbers of each campaign, also of those that passed."""
-    config = terminalreporter.config
-    if made := config.stash.get(_CAMPAIGNS, []):
-        terminalreporter.section(f"fuzz: --fuzz-seed={config.getoption('--fuzz-seed', SEED)}")
-        for each in made:
-            for line in each.summary():
-                terminalreporter.write_line(line)
