@@ -6,9 +6,16 @@ from collections.abc import Awaitable, Callable
 
 
 async def wait_until(
-    predicate: Callable[[], object] | Callable[[], Awaitable[object]], *, description: str, seconds: float = 30
+    predicate: Callable[[], object] | Callable[[], Awaitable[object]],
+    *,
+    description: str,
+    seconds: float = 30,
+    pause: float = 0.05,
 ) -> None:
-    """Wait until the predicate, sync or async, is true. Raises TimeoutError, with the description, after `seconds`."""
+    """Wait until the predicate, sync or async, is true. Raises TimeoutError, with the description, after `seconds`.
+
+    `pause` is the time between two looks, in seconds.
+    """
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -17,6 +24,6 @@ async def wait_until(
                     held = await held
                 if held:
                     return
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(pause)
     except TimeoutError:
         raise TimeoutError(f"not true after {seconds} s: {description}") from None

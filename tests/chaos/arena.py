@@ -42,6 +42,8 @@ MOST_DELIVERIES = f"{QUEUES}maxDequeueCount"
 HIDING = 2
 """The time in seconds for which a message of a killed process stays hidden."""
 
+_PAUSE = 0.25  # seconds between two looks at the queues and states, which take CPU time from the app
+
 
 @dataclass(eq=False, kw_only=True, repr=False)
 class Arena:
@@ -207,12 +209,16 @@ class Arena:
     async def until_scheduled(self, seconds: float) -> None:
         """Wait until no entry is due. Gives up after some time."""
         with suppress(TimeoutError):
-            await wait_until(self.is_scheduled, description="no entry is due", seconds=seconds * self.scale)
+            await wait_until(
+                self.is_scheduled, description="no entry is due", seconds=seconds * self.scale, pause=_PAUSE
+            )
 
     async def until_quiet(self, seconds: float = 30) -> None:
         """Wait until nothing is left to do: no messages, and no live lease. Gives up after some time."""
         with suppress(TimeoutError):
-            await wait_until(self.is_quiet, description="nothing is left to do", seconds=seconds * self.scale)
+            await wait_until(
+                self.is_quiet, description="nothing is left to do", seconds=seconds * self.scale, pause=_PAUSE
+            )
 
     async def is_quiet(self) -> bool:
         """Return whether nothing is left to do. The poison queue counts if a function of the app reads it."""
