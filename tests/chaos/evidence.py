@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -81,10 +82,17 @@ class Run:
         return (*self.flow, self.scheduled)
 
 
+def _events(log: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the log of effects, except for a line that is being written, or was when its process died."""
+    for line in log.read_text().splitlines() if log.exists() else ():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
 def executions_of(log: Path, deaths: Mapping[int, float]) -> list[Execution]:
     """Read the log of effects. An execution of a dead process without an end has ended with the process."""
     found: dict[str, Execution] = {}
-    for line in map(json.loads, log.read_text().splitlines() if log.exists() else ()):
+    for line in _events(log):
         match line["event"]:
             case "begin":
                 start, end = line["window"]

@@ -1,7 +1,8 @@
 """The log of effects: a file outside the app, which each flow appends to.
 
 Each line is a JSON object with an `event`: `begin` and `end` of an execution, `effect`, or `note`. A line is one
-`write` to a file that is opened with O_APPEND, so lines of several processes do not mix.
+`write` to a file that is opened with O_APPEND, so lines of several processes do not mix. It begins with a line break,
+since a killed process may leave a part of a line.
 """
 
 import json
@@ -55,7 +56,7 @@ class Execution:
             "wall": time.time(),
             **fields,
         }
-        os.write(_file, f"{json.dumps(line)}\n".encode())
+        os.write(_file, f"\n{json.dumps(line)}\n".encode())
 
 
 @contextmanager
