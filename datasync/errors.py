@@ -52,6 +52,8 @@ class ServiceUnavailable(DataSyncError):
         """`Cosmos DB`, `the queue` or `Key Vault`."""
         self.status = status
         """The HTTP status of the answer; None if there was none."""
+        self.unstarted: str | None = None
+        """The nonce of a lease that may have been taken for an attempt, which did not start because of this error."""
 
 
 class MessageTooLarge(ServiceUnavailable):

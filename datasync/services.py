@@ -73,7 +73,7 @@ class Services:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self.settings = settings
         self.clock = clock or Clock()
-        self.held: dict[str, Leased] = {}
+        self.held: list[Leased] = []
         """The documents whose leases this process holds, by nonce."""
         self.running: Counter[str] = Counter()
         """Runs that are going on in this process, by tenant."""

@@ -70,6 +70,8 @@ class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     """Interrupted attempts of the run after which its message was put back."""
     rounds: _Count = 0
     """How often the message was sent again from the poison queue."""
+    unstarted: Annotated[str | None, Meta(description="a text")] = None
+    """The nonce of a lease that may have been taken for the message, and whose attempt did not start."""
 
     def encode(self) -> str:
         """Return the message body: JSON, before the queue's base64."""
@@ -113,6 +115,7 @@ class Job(msgspec.Struct, frozen=True):
     outages: int = 0
     spread: int = 0
     rounds: int = 0
+    unstarted: str | None = None
     unknown: dict[str, Any] = {}
 
     @classmethod
@@ -124,7 +127,7 @@ class Job(msgspec.Struct, frozen=True):
 
         """
         fields = msgspec.structs.asdict(message)
-        if missing := [name for name, value in fields.items() if value is None and name != "rev"]:
+        if missing := [name for name, value in fields.items() if value is None and name not in ("rev", "unstarted")]:
             raise ValueError(f"the message lacks {', '.join(missing)}")
         return cls(**fields, delivery=delivery)
 
@@ -155,7 +158,7 @@ class Job(msgspec.Struct, frozen=True):
 
     def next_deferral(self) -> JobMessage:
         """Return the message that asks for the run again after it was deferred."""
-        return self.copy(message_id=None, deferral=self.deferral + 1, outages=0, spread=0, rounds=0)
+        return self.copy(message_id=None, deferral=self.deferral + 1, outages=0, spread=0, rounds=0, unstarted=None)
 
     def next_part(self, now: datetime) -> JobMessage:
         """Return the message that asks for the next part of a run, sent at `now`."""

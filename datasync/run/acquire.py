@@ -18,11 +18,12 @@ from datasync.telemetry.emit import emit
 from datasync.telemetry.events import RunEnded
 from datasync.tries import MOST, tries
 
-_INTERRUPTED = Failure(
+INTERRUPTED = Failure(
     kind="Interrupted",
     message="the process died, or stood still until the lease of the attempt was over",
     fingerprint="interrupted",
 )
+"""The error of an attempt that had lost its lease."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -50,8 +51,17 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
         ServiceUnavailable: Cosmos DB refused or could not be reached, or others were faster in every try.
 
     """
-    runs, nonce = services.runs, uuid4().hex  # one nonce: a lease is recognized after the answer of a try was lost
-    async for _ in tries(services.clock.sleep):
+    nonce = uuid4().hex
+    try:
+        return await _acquire(services, free, names, job, nonce)
+    except ServiceUnavailable as error:
+        error.unstarted = nonce
+        raise
+
+
+async def _acquire(services: Services, free: Leased, names: Sequence[str], job: Job, nonce: str) -> Taken | Leased:
+    runs = services.runs
+    async for _ in tries(services.clock.sleep):  # with one nonce, to recognize a lease whose answer was lost
         now = services.clock.now()
         lease = Lease(
             until=(now + DURATION).timestamp(),
@@ -63,10 +73,12 @@ async def acquire(services: Services, free: Leased, names: Sequence[str], job: J
             return Taken(document=taken, interrupted=None)
         found = await find(services, free, names)
         now = services.clock.now()  # this process may have stood still, and the holder may have renewed its lease since
-        if found.lease and found.lease.is_live(now):
+        is_unstarted = found.lease is not None and found.lease.nonce is not None and found.lease.nonce == job.unstarted
+        if found.lease and found.lease.is_live(now) and not is_unstarted:
             return found
         if found.lease and found.lease.until is not None:
-            if won := await _take_over(services, found, lease, now):
+            take_over = _replace(services, found, lease) if is_unstarted else _take_over(services, found, lease, now)
+            if won := await take_over:
                 if won.interrupted:
                     emit(RunEnded(record=won.interrupted))
                 return won
@@ -98,7 +110,7 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
         started_utc=lost.started_utc or now,
         finished_utc=now,
         token=found.token,
-        error=_INTERRUPTED,
+        error=INTERRUPTED,
     )
     if isinstance(found, RunRecord):
         own = replace(found.is_present_for(job).after(attempt), lease=lease, token=token)

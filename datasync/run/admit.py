@@ -1,7 +1,7 @@
 """admit: gates decide, in order, whether a job runs now."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -10,7 +10,15 @@ from uuid import uuid4
 import msgspec
 from msgspec.structs import replace
 
-from datasync.errors import FlowUnknown, JobInvalid, StateInvalid
+from datasync.errors import (
+    FlowSettingsInvalid,
+    FlowUnknown,
+    JobInvalid,
+    ServiceUnavailable,
+    StateInvalid,
+    TenantInvalid,
+    TenantUnknown,
+)
 from datasync.flow.options import Overlap
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.failure import Failure
@@ -20,7 +28,7 @@ from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import Deferral, FlowState, Leased
 from datasync.model.tenant import FlowEntry, Tenant
 from datasync.model.times import utc_text
-from datasync.run.acquire import Taken, acquire
+from datasync.run.acquire import INTERRUPTED, Taken, acquire
 from datasync.run.ending import Drop, Ending, PutBack
 from datasync.run.lease import HeldLease
 from datasync.services import Services
@@ -133,17 +141,21 @@ async def wait_until_scheduled(services: Services, job: Job) -> None:
         await services.clock.sleep(early)
 
 
-def find_flow(registry: FlowRegistry, job: Job, now: datetime) -> Flow | PutBack:
+async def find_flow(services: Services, registry: FlowRegistry, job: Job) -> Flow | PutBack:
     """Return the flow of a job. A job for an unknown flow waits: a version of the app that has it may be on its way.
 
     Raises:
         FlowUnknown: the job has waited for LONGEST_PARKING.
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
     try:
         return registry.resolve(job.flow_name)
     except FlowUnknown as error:
-        if now - job.enqueued_utc >= LONGEST_PARKING:
+        free = FlowState(tenant_id=job.tenant_id, flow_name=job.flow_name)
+        if back := await _settle_lost_attempt(services, (job.flow_name,), job, free):
+            return back
+        if services.clock.now() - job.enqueued_utc >= LONGEST_PARKING:
             raise
         why = f"{error}. The job waits for the flow for up to {LONGEST_PARKING.days} days"
         return PutBack(job.copy(), _PARKED, why)
@@ -163,7 +175,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
         if not isinstance(candidate, Candidate):
             return candidate
         stop: Admitted | Stop | None = _first_stop(candidate)
-        if stop and (back := await _settle_lost_attempt(services, candidate)):
+        if stop and (back := await _settle_lost_attempt(services, flow.names, job, _free(flow, candidate.record))):
             return back
         if isinstance(stop, PutBack):
             stop = await _park(services, candidate, stop)
@@ -181,7 +193,7 @@ def _first_stop(candidate: Candidate) -> Stop | None:
     return None
 
 
-async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Drop:
+async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Drop | PutBack:
     tenant, record, closed_until = await asyncio.gather(
         services.tenants.get(job.tenant_id),
         services.runs.record(job.tenant_id, job.run_id),
@@ -197,16 +209,22 @@ async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Dr
         )
     if record and record.is_over_for(job):  # whether or not the tenant can be read
         return _duplicate(job, record)
-    if isinstance(tenant, BaseException):
-        raise tenant
+    record = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
+    try:
+        if isinstance(tenant, BaseException):
+            raise tenant
+        entry = tenant.entry((job.flow_name, *flow.names))
+    except (TenantUnknown, TenantInvalid):
+        if back := await _settle_lost_attempt(services, flow.names, job, _free(flow, record)):
+            return back
+        raise
     if isinstance(closed_until, BaseException):
         raise closed_until
-    record = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
     return Candidate(
         job=job,
         flow=flow,
         tenant=tenant,
-        entry=tenant.entry((job.flow_name, *flow.names)),
+        entry=entry,
         record=record,
         now=services.clock.now(),
         closed_until=closed_until,
@@ -223,17 +241,16 @@ async def _closed_until(services: Services, flow: Flow, job: Job) -> datetime | 
         return None
 
 
-async def _settle_lost_attempt(services: Services, candidate: Candidate) -> PutBack | None:
-    """Record the attempt of an earlier delivery that was killed, before the run is skipped or has to wait."""
-    job, flow, free = candidate.job, candidate.flow, _free(candidate)
+async def _settle_lost_attempt(services: Services, names: Sequence[str], job: Job, free: Leased) -> PutBack | None:
+    """Record the attempt of an earlier delivery that was killed, before the run is skipped, fails or has to wait."""
     try:
-        known: Leased = free if isinstance(free, RunRecord) else await services.runs.state(job.tenant_id, flow.names)
+        known: Leased = free if isinstance(free, RunRecord) else await services.runs.state(job.tenant_id, names)
     except StateInvalid:  # its run is skipped all the same
         return None
     holder = (known.lease or Lease()).holder(job.tenant_id)
     if holder is None or holder.run_id != job.run_id:
         return None
-    found = await acquire(services, free, flow.names, job)
+    found = await acquire(services, free, names, job)
     if isinstance(found, Taken):
         await services.runs.release(found.document)
         return None
@@ -246,7 +263,7 @@ async def _park(services: Services, candidate: Candidate, back: PutBack) -> Stop
 
     Of the jobs that the schedule sends meanwhile, one waits, and the others are skipped.
     """
-    job, flow, now = candidate.job, candidate.flow, services.clock.now()
+    job, flow = candidate.job, candidate.flow
     if flow.overlap is Overlap.ALLOW:
         return back
     try:
@@ -255,20 +272,28 @@ async def _park(services: Services, candidate: Candidate, back: PutBack) -> Stop
         return back
     if state.etag is None and state.lease:  # of a run of the version before, under an alias
         return back
+    return await _wait(services, flow, job, candidate.record, state, back=back)
+
+
+async def _wait(
+    services: Services, flow: Flow, job: Job, own: RunRecord, state: FlowState, *, back: PutBack
+) -> Stop | None:
+    """Put a job back, and note that as a deferral, so that of many jobs one waits; None if the state has changed."""
+    now = services.clock.now()
     waiting = state.deferred(now)
     if waiting is None or waiting.run_id == job.run_id:
         noted = replace(state, deferral=Deferral(leg=job.leg, run_id=job.run_id, until_utc=now + back.delay))
         return back if await services.runs.save(noted) else None
     if job.is_asked_for:
         return back
-    return await _skip(services, flow, job, candidate.record, state, why=_deferred(waiting))
+    return await _skip(services, flow, job, own, state, why=_deferred(waiting))
 
 
-def _free(candidate: Candidate) -> Leased:
-    """Return the document that has the lease, as it is before its first use."""
-    if candidate.flow.overlap is Overlap.ALLOW:
-        return candidate.record
-    return FlowState(tenant_id=candidate.tenant.id, flow_name=candidate.flow.name)
+def _free(flow: Flow, record: RunRecord) -> Leased:
+    """Return the document that has the lease of a run, as it is before its first use."""
+    if flow.overlap is Overlap.ALLOW:
+        return record
+    return FlowState(tenant_id=record.tenant_id, flow_name=flow.name)
 
 
 async def _take_lease(services: Services, candidate: Candidate) -> Admitted | Stop | None:
@@ -276,15 +301,25 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
     job, flow, tenant, record = candidate.job, candidate.flow, candidate.tenant, candidate.record
     if candidate.entry is None:
         raise AssertionError("is_present lets no job without an entry pass")
-    settings = flow.decode_settings(tenant.id, candidate.entry)
-    found = await acquire(services, _free(candidate), flow.names, job)
+    free = _free(flow, record)
+    try:
+        settings = flow.decode_settings(tenant.id, candidate.entry)
+    except FlowSettingsInvalid:
+        if back := await _settle_lost_attempt(services, flow.names, job, free):
+            return back
+        raise
+    found = await acquire(services, free, flow.names, job)
     if not isinstance(found, Taken):
         return await _meet(services, flow, job, record, found)
     if found.interrupted and found.interrupted.run_id == job.run_id:
         record = found.interrupted
     lease = HeldLease(services, found.document)
     admitted = Admitted(job=job, flow=flow, tenant=tenant, settings=settings, record=record, lease=lease)
-    return await _check_again(services, admitted) or await _give_way(services, admitted)
+    try:
+        return await _check_again(services, admitted) or await _give_way(services, admitted)
+    except ServiceUnavailable as error:
+        error.unstarted = lease.nonce
+        raise
 
 
 async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:
@@ -297,14 +332,12 @@ async def _check_again(services: Services, admitted: Admitted) -> Admitted | Sto
         return replace(admitted, ending=_window_ahead(state, end))
     interruptions = admitted.record.interruptions
     if interruptions >= MOST_ROUNDS * services.settings.max_attempts:
-        return replace(admitted, ending=died(f"{interruptions} attempts"))
+        return replace(admitted, ending=interrupted(admitted.record))
     if interruptions > max(job.spread, 1):
         # Twice a victim, or a culprit: from now on it runs apart from the runs that it was interrupted with.
         await services.runs.release(admitted.lease.document)
         delay = apart(job, str(interruptions))
-        return PutBack(
-            job.copy(spread=interruptions), delay, f"the process died in {interruptions} attempts of the run"
-        )
+        return PutBack(job.copy(spread=interruptions), delay, f"{interruptions} attempts of the run were interrupted")
     return None
 
 
@@ -337,6 +370,10 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
         raise TypeError("the lease of a run that may overlap belongs to the same run")
     if found.etag is None:  # the version before has it under an alias, and will write the window and the cursor there
         return PutBack(job.copy(), lease.left(now), f"{why}, under a former name of the flow")
+    holding = await services.runs.record(job.tenant_id, holder.run_id)
+    if holding and holding.has(lease.nonce or ""):
+        back = PutBack(job.copy(), lease.left(now), f"run {holder.run_id} has left a task behind, which still runs")
+        return await _wait(services, flow, job, own, found, back=back)
     return await _skip(services, flow, job, own, found, why=why)
 
 
@@ -380,9 +417,20 @@ def _skipped(outcome: Outcome, why: str) -> Ending:
     return Ending(outcome, Failure(kind="Skipped", message=why, fingerprint=str(outcome)))
 
 
-def died(times: str) -> Ending:
-    """Return the ending of a run that the process did not survive, in any of `15 attempts`."""
-    message = f"the process died in each of {times}: see docs/runbook.md, A run whose process dies"
+def interrupted(record: RunRecord) -> Ending:
+    """Return the ending of a run whose attempts were all interrupted since it was started (again)."""
+    attempts = f"{record.interruptions} attempts"
+    kinds = {each.error.kind for each in record.attempts[-record.interruptions :] if each.error}
+    return died(
+        f"the process died in each of {attempts}"
+        if kinds <= {INTERRUPTED.kind}
+        else f"each of {attempts} was interrupted"
+    )
+
+
+def died(what: str) -> Ending:
+    """Return the ending of a run that the process did not survive."""
+    message = f"{what}: see docs/runbook.md, A run whose process dies"
     failure = Failure(kind="ProcessDied", message=message, fingerprint="process-died")
     return Ending(Outcome.DEAD, failure, is_permanent=True)
 

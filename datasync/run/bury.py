@@ -87,9 +87,10 @@ async def _end(services: Services, registry: FlowRegistry, job: Job, record: Run
         own = found.interrupted
     lease = HeldLease(services, found.document)
     delivery = Delivery(job=job, id=lease.nonce, started_utc=started, flow=flow, record=own, lease=lease)
-    lost = own.interruptions
-    deliveries = f"{MOST_ROUNDS * services.settings.max_attempts} deliveries"
-    ended = await settle(services, delivery, died(f"{lost} attempts" if lost else deliveries))
+    deliveries = MOST_ROUNDS * services.settings.max_attempts
+    why = f"the process died, or nothing could be recorded, in each of {deliveries} deliveries"
+    with lease.guarded():
+        ended = await settle(services, delivery, died(why))
     emit(RunEnded(record=ended))
     await services.jobs.send_all(ended.next)
 

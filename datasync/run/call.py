@@ -84,10 +84,12 @@ async def call(services: Services, admitted: Admitted) -> Ending:
             watchdog=services.watchdog,
             log=run.log,
         )
+        admitted.lease.seal()
     for block in execution.blocks:
         if block.subject == subject or (block.subject is None and services.watchdog.claim(block)):
             seconds, place = block.seconds, block.place
             emit(FlowBlocked(subject=block.subject, seconds=seconds, place=place, run=job.run_id, attempt=attempt))
+    await _close_provider(services, admitted, usage.closed_until)
     if execution.how is How.STOPPED or isinstance(execution.error, LeaseLost):
         raise execution.error or LeaseLost(f"the lease of {subject} is over")
     describe = partial(failure_of, redact=redact, function=flow.function, secrets=kv.reads)
@@ -99,7 +101,6 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         ending = _failed(unclear, describe)
     if execution.error and (outage := _find(execution.error, ServiceUnavailable)):
         services.outages.note(outage, services.clock.now())
-    await _close_provider(services, admitted, usage.closed_until)
     return replace(
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
@@ -223,7 +224,9 @@ def _failed(error: BaseException, describe: _Describe, traceback: str = "") -> E
 
 
 def _timed_out(execution: Execution, flow: Flow, subject: str) -> str:
-    blocked = [f"{each.subject} at {each.place} for {each.seconds:.0f} s" for each in execution.blocks]
+    blocked = [
+        f"{each.subject or 'code outside a run'} at {each.place} for {each.seconds:.0f} s" for each in execution.blocks
+    ]
     also = f". Meanwhile the event loop was blocked by {'; '.join(blocked)}" if blocked else ""
     ignored = " It ignores its cancellation, and still runs." if execution.abandoned else ""
     return (

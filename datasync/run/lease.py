@@ -6,8 +6,8 @@ takes it, and each lease has a higher token than the one before. An attempt that
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -15,9 +15,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid
-from datasync.model.job import PlannedJob
 from datasync.model.lease import DURATION
-from datasync.model.state import FlowState, Leased
+from datasync.model.state import Leased
 from datasync.run.acquire import find
 from datasync.services import Services
 from datasync.tries import tries
@@ -40,25 +39,33 @@ class HeldLease:
         """The document as it was read or written last."""
         self.lost: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """Done with a LeaseLost as soon as the attempt knows that it no longer holds the lease."""
+        self._is_sealed = False
 
     @property
     def nonce(self) -> str:
         """Identifies the attempt."""
         return (self.document.lease and self.document.lease.nonce) or ""
 
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Let another thread renew the lease while the event loop is blocked."""
+        services, document = self._services, self.document
+        services.held.append(document)
+        services.watchdog.on_long_block = partial(renew_in_thread, services)
+        try:
+            yield
+        finally:
+            services.held.remove(document)
+
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Renew the lease in the background."""
-        services = self._services
-        services.held[self.nonce] = self.document
-        services.watchdog.on_long_block = partial(renew_in_thread, services)
         renewals = asyncio.ensure_future(self._renew_on())
         try:
             yield
         finally:
             renewals.cancel()
             await asyncio.wait({renewals})
-            del services.held[self.nonce]
 
     async def check(self) -> None:
         """Make sure that the attempt still holds the lease, before it does something that cannot be repeated.
@@ -76,15 +83,21 @@ class HeldLease:
         """Keep the lease until tasks have ended, which an attempt has left behind; then release it."""
         self._kept = asyncio.ensure_future(self._keep_until(tasks))
 
+    def seal(self) -> None:
+        """Keep no further cursor: the flow has returned. A task that it has left behind may still run."""
+        self._is_sealed = True
+
     async def save_cursor(self, cursor: Any) -> None:
         """Keep a cursor under the lease.
 
         Raises:
-            LeaseLost: the attempt no longer holds the lease.
+            LeaseLost: the attempt no longer holds the lease, or its flow has returned.
             ServiceUnavailable: Cosmos DB refused or could not be reached.
 
         """
         await self.check()
+        if self._is_sealed:
+            raise LeaseLost(f"{self.document.tenant_id}/{self.document.flow_name} has returned: the cursor is not kept")
         async with self._lock:
             async for _ in tries(self._services.clock.sleep):
                 changed = replace(self.document, cursor=cursor)
@@ -107,21 +120,13 @@ class HeldLease:
         self.document = found
 
     async def _keep_until(self, tasks: Collection[asyncio.Task[Any]]) -> None:
-        async with self.kept():
-            await asyncio.wait(tasks)
-        with suppress(LeaseLost, ServiceUnavailable):  # the lease expires then, and the next run does the rest
-            await self._end()
-
-    async def _end(self) -> None:
-        """Release the lease, and send the run that is wanted since others were skipped because of the lease."""
-        await self.refresh()
-        runs, state = self._services.runs, self.document
-        now = self._services.clock.now()
-        if isinstance(state, FlowState) and state.wanted and not state.deferred(now):
-            await self._services.jobs.send(PlannedJob(state.wanted, now))
-            if await runs.save(replace(state, lease=None, wanted=None)):
-                return
-        await runs.release(state)
+        with self.guarded():
+            while not all(task.done() for task in tasks):
+                with suppress(asyncio.CancelledError):  # a flow has cancelled all tasks of the process
+                    async with self.kept():
+                        await asyncio.wait(tasks)
+        with suppress(ServiceUnavailable):  # the lease expires then
+            await self._services.runs.release(self.document)
 
     async def _renew_on(self) -> None:
         clock = self._services.clock
@@ -193,7 +198,7 @@ async def _renew_held(services: Services) -> None:
     own = Services(services.settings, services.clock)
     try:
         until = (services.clock.now() + DURATION).timestamp()
-        renewals = [own.runs.renew(document, until) for document in [*services.held.values()]]
+        renewals = [own.runs.renew(document, until) for document in [*services.held]]
         await asyncio.gather(*renewals, return_exceptions=True)  # a lease that was not renewed is found lost later
     finally:
         await own.close()

@@ -63,7 +63,8 @@ async def _attempt(services: Services, registry: FlowRegistry, job: Job) -> RunR
     except ServiceUnavailable as error:
         pause, now = outage_pause(job.outages), services.clock.now()
         emit(ServiceAway(job=job, error=error, since=services.outages.note(error, now), pause=pause))
-        await services.jobs.send(PlannedJob(job.copy(outages=job.outages + 1), now + pause))
+        again = job.copy(outages=job.outages + 1, unstarted=error.unstarted or job.unstarted)
+        await services.jobs.send(PlannedJob(again, now + pause))
         return None
 
 
@@ -101,7 +102,7 @@ async def _put_back(services: Services, job: Job, back: PutBack) -> None:
 async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecord | None:
     flow, started = None, services.clock.now()
     try:
-        flow = find_flow(registry, job, started)
+        flow = await find_flow(services, registry, job)
         stop: Admitted | Stop = flow if isinstance(flow, PutBack) else await admit(services, flow, job)
     except (ServiceUnavailable, JobInvalid):
         raise
@@ -123,19 +124,23 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
             return await _end(services, delivery, stop)
     delivery = replace(delivery, id=stop.lease.nonce, record=stop.record, lease=stop.lease)
     try:
-        return await _end(services, delivery, stop.ending or await call(services, stop))
+        with stop.lease.guarded():
+            return await _end(services, delivery, stop.ending or await call(services, stop))
     except LeaseLost as error:
         emit(RunSuperseded(job=job, error=error))
         raise
 
 
 async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRecord | None:
-    record = await settle(services, delivery, ending)
+    try:
+        record = await settle(services, delivery, ending)
+    except ServiceUnavailable:
+        _keep_until_over(delivery, ending)
+        raise
     if not record.has(delivery.id):
         emit(JobDropped(job=delivery.job, why=f"the run has ended already ({record.outcome})"))
         return None
-    if delivery.lease and ending.abandoned:
-        delivery.lease.keep_until(ending.abandoned)
+    _keep_until_over(delivery, ending)
     emit(RunEnded(record=record, traceback=ending.traceback))
     await services.jobs.send_all(record.next)
     services.outages.end(*_answering(delivery, ending, record))
@@ -143,6 +148,12 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
     if ending.raised and is_repeated_by_host:
         raise ending.raised
     return record
+
+
+def _keep_until_over(delivery: Delivery, ending: Ending) -> None:
+    """Keep the lease until the tasks that the flow has left behind have ended."""
+    if delivery.lease and ending.abandoned:
+        delivery.lease.keep_until(ending.abandoned)
 
 
 def _answering(delivery: Delivery, ending: Ending, record: RunRecord) -> Iterator[str]:

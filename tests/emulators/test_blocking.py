@@ -13,9 +13,13 @@ from datasync.clock import Clock
 from datasync.flow.watchdog import Watchdog
 from datasync.model.job import JobMessage, QueueMessage
 from datasync.model.state import FlowState
+from datasync.run.lease import renew_in_thread
 from datasync.run.pipeline import run_message
 from datasync.services import Services
+from tests.deliveries import NOW, message, registered, succeed
 from tests.documents import document, entry
+from tests.faults import Wire, to
+from tests.stages import FakeClock, run_job
 from tests.waiting import wait_until
 from tests.world import World
 
@@ -53,6 +57,29 @@ async def test_a_lease_is_renewed_while_a_flow_blocks_the_event_loop(
     assert "tests/emulators/test_blocking.py:" in line
     assert "(renewed.wait)" in line
     assert [each.levelno for each in caplog.records if "BLOCKED" in each.getMessage()] == [logging.ERROR]
+
+
+async def test_a_lease_is_renewed_while_another_flow_blocks_the_end_of_a_run(
+    world: World, wire: Wire, services: Services
+) -> None:
+    """The end of an innocent run is being recorded. Otherwise, it would be attempted again by another process."""
+    await world.put(document("t", entry("flow")))
+    ends: list[float] = []
+
+    async def block() -> None:
+        if ends:
+            return
+        assert isinstance(services.clock, FakeClock)
+        services.clock.time += timedelta(minutes=2)
+        await asyncio.to_thread(renew_in_thread, services)  # as the watchdog does
+        state = dict(await world.runs.read_item("state-flow", partition_key="t"))
+        ends.append(state["lease"]["until"])
+
+    wire.before_each(to("POST", "/docs", '"run-r-1"'), block)
+    record = await run_job(services, registered(succeed), message(), NOW)
+
+    assert ends == [(NOW + timedelta(minutes=5)).timestamp()]
+    assert [attempt.outcome for attempt in record.attempts] == ["succeeded"]
 
 
 async def wait_for_a_renewal(world: World) -> None:

@@ -50,7 +50,7 @@ async def test_a_run_without_a_record_is_sent_again_twice(world: World, wire: Wi
 
     (record,) = await world.records()
     assert (record["outcome"], host.waiting) == ("dead", [])
-    assert "the process died in each of 15 deliveries" in record["error"]["message"]
+    assert "the process died, or nothing could be recorded, in each of 15 deliveries" in record["error"]["message"]
     assert all(timedelta() <= delay <= timedelta(minutes=10, seconds=1) for delay in delays)
     assert delays[0] != delays[1]
     state = await services.runs.state("t", ["flow"])
@@ -110,7 +110,7 @@ async def test_a_live_lease_is_waited_for(world: World, wire: Wire, services: Se
 
     (record,) = await world.records()
     assert [attempt["outcome"] for attempt in record["attempts"]] == ["interrupted", "dead"]
-    assert "the process died in each of 1 attempts" in record["error"]["message"]
+    assert "in each of 15 deliveries: see docs/runbook.md" in record["error"]["message"]
     assert (await services.runs.state("t", ["flow"])).lease is None
 
 

@@ -2,23 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from aiohttp import web
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRun
-from datasync.errors import LeaseLost, StateInvalid
+from datasync.errors import FlowFailed, LeaseLost, StateInvalid, TenantInvalid
 from datasync.services import Services
 from localdev.keyvault import KeyVault
 from localdev.web import serving
 from tests.deliveries import NOW, Deliveries, message, registered, succeed
 from tests.documents import document, entry
 from tests.faults import Killed, Request, Wire, to
-from tests.stages import FakeClock, deliver, run_job
+from tests.stages import FakeClock, deliver, registry_of, run_job
 from tests.waiting import wait_until
 from tests.world import World
 
@@ -64,6 +66,20 @@ async def kill(services: Services, wire: Wire, **fields: Any) -> None:
     with pytest.raises(Killed):
         await run_job(services, registered(flow), message(**fields), services.clock.now())
     wire.heal()
+
+
+class Rules(msgspec.Struct):
+    limit: int = 1
+
+
+async def break_it(world: World, what: str) -> None:
+    """Make a run of `t/flow` impossible: its settings, its tenant, or its tenant's document. Leave a flow as it is."""
+    if what == "settings":
+        await world.put(document("t", entry("flow", settings={"limit": "x"})))
+    if what == "tenant":
+        await world.tenants.delete_item("t", partition_key="t")
+    if what == "document":
+        await world.put(document("t", entry("flow", cron=5)))
 
 
 def first_of(wanted: Callable[[Request], bool]) -> Callable[[Request], bool]:
@@ -171,6 +187,27 @@ class TestMeeting:
         (put,) = puts
         assert (put.job.message_id, put.job.run_id) == ("m-1", "r-1")
         assert put.visible_at == OVER
+        assert [attempt.outcome for attempt in run.attempts] == ["succeeded"]
+        await host.all()
+        assert [outcomes(record) for record in await world.records()] == [["succeeded"]]
+
+    @pytest.mark.parametrize("why", ["settings", "tenant", "document", "flow"])
+    async def test_the_same_message_is_put_back_if_the_run_could_not_start_now(
+        self, world: World, wire: Wire, services: Services, other: Services, why: str
+    ) -> None:
+        """The run goes on with the tenant and the settings that it was started with."""
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(other, wire, registered(succeed, settings=Rules))
+
+        async def flow(tenant_id: str, kv: SecretClient) -> None:
+            await break_it(world, why)
+            registry = registry_of("another") if why == "flow" else host.registry
+            assert await deliver(other, registry, message(2), NOW) is None
+            assert [put.visible_at for put in host.waiting] == [OVER]
+            assert await world.records() == []
+
+        run = await run_job(services, registered(flow, settings=Rules), message(), NOW)
+
         assert [attempt.outcome for attempt in run.attempts] == ["succeeded"]
         await host.all()
         assert [outcomes(record) for record in await world.records()] == [["succeeded"]]
@@ -298,6 +335,23 @@ class TestTakingOver:
         assert "the process died" in first.error.message
         assert (second.token, second.outcome) == (2, "succeeded")
         assert (run.failures, run.interruptions) == (0, 0), "counted in a row"
+
+    @pytest.mark.parametrize("why", ["settings", "tenant", "document", "flow"])
+    async def test_a_killed_attempt_is_recorded_if_the_run_cannot_start_again(
+        self, world: World, wire: Wire, services: Services, why: str
+    ) -> None:
+        """The killed attempt comes first, then the failure, unless the job waits for its flow."""
+        await world.put(document("t", entry("flow")))
+        await kill(services, wire)
+        await break_it(world, why)
+
+        registry = registry_of("another") if why == "flow" else registered(succeed, settings=Rules)
+        with suppress(TenantInvalid, FlowFailed):
+            await deliver(services, registry, message(2), OVER)
+
+        (record,) = await world.records()
+        found = {"settings": ["dead"], "tenant": ["dead"], "document": ["failed"], "flow": []}[why]
+        assert outcomes(record) == ["interrupted", *found]
 
     async def test_another_run_takes_the_lease_over(self, world: World, wire: Wire, services: Services) -> None:
         """The killed attempt is recorded in its own run, which is attempted again when its message comes back."""

@@ -55,7 +55,7 @@ def test_runs_tenants_and_reasons_are_spread() -> None:
 
 def test_a_run_whose_process_died_ends_for_good() -> None:
     """Its error says how often, and where to read on. An incident can tell it by its fingerprint."""
-    ending = died("15 attempts")
+    ending = died("the process died in each of 15 attempts")
 
     assert (ending.outcome, ending.is_permanent) == (Outcome.DEAD, True)
     assert ending.error
