@@ -48,11 +48,42 @@ _NAMES = (
     ),
     *(b"Content-Disposition", b"Upgrade", b"Date", b"Trailer"),
 )
+_CHARSETS = (
+    *(b"utf-16", b"utf-32", b"utf-16-be", b"utf-7", b"utf-8-sig", b"latin-1", b"cp037", b"shift_jis", b"gb18030"),
+    *(
+        b"iso2022_jp",
+        b"iso2022_kr",
+        b"hz",
+        b"big5hkscs",
+        b"cp1255",
+        b"tis_620",
+        b"unicode_escape",
+        b"raw_unicode_escape",
+    ),
+    *(
+        b"punycode",
+        b"idna",
+        b"rot13",
+        b"undefined",
+        b"base64",
+        b"bz2",
+        b"hex",
+        b"quopri",
+        b"uu",
+        b"zlib",
+        b"mbcs",
+        b"oem",
+    ),
+    *(b"", b"x", b"\xff", b'"utf-8', b"a" * 5_000, b"../utf-8", b"datasync_utf_16", b"encodings.punycode", b"__init__"),
+)
+_SLOW_TO_READ = (  # in some charset
+    *(b"-" + b"b" * 40_000, b"a" * 40_000, b"+AAA-" * 8_000, b"\\N{" * 10_000, b"\\ud800" * 6_000, b"~{" * 20_000),
+    *(b"\x1b$B" * 13_000, b"\xff" * 40_000, b"\xff\xfe" + b"\0\xd8" * 20_000, b"xn--" * 10_000),
+)
 _VALUES: dict[bytes, tuple[bytes, ...]] = {
     b"Content-Type": (
         b"application/json",
-        b"text/plain; charset=utf-16",
-        b"text/a; charset=rot13",
+        *(b"text/plain; charset=" + name for name in _CHARSETS),
         b"text/a; charset=\xff",
         b"/",
         b";",
@@ -237,7 +268,7 @@ def _head(choices: Random) -> bytes:
 
 def _body(choices: Random) -> bytes:
     content: Any = grammar.written(choices, grammar.value(choices))[:20_000]
-    kind = choices.randrange(8)
+    kind = choices.randrange(9)
     match kind:
         case 0:
             return gzip.compress(content)
@@ -249,6 +280,8 @@ def _body(choices: Random) -> bytes:
             return _chunked(choices, content)
         case 5:
             return b""
+        case 6:
+            return choices.choice(_SLOW_TO_READ)
         case _:
             return bytes(content)
 
