@@ -2,7 +2,7 @@
 
 import codecs
 from codecs import CodecInfo
-from collections.abc import Callable
+from collections.abc import Buffer, Callable
 from functools import partial
 from typing import override
 
@@ -11,7 +11,7 @@ import httpx
 # Codecs of Python that no API uses for texts: they take the square of the length, fail, or give no text.
 _NO_CHARSETS = {"base64", "bz2", "hex", "idna", "punycode", "quopri", "rot-13", "undefined", "uu", "zlib"}
 
-type _Decode = Callable[[bytes, str, bool], tuple[str, int]]
+type _Decode = Callable[[Buffer, str, bool], tuple[str, int]]
 
 _WITH_MARK: dict[str, tuple[bytes, _Decode, _Decode]] = {
     "utf-16": (codecs.BOM_UTF16_BE, codecs.utf_16_be_decode, codecs.utf_16_le_decode),
@@ -47,12 +47,13 @@ class _Decoder(codecs.BufferedIncrementalDecoder):
         self._chosen: _Decode | None = None
 
     @override
-    def _buffer_decode(self, input: bytes, errors: str, final: bool) -> tuple[str, int]:
+    def _buffer_decode(self, input: Buffer, errors: str, final: bool) -> tuple[str, int]:
         if self._chosen:
             return self._chosen(input, errors, final)
-        if len(input) < len(self._mark) and not final:
+        start = bytes(input)
+        if len(start) < len(self._mark) and not final:
             return "", 0
-        self._chosen = self._big if input.startswith(self._mark) else self._little
+        self._chosen = self._big if start.startswith(self._mark) else self._little
         text, length = self._chosen(input, errors, final)
         return text.removeprefix("\ufeff"), length
 
