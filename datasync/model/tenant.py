@@ -117,6 +117,8 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
     problems: tuple[Problem, ...]
     """Problems of entries that are not among `flows`: of MOST_EXPLAINED, and one that counts the others."""
     etag: str
+    unlisted: int = 0
+    """The number of the others."""
     unexplained: Mapping[str, int] = {}
     """The names and positions of the others."""
 
@@ -162,8 +164,8 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
             first = flows.setdefault(entry.name, entry)
             if first is not entry:
                 problems.append(_duplicate(read.tenant_id, entry, first))
-        if unreadable > MOST_EXPLAINED:
-            problems.append(_others(read.tenant_id, unreadable - MOST_EXPLAINED))
+        if unlisted := max(unreadable - MOST_EXPLAINED, 0):
+            problems.append(_others(read.tenant_id, unlisted))
         return cls(
             id=read.tenant_id,
             name=read.name or read.tenant_id,
@@ -172,6 +174,7 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
             flows=tuple(flows.values()),
             problems=tuple(problems),
             etag=str(document.get("_etag", "")),
+            unlisted=unlisted,
             unexplained=unexplained,
         )
 

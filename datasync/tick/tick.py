@@ -356,7 +356,8 @@ def _first(tenant: Tenant, problems: Collection[Problem]) -> list[Problem]:
     """Return the first problems of a document, and one that counts the others: each tick reads all that are stored."""
     if len(problems) <= MOST_PROBLEMS:
         return [*problems]
-    more = f"{len(problems) - MOST_PROBLEMS:,} more problems, which are not listed: correct the others first"
+    number = len(problems) - MOST_PROBLEMS + max(tenant.unlisted - 1, 0)
+    more = f"{number:,} more problems, which are not listed: correct the others first"
     return [*islice(problems, MOST_PROBLEMS), Problem(tenant_id=tenant.id, path="flows", why=more)]
 
 
