@@ -42,7 +42,7 @@ class RunLog(logging.LoggerAdapter[logging.Logger]):
         given, safe = kwargs.get("extra") or {}, _Safe(self._redact)
         extra = {str(safe.value(str(key), _DEPTH)): safe.value(value) for key, value in safe.first(given.items())}
         if len(extra) < len(given):
-            extra["more"] = f"{len(given) - len(extra)} fields are left out: all of them have {TEXT} characters at most"
+            extra[_CUT] = f"{len(given) - len(extra)} fields are left out: all of them have {TEXT} characters at most"
         return msg, {**kwargs, "extra": {**(self.extra or {}), **extra}}
 
 
@@ -62,10 +62,12 @@ class _Safe:
         if isinstance(value, Mapping | list | tuple | set | frozenset) and depth < _DEPTH and len(value) <= _ITEMS:
             self._left -= _LEAST
             if isinstance(value, Mapping):
-                return {
+                members = {
                     self.value(key, _DEPTH): self.value(part, depth + 1) for key, part in self.first(value.items())
-                } | ({} if self._left > 0 else {_CUT: _CUT})
-            parts = [*(self.value(part, depth + 1) for part in self.first(value)), *([] if self._left > 0 else [_CUT])]
+                }
+                return members | ({_CUT: _CUT} if self._left <= 0 else {})
+            parts = [self.value(part, depth + 1) for part in self.first(value)]
+            parts += [_CUT] * (len(parts) < len(value))
             return parts if isinstance(value, list) else tuple(parts)
         if self._left <= 0:
             return _CUT
