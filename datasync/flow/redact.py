@@ -42,6 +42,7 @@ class Redaction:
         self._texts: dict[str, str] = {}
         self._unfinished_texts: dict[str, str] = {}
         self._short_texts: dict[str, str] = {}
+        self._short_unfinished_texts: dict[str, str] = {}
         self._one_line_texts: dict[str, str] = {}
         self._base64: dict[str, str] = {}
         self._margin = _MARGIN
@@ -65,11 +66,18 @@ class Redaction:
                 if len(text) == SHORTEST - 1:  # that of a secret with escapes of its own
                     self._short_texts[_with_blanks(text)] = name
                 _keep(self._texts, name, text)
-                if (finished := without_unfinished_escape(text)) != text:
-                    _keep(self._unfinished_texts, name, finished)
+                self._keep_unfinished(name, text)
                 for each in in_one_line(text):
                     if (line := each.text.strip()) != text:
                         _keep(self._one_line_texts, name, line)
+
+    def _keep_unfinished(self, name: str, text: str) -> None:
+        finished = without_unfinished_escape(text)
+        if finished == text:
+            return
+        _keep(self._unfinished_texts, name, finished)
+        if len(finished) == SHORTEST - 1:
+            self._short_unfinished_texts[_with_blanks(finished)] = name
 
     @property
     def is_slow(self) -> bool:
@@ -139,6 +147,9 @@ class Redaction:
                 if last - first >= SHORTEST:
                     yield first, last, label
             yield from _replaced(path, self._unfinished_texts, and_next=True)
+            for first, last, label in _replaced(path, self._short_unfinished_texts, and_next=True):
+                if last - first > SHORTEST:  # with an escape, to which the end of the secret belongs
+                    yield first, last, label
             if self._one_line_texts:
                 for line in in_one_line(each.text):
                     yield from _replaced([*path, line], self._one_line_texts)

@@ -433,6 +433,15 @@ def test_the_extra_fields_of_a_line_share_the_length_of_one_text(
     assert "…" in written
 
 
+def test_a_short_secret_whose_end_begins_an_escape_is_removed() -> None:
+    """Here, the backslash at its end and the slash after it are read as the escape of a slash."""
+    redact = Redaction()
+    redact.add("crm--token", "%]'\\")
+
+    assert redact("a %]&#x27;\\/y b") == "a <crm--token>y b"
+    assert redact("a %]'y b") == "a %]'y b"
+
+
 def test_a_deep_traceback_has_its_last_calls() -> None:
     """Python takes a tenth of a second for a thousand calls."""
 
