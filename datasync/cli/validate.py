@@ -13,13 +13,8 @@ from datasync.flow.secrets import check_name, tenant_secret
 from datasync.model.decode import joined, shorten
 from datasync.model.display import shown
 from datasync.model.tenant import Problem, Tenant, tenant_label
-from datasync.model.times import utc_text
 from datasync.tick.check import Spellings, entry_problems, tenant_problems
 from datasync.tick.warn import entry_warnings, field_warnings
-
-_EARLIEST = 2000
-"""No run was due before this year."""
-
 
 type _Repeated = Mapping[int, tuple[dict[str, Any], list[str]]]
 """Objects with the keys that a file gives them more than once, by the `id()` of the object."""
@@ -98,9 +93,6 @@ class Report:
     def _entry_warnings(self, tenant: Tenant) -> Iterator[Problem]:
         for entry in tenant.flows:
             yield from entry_warnings(tenant, entry, self._registry, self._now, self._now)
-            if entry.next_run and entry.next_run.year < _EARLIEST:
-                why = f"{utc_text(entry.next_run)} is long ago: the flow runs once, at the next tick, or set null"
-                yield Problem(tenant.id, f"flows[{entry.index}].nextRunUtc", why, entry.name, level="warning")
 
     def _warning(self, file: str, place: str, why: str) -> str:
         self._warnings += 1

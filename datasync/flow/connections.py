@@ -16,8 +16,9 @@ from aiohttp.http import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 
 from datasync.errors import ResponseTooLarge
+from datasync.flow.charsets import charset
 from datasync.flow.redirects import Origin, origin
-from datasync.flow.responses import Deadline, Limits, charset, decoded, encodings
+from datasync.flow.responses import Deadline, Limits, decoded, encodings
 from datasync.flow.usage import HttpUsage
 
 OF_A_RUN = 10

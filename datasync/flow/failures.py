@@ -11,8 +11,8 @@ import msgspec
 from azure.core.exceptions import HttpResponseError
 
 from datasync.errors import FlowSignal, ResponseTooLarge
+from datasync.flow.charsets import charset
 from datasync.flow.redact import LINE, Redaction
-from datasync.flow.responses import charset
 from datasync.model.decode import NAME_LIMIT
 from datasync.model.display import shown
 from datasync.model.failure import Failure, fingerprint

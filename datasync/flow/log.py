@@ -2,15 +2,17 @@
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from itertools import takewhile
 from typing import Any, override
 
-from datasync.flow.redact import Redaction
+from datasync.flow.redact import TEXT, Redaction
 from datasync.model.display import shown_lines
 from datasync.telemetry.emit import logger
 
 _DEPTH = 5  # of objects within objects in `extra`; what lies deeper is logged as text
 _ITEMS = 100  # of a list or an object in `extra`; a longer one is logged as text
+_LEAST = 20  # characters that a value or a name in `extra` counts as, at least
 
 
 class RunLog(logging.LoggerAdapter[logging.Logger]):
@@ -37,19 +39,46 @@ class RunLog(logging.LoggerAdapter[logging.Logger]):
 
     @override
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        extra = {self._redact.start(str(key)): self._safe(value) for key, value in (kwargs.get("extra") or {}).items()}
+        given, safe = kwargs.get("extra") or {}, _Safe(self._redact)
+        extra = {str(safe.value(str(key), _DEPTH)): safe.value(value) for key, value in safe.first(given.items())}
+        if len(extra) < len(given):
+            extra[_CUT] = f"{len(given) - len(extra)} fields are left out: all of them have {TEXT} characters at most"
         return msg, {**kwargs, "extra": {**(self.extra or {}), **extra}}
 
-    def _safe(self, value: object, depth: int = 0) -> object:
+
+class _Safe:
+    """Removes secrets from the values of one log line, which share the characters of one long text."""
+
+    def __init__(self, redact: Redaction) -> None:
+        self._redact = redact
+        self._left = TEXT
+
+    def first[T](self, parts: Iterable[T]) -> Iterator[T]:
+        """Yield parts until all characters are used."""
+        return takewhile(lambda _: self._left > 0, parts)
+
+    def value(self, value: object, depth: int = 0) -> object:
         """Return a value without secrets: objects and lists part by part, and any other value as text if need be."""
         if isinstance(value, Mapping | list | tuple | set | frozenset) and depth < _DEPTH and len(value) <= _ITEMS:
+            self._left -= _LEAST
             if isinstance(value, Mapping):
-                return {self._safe(key, _DEPTH): self._safe(part, depth + 1) for key, part in value.items()}
-            parts = [self._safe(part, depth + 1) for part in value]
+                members = {
+                    self.value(key, _DEPTH): self.value(part, depth + 1) for key, part in self.first(value.items())
+                }
+                return members | ({_CUT: _CUT} if self._left <= 0 else {})
+            parts = [self.value(part, depth + 1) for part in self.first(value)]
+            parts += [_CUT] * (len(parts) < len(value))
             return parts if isinstance(value, list) else tuple(parts)
+        if self._left <= 0:
+            return _CUT
         text = value if isinstance(value, str) else _text_of(value)
-        safe = self._redact.start(text)
+        safe = self._redact.start(text, self._left)
+        self._left -= max(len(safe), _LEAST)
         return value if safe == text and isinstance(value, _PLAIN) else safe
+
+
+_CUT = "…"
+"""In the place of values for which no characters are left."""
 
 
 _PLAIN = (int, float, type(None))

@@ -24,6 +24,8 @@ SHORTEST = 4
 """Characters: a shorter secret is left in texts, since it would blank out everything."""
 
 _MOST_PRINTED = 100  # exceptions in one traceback
+_MOST_CALLS = 100  # in one traceback. Python takes 0.1 ms for each
+_FEWEST_CALLS = 2  # of each exception
 _HEAD = 4_000  # characters of a long traceback before the gap
 _MARGIN = 2_000  # characters: the longest user information of a URL that is found at a cut
 _EXPANSION = 8  # times the length of a secret in UTF-8 that a form of it is long at most, at a cut
@@ -40,6 +42,7 @@ class Redaction:
         self._texts: dict[str, str] = {}
         self._unfinished_texts: dict[str, str] = {}
         self._short_texts: dict[str, str] = {}
+        self._short_unfinished_texts: dict[str, str] = {}
         self._one_line_texts: dict[str, str] = {}
         self._base64: dict[str, str] = {}
         self._margin = _MARGIN
@@ -63,11 +66,18 @@ class Redaction:
                 if len(text) == SHORTEST - 1:  # that of a secret with escapes of its own
                     self._short_texts[_with_blanks(text)] = name
                 _keep(self._texts, name, text)
-                if (finished := without_unfinished_escape(text)) != text:
-                    _keep(self._unfinished_texts, name, finished)
+                self._keep_unfinished(name, text)
                 for each in in_one_line(text):
                     if (line := each.text.strip()) != text:
                         _keep(self._one_line_texts, name, line)
+
+    def _keep_unfinished(self, name: str, text: str) -> None:
+        finished = without_unfinished_escape(text)
+        if finished == text:
+            return
+        _keep(self._unfinished_texts, name, finished)
+        if len(finished) == SHORTEST - 1:
+            self._short_unfinished_texts[_with_blanks(finished)] = name
 
     @property
     def is_slow(self) -> bool:
@@ -95,9 +105,10 @@ class Redaction:
     def traceback(self, error: BaseException) -> str:
         """Return the traceback, as Python prints it. If it is long, it has a gap.
 
-        Of more than a hundred exceptions, which would take long to print, it has the outermost one and the first in it.
+        Of many calls, which would take long to print, it has the last ones. Of more than a hundred exceptions, it has
+        the outermost one and the first in it.
         """
-        text = printable("".join(_printed(error)).rstrip())
+        text = "".join(_printed(error)).rstrip()
         if len(text) <= TEXT:
             return self(text)
         return f"{self._first(text, _HEAD)}…\n… ({len(text)} characters) …\n{self._last(text, TEXT - _HEAD)}"
@@ -110,7 +121,8 @@ class Redaction:
         """Return the last characters, from the start of a line on: a query in which the cut lies is not recognised."""
         at = text.find("\n", len(text) - limit) + 1
         start = max(at - self._margin, 0)
-        return self._between(text[start:], at - start, None) if at else ""
+        before = printable(text[start:at])
+        return self._between(before + printable(text[at:]), len(before), None) if at else ""
 
     def _between(self, text: str, start: int, end: int | None) -> str:
         """Return a part of a text without the secrets in it."""
@@ -135,6 +147,9 @@ class Redaction:
                 if last - first >= SHORTEST:
                     yield first, last, label
             yield from _replaced(path, self._unfinished_texts, and_next=True)
+            for first, last, label in _replaced(path, self._short_unfinished_texts, and_next=True):
+                if last - first > SHORTEST:  # with an escape, to which the end of the secret belongs
+                    yield first, last, label
             if self._one_line_texts:
                 for line in in_one_line(each.text):
                     yield from _replaced([*path, line], self._one_line_texts)
@@ -209,30 +224,34 @@ def _merged(spans: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, s
 
 
 def _printed(error: BaseException) -> Iterator[str]:
-    if _are_few(error):
-        yield from traceback.format_exception(error)
+    if few := _few(error):
+        limit = max(_MOST_CALLS // len(few), _FEWEST_CALLS)
+        calls = max(sum(1 for _ in traceback.walk_tb(each.__traceback__)) for each in few)
+        yield from traceback.format_exception(error, limit=-limit)
+        if calls > limit:
+            yield f"(Of each traceback, the last {limit} calls are shown.)\n"
         return
     yield "Traceback (most recent call last):\n"
-    yield from traceback.format_tb(error.__traceback__)
+    yield from traceback.format_tb(error.__traceback__, limit=-_MOST_CALLS // 2)
     yield f"{_described(error)}\n(The tracebacks of the other exceptions are left out.)\n"
     first = error
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    if first is not error and _are_few(first):
+    if first is not error and _few(first):
         yield "The first one:\n"
-        yield from traceback.format_exception(first)
+        yield from _printed(first)
 
 
-def _are_few(error: BaseException) -> bool:
-    """Return whether an exception stands for at most a hundred, with its causes, its contexts and its members."""
-    pending, seen = [error], set[int]()
+def _few(error: BaseException) -> list[BaseException]:
+    """Return an exception with its causes, its contexts and its members; none if they are more than a hundred."""
+    pending, seen = [error], dict[int, BaseException]()
     while pending and len(seen) <= _MOST_PRINTED:
         each = pending.pop()
         if id(each) not in seen:
-            seen.add(id(each))
+            seen[id(each)] = each
             pending += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
             pending += [other for other in (each.__cause__, each.__context__) if other]
-    return len(seen) <= _MOST_PRINTED
+    return [*seen.values()] if len(seen) <= _MOST_PRINTED else []
 
 
 def _described(error: BaseException, depth: int = 3) -> str:

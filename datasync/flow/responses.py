@@ -1,7 +1,6 @@
 """Limits the size, the encodings and the time of an answer."""
 
 import asyncio
-import codecs
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
@@ -21,8 +20,6 @@ MAX_BODY = 50_000_000
 TOTAL = timedelta(minutes=5)
 """The time of a request and its answer, unless a request sets another."""
 
-# Codecs of Python that no API uses for texts: they take the square of the length, fail, or give no text.
-_NO_CHARSETS = {"base64", "bz2", "hex", "idna", "punycode", "quopri", "rot-13", "undefined", "uu", "zlib"}
 _MOST_ENCODINGS = 2
 _REFUSED = ("br", "zstd")  # httpx would decode them without a limit where their libraries are installed
 _MOST_MEMBERS = 1024  # of a gzip stream. For each, zlib copies all the data that follows it
@@ -130,15 +127,6 @@ def encodings(response: httpx.Response) -> list[str]:
     if len(known) > _MOST_ENCODINGS:
         raise httpx.DecodingError(f"the answer is encoded {len(known)} times; at most {_MOST_ENCODINGS} are decoded")
     return known
-
-
-def charset(response: httpx.Response) -> str:
-    """Return the charset of a text: the one that the answer or its user names, UTF-8 if that is not for texts."""
-    name = response.encoding or "utf-8"
-    try:
-        return "utf-8" if codecs.lookup(name).name in _NO_CHARSETS else name
-    except LookupError:
-        return "utf-8"
 
 
 async def decoded(

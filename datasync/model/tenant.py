@@ -1,10 +1,11 @@
 """Tenant documents: the entries people edit, and the problems in them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
 from datetime import datetime
 from difflib import get_close_matches
 from functools import cached_property
 from hashlib import sha256
+from itertools import islice
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -19,6 +20,12 @@ from datasync.model.times import read_utc
 FLEET = "@fleet"
 """The partition of documents about the whole fleet. No tenant's id starts with `@`."""
 
+
+MOST_EXPLAINED = 500
+"""The most entries of one document whose faults are explained. A document has room for a million that are wrong."""
+
+_STEP = 100  # entries that are read at once
+_MOST_NAMES = 100  # fields of a document without a type that are looked at
 
 type Level = Literal["error", "warning"]
 
@@ -108,8 +115,12 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
     """Whether the document has a time zone."""
     flows: tuple[FlowEntry, ...]
     problems: tuple[Problem, ...]
-    """Problems of entries that are not among `flows`."""
+    """Problems of entries that are not among `flows`: of MOST_EXPLAINED, and one that counts the others."""
     etag: str
+    unlisted: int = 0
+    """The number of the others."""
+    unexplained: Mapping[str, int] = {}
+    """The names and positions of the others."""
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
@@ -119,29 +130,42 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
             TenantInvalid: the document as a whole cannot be used; the message names the field.
 
         """
-        try:
-            read = decode(_TenantDocument, document)
-        except FieldError as error:
-            raise TenantInvalid(tenant_label(document), error.path, error.why) from None
-        if read.id != read.tenant_id:
-            raise TenantInvalid(
-                read.id,
-                "tenantId",
-                f"{read.tenant_id!r} is not the document's id {read.id!r}; both must be the tenant's id",
-            )
-        if why := _id_mistake(read.id):
-            raise TenantInvalid(tenant_label(document), "id", why)
+        reading = cls.reading(document)
+        while True:
+            try:
+                next(reading)
+            except StopIteration as end:
+                tenant: Self = end.value
+                return tenant
+
+    @classmethod
+    def reading(cls, document: Mapping[str, Any]) -> Generator[None, None, Self]:
+        """Decode a document in steps of a few milliseconds, and return what `from_document` does. Raises as it does.
+
+        A document of 2 MB, the most that Cosmos DB stores, takes up to some seconds.
+        """
+        read = _read_document(document)
         flows: dict[str, FlowEntry] = {}
         problems: list[Problem] = []
+        unexplained: dict[str, int] = {}
+        unreadable = 0
         for index, content in enumerate(read.flows):
+            if index % _STEP == _STEP - 1:
+                yield
             try:
-                entry = _read_entry(index, content)
+                entry = _read_entry(index, content, explains=unreadable < MOST_EXPLAINED)
             except FieldError as error:
-                problems.append(_unreadable(read.tenant_id, index, content, error))
+                unreadable += 1
+                if unreadable <= MOST_EXPLAINED:
+                    problems.append(_unreadable(read.tenant_id, index, content, error))
+                elif label := entry_label(content):
+                    unexplained.setdefault(label, index)
                 continue
             first = flows.setdefault(entry.name, entry)
             if first is not entry:
                 problems.append(_duplicate(read.tenant_id, entry, first))
+        if unlisted := max(unreadable - MOST_EXPLAINED, 0):
+            problems.append(_others(read.tenant_id, unlisted))
         return cls(
             id=read.tenant_id,
             name=read.name or read.tenant_id,
@@ -150,6 +174,8 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
             flows=tuple(flows.values()),
             problems=tuple(problems),
             etag=str(document.get("_etag", "")),
+            unlisted=unlisted,
+            unexplained=unexplained,
         )
 
     @cached_property
@@ -178,6 +204,10 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
         for problem in self.problems:
             if problem.flow in names:
                 raise TenantInvalid(self.id, problem.path, problem.why, problem.flow)
+        for name in names:
+            if name in self.unexplained:
+                why = f"the entry cannot be read, like {MOST_EXPLAINED} before it: correct those first"
+                raise TenantInvalid(self.id, f"flows[{self.unexplained[name]}]", why, name)
         return None
 
 
@@ -220,7 +250,7 @@ def is_tenant_document(document: Mapping[str, Any]) -> bool:
     kind = document.get("type")
     if isinstance(kind, str) and kind.strip():
         return kind == "Tenant" or _resembles("tenant", kind)
-    return "flows" in document or any(_resembles("flows", name) for name in document)
+    return "flows" in document or any(_resembles("flows", name) for name in islice(document, _MOST_NAMES))
 
 
 def is_tenant_id(text: str) -> bool:
@@ -270,8 +300,25 @@ def _id_mistake(tenant_id: str) -> str | None:
     return None
 
 
-def _read_entry(index: int, content: object) -> FlowEntry:
-    read = decode(_EntryDocument, content)
+def _read_document(document: Mapping[str, Any]) -> _TenantDocument:
+    """Read a document without its entries. Raises TenantInvalid."""
+    try:
+        read = decode(_TenantDocument, document)
+    except FieldError as error:
+        raise TenantInvalid(tenant_label(document), error.path, error.why) from None
+    if read.id != read.tenant_id:
+        raise TenantInvalid(
+            read.id,
+            "tenantId",
+            f"{read.tenant_id!r} is not the document's id {read.id!r}; both must be the tenant's id",
+        )
+    if why := _id_mistake(read.id):
+        raise TenantInvalid(tenant_label(document), "id", why)
+    return read
+
+
+def _read_entry(index: int, content: object, *, explains: bool) -> FlowEntry:
+    read = decode(_EntryDocument, content, explains=explains)
     if len(read.name) > NAME_LIMIT:
         raise FieldError("name", why=f"a name has at most {NAME_LIMIT} characters, got {shorten(read.name)!r}")
     if not read.name.isprintable():
@@ -307,6 +354,11 @@ def _unreadable(tenant_id: str, index: int, content: object, error: FieldError) 
         path=f"flows[{index}]{error.path and '.'}{error.path}",
         why=error.why,
     )
+
+
+def _others(tenant_id: str, number: int) -> Problem:
+    why = f"{number:,} more entries cannot be read, which are not listed: correct the others first"
+    return Problem(tenant_id=tenant_id, path="flows", why=why)
 
 
 def _duplicate(tenant_id: str, entry: FlowEntry, first: FlowEntry) -> Problem:

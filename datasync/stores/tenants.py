@@ -1,7 +1,7 @@
 """The tenants container: documents that people edit. The app changes `nextRunUtc` and `planned` of entries."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from datasync.errors import ServiceUnavailable, TenantUnknown
 from datasync.model.tenant import FlowEntry, Planned, Tenant, is_tenant_document, is_tenant_id
 from datasync.model.times import utc_text
+from datasync.slices import finished
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 from datasync.tries import MOST, tries
 
@@ -112,7 +113,8 @@ class TenantStore:
             TenantInvalid: its document cannot be used.
 
         """
-        return Tenant.from_document(await self._read(tenant_id))
+        reading = Tenant.reading(await self._read(tenant_id))
+        return await finished(reading, lambda: self._container.sleep(timedelta()))
 
     async def document(self, tenant_id: str) -> dict[str, Any]:
         """Return the document of a tenant as it is stored, readable or not. Raises TenantUnknown if it has none."""

@@ -1,6 +1,6 @@
 """The plan for a tenant at an instant: jobs to enqueue, and the next `nextRunUtc` of each entry. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
@@ -16,6 +16,8 @@ from datasync.tick.check import entry_problems, find_zone, tenant_problems
 
 MOST_AHEAD = 1000
 """The most runs of one flow that a tick plans."""
+
+_AT_ONCE = 100  # occurrences that are looked for in one step
 
 
 class Advance(msgspec.Struct, frozen=True):
@@ -62,8 +64,8 @@ def plan(
     """Plan a tenant's entries at `now`, looking ahead to `horizon` (both aware, now <= horizon).
 
     Yields what has to be done and the fields that somebody must correct (some more than once), or None for an entry
-    with neither. Each entry is planned when the caller asks for it, so that a tenant of any size takes little memory,
-    and little time at once.
+    with neither, and for a part of the search for many occurrences. Each entry is planned when the caller asks for it,
+    so that a tenant of any size takes little memory, and little time at once.
 
     * Disabled entries, and entries with problems (see datasync.tick.check), are left out.
     * `nextRunUtc` in the past gives one job, however many occurrences were missed.
@@ -78,13 +80,15 @@ def plan(
         if entry.enabled and (found := [*entry_problems(tenant, entry, registry, now)]):
             yield from found
             continue
-        advance = _advance(tenant, entry, now, horizon, spread) if entry.enabled else None
+        advance = (yield from _advance(tenant, entry, now, horizon, spread)) if entry.enabled else None
         yield advance
         if advance and advance.next_run <= horizon:
             yield _too_often(tenant, entry, horizon)
 
 
-def _advance(tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime, spread: timedelta) -> Advance | None:
+def _advance(
+    tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime, spread: timedelta
+) -> Generator[None, None, Advance | None]:
     served = entry.next_run
     instants: list[datetime] = []
     if served and served > horizon:
@@ -93,9 +97,8 @@ def _advance(tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime,
         next_run = served
     else:
         stored = [served] if served else []
-        following = _occurrences(
-            entry.cron, tenant.zone_of(entry), max([now, *stored]), horizon, MOST_AHEAD - len(stored)
-        )
+        zone, after = tenant.zone_of(entry), max([now, *stored])
+        following = yield from _following(entry.cron, zone, after, horizon, MOST_AHEAD - len(stored))
         if not following:
             return None  # the calendar ends with year 9999
         *instants, next_run = (*stored, *following)
@@ -110,7 +113,21 @@ def _advance(tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime,
     )
 
 
-@lru_cache(maxsize=256)  # many flows have the same schedule, and a tick asks for the same times
+def _following(
+    expression: str, zone: str, after: datetime, horizon: datetime, most: int
+) -> Generator[None, None, tuple[datetime, ...]]:
+    """Return what `_occurrences` returns, found in steps."""
+    found: tuple[datetime, ...] = ()
+    while True:
+        at_once = min(most - len(found), _AT_ONCE)
+        part = _occurrences(expression, zone, found[-1] if found else after, horizon, at_once)
+        if not part or len(part) <= at_once or len(found) + at_once == most:
+            return (*found, *part) if part else ()
+        found += part[:-1]
+        yield
+
+
+@lru_cache(maxsize=1024)  # many flows have the same schedule, and a tick asks for the same times
 def _occurrences(expression: str, zone: str, after: datetime, horizon: datetime, most: int) -> tuple[datetime, ...]:
     """Return the occurrences after an instant until the horizon, up to `most`, and the one after them.
 

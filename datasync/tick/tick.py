@@ -1,7 +1,7 @@
 """One tick: examine the documents that changed or are due, enqueue their jobs, move `nextRunUtc`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import batched, chain, islice
@@ -13,6 +13,7 @@ from datasync.errors import MessageTooLarge, ServiceUnavailable, StateInvalid, T
 from datasync.flow.registry import FlowRegistry
 from datasync.model.tenant import FlowEntry, Problem, Tenant, document_key, is_tenant_document
 from datasync.services import Services
+from datasync.slices import finished
 from datasync.stores.fleet import Watermark
 from datasync.stores.jobs import TOO_LARGE
 from datasync.stores.tenants import MOST_MOVES, Move
@@ -32,7 +33,7 @@ from datasync.tick.check import spelling_problems
 from datasync.tick.plan import Advance, plan
 from datasync.tick.standing import StandingProblems
 from datasync.tick.turns import REQUESTS, Turn
-from datasync.tick.warn import entry_warnings, field_warnings
+from datasync.tick.warn import entry_warnings, field_warning_steps
 
 SCAN_INTERVAL = timedelta(days=1)
 """Time between two complete scans of the tenants container."""
@@ -205,10 +206,10 @@ class _Tick:
         self._examined.add(key)
         self._tally.tenants += 1
         try:
-            tenant = Tenant.from_document(document)
+            tenant = await finished(Tenant.reading(document), turn.pause)
         except TenantInvalid as error:
             problem = Problem(tenant_id=error.tenant_id, path=error.path, why=error.why)
-            await standing.update(key, [problem, *islice(field_warnings(document), MOST_WARNINGS)], turn)
+            await standing.update(key, [problem, *await _field_warnings(document, turn)], turn)
             return
         if twins := [*spelling_problems(tenant.id, await self._services.claims.holder(tenant.id))]:
             await standing.update(key, [*twins, *_first(tenant, await self._problems(tenant, turn))], turn)
@@ -221,10 +222,10 @@ class _Tick:
 
     async def _problems(self, tenant: Tenant, turn: Turn) -> list[Problem]:
         """Return the problems of a tenant that is not scheduled."""
-        plan, problems = self._plan(tenant), list[Problem]()
+        plan, problems = self._plan(tenant), dict[Problem, None]()
         while await _next_group(plan, (), problems, turn):
             pass
-        return problems
+        return [*problems]
 
     def _turn(self) -> Turn:
         return Turn(self._places, self._services.clock)
@@ -239,7 +240,7 @@ class _Tick:
         """
         served: set[str] = set()
         refused: list[Problem] = []
-        problems: list[Problem] = []
+        problems: dict[Problem, None] = {}
         is_edited = False
         plan = self._plan(tenant)
         while group := await _next_group(plan, served, problems, turn):
@@ -248,7 +249,7 @@ class _Tick:
             else:
                 is_edited = True
                 tenant = await self._services.tenants.get(tenant.id)
-                plan, problems = self._plan(tenant), []
+                plan, problems = self._plan(tenant), {}
         return [*problems, *refused], None if is_edited else tenant.etag
 
     async def _serve(
@@ -293,12 +294,13 @@ class _Tick:
         return too_large
 
     async def _warnings(self, document: Mapping[str, Any], tenant: Tenant, turn: Turn) -> list[Problem]:
-        found = [*islice(field_warnings(document), MOST_WARNINGS)]
+        found = await _field_warnings(document, turn)
         for entry in tenant.flows:
             await turn.pause()
-            if entry.enabled and len(found) < MOST_WARNINGS:
-                found += entry_warnings(tenant, entry, self._registry, self._now, self._horizon)
-        return found[:MOST_WARNINGS]
+            if entry.enabled:
+                warnings = entry_warnings(tenant, entry, self._registry, self._now, self._horizon)
+                found += islice(warnings, MOST_WARNINGS - len(found))
+        return found
 
     def _plan(self, tenant: Tenant) -> Iterator[Advance | Problem | None]:
         return plan(tenant, self._registry, self._now, self._horizon, self._services.settings.spread)
@@ -325,14 +327,14 @@ class _Tick:
 
 
 async def _next_group(
-    plan: Iterator[Advance | Problem | None], served: Collection[str], problems: list[Problem], turn: Turn
+    plan: Iterator[Advance | Problem | None], served: Collection[str], problems: dict[Problem, None], turn: Turn
 ) -> list[Advance]:
-    """Return the next entries, as many as one patch can move, and add the problems that come with them."""
+    """Return the next entries, as many as one patch can move, and add the problems that come with them, each once."""
     group: list[Advance] = []
     for step in plan:
         await turn.pause()
         if isinstance(step, Problem):
-            problems.append(step)
+            problems[step] = None
         elif step and step.entry.name not in served:
             group.append(step)
         if len(group) == MOST_MOVES:
@@ -340,13 +342,23 @@ async def _next_group(
     return group
 
 
-def _first(tenant: Tenant, problems: Iterable[Problem]) -> list[Problem]:
+async def _field_warnings(document: Mapping[str, Any], turn: Turn) -> list[Problem]:
+    found: list[Problem] = []
+    for step in field_warning_steps(document):
+        await turn.pause()
+        found += [step] if step else []
+        if len(found) == MOST_WARNINGS:
+            break
+    return found
+
+
+def _first(tenant: Tenant, problems: Collection[Problem]) -> list[Problem]:
     """Return the first problems of a document, and one that counts the others: each tick reads all that are stored."""
-    found = [*dict.fromkeys(problems)]
-    if len(found) <= MOST_PROBLEMS:
-        return found
-    more = f"{len(found) - MOST_PROBLEMS:,} more problems, which are not listed: correct the others first"
-    return [*found[:MOST_PROBLEMS], Problem(tenant_id=tenant.id, path="flows", why=more)]
+    if len(problems) <= MOST_PROBLEMS:
+        return [*problems]
+    number = len(problems) - MOST_PROBLEMS + max(tenant.unlisted - 1, 0)
+    more = f"{number:,} more problems, which are not listed: correct the others first"
+    return [*islice(problems, MOST_PROBLEMS), Problem(tenant_id=tenant.id, path="flows", why=more)]
 
 
 def _too_large(tenant: Tenant, entry: FlowEntry) -> Problem:

@@ -15,6 +15,7 @@ from datasync.errors import CronInvalid, FlowUnknown
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.decode import joined
 from datasync.model.tenant import DOCUMENT_FIELDS, ENTRY_FIELDS, FlowEntry, Problem, Tenant, entry_label, tenant_label
+from datasync.model.times import utc_text
 from datasync.tick.check import find_zone
 
 LARGEST_EXACT = 2**53
@@ -23,9 +24,14 @@ LARGEST_EXACT = 2**53
 LONGEST_LOOKAHEAD = timedelta(days=6)
 """The largest ORCHESTRATOR_LOOKAHEAD: how far ahead of its time the app itself may have planned an entry."""
 
+_EARLIEST = 2000  # the year: no run was due before it
 _MOST_FIELDS = 10_000  # unknown fields of a document that are looked up
 _MOST_COMPARED = 100  # different names among them that are compared with the known ones
 _MOST_VALUES = 10_000  # values within the settings of one entry that are looked at
+
+
+type _Place = tuple[_Place, str | int] | None
+"""The object or list that holds a value, and the name or the number of the value in it."""
 
 
 class _Words:
@@ -99,29 +105,36 @@ def field_warnings(document: Mapping[str, Any]) -> Iterator[Problem]:
 
     Other unknown fields, such as notes, are left alone.
     """
+    return filter(None, field_warning_steps(document))
+
+
+def field_warning_steps(document: Mapping[str, Any]) -> Iterator[Problem | None]:
+    """Yield what `field_warnings` yields, and None for each other part of the document that was looked at."""
     tenant_id = tenant_label(document)
     compared: set[str] = set()
-    for path, flow, name, fields, words in islice(_unknown_fields(document), _MOST_FIELDS):
-        plain = _plain(name[:40])
-        if len(compared) < _MOST_COMPARED:
-            compared.add(plain)
-        if why := words.why(plain, fields, is_compared=plain in compared):
-            yield Problem(tenant_id=tenant_id, flow=flow, path=joined(path, name), why=why, level="warning")
+    seen = 0
+    for path, fields, words in _objects(document):
+        yield None
+        for name in fields:
+            if name in words.known or name.startswith("_"):
+                continue
+            if seen == _MOST_FIELDS:
+                return
+            seen += 1
+            plain = _plain(name[:40])
+            if len(compared) < _MOST_COMPARED:
+                compared.add(plain)
+            why = words.why(plain, fields, is_compared=plain in compared)
+            flow = entry_label(fields) if why and words is _ENTRY else None
+            yield Problem(tenant_id, joined(path, name), why, flow, level="warning") if why else None
 
 
-def _unknown_fields(
-    document: Mapping[str, Any],
-) -> Iterator[tuple[str, str | None, str, Mapping[str, Any], _Words]]:
-    """Yield the object, its flow, the name, and the known words of each unknown field."""
+def _objects(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], _Words]]:
+    """Yield the path, the object and the known words of a document and of its entries."""
+    yield "", document, _DOCUMENT
     entries = document.get("flows")
-    objects: list[tuple[str, Any, _Words]] = [("", document, _DOCUMENT)]
-    objects += [(f"flows[{at}]", each, _ENTRY) for at, each in enumerate(entries if isinstance(entries, list) else ())]
-    for path, fields, words in objects:
-        if isinstance(fields, Mapping):
-            flow = entry_label(fields) if words is _ENTRY else None
-            for name in fields:
-                if name not in words.known and not name.startswith("_"):
-                    yield path, flow, name, fields, words
+    for at, entry in enumerate(entries if isinstance(entries, list) else ()):
+        yield f"flows[{at}]", entry if isinstance(entry, Mapping) else {}, _ENTRY
 
 
 def entry_warnings(
@@ -139,6 +152,11 @@ def _entry_warnings(
     if entry.timezone == "tenant" and not tenant.has_zone:
         yield "timezone", "the document has no timezone of its own, so this is UTC: add it, or leave this field out"
     if why := _far_ahead(tenant, entry, now + LONGEST_LOOKAHEAD if entry.is_planned else horizon):
+        yield "nextRunUtc", why
+    if entry.next_run and entry.next_run.year < _EARLIEST:
+        why = (
+            f"{utc_text(entry.next_run)} is long ago: the flow runs once, at the next tick. Set null to leave that out"
+        )
         yield "nextRunUtc", why
     if entry.settings:
         with suppress(FlowUnknown):  # an error already
@@ -183,20 +201,26 @@ def _unread(flow: Flow, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 def _inexact_numbers(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the path of each number that Cosmos DB cannot keep as it is, and why."""
-    left: list[tuple[str, Any]] = [("settings", settings)]
+    left: list[tuple[_Place, Any]] = [(None, settings)]
     seen = 0
     while left and seen < _MOST_VALUES:
-        path, container = left.pop()
+        place, container = left.pop()
         parts = container.items() if isinstance(container, Mapping) else enumerate(container)
         for at, part in islice(parts, _MOST_VALUES - seen):
             seen += 1
             if isinstance(part, Mapping | list):
-                left.append((_within(path, at), part))
+                left.append(((place, at), part))
             elif isinstance(part, float) and not isfinite(part):
-                yield _within(path, at), f"{part} is not a number that JSON has"
+                yield _path((place, at)), f"{part} is not a number that JSON has"
             elif isinstance(part, int) and abs(part) > LARGEST_EXACT:
-                yield _within(path, at), "a whole number above 2^53 is not kept exactly: write it as a text, in quotes"
+                yield _path((place, at)), "a whole number above 2^53 is not kept exactly: write it as a text, in quotes"
 
 
-def _within(path: str, at: str | int) -> str:
-    return f"{path}[{at}]" if isinstance(at, int) else joined(path, at)
+def _path(place: _Place) -> str:
+    """Write the path of a value within the settings, which may be a thousand levels deep."""
+    steps = list[str]()
+    while place:
+        place, at = place
+        step = f"[{at}]" if isinstance(at, int) else joined("", at)
+        steps.append(step if step.startswith("[") else f".{step}")
+    return "".join(["settings", *reversed(steps)])

@@ -132,6 +132,16 @@ async def test_of_very_many_problems_of_a_document_the_first_are_stored(world: W
     assert (await tick(services, LATER)).problems == 2
 
 
+async def test_entries_that_cannot_be_read_are_counted_without_an_explanation(world: World, services: Services) -> None:
+    """A document has room for a million of them. The first ones are explained."""
+    await world.put(document("acme", *[entry(f"flow-{n}", enabled="yes") for n in range(2_000)]))
+
+    assert (await tick(services, NOW)).problems == MOST_PROBLEMS + 1
+    assert [each["why"] for each in await problems(world) if each["path"] == "flows"] == [
+        "1,900 more problems, which are not listed: correct the others first"
+    ]
+
+
 async def test_another_wrong_value_in_the_same_field_is_the_same_problem(world: World, services: Services) -> None:
     """The problem is stored with the new value, and keeps the time at which it was first found."""
     for now, cron in ((NOW, "hourly"), (LATER, "daily")):

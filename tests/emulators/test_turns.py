@@ -19,7 +19,7 @@ from datasync.model.job import JobMessage, PlannedJob
 from datasync.services import Services
 from datasync.settings import Settings
 from datasync.stores.tenants import MOST_MOVES
-from datasync.tick.tick import Tally
+from datasync.tick.tick import MOST_PROBLEMS, Tally
 from datasync.tick.turns import REQUESTS
 from tests.documents import document, entry
 from tests.emulators.conftest import Api
@@ -111,11 +111,11 @@ async def test_a_tenant_with_many_problems_goes_to_the_end_of_the_line(
     world: World, wire: Wire, narrow: Services
 ) -> None:
     """Each problem is stored in a request of its own."""
-    await world.put(large(2 * REQUESTS, cron="hourly"), small(0))
+    await world.put(large(3 * REQUESTS, cron="hourly"), small(0))
 
     tally = await tick(narrow, NOW)
 
-    assert (tally.problems, tally.enqueued) == (2 * REQUESTS, 1)
+    assert (tally.problems, tally.enqueued) == (MOST_PROBLEMS + 1, 1)
     line = [request for request in wire.requests if SENT(request) or PROBLEM_SAVED(request)]
     assert [SENT(request) for request in line].index(True) == REQUESTS
 

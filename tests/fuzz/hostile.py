@@ -48,11 +48,19 @@ _NAMES = (
     ),
     *(b"Content-Disposition", b"Upgrade", b"Date", b"Trailer"),
 )
+_CHARSETS = (
+    b"utf-16 utf-32 utf-16-be utf-7 utf-8-sig latin-1 cp037 shift_jis gb18030 iso2022_jp iso2022_kr hz big5hkscs "
+    b"cp1255 tis_620 unicode_escape raw_unicode_escape mbcs oem punycode idna rot13 undefined base64 bz2 hex quopri uu "
+    b'zlib \xff "utf-8 ../utf-8 datasync_utf_16 encodings.punycode __init__'
+).split()
+_SLOW_TO_READ = (  # in some charset
+    *(b"-" + b"b" * 40_000, b"a" * 40_000, b"+AAA-" * 8_000, b"\\N{" * 10_000, b"\\ud800" * 6_000, b"~{" * 20_000),
+    *(b"\x1b$B" * 13_000, b"\xff" * 40_000, b"\xff\xfe" + b"\0\xd8" * 20_000, b"xn--" * 10_000),
+)
 _VALUES: dict[bytes, tuple[bytes, ...]] = {
     b"Content-Type": (
         b"application/json",
-        b"text/plain; charset=utf-16",
-        b"text/a; charset=rot13",
+        *(b"text/plain; charset=" + name for name in (*_CHARSETS, b"", b"a" * 5_000)),
         b"text/a; charset=\xff",
         b"/",
         b";",
@@ -237,20 +245,21 @@ def _head(choices: Random) -> bytes:
 
 def _body(choices: Random) -> bytes:
     content: Any = grammar.written(choices, grammar.value(choices))[:20_000]
-    kind = choices.randrange(8)
+    kind = choices.randrange(9)
     match kind:
         case 0:
-            return gzip.compress(content)
+            content = gzip.compress(content)
         case 1:
-            return gzip.compress(gzip.compress(content))[: choices.choice((5, 15, 1_000))]
+            content = gzip.compress(gzip.compress(content))[: choices.choice((5, 15, 1_000))]
         case 2:
-            return zlib.compress(content)
+            content = zlib.compress(content)
         case 3 | 4:
-            return _chunked(choices, content)
+            content = _chunked(choices, content)
         case 5:
-            return b""
-        case _:
-            return bytes(content)
+            content = b""
+        case 6:
+            content = choices.choice(_SLOW_TO_READ)
+    return bytes(content)
 
 
 def _chunked(choices: Random, content: bytes) -> bytes:

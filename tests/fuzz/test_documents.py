@@ -1,6 +1,7 @@
 """Tenant documents with any fault: a problem that can be stored and logged, or jobs that can be received."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from random import Random
@@ -18,9 +19,10 @@ from datasync.run.receive import receive
 from datasync.stores.fleet import StandingProblem
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import DocumentInvalid
-from datasync.tick.check import entry_problems, tenant_problems
+from datasync.tick.check import entry_problems
 from datasync.tick.plan import Advance, plan
-from datasync.tick.warn import entry_warnings, field_warnings
+from datasync.tick.tick import MOST_WARNINGS
+from datasync.tick.warn import entry_warnings, field_warning_steps
 from tests.documents import document, entry
 from tests.fuzz import grammar
 from tests.fuzz.campaign import Campaign
@@ -109,30 +111,35 @@ def check_problem(problem: Problem, key: str, log: Lines) -> None:
     assert "\n" not in line
 
 
-def examine(content: Any, log: Lines, ahead: timedelta = timedelta(hours=1)) -> None:
-    """Handle a document as a tick does."""
+def examine(content: Any, log: Lines, ahead: timedelta = timedelta(hours=1)) -> Iterator[None]:
+    """Handle a document as a tick does. Yields wherever a tick looks whether others need the event loop."""
     if not isinstance(content, dict) or not is_tenant_document(content):
         return
     key = document_key(content)
     try:
-        tenant = Tenant.from_document(content)
+        tenant = yield from Tenant.reading(content)
     except TenantInvalid as error:
         check_problem(Problem(tenant_id=error.tenant_id, path=error.path, why=error.why), key, log)
         return
-    problems = [*tenant_problems(tenant)]
-    for each in tenant.flows:
-        problems += entry_problems(tenant, each, REGISTRY, NOW)
+    for problem in _found(content, tenant, ahead):
+        yield
+        if problem:
+            check_problem(problem, key, log)
+
+
+def _found(content: dict[str, Any], tenant: Tenant, ahead: timedelta) -> Iterator[Problem | None]:
+    """Yield the problems and warnings of a document, and None wherever a tick pauses."""
     for step in plan(tenant, REGISTRY, NOW, NOW + ahead, timedelta(minutes=5)):
-        if isinstance(step, Problem):
-            problems.append(step)
+        yield step if isinstance(step, Problem) else None
         for job in islice(step.jobs(), 3) if isinstance(step, Advance) else ():
             received = receive(QueueMessage("m-1", job.message.encode().encode(), 1, NOW))
             assert received.run_id == job.message.run_id
-    problems += field_warnings(content)
+    yield from field_warning_steps(content)
     for each in tenant.flows:
-        problems += entry_warnings(tenant, each, REGISTRY, NOW, NOW + ahead)
-    for problem in problems:
-        check_problem(problem, key, log)
+        yield None
+        yield from islice(entry_warnings(tenant, each, REGISTRY, NOW, NOW + ahead), MOST_WARNINGS)
+        if not each.enabled:  # as `validate` does
+            yield from entry_problems(tenant, each, REGISTRY, NOW)
 
 
 def test_a_tick_examines_any_document(campaign: Campaign, log: Lines) -> None:
@@ -147,9 +154,11 @@ def test_validate_reads_any_file(campaign: Campaign) -> None:
         content = make(choices)
         return grammar.written(choices, [content, make(choices)] if choices.random() < 0.2 else content)
 
-    def check(content: bytes) -> None:
+    def check(content: bytes) -> Iterator[None]:
         report = Report(REGISTRY, NOW)
-        for line in (*report.documents("file.json", content), report.summary()):
+        for line in report.documents("file.json", content):
+            yield
             line.encode()
+        report.summary().encode()
 
     campaign.run(800, bytes_of, check)

@@ -69,6 +69,8 @@ async def _read(response: httpx.Response, way: str) -> None:
         case "raw":
             async for _ in response.aiter_raw():
                 pass
+    if way == "read":
+        assert isinstance(response.text, str)
     assert isinstance(response.reason_phrase, str)
     assert all(isinstance(text, str) for _, text in response.headers.items())
     assert isinstance(response.links, dict)

@@ -237,3 +237,16 @@ def test_a_value_with_characters_that_nobody_sees_is_escaped() -> None:
     """The error also reaches places that print it as it is, such as the exceptions of an invocation."""
     with pytest.raises(FieldError, match=r'got "a\\u202eb"'):
         decode(Item, {"sku": "s", "unitPrice": "a\u202eb"})
+
+
+@pytest.mark.parametrize("at", [0, 499, 500, 1_234, 19_999])
+def test_the_fault_in_a_long_list_or_a_large_object_is_found(at: int) -> None:
+    """They are converted in batches, of which one is searched."""
+    items = [{"sku": "a"} for _ in range(20_000)]
+    with pytest.raises(FieldError) as in_list:
+        decode(Everything, {"items": [*items[:at], {"sku": 5}, *items[at:]]})
+    with pytest.raises(FieldError) as in_object:
+        decode(Everything, {"by_number": {str(n): "x" if n != at else 5 for n in range(20_000)}})
+
+    assert in_list.value.path == f"items[{at}].sku"
+    assert in_object.value.path == f"by_number.{at}"

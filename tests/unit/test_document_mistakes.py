@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from datasync.cli.validate import Report
+from datasync.tick.warn import field_warning_steps
 from tests.mistakes import FLOWS, MISTAKES, NOW, Mistake, hourly, one
 
 
@@ -91,12 +92,6 @@ class TestFiles:
         assert is_said("warning", path, "is given more than once, and the last one counts", lines), lines
         assert summary == "1 document, 0 problems, 1 warning"
 
-    def test_a_next_run_long_ago_is_a_warning(self) -> None:
-        """A tick would run the flow at once, and then write the next time, so only `validate` says this."""
-        lines, _ = validate(json.dumps(one(hourly(nextRunUtc="0001-01-01T00:00:00Z"))))
-
-        assert is_said("warning", "flows[0].nextRunUtc", "0001-01-01T00:00:00Z is long ago", lines), lines
-
 
 def test_a_time_that_the_app_has_planned_ahead_is_no_mistake() -> None:
     """With a lookahead, the app plans up to six days ahead. A yearly time left by an earlier cron is a mistake."""
@@ -116,3 +111,23 @@ def test_warnings_about_a_document_with_very_many_fields_take_little_time() -> N
     lines, _ = validate(json.dumps(one(hourly(**many), **many)))
 
     assert len(lines) <= 200
+
+
+def test_the_search_for_unknown_fields_lets_others_work() -> None:
+    """After each entry, and after each of the fields."""
+    entries = [5, {}, *(hourly(tz="UTC", note="x") for _ in range(98))]
+
+    steps = [*field_warning_steps(one(*entries))]
+
+    assert len([step for step in steps if step]) == 98
+    assert len([step for step in steps if step is None]) == 1 + 100 + 98
+
+
+def test_a_number_deep_in_the_settings_has_its_path() -> None:
+    """The path is written for this number, not for each level of the others."""
+    deep: Any = 2**60
+    for level in range(10):
+        deep = [0, deep] if level % 2 else {"a b": deep}
+    lines, _ = validate(json.dumps(one(hourly(settings={"x": deep}))))
+
+    assert is_said("warning", f"flows[0].settings.x{'[1]["a b"]' * 5}", "a whole number above 2^53", lines), lines

@@ -1,6 +1,7 @@
 """What the HTTP client of a run takes from a hostile server, and what it shares with other runs."""
 
 import asyncio
+import codecs
 import gzip
 import tracemalloc
 import zlib
@@ -256,6 +257,33 @@ async def test_a_charset_for_texts_is_used(client: httpx.AsyncClient) -> None:
     async with hostile_server({"latin": raw(latin), "plain": raw(body("ñ".encode()))}) as server:
         assert (await client.get(f"{server.url}/latin")).text == "ñ"
         assert (await client.get(f"{server.url}/plain")).text == "ñ"
+
+
+@pytest.mark.parametrize(
+    ("charset", "content", "text"),
+    [
+        ("utf-16", "ñ\nb".encode("utf-16-le"), "ñ\nb"),
+        ("UTF-16", "ñ\nb".encode("utf-16"), "ñ\nb"),
+        ("utf16", codecs.BOM_UTF16_BE + "ñ\nb".encode("utf-16-be"), "ñ\nb"),
+        ("utf-16", b"a", "\ufffd"),
+        ("utf-16", b"", ""),
+        ("utf-32", "ñ\nb".encode("utf-32-le"), "ñ\nb"),
+        ("utf-32", codecs.BOM_UTF32_BE + "ñ\nb".encode("utf-32-be"), "ñ\nb"),
+        ("utf-32", b"abcdefgh", "\ufffd\ufffd"),
+    ],
+)
+async def test_wide_characters_need_no_byte_order_mark(
+    client: httpx.AsyncClient, charset: str, content: bytes, text: str
+) -> None:
+    """Python's own decoders of streams fail without one."""
+    answer = body(content, f"Content-Type: text/plain; charset={charset}")
+    async with hostile_server({"text": raw(answer)}) as server:
+        response = await client.get(f"{server.url}/text")
+        async with client.stream("GET", f"{server.url}/text") as streamed:
+            lines = [line async for line in streamed.aiter_lines()]
+
+    assert response.text == text
+    assert lines == text.splitlines()
 
 
 async def test_an_empty_body_has_no_encoding(client: httpx.AsyncClient) -> None:

@@ -407,6 +407,57 @@ def test_a_long_text_is_searched_in_one_pass(unit: str) -> None:
     assert "s3cret" not in redacted
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {f"field-{n}": "\\u0041" * 3_000 for n in range(100)},
+        {"all": [["\\u0041" * 3_000] * 100] * 100},
+        {"all": {f"{n}": {f"{n}": "x" * 900 for n in range(100)} for n in range(100)}},
+        {f"{n}": n for n in range(50_000)},
+        {"all": [[[[[0] * 100] * 100] * 100] * 10]},
+    ],
+    ids=["texts", "lists", "objects", "names", "deep"],
+)
+def test_the_extra_fields_of_a_line_share_the_length_of_one_text(
+    extra: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """To remove the secrets from each of them would take seconds. What is left out is marked."""
+    caplog.set_level(logging.INFO, "datasync")
+
+    RunLog("acme/weather", {}, Redaction()).info("done", extra=extra)
+
+    (record,) = caplog.records
+    fields = {name: value for name, value in vars(record).items() if name in ("…", *extra)}
+    written = json.dumps(fields, ensure_ascii=False)
+    assert len(written) < 3 * TEXT
+    assert "…" in written
+
+
+def test_a_short_secret_whose_end_begins_an_escape_is_removed() -> None:
+    """Here, the backslash at its end and the slash after it are read as the escape of a slash."""
+    redact = Redaction()
+    redact.add("crm--token", "%]'\\")
+
+    assert redact("a %]&#x27;\\/y b") == "a <crm--token>y b"
+    assert redact("a %]'y b") == "a %]'y b"
+
+
+def test_a_deep_traceback_has_its_last_calls() -> None:
+    """Python takes a tenth of a second for a thousand calls."""
+
+    def deeper(levels: int) -> None:
+        if levels:
+            deeper(levels - 1)
+        raise ValueError("at the bottom")
+
+    with pytest.raises(ValueError, match="at the bottom") as raised:
+        deeper(900)
+    printed = Redaction().traceback(raised.value)
+
+    assert printed.endswith("ValueError: at the bottom\n(Of each traceback, the last 100 calls are shown.)")
+    assert "[Previous line repeated 96 more times]" in printed
+
+
 def test_libraries_do_not_log_their_requests() -> None:
     """The URL of a request may contain a key, so these libraries log only warnings and errors."""
     configure()

@@ -7,7 +7,7 @@ tests/unit/test_planning_properties.py` tries 24,000 examples in total, which ta
 import os
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -18,10 +18,11 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from datasync.cron import parse
 from datasync.model.job import HEAD_START, PlannedJob
 from datasync.model.tenant import Tenant
-from datasync.tick.plan import Advance
+from datasync.tick.plan import MOST_AHEAD, Advance
+from datasync.tick.plan import plan as plan_tenant
 from tests.cron_strategies import expressions, moments, zones
 from tests.documents import document, entry
-from tests.stages import Plan, plan
+from tests.stages import Plan, plan, registry_of
 
 MOST = 150  # occurrences on one timeline, and therefore in one plan
 NONE = timedelta()
@@ -315,3 +316,16 @@ def test_planning_is_deterministic_and_has_no_side_effects(data: st.DataObject) 
     assert plan(tenant, now, now + line.lookahead) == looked_at(deepcopy(content), now, line.lookahead)
     assert content == original
     assert tenant == Tenant.from_document(original)
+
+
+def test_the_search_for_many_occurrences_lets_others_work() -> None:
+    """A schedule of each second gives a thousand jobs, and a step without a result after each hundred occurrences."""
+    tenant = Tenant.from_document(document("t", entry(cron="* * * * * *", nextRunUtc=None)))
+    now = datetime(2025, 8, 23, 12, tzinfo=UTC)
+
+    steps = [*plan_tenant(tenant, registry_of("weather"), now, now + timedelta(days=1))]
+    advance = next(step for step in steps if isinstance(step, Advance))
+
+    assert len([step for step in steps if step is None]) == 9
+    assert advance.instants == tuple(now + timedelta(seconds=n) for n in range(1, MOST_AHEAD + 1))
+    assert advance.next_run == now + timedelta(seconds=MOST_AHEAD + 1)

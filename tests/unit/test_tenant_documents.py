@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from datasync.errors import TenantInvalid
-from datasync.model.tenant import Tenant
+from datasync.model.tenant import MOST_EXPLAINED, Tenant, is_tenant_document
 from tests.documents import document, entry
 from tests.stages import plan
 
@@ -178,3 +178,41 @@ def test_a_long_value_is_shortened_in_the_message() -> None:
 
     assert len(str(refused.value)) < 400
     assert "(100002 characters)" in str(refused.value)
+
+
+def test_thousands_of_entries_that_cannot_be_read_are_explained_in_part() -> None:
+    """A run of one of the others fails with its place. `validate` counts them."""
+    broken = [entry(f"flow-{n}", enabled="yes") for n in range(MOST_EXPLAINED + 1_200)]
+    tenant = Tenant.from_document(document("t", flows=[entry("weather"), *broken, 5, entry("last")]))
+
+    assert [each.name for each in tenant.flows] == ["weather", "last"]
+    assert len(tenant.problems) == MOST_EXPLAINED + 1
+    assert str(tenant.problems[-1]) == (
+        "t flows: 1,201 more entries cannot be read, which are not listed: correct the others first"
+    )
+    with pytest.raises(TenantInvalid, match=r"flow-1600 flows\[1601\]: the entry cannot be read"):
+        tenant.entry(["flow-1600"])
+    with pytest.raises(TenantInvalid, match=r"flow-3 flows\[4\].enabled: expected true or false"):
+        tenant.entry(["flow-3"])
+
+
+@pytest.mark.parametrize("content", [entry(), {"name": "a"}, 1])
+def test_a_large_document_is_read_in_steps(content: Any) -> None:
+    """So its reader does not keep the event loop for as long as all its entries take."""
+    steps = list(Tenant.reading(document("t", flows=[content] * 10_000)))
+
+    assert len(steps) == 100
+
+
+def test_the_start_of_a_large_value_is_in_the_message() -> None:
+    """Its other parts are not written."""
+    with pytest.raises(TenantInvalid, match=r'got {"0": \[0, 1, 2, .*…$') as refused:
+        Tenant.from_document(document("t", flows={str(n): list(range(100_000)) for n in range(3)}))
+
+    assert len(str(refused.value)) < 400
+
+
+def test_a_document_without_a_type_has_few_names_that_are_compared() -> None:
+    """It may be any document, with any number of fields."""
+    assert is_tenant_document({"Flows": []})
+    assert not is_tenant_document({f"flow{n:03}": n for n in range(1_000)} | {"Flows": []})
