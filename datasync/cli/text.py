@@ -8,10 +8,12 @@ import msgspec
 from datasync.cli.validate import count as _count
 from datasync.model.display import shown
 from datasync.model.times import utc_text
+from datasync.operate.action import Done
+from datasync.operate.audit import AuditLines
 from datasync.operate.flows import FlowLine
 from datasync.operate.incidents import Incidents
 from datasync.operate.queue import QueueLook, Queues
-from datasync.operate.runs import ErrorLine, RunDetail, Runs
+from datasync.operate.runs import ErrorLine, RunDetail, RunLine, Runs
 from datasync.operate.status import Status
 from datasync.operate.ticks import TickStatus
 from datasync.operate.why import Why, command
@@ -150,6 +152,15 @@ def runs(found: Runs) -> Iterator[str]:
     )
 
 
+def run_end(found: RunLine) -> Iterator[str]:
+    """Yield how the last attempt of a run has ended."""
+    detail = found.error.message if found.error else _counts(found.counts)
+    yield (
+        f"{shown(found.tenant_id)}/{shown(found.flow_name)}: run {found.run_id}, attempt {found.attempts}: "
+        f"{found.outcome}{f': {detail}' if detail else ''}"
+    )
+
+
 def run(found: RunDetail) -> Iterator[str]:
     """Yield the lines of a run, and of each of its attempts."""
     for name, value in _facts(found):
@@ -213,6 +224,33 @@ def why(found: Why) -> Iterator[str]:
 
 def _counts(counts: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:g}" for name, value in counts.items())
+
+
+def done(found: Done) -> Iterator[str]:
+    """Yield what was done."""
+    yield found.message + (" (an earlier request with this action id has done it)" if found.is_repeat else "")
+
+
+def audit(found: AuditLines) -> Iterator[str]:
+    """Yield a line for each action."""
+    if not found.actions:
+        yield "no action"
+        return
+    yield from table(
+        ("at", "who", "action", "tenant", "flow", "end", "what"),
+        [
+            (
+                time(each.at_utc),
+                each.who,
+                each.action,
+                each.tenant_id or "-",
+                each.flow_name or "-",
+                each.end or "not finished",
+                each.message,
+            )
+            for each in found.actions
+        ],
+    )
 
 
 def queues(found: Queues, now: datetime) -> Iterator[str]:
