@@ -56,11 +56,11 @@ class Fleet:
                 job = message(delivery, tenant_id=tenant, flow_name=flow, run_id=run_id, scheduled_utc=NOW + after)
                 await deliver(self.services, self.registry, job, NOW + after)
 
-    async def deliver(self, body: str, delivery: int = 1) -> None:
-        """Deliver a message as it was on the queue, at noon."""
+    async def deliver(self, body: str, delivery: int = 1, after: timedelta = timedelta()) -> None:
+        """Deliver a message as it was on the queue, some time after noon."""
         with suppress(FlowFailed):
             message = QueueMessage("m-1", body.encode(), delivery, NOW)
-            await deliver(self.services, self.registry, message, NOW)
+            await deliver(self.services, self.registry, message, NOW + after)
 
 
 async def command(world: World, *arguments: str, after: timedelta = timedelta(), **environ: str) -> Result:

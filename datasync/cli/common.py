@@ -25,6 +25,7 @@ from datasync.cli.local_settings import local_settings
 from datasync.cli.validate import load
 from datasync.errors import (
     ActionInvalid,
+    ActionRefused,
     ChangedMeanwhile,
     DataSyncError,
     EntryUnknown,
@@ -225,6 +226,20 @@ def acting(function: Callable[..., Awaitable[Exit]]) -> Callable[..., None]:
             raise
 
     return command
+
+
+def confirmed(question: str, expected: str, flag: str) -> None:
+    """Ask the operator to type a text on the terminal.
+
+    Raises:
+        UsageError: there is no terminal; the message names the flag to use.
+        ActionRefused: another text was typed.
+
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"there is no terminal to confirm this on: use {flag}")
+    if click.prompt(question, err=True, default="", show_default=False).strip() != expected:
+        raise ActionRefused("it was not confirmed, and nothing was done")
 
 
 async def _who(services: Services, name: str | None) -> str:

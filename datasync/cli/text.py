@@ -10,6 +10,7 @@ from datasync.model.display import shown
 from datasync.model.times import utc_text
 from datasync.operate.action import Done
 from datasync.operate.audit import AuditLines
+from datasync.operate.dead import DeadRuns
 from datasync.operate.flows import FlowLine
 from datasync.operate.incidents import Incidents
 from datasync.operate.queue import QueueLook, Queues
@@ -152,6 +153,30 @@ def runs(found: Runs) -> Iterator[str]:
     )
 
 
+def dead(found: DeadRuns, most: int) -> Iterator[str]:
+    """Yield a line for each dead run, up to `most`, and their number."""
+    shown_runs = found.runs[:most]
+    if found.runs:
+        yield from table(
+            ("finished", "tenant", "flow", "outcome", "run", "fingerprint", "error"),
+            [
+                (
+                    time(each.finished_utc),
+                    each.tenant_id,
+                    each.flow_name,
+                    each.outcome or "-",
+                    each.run_id,
+                    (each.error.fingerprint if each.error else "") or "-",
+                    each.error.message if each.error else "-",
+                )
+                for each in shown_runs
+            ],
+        )
+        yield ""
+    left_out = len(found.runs) - len(shown_runs)
+    yield _count(len(found.runs), "dead run") + (f", of which {left_out} are not listed" if left_out else "")
+
+
 def run_end(found: RunLine) -> Iterator[str]:
     """Yield how the last attempt of a run has ended."""
     detail = found.error.message if found.error else _counts(found.counts)
@@ -192,6 +217,7 @@ def _facts(found: RunDetail) -> Iterator[tuple[str, str]]:
     yield "finished", time(own.finished_utc)
     yield "part", str(found.part) if found.part > 1 else ""
     yield "sent again", _count(found.redrive, "time") if found.redrive else ""
+    yield "purged", time(found.purged_utc) if found.purged_utc else ""
     yield "counts", _counts(own.counts)
     yield "http", _counts(found.http)
     yield "window", f"{time(window.start)} to {time(window.end)}" if window else ""

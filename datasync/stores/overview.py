@@ -22,7 +22,7 @@ _STATES = (
 )
 _RECORD = (
     "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
-    "c.attempt, c.attemptCount, c.part, c.redrive, c.counts, c.error"
+    "c.attempt, c.attemptCount, c.part, c.redrive, c.purgedUtc, c.counts, c.error"
 )
 
 

@@ -3,7 +3,8 @@
 Both are in the partition of the tenant, so that one transactional batch writes them.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -20,12 +21,13 @@ from msgspec.structs import replace
 from datasync.errors import ServiceUnavailable, StateInvalid
 from datasync.model.decode import FieldError
 from datasync.model.lease import Lease
-from datasync.model.run import RunRecord, record_id
+from datasync.model.run import Outcome, RunRecord, record_id
 from datasync.model.state import FlowState, Leased
 from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 from datasync.tries import MOST, tries
 
+_PURGES_AT_ONCE = 16
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
 
 
@@ -117,6 +119,21 @@ class RunStore:
         """End a lease without an attempt."""
         own = f'FROM c WHERE c.lease.nonce = "{_nonce(held)}"'
         await self._patch(held, own, [{"op": "set", "path": "/lease", "value": None}])
+
+    async def purge(self, records: Iterable[RunRecord], now: datetime) -> None:
+        """Mark records of dead runs as purged, unless their runs were started again meanwhile."""
+        limit = asyncio.Semaphore(_PURGES_AT_ONCE)
+
+        async def mark(record: RunRecord) -> None:
+            present = f"c.redrive = {record.redrive:d}" if record.redrive else "NOT IS_DEFINED(c.redrive)"
+            async with limit:
+                await self._patch(
+                    record,
+                    f'FROM c WHERE c.outcome IN ("{Outcome.DEAD}", "{Outcome.GAVE_UP}") AND {present}',
+                    [{"op": "set", "path": "/purgedUtc", "value": utc_text(now)}],
+                )
+
+        await asyncio.gather(*map(mark, records))
 
     async def cooldown(self, partition: str, provider: str) -> datetime | None:
         """Return the instant (aware) until which a provider must not be called; None if it may be called.
