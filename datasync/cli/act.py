@@ -1,7 +1,10 @@
 """The commands that act on a running app, and the audit. `datasync/operate/` has the actions."""
 
 import asyncio
+import json
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import click
 
@@ -18,6 +21,7 @@ from datasync.cli.common import (
 )
 from datasync.errors import ActionInvalid
 from datasync.model.run import Outcome
+from datasync.model.times import EXPECTED, read_utc
 from datasync.operate.action import Ask
 from datasync.operate.audit import audit as find_audit
 from datasync.operate.edits import instant, set_next_run
@@ -25,6 +29,9 @@ from datasync.operate.edits import pause as pause_flows
 from datasync.operate.edits import resume as resume_flows
 from datasync.operate.enqueue import enqueue as enqueue_run
 from datasync.operate.enqueue import follow, run_of
+from datasync.operate.gates import gates as find_gates
+from datasync.operate.gates import open_gate
+from datasync.operate.memory import memory, set_cursor, set_window
 from datasync.operate.runs import RunLine
 from datasync.operate.why import command
 
@@ -149,5 +156,136 @@ async def next_run(
     return Exit.FINE
 
 
-COMMANDS: tuple[click.Command, ...] = (audit, enqueue, pause, resume, next_run)
+@click.group("gate", short_help="List the providers that are closed, and open them.")
+def gate() -> None:
+    """List the providers that have asked not to be called for a time, and let them be called again."""
+
+
+@gate.command("list", cls=OperatingCommand, short_help="List the providers that are closed.")
+@operating
+async def gate_list(session: Session) -> Exit:
+    """List the providers that are closed, for a tenant or for all."""
+    found = await find_gates(session.services, session.now)
+    session.answer(found, text.gates(found))
+    return Exit.FINE
+
+
+@gate.command("open", cls=OperatingCommand, short_help="Let a provider be called again now.")
+@click.argument("provider", metavar="PROVIDER")
+@click.argument("tenant_id", metavar="[TENANT]", required=False)
+@acting
+async def gate_open(session: Session, ask: Ask, *, provider: str, tenant_id: str | None) -> Exit:
+    """Let a provider be called again now. Without a TENANT, open the gate that holds for all tenants.
+
+    New runs call it at once. Runs that wait already stay hidden on the queue until their time: `enqueue` does not wait.
+    """
+    found = await open_gate(session.services, ask, provider=provider, tenant_id=tenant_id)
+    session.answer(found, text.done(found))
+    return Exit.FINE
+
+
+@click.group("cursor", short_help="Show, set or reset the cursor of a flow of a tenant.")
+def cursor() -> None:
+    """Show, set or reset the value that a flow keeps from run to run. It is changed only while no run is going on."""
+
+
+@click.group("window", short_help="Show, set or reset the start of the next window.")
+def window() -> None:
+    """Show, set or reset the time at which the next window starts. It is changed only while no run is going on."""
+
+
+def _of_entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the arguments that name an entry, and the flows."""
+    for option in (
+        _of_flows,
+        click.argument("flow_name", metavar="FLOW"),
+        click.argument("tenant_id", metavar="TENANT"),
+    ):
+        function = option(function)
+    return function
+
+
+@cursor.command("show", cls=OperatingCommand, short_help="Show the cursor, as JSON.")
+@_of_entry
+@operating
+async def cursor_show(session: Session, tenant_id: str, flow_name: str, package: str) -> Exit:
+    """Show the cursor of a flow of a tenant, as JSON; null if it has kept none."""
+    found = await memory(session.services, load_flows(package), tenant_id, flow_name)
+    session.answer(found, text.cursor(found))
+    return Exit.FINE
+
+
+@window.command("show", cls=OperatingCommand, short_help="Show the start of the next window.")
+@_of_entry
+@operating
+async def window_show(session: Session, tenant_id: str, flow_name: str, package: str) -> Exit:
+    """Show the start of the next window of a flow of a tenant; - if no run has succeeded yet."""
+    found = await memory(session.services, load_flows(package), tenant_id, flow_name)
+    session.answer(found, text.window(found))
+    return Exit.FINE
+
+
+def _json(_: click.Context, __: click.Parameter, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"expected JSON, such as 42 or '\"a text\"': {error}") from None
+
+
+@cursor.command("set", cls=OperatingCommand, short_help="Set the cursor to a JSON value.")
+@_of_entry
+@click.argument("value", metavar="JSON", callback=_json)
+@acting
+async def cursor_set(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, value: Any, package: str) -> Exit:
+    """Set the cursor of a flow of a tenant to a JSON value."""
+    registry = load_flows(package)
+    found = await set_cursor(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, cursor=value)
+    session.answer(found, text.done(found))
+    return Exit.FINE
+
+
+@cursor.command("reset", cls=OperatingCommand, short_help="Forget the cursor.")
+@_of_entry
+@acting
+async def cursor_reset(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, package: str) -> Exit:
+    """Forget the cursor of a flow of a tenant: it starts from the beginning."""
+    registry = load_flows(package)
+    found = await set_cursor(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, cursor=None)
+    session.answer(found, text.done(found))
+    return Exit.FINE
+
+
+def _time(_: click.Context, __: click.Parameter, value: str) -> datetime:
+    try:
+        return read_utc(value)
+    except ValueError:
+        raise click.BadParameter(f"expected {EXPECTED}, got {value!r}") from None
+
+
+@window.command("set", cls=OperatingCommand, short_help="Set the start of the next window.")
+@_of_entry
+@click.argument("end", metavar="ISO", callback=_time)
+@acting
+async def window_set(
+    session: Session, ask: Ask, *, tenant_id: str, flow_name: str, end: datetime, package: str
+) -> Exit:
+    """Set the start of the next window of a flow of a tenant: earlier to cover a time again, later to skip it."""
+    registry = load_flows(package)
+    found = await set_window(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, end=end)
+    session.answer(found, text.done(found))
+    return Exit.FINE
+
+
+@window.command("reset", cls=OperatingCommand, short_help="Forget the windows.")
+@_of_entry
+@acting
+async def window_reset(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, package: str) -> Exit:
+    """Forget the windows of a flow of a tenant: the next one has no start, as at the first run."""
+    registry = load_flows(package)
+    found = await set_window(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, end=None)
+    session.answer(found, text.done(found))
+    return Exit.FINE
+
+
+COMMANDS: tuple[click.Command, ...] = (audit, enqueue, pause, resume, next_run, gate, cursor, window)
 """The commands of this module. `main.py` registers them."""

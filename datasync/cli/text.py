@@ -12,7 +12,9 @@ from datasync.operate.action import Done
 from datasync.operate.audit import AuditLines
 from datasync.operate.dead import DeadRuns
 from datasync.operate.flows import FlowLine
+from datasync.operate.gates import Gate
 from datasync.operate.incidents import Incidents
+from datasync.operate.memory import Memory
 from datasync.operate.queue import QueueLook, Queues
 from datasync.operate.runs import ErrorLine, RunDetail, RunLine, Runs
 from datasync.operate.status import Status
@@ -277,6 +279,30 @@ def audit(found: AuditLines) -> Iterator[str]:
             for each in found.actions
         ],
     )
+
+
+def gates(found: Sequence[Gate]) -> Iterator[str]:
+    """Yield a line for each provider that is closed."""
+    if not found:
+        yield "no provider is closed"
+        return
+    yield from table(
+        ("provider", "tenant", "since", "until"),
+        [
+            (each.provider, each.tenant_id or "(all)", each.since_utc or "-", each.why or time(each.until_utc))
+            for each in found
+        ],
+    )
+
+
+def cursor(found: Memory) -> Iterator[str]:
+    """Yield the cursor as JSON."""
+    yield msgspec.json.encode(found.cursor).decode()
+
+
+def window(found: Memory) -> Iterator[str]:
+    """Yield the start of the next window."""
+    yield time(found.window_end_utc)
 
 
 def queues(found: Queues, now: datetime) -> Iterator[str]:

@@ -82,6 +82,11 @@ class Overview:
                 unreadable.append(str(error))
         return Records(records=records, unreadable=unreadable)
 
+    async def cooldowns(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield the documents of the cool-downs of all tenants, readable or not."""
+        async for document in self._found("SELECT * FROM c WHERE c.type = 'Cooldown'"):
+            yield document
+
     async def run(self, run_id: str) -> list[RunRecord]:
         """Return the records of a run of any tenant; several if messages with this run id were posted by hand.
 

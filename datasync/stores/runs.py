@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
+from azure.core import MatchConditions
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
     CosmosBatchOperationError,
@@ -142,8 +143,57 @@ class RunStore:
             StateInvalid: the document was edited and cannot be read.
 
         """
-        document = await self._read(partition, f"cooldown-{provider}")
-        return None if document is None else _closed_until(document)
+        document = await self.cooldown_document(partition, provider)
+        return None if document is None else self.closed_until(document)
+
+    async def cooldown_document(self, partition: str, provider: str) -> dict[str, Any] | None:
+        """Return the document of a cool-down as it is stored, readable or not; None where there is none."""
+        return await self._read(partition, f"cooldown-{provider}")
+
+    async def open(self, partition: str, provider: str, etag: str) -> bool:
+        """Delete a cool-down that has this ETag. Returns False if it was closed again meanwhile."""
+        container = await self._container.open()
+        with explained(f"while opening provider {provider} for {partition}"):
+            try:
+                await container.delete_item(
+                    f"cooldown-{provider}",
+                    partition_key=partition,
+                    etag=etag,
+                    match_condition=MatchConditions.IfNotModified,
+                    retry_write=RETRY_WRITE,
+                )
+            except CosmosResourceNotFoundError:  # expired, or deleted by a try whose answer was lost
+                return True
+            except CosmosAccessConditionFailedError:
+                return False
+        return True
+
+    async def forget(self, tenant_id: str) -> int:
+        """Delete the states and the cool-downs of a tenant. Returns their number."""
+        container = await self._container.open()
+        with explained(f"while deleting the states of {tenant_id}"):
+            query = "SELECT c.id FROM c WHERE c.type IN ('FlowState', 'Cooldown')"
+            found = [str(item["id"]) async for item in container.query_items(query, partition_key=tenant_id)]
+            for document_id in found:
+                with suppress(CosmosResourceNotFoundError):
+                    await container.delete_item(document_id, partition_key=tenant_id, retry_write=RETRY_WRITE)
+        return len(found)
+
+    @staticmethod
+    def closed_until(cooldown: Mapping[str, Any]) -> datetime:
+        """Return the instant (aware) until which a provider must not be called, from the document of a cool-down.
+
+        Raises:
+            StateInvalid: the document was edited and cannot be read.
+
+        """
+        try:
+            return read_utc(cooldown["untilUtc"])
+        except (KeyError, TypeError, ValueError):
+            raise StateInvalid(
+                f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
+                f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
+            ) from None
 
     async def close(self, partition: str, provider: str, until: datetime, now: datetime) -> None:
         """Close a provider until an instant (aware), unless it is closed for longer. The document expires then."""
@@ -159,7 +209,7 @@ class RunStore:
         async for _ in tries(self._container.sleep):
             stored = await self._read(partition, document["id"]) or {}
             with suppress(StateInvalid):  # a document that cannot be read is replaced
-                if stored and _closed_until(stored) >= until:
+                if stored and self.closed_until(stored) >= until:
                     return
             operations = [_write(document["id"], document, stored.get("_etag"))]
             if await self._save(partition, operations, f"while closing provider {provider}"):
@@ -213,16 +263,6 @@ class RunStore:
                     if stored:
                         _same_kind(document, stored)
                 raise
-
-
-def _closed_until(cooldown: Mapping[str, Any]) -> datetime:
-    try:
-        return read_utc(cooldown["untilUtc"])
-    except (KeyError, TypeError, ValueError):
-        raise StateInvalid(
-            f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
-            f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
-        ) from None
 
 
 def _refusal(status: int, message: str) -> CosmosHttpResponseError:
