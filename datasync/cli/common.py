@@ -145,11 +145,15 @@ class Session:
     def answer(self, content: object, lines: Iterable[str]) -> None:
         """Print an answer on standard output: as JSON if the command was asked for it, else as lines."""
         if self.as_json:
-            text = msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
-            click.echo(_UNPRINTED.sub(_escape, text))
+            self.print_json(content)
             return
         for line in lines:
             say(line)
+
+    def print_json(self, content: object) -> None:
+        """Print a value on standard output as JSON."""
+        text = msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+        click.echo(_UNPRINTED.sub(_escape, text))
 
     def note(self, text: str) -> None:
         """Print a sentence beside the answer, on standard error."""

@@ -1,7 +1,9 @@
 """The answers of `datasync/operate/` as lines: columns without borders, times in UTC."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -9,8 +11,10 @@ from datasync.cli.validate import count as _count
 from datasync.model.display import shown
 from datasync.model.times import utc_text
 from datasync.operate.action import Done
+from datasync.operate.add_flow import Addition, AdditionLine
 from datasync.operate.audit import AuditLines
 from datasync.operate.dead import DeadRuns
+from datasync.operate.documents import SecretLine, TenantLine
 from datasync.operate.flows import FlowLine
 from datasync.operate.gates import Gate
 from datasync.operate.incidents import Incidents
@@ -303,6 +307,57 @@ def cursor(found: Memory) -> Iterator[str]:
 def window(found: Memory) -> Iterator[str]:
     """Yield the start of the next window."""
     yield time(found.window_end_utc)
+
+
+def tenants(found: Sequence[TenantLine]) -> Iterator[str]:
+    """Yield a line for each tenant, and then one for each document that cannot be used."""
+    if found:
+        yield from table(
+            ("tenant", "name", "timezone", "flows", "enabled"),
+            [(each.tenant_id, each.name, each.timezone, str(each.flows), str(each.enabled)) for each in found],
+        )
+        yield ""
+    yield _count(len(found), "tenant")
+    for each in found:
+        if each.problem:
+            yield f"problem of {shown(each.tenant_id)} {each.problem}"
+
+
+def removed(found: Done, retention: timedelta) -> Iterator[str]:
+    """Yield what was removed, what is left, and the commands that delete the secrets."""
+    yield from done(found)
+    after: dict[str, Any] = found.after if isinstance(found.after, dict) else {}
+    states = _count(int(after.get("states", 0)), "state")
+    yield f"{states} deleted. The records of its runs expire within {retention.days} days"
+    names = after.get("secrets")
+    if names is None:
+        yield "Key Vault could not be read. Look for secrets of the tenant, and delete them"
+        return
+    yield f"{_count(len(names), 'secret')} in Key Vault{', to delete with:' if names else ''}"
+    for name in names:
+        yield f"az keyvault secret delete --vault-name <vault> --name {name}"
+
+
+def additions(found: Sequence[AdditionLine]) -> Iterator[str]:
+    """Yield a line for each tenant, and the numbers."""
+    if not found:
+        yield "no tenant"
+        return
+    yield from table(("tenant", "what", "why"), [(each.tenant_id, each.what, each.why or "") for each in found])
+    yield ""
+    numbers = Counter(each.what for each in found)
+    yield ", ".join(f"{numbers[what]} {what}" for what in Addition if numbers[what])
+
+
+def secrets(found: Sequence[SecretLine]) -> Iterator[str]:
+    """Yield a line for each secret."""
+    if not found:
+        yield "no secret"
+        return
+    yield from table(
+        ("secret", "in the vault", "declared by"),
+        [(each.name, "yes" if each.is_present else "MISSING", ", ".join(each.flows) or "-") for each in found],
+    )
 
 
 def queues(found: Queues, now: datetime) -> Iterator[str]:

@@ -117,9 +117,11 @@ async def set_window(
     verb, said = (Verb.WINDOW_RESET, "is reset") if end is None else (Verb.WINDOW_SET, f"starts at {utc_text(end)}")
     action = Action(verb, tenant_id, flow, {} if end is None else {"windowEndUtc": utc_text(end)})
     message = f"{shown(tenant_id)}/{shown(flow)}: the next window {said}"
-    return await _change(
-        services, registry, ask, action, message, lambda state: replace(state, window_end_utc=end), seen
-    )
+
+    def change(state: FlowState) -> FlowState:
+        return replace(state, window_end_utc=end)
+
+    return await _change(services, registry, ask, action=action, message=message, change=change, seen=seen)
 
 
 async def _change(
