@@ -16,6 +16,7 @@ from datasync.errors import ActionInvalid, ActionRefused, ChangedMeanwhile, Data
 from datasync.model.audit import Audit, End, Verb
 from datasync.model.decode import shorten
 from datasync.services import Services
+from datasync.tries import tries
 
 COMMAND_LINE = "command line"
 DASHBOARD = "dashboard"
@@ -173,10 +174,10 @@ async def _complete(
 
 
 async def _present(services: Services, ask: Ask) -> Audit:
-    stored = await services.audits.get(ask.action_id)
-    if stored is None:
-        raise StateInvalid(f"the audit of action {ask.action_id} was deleted meanwhile. Use another action id")
-    return stored
+    async for _ in tries(services.clock.sleep):  # a read can miss a write that another process has just made
+        if stored := await services.audits.get(ask.action_id):
+            return stored
+    raise StateInvalid(f"the audit of action {ask.action_id} was deleted meanwhile. Use another action id")
 
 
 def _check_same(stored: Audit, action: Action) -> None:

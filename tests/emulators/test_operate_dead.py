@@ -28,7 +28,7 @@ def ask(action_id: str = "a-1") -> Ask:
 
 
 @pytest_asyncio.fixture
-async def died(fleet: Fleet) -> Fleet:
+async def died(fleet: Fleet, wire: Wire) -> Fleet:
     """Run three tenants: two die of the same error, and in one the flow gives up. A fourth succeeds."""
     await fleet.add("a", "b", "c", "well")
     fleet.ends = {"a": KeyError("city"), "b": KeyError("city"), "c": GiveUp("no contract")}

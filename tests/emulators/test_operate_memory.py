@@ -31,7 +31,7 @@ async def state(world: World) -> dict[str, Any]:
 
 
 @pytest_asyncio.fixture
-async def ran(fleet: Fleet) -> Fleet:
+async def ran(fleet: Fleet, wire: Wire) -> Fleet:
     """Run a flow that has kept a cursor."""
     await fleet.add("t")
     await fleet.run("t", "r-1")
