@@ -78,7 +78,7 @@ async def enqueue(session: Session, ask: Ask, *, tenant_id: str, flow_name: str,
         last = await _followed(session, tenant_id, run_of(ask))
     except asyncio.CancelledError:
         session.note(f"The run goes on. Follow it: {command('show', run_of(ask), '--tenant', tenant_id)}")
-        raise
+        return Exit.INTERRUPTED
     session.answer(last, text.run_end(last))
     return Exit.FINE if last.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED) else Exit.WRONG
 

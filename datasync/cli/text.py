@@ -135,6 +135,8 @@ def incidents(found: Incidents) -> Iterator[str]:
         else:
             following = command("why", each.example_tenant_id, each.example_flow_name)
         yield f"  last at {time(each.last_utc)}: {following}"
+        if each.dead and each.fingerprint:
+            yield f"  attempt the dead again: {command('dead', 'retry', '--fingerprint', each.fingerprint)}"
 
 
 def runs(found: Runs) -> Iterator[str]:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import signal
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -22,6 +25,7 @@ from datasync.operate.action import Ask, Done
 from datasync.operate.edits import pause, resume, set_next_run
 from datasync.operate.enqueue import enqueue, run_of
 from datasync.services import Services
+from localdev.hosting import ROOT
 from tests.deliveries import NOW
 from tests.documents import document, entry
 from tests.faults import Killed, Wire, to
@@ -202,6 +206,27 @@ class TestEnqueue:
 
         assert shown.exit_code == code
         assert line in shown.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a single process")
+async def test_an_interrupted_wait_leaves_the_run_alone(world: World) -> None:
+    """Ctrl-C ends the waiting with exit code 130, and the message says how to follow the run."""
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "datasync", "enqueue", "t", "weather", "--wait"),
+        cwd=ROOT,
+        env={**os.environ, **world.environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert started.stderr is not None
+    first = (await started.stderr.readline()).decode()
+    started.send_signal(signal.SIGINT)
+    output, errors = await started.communicate()
+    (message,) = [json.loads(each) for each in await world.take()]
+
+    assert first == f"t/weather: run {message['runId']} is enqueued\n"
+    assert (started.returncode, output) == (130, b"")
+    assert errors.decode() == (f"The run goes on. Follow it: python -m datasync show {message['runId']} --tenant t\n")
 
 
 ACTIONS: dict[str, Callable[[Services, Any, Ask], Awaitable[Done]]] = {
