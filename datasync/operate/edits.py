@@ -68,9 +68,11 @@ async def pause(
     def of_flow(document: Document) -> Change:
         entry = entry_of(document, names_of(registry, flow or ""), flow or "", seen)
         before = _switch(entry)
-        if entry.get("enabled") is True or entry.pop("pausedWithTenant", None):
+        was_off = entry.get("enabled") is False
+        if not was_off or entry.pop("pausedWithTenant", None) or reason:
             entry.update(enabled=False, pauseReason=text)
-        said = "paused" if before["enabled"] else "it is disabled already"
+        noted = ", and the reason is noted" if reason else ""
+        said = f"it was disabled already{noted}" if was_off else "paused"
         return Change(f"{_subject(tenant_id, flow)}: {said}", before, _switch(entry))
 
     def of_tenant(document: Document) -> Change:
@@ -104,7 +106,7 @@ async def resume(
         entry = entry_of(document, names_of(registry, flow or ""), flow or "", seen)
         before = _switch(entry)
         _enable(entry)
-        said = "resumed" if not before["enabled"] else "it is enabled already"
+        said = "it is enabled already" if before.get("enabled") is True else "resumed"
         return Change(f"{_subject(tenant_id, flow)}: {said}{_following(entry, ask.at)}", before, _switch(entry))
 
     def of_tenant(document: Document) -> Change:

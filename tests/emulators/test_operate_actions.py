@@ -131,9 +131,31 @@ class TestPauseAndResume:
     async def test_what_is_so_already_is_said(self, world: World) -> None:
         """Nothing is written to the document."""
         before = await world.document("t")
-        assert (await command(world, "pause", "t", "old")).stdout == "t/old: it is disabled already\n"
+        assert (await command(world, "pause", "t", "old")).stdout == "t/old: it was disabled already\n"
         assert (await command(world, "resume", "t", "weather")).stdout.startswith("t/weather: it is enabled already")
         assert await world.document("t") == before
+
+    async def test_an_entry_that_cannot_be_read_is_paused_and_resumed(self, world: World) -> None:
+        """Its `enabled` is a text, or missing. An entry that is disabled already gets the reason."""
+        without = {name: value for name, value in entry(FEED).items() if name != "enabled"}
+        await world.put(document("t", entry(enabled="yes"), without, entry("old", enabled=False)))
+        said = [
+            (await command(world, *words)).stdout.partition(".")[0].strip()
+            for words in (
+                ("pause", "t", "weather"),
+                ("resume", "t", FEED),
+                ("pause", "t", "old", "--reason", "not any more"),
+            )
+        ]
+
+        assert said == [
+            "t/weather: paused",
+            f"t/{FEED}: resumed",
+            "t/old: it was disabled already, and the reason is noted",
+        ]
+        stored = await switches(world)
+        assert (stored["weather"]["enabled"], stored[FEED]["enabled"]) == (False, True)
+        assert stored["old"] == {"enabled": False, "pauseReason": "not any more"}
 
 
 class TestNextRun:
