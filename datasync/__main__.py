@@ -1,6 +1,7 @@
-"""The command line, `python -m datasync`: `--help` lists the commands."""
+"""The command line, `python -m datasync` or `bin/datasync`: `--help` lists the commands."""
 
 import io
+import os
 import sys
 from datetime import UTC, datetime
 
@@ -17,4 +18,5 @@ except ModuleNotFoundError as missing:
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Windows code pages may lack the arrow in flow names
-    cli(prog_name="python -m datasync", obj=datetime.now(UTC))
+    name = os.environ.get("DATASYNC_COMMAND") or "python -m datasync"  # bin/datasync sets it
+    cli(prog_name=name, obj=datetime.now(UTC), complete_var="_DATASYNC_COMPLETE")

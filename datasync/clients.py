@@ -1,5 +1,6 @@
 """The only place that constructs Azure clients."""
 
+import base64
 import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -10,6 +11,7 @@ from urllib.request import getproxies
 
 from async_lru import alru_cache
 from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.exceptions import AzureError
 from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.cosmos.aio import ContainerProxy, CosmosClient
@@ -44,6 +46,30 @@ class Credential:
 
             self._identity = DefaultAzureCredential()
         return self._identity
+
+    async def principal(self, account: str) -> str | None:
+        """Return the name of the identity, from the claims of a token for an account; its object id if it has no name.
+
+        The claims: https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference
+
+        Args:
+            account: The URL of a Cosmos DB account.
+
+        Returns:
+            None if the identity gets no token, or one that cannot be read.
+
+        """
+        try:
+            token = await self().get_token(f"{account.rstrip('/')}/.default")
+        except AzureError:
+            return None
+        try:
+            body = token.token.split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+            names = (claims.get(name) for name in ("preferred_username", "upn", "unique_name", "appid", "oid"))
+        except (AttributeError, IndexError, ValueError):
+            return None
+        return next((name for name in names if isinstance(name, str) and name.isprintable()), None)
 
     async def close(self) -> None:
         """Close the credential, if it was used."""

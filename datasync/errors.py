@@ -7,6 +7,10 @@ DataSyncError
 ├── TenantInvalid        a tenant document cannot be used
 ├── TenantUnknown        a tenant has no document
 ├── RunUnknown           a run has no record
+├── EntryUnknown         a tenant has no entry for a flow
+├── ActionInvalid        an action of an operator cannot be asked for like this
+├── ActionRefused        an action is not possible at present
+├── ChangedMeanwhile     something was changed since an operator saw it
 ├── StateInvalid         a stored state was edited and cannot be read
 ├── CronInvalid          a cron expression cannot be read
 ├── JobInvalid           a queue message is not a job
@@ -83,6 +87,22 @@ class TenantUnknown(DataSyncError):
 
 class RunUnknown(DataSyncError):
     """A run has no record."""
+
+
+class EntryUnknown(DataSyncError):
+    """A tenant has no entry for a flow."""
+
+
+class ActionInvalid(DataSyncError):
+    """An action of an operator cannot be asked for like this."""
+
+
+class ActionRefused(DataSyncError):
+    """An action of an operator is not possible at present."""
+
+
+class ChangedMeanwhile(DataSyncError):
+    """Something was changed since an operator saw it, or since an action began. Nothing was done."""
 
 
 class StateInvalid(DataSyncError):

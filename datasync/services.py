@@ -20,6 +20,7 @@ from datasync.flow.watchdog import Watchdog
 from datasync.model.state import Leased
 from datasync.model.times import utc_text
 from datasync.settings import Settings
+from datasync.stores.audit import AuditStore
 from datasync.stores.claims import Claims
 from datasync.stores.cosmos import Container
 from datasync.stores.fleet import FleetStore
@@ -101,6 +102,11 @@ class Services:
         return Overview(self._runs_container)
 
     @cached_property
+    def audits(self) -> AuditStore:
+        """The audits of what operators do."""
+        return AuditStore(self._runs_container, self.settings.run_retention)
+
+    @cached_property
     def claims(self) -> Claims:
         """The tenants that use their ids."""
         claims = Claims(self.fleet, self.tenants, self.clock.sleep)
@@ -152,6 +158,11 @@ class Services:
         if settings.key_vault_url:
             external.append(ExternalService(f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", lambda: self.vault))
         return external
+
+    async def principal(self) -> str | None:
+        """Return the name of the identity that Cosmos DB knows; None where a key is used, or the name is unknown."""
+        account = self.settings.cosmos
+        return None if account.connection_string else await self._credential.principal(account.url or "")
 
     async def close(self) -> None:
         """Close everything that was made."""

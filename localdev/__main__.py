@@ -1,4 +1,4 @@
-"""`python -m localdev demo | start | tick | secret | tenant`: run the app on this machine, without an account."""
+"""`python -m localdev`: run the app on this machine, without an account. `--help` lists the commands."""
 
 if __name__ == "__main__":
     from localdev.interrupt import exit_at_once

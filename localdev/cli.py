@@ -14,13 +14,15 @@ from typing import Any
 
 import aiohttp
 import click
+from azure.core.exceptions import AzureError
 from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosHttpResponseError
 from rich.console import Console
 
+from datasync.cli.local_settings import local_settings
 from datasync.cli.validate import Report, load
 from datasync.clients import CosmosAccount, Credential
-from datasync.errors import DataSyncError, ServiceUnavailable
+from datasync.errors import DataSyncError, ServiceUnavailable, SettingsInvalid
 from datasync.settings import Settings
 from localdev.cosmos import KEY, Database
 from localdev.demo import QUICK_RETRIES, demo, seed
@@ -29,6 +31,7 @@ from localdev.hosting import host, invoke
 from localdev.identity import issue_token
 from localdev.interrupt import INTERRUPTED
 from localdev.keyvault import AUDIENCE
+from localdev.provision import provision
 from localdev.stack import Ports, stack
 
 PORTS = Ports(queue=10001, blob=10000, table=10002, cosmos=8081, vault=8443, identity=8444, demo=8080)
@@ -73,6 +76,31 @@ def secret(name: str, value: str) -> None:
 def tenant(file: Path) -> None:
     """Store tenants in the Cosmos DB of `start`: the tenant document, or the list of documents, in a JSON file."""
     run(_tenant(file))
+
+
+@cli.command("provision")
+@click.argument("file", type=click.Path(path_type=Path))
+def provision_command(file: Path) -> None:
+    """Create the database, the containers and the queues that a local.settings.json names.
+
+    Environment variables take precedence. This needs the key of the Cosmos DB account. What exists stays as it is.
+    """
+    try:
+        settings = Settings.from_environ({**local_settings(file), **os.environ})
+    except SettingsInvalid as error:
+        raise click.ClickException(str(error)) from None
+    run(_provision(settings))
+
+
+async def _provision(settings: Settings) -> None:
+    try:
+        await provision(settings)
+    except AzureError as error:
+        raise click.ClickException(f"not everything was created: {str(error).partition(chr(10))[0]}") from None
+    click.echo(
+        f"Database {settings.cosmos_database} with {settings.tenants_container} and {settings.runs_container}, and the "
+        f"queues {settings.queue_name} and {settings.queue_name}-poison are there."
+    )
 
 
 async def _start() -> None:

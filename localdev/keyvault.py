@@ -28,6 +28,7 @@ ERRORS = {
     503: ("ServiceUnavailable", "This key vault is not available now."),
 }
 
+_PAGE = 25
 type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -85,6 +86,7 @@ class KeyVault:
     def application(self) -> web.Application:
         """Make the web application."""
         application = web.Application(middlewares=[self._guard])
+        application.router.add_get("/secrets", self._list)
         application.router.add_get("/secrets/{name}", self._get)
         application.router.add_get("/secrets/{name}/", self._get)
         application.router.add_get("/secrets/{name}/{version}", self._get)
@@ -104,7 +106,7 @@ class KeyVault:
             failure = self._failures.popleft()
             wait = {} if failure.retry_after is None else {"Retry-After": f"{failure.retry_after:g}"}
             return _error(failure.status, headers=wait)
-        if not NAME.fullmatch(request.match_info.get("name", "")):
+        if request.path != "/secrets" and not NAME.fullmatch(request.match_info.get("name", "")):
             return _error(400, message=f"This is not a request for a secret: {request.method} {request.path}.")
         if "api-version" not in request.query:
             return _error(400, message="AKV10046: The api-version query parameter is missing.")
@@ -121,6 +123,13 @@ class KeyVault:
             message=f"A secret with (name/id) {name} was not found in this key vault. If you recently deleted this "
             "secret you may be able to recover it using the correct recovery command.",
         )
+
+    async def _list(self, request: web.Request) -> web.Response:
+        """List the secrets without their values, in pages as the vault does."""
+        start, names = int(request.query.get("$skiptoken", "0")), [*self._secrets]
+        items = [{"id": f"{self.uri}secrets/{name}", "attributes": {"enabled": True}} for name in names[start:][:_PAGE]]
+        following = f"{self.uri}secrets?api-version={request.query['api-version']}&$skiptoken={start + _PAGE}"
+        return web.json_response({"value": items, "nextLink": following if start + _PAGE < len(names) else None})
 
     async def _put(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

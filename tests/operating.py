@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from datasync import FlowRegistry
 from datasync.cli.main import cli
 from datasync.errors import FlowFailed
+from datasync.model.job import QueueMessage
 from datasync.services import Services
 from tests.deliveries import NOW, message
 from tests.documents import document, entry
@@ -54,6 +55,12 @@ class Fleet:
             with suppress(FlowFailed):
                 job = message(delivery, tenant_id=tenant, flow_name=flow, run_id=run_id, scheduled_utc=NOW + after)
                 await deliver(self.services, self.registry, job, NOW + after)
+
+    async def deliver(self, body: str, delivery: int = 1, after: timedelta = timedelta()) -> None:
+        """Deliver a message as it was on the queue, some time after noon."""
+        with suppress(FlowFailed):
+            message = QueueMessage("m-1", body.encode(), delivery, NOW)
+            await deliver(self.services, self.registry, message, NOW + after)
 
 
 async def command(world: World, *arguments: str, after: timedelta = timedelta(), **environ: str) -> Result:

@@ -1,28 +1,43 @@
 """The parts that the commands share: options, exit codes, output, and the services that a command works on."""
 
 import asyncio
+import getpass
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from functools import wraps
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Concatenate, override
+from uuid import uuid4
 
 import click
 import msgspec
 
 from datasync.cli.local_settings import local_settings
 from datasync.cli.validate import load
-from datasync.errors import DataSyncError, RunUnknown, ServiceUnavailable, SettingsInvalid, TenantUnknown
+from datasync.errors import (
+    ActionInvalid,
+    ActionRefused,
+    ChangedMeanwhile,
+    DataSyncError,
+    EntryUnknown,
+    RunUnknown,
+    ServiceUnavailable,
+    SettingsInvalid,
+    TenantUnknown,
+)
 from datasync.flow.registry import FlowRegistry
 from datasync.model.display import shown
+from datasync.model.times import EXPECTED, read_utc
+from datasync.operate.action import COMMAND_LINE, Ask
 from datasync.services import Services
 from datasync.settings import Settings
 
@@ -36,9 +51,11 @@ class Exit(IntEnum):
     USAGE = 2
     """The arguments cannot be used."""
     NOT_FOUND = 3
-    """There is no such tenant, entry or run."""
+    """There is no such tenant, entry, run or gate."""
     NOT_LET_IN = 4
     """A service refused the key or the identity."""
+    CHANGED = 5
+    """Something was changed meanwhile, and nothing was done."""
     INTERRUPTED = 130
     """Ctrl-C, as a shell reports it."""
 
@@ -81,6 +98,29 @@ def flows_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[...,
     return click.option("--flows", "package", metavar="MODULE", default="flows", show_default=True, help=help_text)
 
 
+def span(text: str) -> timedelta | None:
+    """Read a time span such as 30m, 24h or 7d; None if it is not one."""
+    found = re.fullmatch(r"([0-9]{1,6})([mhd])", text, re.ASCII)
+    return min(int(found[1]) * _UNITS[found[2]], _LONGEST_SPAN) if found else None
+
+
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_LONGEST_SPAN = timedelta(days=3650)
+
+
+def since_argument(ctx: click.Context, _: click.Parameter, value: str | None) -> datetime | None:
+    """Read a time span before now, or a time. Raises BadParameter."""
+    if value is None:
+        return None
+    if before := span(value):
+        now: datetime = ctx.obj or datetime.min.replace(tzinfo=UTC)
+        return now - before
+    try:
+        return read_utc(value)
+    except ValueError:
+        raise click.BadParameter(f"expected a time span such as 30m, 24h or 7d, or {EXPECTED}, got {value!r}") from None
+
+
 class OperatingCommand(click.Command):
     """A command that works on the services of an app: it can run again in a process with the settings of a file."""
 
@@ -105,11 +145,15 @@ class Session:
     def answer(self, content: object, lines: Iterable[str]) -> None:
         """Print an answer on standard output: as JSON if the command was asked for it, else as lines."""
         if self.as_json:
-            text = msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
-            click.echo(_UNPRINTED.sub(_escape, text))
+            self.print_json(content)
             return
         for line in lines:
             say(line)
+
+    def print_json(self, content: object) -> None:
+        """Print a value on standard output as JSON."""
+        text = msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+        click.echo(_UNPRINTED.sub(_escape, text))
 
     def note(self, text: str) -> None:
         """Print a sentence beside the answer, on standard error."""
@@ -161,6 +205,62 @@ def operating[**P](
     return command
 
 
+def acting(function: Callable[..., Awaitable[Exit]]) -> Callable[..., None]:
+    """Make the function of an `OperatingCommand` that changes something, as `operating` does.
+
+    The coroutine function has the session, the `Ask`, and the options. The command also gets the options `--as` and
+    `--action-id`.
+    """
+
+    @click.option("--as", "name", metavar="NAME", help="Your name, for the audit.  [default: your user name]")
+    @click.option(
+        "--action-id",
+        metavar="ID",
+        help="Repeat the action with this id, which is done once.  [default: new]",
+    )
+    @operating
+    @wraps(function)
+    async def command(session: Session, /, *, name: str | None, action_id: str | None, **options: Any) -> Exit:
+        who = await _who(session.services, name)
+        ask = Ask(action_id=action_id or str(uuid4()), who=who, at=session.now, via=COMMAND_LINE)
+        try:
+            return await function(session, ask, **options)
+        except (ServiceUnavailable, asyncio.CancelledError):
+            session.note(f"It may have been done. To complete it, repeat the command with --action-id {ask.action_id}")
+            raise
+
+    return command
+
+
+def confirmed(question: str, expected: str, flag: str) -> None:
+    """Ask the operator to type a text on the terminal.
+
+    Raises:
+        UsageError: there is no terminal; the message names the flag to use.
+        ActionRefused: another text was typed.
+
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"there is no terminal to confirm this on: use {flag}")
+    if click.prompt(question, err=True, default="", show_default=False).strip() != expected:
+        raise ActionRefused("it was not confirmed, and nothing was done")
+
+
+async def _who(services: Services, name: str | None) -> str:
+    """Return who acts: the identity in Azure, or the name that was typed, or the user of this machine."""
+    if name is not None and not name.strip():
+        raise ActionInvalid(f"--as {name!r} cannot name an operator")
+    if principal := await services.principal():
+        return f"{principal}, as {name}" if name else principal
+    if name:
+        return f"{name} (typed)"
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # there is no such user
+        user = "unknown"
+    return f"{user} on {socket.gethostname()}"
+
+
 def use(local: dict[str, str] | None) -> None:
     """Run the present `OperatingCommand` in another process if the environment lacks settings of a file, and exit."""
     if local is not None and not local.keys() <= os.environ.keys():
@@ -210,8 +310,12 @@ def _run(work: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
 
 def exit_of(error: DataSyncError) -> Exit:
     """Return the exit code for an error."""
-    if isinstance(error, TenantUnknown | RunUnknown):
+    if isinstance(error, TenantUnknown | RunUnknown | EntryUnknown):
         return Exit.NOT_FOUND
+    if isinstance(error, ChangedMeanwhile):
+        return Exit.CHANGED
+    if isinstance(error, ActionInvalid):
+        return Exit.USAGE
     is_refused = isinstance(error, ServiceUnavailable) and error.status in _REFUSALS
     return Exit.NOT_LET_IN if is_refused else Exit.WRONG
 

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from datasync import cron
+from datasync.cli import act, dead, documents
 from datasync.cli.common import OperatingCommand, flows_option, load_flows, read_settings, say, settings_option, use
 from datasync.cli.operate import COMMANDS
 from datasync.cli.schedule import occurrences, table
@@ -29,10 +30,10 @@ from datasync.tick.check import find_zone
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Check schedules, tenant documents and services without running the app, and look into a running one."""
+    """Check schedules, tenant documents and services, look into a running app, and act on it."""
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, *act.COMMANDS, *dead.COMMANDS, *documents.COMMANDS):
     cli.add_command(_command)
 
 

@@ -1,13 +1,11 @@
 """The commands that look into a running app. `datasync/operate/` has the answers, `text.py` their lines."""
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import click
 
 from datasync.cli import text
-from datasync.cli.common import Exit, OperatingCommand, Session, flows_option, load_flows, operating
-from datasync.model.times import EXPECTED, read_utc
+from datasync.cli.common import Exit, OperatingCommand, Session, flows_option, load_flows, operating, since_argument
 from datasync.operate.flows import flows as find_flows
 from datasync.operate.incidents import incidents as find_incidents
 from datasync.operate.queue import queues
@@ -18,23 +16,7 @@ from datasync.operate.status import status as find_status
 from datasync.operate.why import Cause
 from datasync.operate.why import why as find_why
 
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-_LONGEST = timedelta(days=3650)
-
 _of_flows = flows_option("Package that contains the flow files: their names, aliases and providers.")
-
-
-def _since(ctx: click.Context, _: click.Parameter, value: str | None) -> datetime | None:
-    """Read a time span before now, or a time."""
-    if value is None:
-        return None
-    if span := re.fullmatch(r"([0-9]{1,6})([mhd])", value, re.ASCII):
-        now: datetime = ctx.obj or datetime.min.replace(tzinfo=UTC)
-        return now - min(int(span[1]) * _UNITS[span[2]], _LONGEST)
-    try:
-        return read_utc(value)
-    except ValueError:
-        raise click.BadParameter(f"expected a time span such as 30m, 24h or 7d, or {EXPECTED}, got {value!r}") from None
 
 
 @click.command("status", cls=OperatingCommand, short_help="Show what is wrong in the fleet, in numbers.")
@@ -91,7 +73,7 @@ async def flows(
 
 @click.command("incidents", cls=OperatingCommand, short_help="List failures, by their error.")
 @click.option(
-    "--since", metavar="SPAN", default="24h", show_default=True, callback=_since, help="Dead runs since then."
+    "--since", metavar="SPAN", default="24h", show_default=True, callback=since_argument, help="Dead runs since then."
 )
 @_of_flows
 @operating
@@ -114,7 +96,9 @@ async def incidents(session: Session, since: datetime, package: str) -> Exit:
 @click.argument("tenant_id", metavar="[TENANT", required=False)
 @click.argument("flow_name", metavar="[FLOW]]", required=False)
 @click.option("--failed", is_flag=True, help="Runs that failed, died, or in which the flow gave up.")
-@click.option("--since", metavar="SPAN", callback=_since, help="Runs that started since then: 30m, 24h, 7d, or a time.")
+@click.option(
+    "--since", metavar="SPAN", callback=since_argument, help="Runs that started since: 30m, 24h, 7d, or a time."
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Number of runs.")
 @_of_flows
 @operating

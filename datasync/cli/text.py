@@ -1,17 +1,26 @@
 """The answers of `datasync/operate/` as lines: columns without borders, times in UTC."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from datasync.cli.validate import count as _count
 from datasync.model.display import shown
 from datasync.model.times import utc_text
+from datasync.operate.action import Done
+from datasync.operate.add_flow import Addition, AdditionLine
+from datasync.operate.audit import AuditLines
+from datasync.operate.dead import DeadRuns
+from datasync.operate.documents import SecretLine, TenantLine
 from datasync.operate.flows import FlowLine
+from datasync.operate.gates import Gate
 from datasync.operate.incidents import Incidents
+from datasync.operate.memory import Memory
 from datasync.operate.queue import QueueLook, Queues
-from datasync.operate.runs import ErrorLine, RunDetail, Runs
+from datasync.operate.runs import ErrorLine, RunDetail, RunLine, Runs
 from datasync.operate.status import Status
 from datasync.operate.ticks import TickStatus
 from datasync.operate.why import Why, command
@@ -126,6 +135,8 @@ def incidents(found: Incidents) -> Iterator[str]:
         else:
             following = command("why", each.example_tenant_id, each.example_flow_name)
         yield f"  last at {time(each.last_utc)}: {following}"
+        if each.dead and each.fingerprint:
+            yield f"  attempt the dead again: {command('dead', 'retry', '--fingerprint', each.fingerprint)}"
 
 
 def runs(found: Runs) -> Iterator[str]:
@@ -147,6 +158,39 @@ def runs(found: Runs) -> Iterator[str]:
             )
             for each in found.runs
         ],
+    )
+
+
+def dead(found: DeadRuns, most: int) -> Iterator[str]:
+    """Yield a line for each dead run, up to `most`, and their number."""
+    shown_runs = found.runs[:most]
+    if found.runs:
+        yield from table(
+            ("finished", "tenant", "flow", "outcome", "run", "fingerprint", "error"),
+            [
+                (
+                    time(each.finished_utc),
+                    each.tenant_id,
+                    each.flow_name,
+                    each.outcome or "-",
+                    each.run_id,
+                    (each.error.fingerprint if each.error else "") or "-",
+                    each.error.message if each.error else "-",
+                )
+                for each in shown_runs
+            ],
+        )
+        yield ""
+    left_out = len(found.runs) - len(shown_runs)
+    yield _count(len(found.runs), "dead run") + (f", of which {left_out} are not listed" if left_out else "")
+
+
+def run_end(found: RunLine) -> Iterator[str]:
+    """Yield how the last attempt of a run has ended."""
+    detail = found.error.message if found.error else _counts(found.counts)
+    yield (
+        f"{shown(found.tenant_id)}/{shown(found.flow_name)}: run {found.run_id}, attempt {found.attempts}: "
+        f"{found.outcome}{f': {detail}' if detail else ''}"
     )
 
 
@@ -181,6 +225,7 @@ def _facts(found: RunDetail) -> Iterator[tuple[str, str]]:
     yield "finished", time(own.finished_utc)
     yield "part", str(found.part) if found.part > 1 else ""
     yield "sent again", _count(found.redrive, "time") if found.redrive else ""
+    yield "purged", time(found.purged_utc) if found.purged_utc else ""
     yield "counts", _counts(own.counts)
     yield "http", _counts(found.http)
     yield "window", f"{time(window.start)} to {time(window.end)}" if window else ""
@@ -213,6 +258,108 @@ def why(found: Why) -> Iterator[str]:
 
 def _counts(counts: Mapping[str, float]) -> str:
     return " ".join(f"{name}={value:g}" for name, value in counts.items())
+
+
+def done(found: Done) -> Iterator[str]:
+    """Yield what was done."""
+    yield found.message + (" (an earlier request with this action id has done it)" if found.is_repeat else "")
+
+
+def audit(found: AuditLines) -> Iterator[str]:
+    """Yield a line for each action."""
+    if not found.actions:
+        yield "no action"
+        return
+    yield from table(
+        ("at", "who", "action", "tenant", "flow", "end", "what"),
+        [
+            (
+                time(each.at_utc),
+                each.who,
+                each.action,
+                each.tenant_id or "-",
+                each.flow_name or "-",
+                each.end or "not finished",
+                each.message,
+            )
+            for each in found.actions
+        ],
+    )
+
+
+def gates(found: Sequence[Gate]) -> Iterator[str]:
+    """Yield a line for each provider that is closed."""
+    if not found:
+        yield "no provider is closed"
+        return
+    yield from table(
+        ("provider", "tenant", "since", "until"),
+        [
+            (each.provider, each.tenant_id or "(all)", each.since_utc or "-", each.why or time(each.until_utc))
+            for each in found
+        ],
+    )
+
+
+def cursor(found: Memory) -> Iterator[str]:
+    """Yield the cursor as JSON."""
+    yield msgspec.json.encode(found.cursor).decode()
+
+
+def window(found: Memory) -> Iterator[str]:
+    """Yield the start of the next window."""
+    yield time(found.window_end_utc)
+
+
+def tenants(found: Sequence[TenantLine]) -> Iterator[str]:
+    """Yield a line for each tenant, and then one for each document that cannot be used."""
+    if found:
+        yield from table(
+            ("tenant", "name", "timezone", "flows", "enabled"),
+            [(each.tenant_id, each.name, each.timezone, str(each.flows), str(each.enabled)) for each in found],
+        )
+        yield ""
+    yield _count(len(found), "tenant")
+    for each in found:
+        if each.problem:
+            yield f"problem of {shown(each.tenant_id)} {each.problem}"
+
+
+def removed(found: Done, retention: timedelta) -> Iterator[str]:
+    """Yield what was removed, what is left, and the commands that delete the secrets."""
+    yield from done(found)
+    after: dict[str, Any] = found.after if isinstance(found.after, dict) else {}
+    states = _count(int(after.get("states", 0)), "state")
+    yield f"{states} deleted. The records of its runs expire within {retention.days} days"
+    names = after.get("secrets")
+    if names is None:
+        yield "Key Vault could not be read. Look for secrets of the tenant, and delete them"
+        return
+    yield f"{_count(len(names), 'secret')} in Key Vault{', to delete with:' if names else ''}"
+    for name in names:
+        yield f"az keyvault secret delete --vault-name <vault> --name {name}"
+
+
+def additions(found: Sequence[AdditionLine]) -> Iterator[str]:
+    """Yield a line for each tenant, and the numbers."""
+    if not found:
+        yield "no tenant"
+        return
+    yield from table(("tenant", "what", "why"), [(each.tenant_id, each.what, each.why or "") for each in found])
+    yield ""
+    numbers = Counter(each.what for each in found)
+    yield ", ".join(f"{numbers[what]} {what}" for what in Addition if numbers[what])
+
+
+def secrets(found: Sequence[SecretLine]) -> Iterator[str]:
+    """Yield a line for each secret."""
+    if not found:
+        yield "no secret"
+        return
+    yield from table(
+        ("secret", "in the vault", "declared by"),
+        [(each.name, "yes" if each.is_present else "MISSING", ", ".join(each.flows) or "-") for each in found],
+    )
 
 
 def queues(found: Queues, now: datetime) -> Iterator[str]:

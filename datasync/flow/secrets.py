@@ -81,6 +81,24 @@ class Vault:
         with suppress(SecretNotFound):
             await self.get("shared--datasync-check")
 
+    async def names(self) -> list[str]:
+        """Return the names of all secrets, 25 in a request. No value is read.
+
+        Raises:
+            SettingsInvalid: no vault is configured.
+            ServiceUnavailable: the vault refused or could not be reached.
+
+        """
+        try:
+            return [str(each.name) async for each in self.client.list_properties_of_secrets()]
+        except AzureError as error:
+            raise ServiceUnavailable(
+                f"Key Vault did not list the names of its secrets: {_first_line(error)}. Give your identity the role "
+                "Key Vault Secrets User, or check KEY_VAULT_URI and the network",
+                "Key Vault",
+                error.status_code if isinstance(error, HttpResponseError) else None,
+            ) from None
+
     @property
     def client(self) -> SecretClient:
         """The client of the whole vault, made at its first use."""

@@ -28,6 +28,8 @@ class Trigger(LenientEnum):
     """A person set `nextRunUtc`."""
     MESSAGE = "message"
     """A message was posted by hand."""
+    MANUAL = "manual"
+    """An operator asked for it, in the command line or the dashboard."""
     REDRIVE = "redrive"
     """A run that was dead is attempted again."""
 

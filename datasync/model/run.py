@@ -124,6 +124,8 @@ class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
     next: tuple[PlannedJob, ...] = ()
     """Messages to send once the record is written. If the process dies before that, the message of the last attempt is
     delivered again, and they are sent then."""
+    purged_utc: datetime | None = None
+    """When an operator has taken the dead run off the list."""
     lease: Lease | None = None
     """Only in a run whose flow allows overlapping runs."""
     token: int = 0
@@ -178,6 +180,7 @@ class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
             deferrals=0,
             retry_laters=0,
             deferred_since_utc=None,
+            purged_utc=None,
         )
 
     def has(self, attempt_id: str) -> bool:

@@ -93,6 +93,9 @@ class FlowEntry(msgspec.Struct, frozen=True):
     planned: Planned | None
     """What the app has planned last; None where it has not planned anything, or somebody has removed or edited that."""
 
+    pause_reason: str | None = None
+    """Why an operator has disabled the entry; None if it is enabled, or was disabled in another way."""
+
     @property
     def is_planned(self) -> bool:
         """Whether `nextRunUtc` is the value that the app has written, and not a person's."""
@@ -218,6 +221,8 @@ class _TenantDocument(msgspec.Struct, rename="camel"):
     type: Annotated[Literal["Tenant"], Meta(description='"Tenant"')] = "Tenant"
     name: Annotated[str | None, Meta(description="a text")] = None
     timezone: Annotated[str | None, Meta(description="an IANA name such as America/Chicago")] = None
+    last_action: Any = None
+    """The id of the last action of an operator that changed the document."""
 
 
 class _EntryDocument(msgspec.Struct, rename="camel"):
@@ -235,6 +240,9 @@ class _EntryDocument(msgspec.Struct, rename="camel"):
     timezone: Annotated[str | None, Meta(description="an IANA name such as America/Chicago")] = None
     settings: Annotated[dict[str, Any] | None, Meta(description="an object")] = None
     planned: Any = None
+    pause_reason: Any = None
+    paused_with_tenant: Any = None
+    """true if the entry was enabled when an operator has paused the whole tenant."""
 
 
 DOCUMENT_FIELDS = _TenantDocument.__struct_encode_fields__
@@ -337,6 +345,7 @@ def _read_entry(index: int, content: object, *, explains: bool) -> FlowEntry:
         next_run=next_run,
         next_run_text=read.next_run_utc,
         planned=_read_planned(read.planned),
+        pause_reason=read.pause_reason if isinstance(read.pause_reason, str) and not read.enabled else None,
     )
 
 

@@ -1,1 +1,1 @@
-"""The questions of an operator, and their answers. Knows neither click nor HTTP."""
+"""The questions of an operator with their answers, and the actions. Knows neither click nor HTTP."""

@@ -61,6 +61,8 @@ class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
     """The field, the value found, and the value expected."""
     problem_since_utc: str | None = None
     """When a tick found the problem first."""
+    pause_reason: str | None = None
+    """Why an operator has paused the flow."""
 
     @property
     def is_failing(self) -> bool:
@@ -176,6 +178,7 @@ class _Fleet:
             late_since_utc=late,
             problem=why,
             problem_since_utc=problem.since_utc if problem and why else None,
+            pause_reason=entry.pause_reason,
         )
 
 

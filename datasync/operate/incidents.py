@@ -87,7 +87,7 @@ async def incidents(services: Services, registry: FlowRegistry, now: datetime, s
         groups[each.fingerprint][each.tenant_id, each.flow_name] = each
     dead = await services.overview.records(RunFilter(outcomes=_DEAD, since=since), MOST_DEAD + 1)
     numbers: Counter[str] = Counter()
-    for line in map(RunLine.of, dead.records[:MOST_DEAD]):
+    for line in (RunLine.of(each) for each in dead.records[:MOST_DEAD] if each.purged_utc is None):
         own = _Failure(line.tenant_id, line.flow_name, is_failing=False, since=line.started_utc, last=line)
         numbers[own.fingerprint] += 1
         group = groups[own.fingerprint]

@@ -125,6 +125,8 @@ class RunDetail(msgspec.Struct, frozen=True, rename="camel"):
     """How often it was sent again after it had died."""
     http: dict[str, float]
     """HTTP requests of the last attempt: requests, retries, and seconds waited."""
+    purged_utc: datetime | None
+    """When an operator has taken the dead run off the list."""
     window: RunWindow | None
     cursor_before: Any
     cursor_after: Any
@@ -191,6 +193,7 @@ async def run(services: Services, run_id: str, tenant_id: str | None) -> RunDeta
         part=found.part,
         redrive=found.redrive,
         http=found.http,
+        purged_utc=found.purged_utc,
         window=found.window,
         cursor_before=found.cursor_before,
         cursor_after=found.cursor_after,

@@ -24,6 +24,8 @@ from datasync.services import Services
 from datasync.stores.fleet import StandingProblem
 from datasync.stores.overview import Records, RunFilter
 
+_LONGEST_REASON = 500  # characters
+
 
 class Cause(StrEnum):
     """Why a flow does not run, in the order in which the causes are looked at."""
@@ -213,8 +215,8 @@ class _Question:
         if entry.enabled:
             yield _ruled_out(Cause.DISABLED, "the entry is enabled")
         else:
-            edit = f'set "enabled": true at flows[{entry.index}] of the tenant\'s document'
-            yield _found(Cause.DISABLED, "the entry is disabled: enabled is false", edit)
+            reason = f"the entry is disabled: {shown(entry.pause_reason or 'enabled is false', _LONGEST_REASON)}"
+            yield _found(Cause.DISABLED, reason, command("resume", tenant.id, entry.name))
         yield self._running(state)
         yield self._closed_finding(facts)
         yield self._deferred(state, facts)

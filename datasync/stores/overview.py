@@ -22,7 +22,7 @@ _STATES = (
 )
 _RECORD = (
     "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
-    "c.attempt, c.attemptCount, c.part, c.redrive, c.counts, c.error"
+    "c.attempt, c.attemptCount, c.part, c.redrive, c.purgedUtc, c.counts, c.error"
 )
 
 
@@ -81,6 +81,11 @@ class Overview:
             except StateInvalid as error:
                 unreadable.append(str(error))
         return Records(records=records, unreadable=unreadable)
+
+    async def cooldowns(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield the documents of the cool-downs of all tenants, readable or not."""
+        async for document in self._found("SELECT * FROM c WHERE c.type = 'Cooldown'"):
+            yield document
 
     async def run(self, run_id: str) -> list[RunRecord]:
         """Return the records of a run of any tenant; several if messages with this run id were posted by hand.

@@ -3,12 +3,14 @@
 Both are in the partition of the tenant, so that one transactional batch writes them.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
+from azure.core import MatchConditions
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
     CosmosBatchOperationError,
@@ -20,12 +22,13 @@ from msgspec.structs import replace
 from datasync.errors import ServiceUnavailable, StateInvalid
 from datasync.model.decode import FieldError
 from datasync.model.lease import Lease
-from datasync.model.run import RunRecord, record_id
+from datasync.model.run import Outcome, RunRecord, record_id
 from datasync.model.state import FlowState, Leased
 from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 from datasync.tries import MOST, tries
 
+_PURGES_AT_ONCE = 16
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
 
 
@@ -118,6 +121,21 @@ class RunStore:
         own = f'FROM c WHERE c.lease.nonce = "{_nonce(held)}"'
         await self._patch(held, own, [{"op": "set", "path": "/lease", "value": None}])
 
+    async def purge(self, records: Iterable[RunRecord], now: datetime) -> None:
+        """Mark records of dead runs as purged, unless their runs were started again meanwhile."""
+        limit = asyncio.Semaphore(_PURGES_AT_ONCE)
+
+        async def mark(record: RunRecord) -> None:
+            present = f"c.redrive = {record.redrive:d}" if record.redrive else "NOT IS_DEFINED(c.redrive)"
+            async with limit:
+                await self._patch(
+                    record,
+                    f'FROM c WHERE c.outcome IN ("{Outcome.DEAD}", "{Outcome.GAVE_UP}") AND {present}',
+                    [{"op": "set", "path": "/purgedUtc", "value": utc_text(now)}],
+                )
+
+        await asyncio.gather(*map(mark, records))
+
     async def cooldown(self, partition: str, provider: str) -> datetime | None:
         """Return the instant (aware) until which a provider must not be called; None if it may be called.
 
@@ -125,8 +143,57 @@ class RunStore:
             StateInvalid: the document was edited and cannot be read.
 
         """
-        document = await self._read(partition, f"cooldown-{provider}")
-        return None if document is None else _closed_until(document)
+        document = await self.cooldown_document(partition, provider)
+        return None if document is None else self.closed_until(document)
+
+    async def cooldown_document(self, partition: str, provider: str) -> dict[str, Any] | None:
+        """Return the document of a cool-down as it is stored, readable or not; None where there is none."""
+        return await self._read(partition, f"cooldown-{provider}")
+
+    async def open(self, partition: str, provider: str, etag: str) -> bool:
+        """Delete a cool-down that has this ETag. Returns False if it was closed again meanwhile."""
+        container = await self._container.open()
+        with explained(f"while opening provider {provider} for {partition}"):
+            try:
+                await container.delete_item(
+                    f"cooldown-{provider}",
+                    partition_key=partition,
+                    etag=etag,
+                    match_condition=MatchConditions.IfNotModified,
+                    retry_write=RETRY_WRITE,
+                )
+            except CosmosResourceNotFoundError:  # expired, or deleted by a try whose answer was lost
+                return True
+            except CosmosAccessConditionFailedError:
+                return False
+        return True
+
+    async def forget(self, tenant_id: str) -> int:
+        """Delete the states and the cool-downs of a tenant. Returns their number."""
+        container = await self._container.open()
+        with explained(f"while deleting the states of {tenant_id}"):
+            query = "SELECT c.id FROM c WHERE c.type IN ('FlowState', 'Cooldown')"
+            found = [str(item["id"]) async for item in container.query_items(query, partition_key=tenant_id)]
+            for document_id in found:
+                with suppress(CosmosResourceNotFoundError):
+                    await container.delete_item(document_id, partition_key=tenant_id, retry_write=RETRY_WRITE)
+        return len(found)
+
+    @staticmethod
+    def closed_until(cooldown: Mapping[str, Any]) -> datetime:
+        """Return the instant (aware) until which a provider must not be called, from the document of a cool-down.
+
+        Raises:
+            StateInvalid: the document was edited and cannot be read.
+
+        """
+        try:
+            return read_utc(cooldown["untilUtc"])
+        except (KeyError, TypeError, ValueError):
+            raise StateInvalid(
+                f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
+                f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
+            ) from None
 
     async def close(self, partition: str, provider: str, until: datetime, now: datetime) -> None:
         """Close a provider until an instant (aware), unless it is closed for longer. The document expires then."""
@@ -142,7 +209,7 @@ class RunStore:
         async for _ in tries(self._container.sleep):
             stored = await self._read(partition, document["id"]) or {}
             with suppress(StateInvalid):  # a document that cannot be read is replaced
-                if stored and _closed_until(stored) >= until:
+                if stored and self.closed_until(stored) >= until:
                     return
             operations = [_write(document["id"], document, stored.get("_etag"))]
             if await self._save(partition, operations, f"while closing provider {provider}"):
@@ -196,16 +263,6 @@ class RunStore:
                     if stored:
                         _same_kind(document, stored)
                 raise
-
-
-def _closed_until(cooldown: Mapping[str, Any]) -> datetime:
-    try:
-        return read_utc(cooldown["untilUtc"])
-    except (KeyError, TypeError, ValueError):
-        raise StateInvalid(
-            f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
-            f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
-        ) from None
 
 
 def _refusal(status: int, message: str) -> CosmosHttpResponseError:

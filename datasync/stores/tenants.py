@@ -1,4 +1,7 @@
-"""The tenants container: documents that people edit. The app changes `nextRunUtc` and `planned` of entries."""
+"""The tenants container: documents that people edit.
+
+The ticks change `nextRunUtc` and `planned` of entries. Operators change documents through `datasync/operate/`.
+"""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -7,7 +10,11 @@ from uuid import uuid4
 
 import msgspec
 from azure.core import MatchConditions
-from azure.cosmos.exceptions import CosmosAccessConditionFailedError, CosmosResourceNotFoundError
+from azure.cosmos.exceptions import (
+    CosmosAccessConditionFailedError,
+    CosmosResourceExistsError,
+    CosmosResourceNotFoundError,
+)
 from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, TenantUnknown
@@ -163,6 +170,60 @@ class TenantStore:
             return None if entry.planned else replace(entry, planned=_note(_ahead(entry, now), now))
 
         return await self._patch(tenant, entries, noted)
+
+    async def create(self, document: Mapping[str, Any]) -> bool:
+        """Store a new document. Returns False if the tenant has one. Raises ServiceUnavailable."""
+        container = await self._container.open()
+        with explained(f"while creating tenant {document['id']!r}"):
+            try:
+                await container.create_item(dict(document), no_response=True, retry_write=RETRY_WRITE)
+            except CosmosResourceExistsError:
+                return False
+        return True
+
+    async def replace(self, document: Mapping[str, Any], etag: str) -> bool:
+        """Replace a document that still has this ETag. Returns False if it was changed or deleted meanwhile.
+
+        It is tried once, so that False is sure to mean that it was not replaced.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached. It may have been replaced.
+
+        """
+        container = await self._container.open()
+        with explained(f"while changing tenant {document['id']!r}"):
+            try:
+                await container.replace_item(
+                    document["id"],
+                    dict(document),
+                    etag=etag,
+                    match_condition=MatchConditions.IfNotModified,
+                    no_response=True,
+                )
+            except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
+                return False
+        return True
+
+    async def delete(self, tenant_id: str, etag: str) -> bool:
+        """Delete a document that still has this ETag. Returns False if it was changed or deleted meanwhile.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        container = await self._container.open()
+        with explained(f"while deleting tenant {tenant_id!r}"):
+            try:
+                await container.delete_item(
+                    tenant_id,
+                    partition_key=tenant_id,
+                    etag=etag,
+                    match_condition=MatchConditions.IfNotModified,
+                    retry_write=RETRY_WRITE,
+                )
+            except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
+                return False
+        return True
 
     async def _patch(
         self, tenant: Tenant, entries: Sequence[FlowEntry], change: Callable[[FlowEntry], FlowEntry | None]

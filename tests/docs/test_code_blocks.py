@@ -28,7 +28,6 @@ from tests.docs.conftest import Copy, Lived
 from tests.docs.pages import PAGES, Block, block, blocks, rows, spans, unread_blocks
 
 QUERIES = ROOT / "docs" / "queries.md"
-SCRIPTS = ("fleet.py", "redrive.py")
 
 
 def each(*languages: str) -> pytest.MarkDecorator:
@@ -40,8 +39,8 @@ def each(*languages: str) -> pytest.MarkDecorator:
 
 def has_check(block: Block) -> bool:
     match block.language:
-        case "python":  # a file that is written into the copy, or a script
-            return bool(re.match(r'"""(?:flows/|tests/|.*: python (?:fleet|redrive)\.py)', block.text))
+        case "python":  # a file that is written into the copy
+            return bool(re.match(r'"""(?:flows/|tests/)', block.text))
         case "json":  # a tenant document, an indexing policy or a cool-down
             return bool({"flows", "indexingMode", "untilUtc"} & set(json.loads(block.text)))
         case _:
@@ -112,51 +111,6 @@ def test_documented_flows_run_and_documented_tests_pass(copy: Copy) -> None:
 
     assert ran.returncode == 0, ran.stdout
     assert re.search(r"^1\d passed", ran.stdout, re.MULTILINE), ran.stdout
-
-
-async def test_the_script_for_many_tenants_changes_documents(lived: Lived, tmp_path: Path) -> None:
-    """Without `--apply` it prints only; `add` adds the entry once; `pause`, `resume` and `force` patch entries."""
-    script = tmp_path / "fleet.py"
-    source = block("python", "python fleet.py").text
-    script.write_text(source.replace("IS_ARRAY(c.flows)", "IS_ARRAY(c.flows) AND c.id = 'acme'"), encoding="utf-8")
-
-    async def after(*arguments: str) -> list[dict[str, Any]]:
-        ran = lived.app.python(str(script), *arguments, **lived.running.environ)
-        assert ran.returncode == 0, ran.stderr
-        document = await lived.world.tenants.read_item("acme", partition_key="acme")
-        return [dict(entry) for entry in document["flows"]]
-
-    before = await after("add")
-    added = await after("add", "--apply")
-    assert [entry["name"] for entry in added] == [*(entry["name"] for entry in before), "my-source→my-target"]
-    assert await after("add", "--apply") == added
-    assert {entry["enabled"] for entry in await after("pause", "--apply")} == {False}
-    assert {(entry["enabled"], entry["nextRunUtc"]) for entry in await after("resume", "--apply")} == {(True, None)}
-    assert (await after("force", "--apply"))[-1]["nextRunUtc"] < "2001"
-    document = await lived.world.tenants.read_item("acme", partition_key="acme")
-    await lived.world.tenants.replace_item("acme", {**document, "flows": before})
-
-
-async def test_the_script_for_dead_runs_sends_them_again(lived: Lived, tmp_path: Path) -> None:
-    """Without `--apply` it prints only. The run of a message has its attempts again, and its record says how often."""
-    script = tmp_path / "redrive.py"
-    source = block("python", "python redrive.py").text
-    script.write_text(
-        source.replace("2026-01-31", "2000-01-01").replace("SPREAD = 600", "SPREAD = 1"), encoding="utf-8"
-    )
-    before = await lived.world.waiting()
-    printed = lived.app.python(str(script), **lived.running.environ)
-    assert await lived.world.waiting() == before
-    sent = lived.app.python(str(script), "--apply", **lived.running.environ)
-
-    assert (printed.returncode, sent.returncode) == (0, 0), printed.stderr + sent.stderr
-    assert printed.stdout == sent.stdout
-    assert re.fullmatch(r"fargo-floors home-depot→builder-prime \w+ redrive 1\n", sent.stdout)
-    (record,) = [dict(item) async for item in lived.world.runs.query_items("SELECT * FROM c WHERE c.outcome = 'dead'")]
-    async with lived.hosted():
-        await lived.wait_for(r"FAIL fargo-floors/.*\(dead\).* attempt=10")
-    (again,) = [dict(item) async for item in lived.world.runs.query_items("SELECT * FROM c WHERE c.outcome = 'dead'")]
-    assert (again["runId"], again["redrive"], again["attemptCount"]) == (record["runId"], 1, 10)
 
 
 def test_the_message_for_a_dead_run_is_a_job() -> None:
@@ -306,8 +260,6 @@ def test_commands_exist(words: tuple[str, ...]) -> None:
             pass  # compared with the Makefile
         case ("python", "-m", "datasync" | "localdev", *_) | ("python", "-" | "…", *_):
             pass  # names the program, without a command; or reads a block that a test runs
-        case ("python", script, *_):
-            assert script in SCRIPTS
         case _:
             pytest.fail("no check for this command")
 
@@ -319,15 +271,12 @@ def options(arguments: list[str]) -> set[str]:
 async def test_provisioning_with_core_tools_makes_everything_that_the_check_asks_for(
     lived: Lived, tmp_path: Path
 ) -> None:
-    """The step runs as printed in a folder with a local.settings.json; then `check` prints `ok` for each service."""
-    source = block("sh", "localdev.provision").text.partition("<<'END'\n")[2].partition("END\n")[0]
+    """`provision` reads a local.settings.json; then `check` prints `ok` for each service."""
     values = {**lived.running.environ, "COSMOS_DATABASE": "by-hand", "QUEUE_NAME": "by-hand"}
     local = tmp_path / "local.settings.json"
     local.write_text(json.dumps({"IsEncrypted": False, "Values": values}), encoding="utf-8")
-    script = tmp_path / "provision.py"
-    script.write_text(source.replace('"local.settings.json"', repr(str(local))), encoding="utf-8")
     try:
-        made = lived.app.python(str(script), PYTHONPATH=str(lived.app.folder))
+        made = lived.app.python("-m", "localdev", "provision", str(local))
         assert made.returncode == 0, made.stderr
         # In a thread, because the Key Vault answers from this event loop. The environment wins over the file, and the
         # environment of the tests trusts the certificate of another Key Vault.

@@ -14,6 +14,7 @@ from datasync.settings import Account, Settings
 from localdev.azurite import azurite
 from localdev.cosmos import cosmos
 from localdev.errors import NodeMissing
+from localdev.identity import PRINCIPAL
 from localdev.keyvault import KeyVault
 from localdev.provision import provision
 from localdev.tls import Certificates
@@ -75,8 +76,10 @@ async def test_the_whole_pipeline_runs_without_a_key(settings: Settings, vault: 
             (message,) = [message async for message in queue.receive_messages()]
             body = json.dumps({"tenantId": "tenant-1", "flowName": "reads-a-secret"}).encode()
             run = await run_job(services, registry, QueueMessage(message.id, body, 1, NOW), NOW)
+            principal = await services.principal()
     finally:
         await services.close()
         await credential.close()
 
     assert (run.outcome, tokens) == ("succeeded", ["s3cret"])
+    assert principal == PRINCIPAL  # an audit names it

@@ -308,11 +308,13 @@ class TestCommands:
         await fleet.run("t", "r-1")
 
         shown = await command(world, "incidents", after=HOUR)
-        error, numbers, example = shown.stdout.splitlines()
+        error, numbers, example, again = shown.stdout.splitlines()
 
         assert error == "1 tenant, since 2025-08-23T12:00:00Z: no contract"
         assert numbers.startswith("  1 flow failing, 1 dead run; weather; fingerprint ")
         assert example == "  last at 2025-08-23T12:00:00Z: python -m datasync show r-1 --tenant t"
+        fingerprint = numbers.rpartition(" ")[2]
+        assert again == f"  attempt the dead again: python -m datasync dead retry --fingerprint {fingerprint}"
         assert shown.exit_code == 1
 
         await world.runs.delete_item("state-weather", partition_key="t")

@@ -71,14 +71,14 @@ async def test_a_tenant_without_an_entry_for_the_flow(fleet: Fleet) -> None:
 
 
 async def test_a_disabled_entry(fleet: Fleet) -> None:
-    """It is not wrong. The edit that enables it names its place."""
+    """It is not wrong. The command that enables it comes next."""
     await fleet.add("t", enabled=False)
     await fleet.tick()
 
     found = await why(fleet)
 
     assert (found.answer.cause, found.is_wrong) == (Cause.DISABLED, False)
-    assert found.answer.next == 'set "enabled": true at flows[0] of the tenant\'s document'
+    assert found.answer.next == "python -m datasync resume t weather"
 
 
 async def test_an_entry_with_a_problem(fleet: Fleet) -> None:

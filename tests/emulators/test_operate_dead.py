@@ -1,0 +1,214 @@
+"""`dead list`, `dead show`, `dead retry` and `dead purge`, with real services."""
+
+import asyncio
+import json
+import os
+import pty
+import sys
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from datasync.errors import ActionInvalid, ActionRefused, ChangedMeanwhile, GiveUp
+from datasync.operate.action import Ask
+from datasync.operate.dead import DeadFilter, purge, retry
+from localdev.hosting import ROOT
+from tests.deliveries import NOW
+from tests.faults import Killed, Wire, to
+from tests.operating import HOUR, Fleet, command
+from tests.world import World
+
+pytestmark = pytest.mark.usefixtures("died")
+
+
+def ask(action_id: str = "a-1") -> Ask:
+    return Ask(action_id=action_id, who="Ada", at=NOW)
+
+
+@pytest_asyncio.fixture
+async def died(fleet: Fleet, wire: Wire) -> Fleet:
+    """Run three tenants: two die of the same error, and in one the flow gives up. A fourth succeeds."""
+    await fleet.add("a", "b", "c", "well")
+    fleet.ends = {"a": KeyError("city"), "b": KeyError("city"), "c": GiveUp("no contract")}
+    for tenant in ("a", "b", "c", "well"):
+        await fleet.run(tenant, f"r-{tenant}", attempts=5)
+    return fleet
+
+
+async def listed(world: World, *arguments: str) -> list[str]:
+    shown = await command(world, "dead", "list", *arguments, "--json")
+    return sorted(each["runId"] for each in json.loads(shown.stdout)["runs"])
+
+
+async def fingerprint(world: World) -> str:
+    """Return the fingerprint of the error of two tenants."""
+    return str((await world.records("a"))[0]["error"]["fingerprint"])
+
+
+class TestList:
+    async def test_dead_runs_are_listed_and_counted(self, world: World) -> None:
+        """By fingerprint, tenant, flow and time. Exit code 1, as somebody has to look."""
+        shown = await command(world, "dead", "list", "--limit", "2")
+
+        assert shown.exit_code == 1
+        assert len(shown.stdout.splitlines()) == 5
+        assert shown.stdout.splitlines()[-1] == "3 dead runs, of which 1 are not listed"
+        assert await listed(world) == ["r-a", "r-b", "r-c"]
+        assert await listed(world, "--fingerprint", await fingerprint(world)) == ["r-a", "r-b"]
+        assert await listed(world, "--tenant", "a", "--flow", "weather") == ["r-a"]
+        assert await listed(world, "--since", "2025-08-23T12:00:01Z") == []
+        assert (await command(world, "dead", "list", "--tenant", "well")).exit_code == 0
+
+    async def test_one_is_shown_as_a_run(self, world: World) -> None:
+        """With its attempts."""
+        shown = await command(world, "dead", "show", "r-a", "--tenant", "a")
+
+        assert (shown.exit_code, "attempt 5   dead" in shown.stdout) == (0, True)
+
+
+class TestRetry:
+    async def test_the_runs_of_an_error_are_attempted_again(self, world: World, died: Fleet) -> None:
+        """With their ids and five attempts. The others stay dead."""
+        error = await fingerprint(world)
+        shown = await command(world, "dead", "retry", "--fingerprint", error, "--yes", "2", "--spread", "0m")
+        died.ends = {}
+        for body in await world.take():
+            await died.deliver(body)
+
+        assert shown.stdout == "2 dead runs attempted again\n"
+        assert await listed(world) == ["r-c"]
+        (record,) = await world.records("a")
+        assert (record["outcome"], record["redrive"], record["trigger"]) == ("succeeded", 1, "redrive")
+        (audit,) = json.loads((await command(world, "audit", "--json")).stdout)["actions"]
+        assert (audit["action"], audit["arguments"]["count"], audit["end"]) == ("retry", 2, "done")
+
+    async def test_they_start_one_after_the_other(self, died: Fleet, wire: Wire) -> None:
+        """Over the spread: the first at once."""
+        await retry(died.services, died.registry, ask(), DeadFilter(), count=3, spread=timedelta(minutes=30))
+        hidden = [url for method, url, _ in wire.requests if method == "POST" and "/messages" in url]
+
+        assert sorted(url.partition("visibilitytimeout=")[2].partition("&")[0] for url in hidden) == ["", "1200", "600"]
+
+    async def test_another_number_than_was_confirmed_is_refused(self, world: World) -> None:
+        """Exit code 5, and nothing is sent."""
+        shown = await command(world, "dead", "retry", "--yes", "2")
+
+        assert (shown.exit_code, shown.stdout) == (5, "")
+        assert "3 dead runs match now, and 2 were confirmed" in shown.stderr
+        assert await world.drained()
+
+    async def test_a_repeat_sends_nothing_again(self, world: World, died: Fleet) -> None:
+        """Also of runs that have died again."""
+        first = await retry(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
+        (body,) = await world.take()
+        for delivery in range(1, 6):
+            await died.deliver(body, delivery)
+        again = await retry(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
+
+        assert (again.message, again.is_repeat) == (first.message, True)
+        assert await listed(world, "--tenant", "a") == ["r-a"]
+        assert await world.drained()
+
+    async def test_a_kill_half_way_loses_no_run_and_repeats_none(self, world: World, died: Fleet, wire: Wire) -> None:
+        """The repeat sends what is left. A run that has died again before the repeat is left alone."""
+        services, everything = died.services, DeadFilter()
+        await asyncio.gather(services.runs.ping(), services.jobs.ping())
+        wire.kill_before(to("PUT", "/docs/audit-"))
+        with pytest.raises(Killed):
+            await retry(services, died.registry, ask(), everything, count=3, spread=timedelta())
+        wire.heal()
+        bodies = {json.loads(each)["runId"]: each for each in await world.take()}
+        assert sorted(bodies) == ["r-a", "r-b", "r-c"]
+        for delivery in range(1, 6):
+            await died.deliver(bodies["r-a"], delivery, HOUR)
+        await retry(services, died.registry, ask(), everything, count=3, spread=timedelta())
+
+        again = [json.loads(each) for each in await world.take()]
+        assert sorted((each["runId"], each["redrive"]) for each in again) == [("r-b", 1), ("r-c", 1)]
+
+    async def test_what_cannot_be_is_refused(self, died: Fleet) -> None:
+        """No run, or a spread that is longer than the queue hides messages."""
+        services, nobody = died.services, DeadFilter(tenant_id="nobody")
+        with pytest.raises(ActionRefused, match="no dead run matches"):
+            await retry(services, died.registry, ask(), nobody, count=0, spread=timedelta())
+        with pytest.raises(ActionInvalid, match="a spread of 7 days"):
+            await retry(services, died.registry, ask(), nobody, count=0, spread=timedelta(days=7))
+
+    async def test_without_a_terminal_the_flag_is_named(self, world: World) -> None:
+        """Exit code 2, after the runs were listed on standard error."""
+        shown = await command(world, "dead", "retry", "--tenant", "a")
+
+        assert (shown.exit_code, shown.stdout) == (2, "")
+        assert "there is no terminal to confirm this on: use --yes 1" in shown.stderr
+        assert "KeyError: 'city'" in shown.stderr
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminal")
+    @pytest.mark.parametrize(("typed", "code", "sent"), [("3", 0, 3), ("4", 1, 0)])
+    async def test_the_number_is_typed_at_a_terminal(self, world: World, typed: str, code: int, sent: int) -> None:
+        """Another number is no confirmation."""
+        controller, terminal = pty.openpty()
+        try:
+            os.write(controller, f"{typed}\n".encode())
+            started = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "datasync", "dead", "retry", "--spread", "0m"),
+                cwd=ROOT,
+                env={**os.environ, **world.environ},
+                stdin=terminal,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            output, errors = await started.communicate()
+        finally:
+            os.close(controller)
+            os.close(terminal)
+
+        assert started.returncode == code, errors.decode()
+        assert b"type their number" in errors
+        assert len(await world.take()) == sent
+        assert (b"3 dead runs attempted again" in output) == (sent > 0)
+
+
+class TestPurge:
+    async def test_purged_runs_leave_the_list_and_keep_their_records(self, world: World) -> None:
+        """Also in incidents. `show` says when."""
+        error = await fingerprint(world)
+        shown = await command(world, "dead", "purge", "--fingerprint", error, "--yes", "2")
+        incidents = json.loads((await command(world, "incidents", "--json")).stdout)["incidents"]
+
+        assert shown.stdout == "2 dead runs purged. Their records stay until they expire\n"
+        assert await listed(world) == ["r-c"]
+        assert {each["fingerprint"]: each["dead"] for each in incidents}[error] == 0
+        assert "purged" in (await command(world, "show", "r-a", "--tenant", "a")).stdout
+
+    async def test_a_run_that_was_started_again_meanwhile_is_not_purged(
+        self, world: World, died: Fleet, wire: Wire
+    ) -> None:
+        """It has died again, of another error perhaps."""
+
+        async def again() -> None:
+            record = await world.runs.read_item("run-r-a", partition_key="a")
+            await world.runs.upsert_item({**record, "redrive": 1})
+
+        wire.after(to("POST", "/docs", "Audit"), again)
+        await purge(died.services, died.registry, ask(), DeadFilter(), count=3)
+
+        assert await listed(world) == ["r-a"]
+
+    async def test_a_purged_run_is_listed_when_it_dies_again(self, world: World, died: Fleet) -> None:
+        """Somebody has posted it."""
+        await purge(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1)
+        for delivery in range(1, 6):
+            await died.deliver(json.dumps({**_job((await world.records("a"))[0]), "redrive": 1}), delivery, HOUR)
+
+        assert "r-a" in await listed(world)
+
+    async def test_another_number_than_was_confirmed_is_refused(self, died: Fleet) -> None:
+        """Nothing is purged."""
+        with pytest.raises(ChangedMeanwhile, match="3 dead runs match now, and 4 were confirmed"):
+            await purge(died.services, died.registry, ask(), DeadFilter(), count=4)
+
+
+def _job(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in ("tenantId", "flowName", "scheduledUtc", "runId")}
