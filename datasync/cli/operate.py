@@ -55,6 +55,9 @@ async def status(session: Session, package: str) -> Exit:
 @click.command("flows", cls=OperatingCommand, short_help="List the flows of all tenants.")
 @click.option("--failing", is_flag=True, help="Flows whose last attempts failed.")
 @click.option("--late", is_flag=True, help="Flows that have not succeeded, or have not been enqueued, in time.")
+@click.option(
+    "--unusual", is_flag=True, help="Flows whose last successful run counted zero, or took long, unlike usual."
+)
 @click.option("--problems", is_flag=True, help="Entries and documents that have to be corrected.")
 @click.option("--tenant", "tenant_id", metavar="TENANT", help="Flows of this tenant.")
 @click.option("--flow", "flow_name", metavar="FLOW", help="Entries of this flow.")
@@ -65,6 +68,7 @@ async def flows(
     *,
     failing: bool,
     late: bool,
+    unusual: bool,
     problems: bool,
     tenant_id: str | None,
     flow_name: str | None,
@@ -72,17 +76,18 @@ async def flows(
 ) -> Exit:
     """List the flows of all tenants, with their last and next runs.
 
-    --failing, --late and --problems together list the flows to which any of them applies. Exit code 1 if a listed flow
-    is failing, late, or has a problem.
+    --failing, --late, --unusual and --problems together list the flows to which any of them applies. Exit code 1 if a
+    listed flow is failing, late, unusual, or has a problem.
     """
     registry = load_flows(package)
     found = await find_flows(session.services, registry, session.now, tenant_id=tenant_id, flow=flow_name)
-    if failing or late or problems:
+    if failing or late or unusual or problems:
         found = [
             line
             for line in found
             if (failing and line.is_failing)
             or (late and line.late_since_utc is not None)
+            or (unusual and line.is_unusual)
             or (problems and line.problem is not None)
         ]
     session.answer(found, text.flows(found))

@@ -61,6 +61,7 @@ def _status(found: Status) -> Iterator[tuple[str, str]]:
     yield "flows", f"{switched}, {counts.running} running, of {_count(counts.tenants, 'tenant')}"
     yield "failing", _with_command(counts.failing, "incidents")
     yield "late", _with_command(counts.late, "flows --late")
+    yield "unusual", _with_command(counts.unusual, "flows --unusual")
     yield "problems", _with_command(counts.problems, "flows --problems")
 
 
@@ -103,7 +104,10 @@ def flows(found: Sequence[FlowLine]) -> Iterator[str]:
             since = f" (since {line.problem_since_utc})" if line.problem_since_utc else ""
             yield f"problem of {subject} {line.problem}{since}"
         elif line.late_since_utc:
-            yield f"late: {subject} has no success since its run of {time(line.late_since_utc)} was due"
+            what = "been enqueued at" if line.late_since_utc == line.next_run_utc else "succeeded by"
+            yield f"late: {subject} should have {what} {time(line.late_since_utc)}"
+        for each in line.unusual if line.is_unusual else ():
+            yield f"unusual: {subject} {each.text} (since {time(each.since_utc)})"
 
 
 def incidents(found: Incidents) -> Iterator[str]:
@@ -182,6 +186,7 @@ def _facts(found: RunDetail) -> Iterator[tuple[str, str]]:
     yield "part", str(found.part) if found.part > 1 else ""
     yield "sent again", _count(found.redrive, "time") if found.redrive else ""
     yield "counts", _counts(own.counts)
+    yield "unusual", "; ".join(each.text for each in own.unusual)
     yield "http", _counts(found.http)
     yield "window", f"{time(window.start)} to {time(window.end)}" if window else ""
     yield "cursor", "" if cursor is None else msgspec.json.encode(cursor).decode()

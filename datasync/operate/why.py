@@ -19,7 +19,8 @@ from datasync.model.times import utc_text
 from datasync.operate.flows import late_since, names_of
 from datasync.operate.queue import Queues, queues
 from datasync.operate.runs import FAILED, RunLine
-from datasync.operate.ticks import TickStatus, second_tick_after, tick_after, tick_status
+from datasync.operate.ticks import TickStatus, tick_status
+from datasync.schedule import second_tick_after, tick_after
 from datasync.services import Services
 from datasync.stores.fleet import StandingProblem
 from datasync.stores.overview import Records, RunFilter
@@ -48,6 +49,8 @@ class Cause(StrEnum):
     SKIPPED = "skipped"
     LATE = "late"
     """No run has succeeded in time, and none of the other causes says why."""
+    UNUSUAL = "unusual"
+    """It runs, but a count of its last successful run is zero, which it is not usually, or the run took long."""
     DUE = "due"
     """The next tick enqueues it."""
     NOT_DUE = "not_due"
@@ -55,7 +58,7 @@ class Cause(StrEnum):
     @property
     def is_wrong(self) -> bool:
         """Whether somebody has to do something."""
-        return self in (Cause.PROBLEM, Cause.POISONED, Cause.NO_TICK, Cause.FAILING, Cause.LATE)
+        return self in (Cause.PROBLEM, Cause.POISONED, Cause.NO_TICK, Cause.FAILING, Cause.LATE, Cause.UNUSUAL)
 
 
 class Finding(msgspec.Struct, frozen=True, rename="camel"):
@@ -224,7 +227,8 @@ class _Question:
         yield self._failing(entry, state, facts)
         yield self._skipped(facts)
         if not has_problem:
-            yield self._late(tenant, entry, state)
+            yield self._late(entry, state)
+        yield self._unusual(entry, state)
         if entry.enabled and not has_problem:
             yield self._schedule(entry)
 
@@ -316,12 +320,27 @@ class _Question:
         reason = f": {last.error.message}" if last.error else ""
         return _found(Cause.SKIPPED, f"run {last.run_id} was {last.outcome}{reason}", self._show(last.run_id))
 
-    def _late(self, tenant: Tenant, entry: FlowEntry, state: FlowState) -> Finding:
-        late = late_since(self._services.settings.schedule, tenant, entry, state, self._now) if entry.enabled else None
+    def _late(self, entry: FlowEntry, state: FlowState) -> Finding:
+        late = late_since(self._services.settings.schedule, entry, state, self._now) if entry.enabled else None
+        success = f"its last success was at {utc_text(state.last_success_utc)}" if state.last_success_utc else ""
         if late is None:
-            return _ruled_out(Cause.LATE, "it has not missed two occurrences since its last success")
-        found = f"no run has succeeded since that of {utc_text(late)} was due"
+            by = f"it is expected to succeed by {utc_text(state.stale_utc)}" if state.stale_utc else ""
+            why = "; ".join(filter(None, (success, by)))
+            return _ruled_out(Cause.LATE, why or "no tick has examined its entry yet")
+        what = "be enqueued at" if late == entry.next_run else "succeed by"
+        found = f"it should {what} {utc_text(late)}; {success or 'it has never succeeded'}"
         return _found(Cause.LATE, found, command("runs", self._tenant_id, entry.name))
+
+    def _unusual(self, entry: FlowEntry, state: FlowState) -> Finding:
+        if not (entry.enabled and state.unusual):
+            why = "its last successful run was as usual" if state.usual else "no run of it has succeeded yet"
+            return _ruled_out(Cause.UNUSUAL, why)
+        numbers = ", ".join(map(str, state.unusual))
+        since = utc_text(min(each.since_utc for each in state.unusual))
+        following = command("runs", self._tenant_id, entry.name)
+        return _found(
+            Cause.UNUSUAL, f"its last successful run differs from those before: {numbers} (since {since})", following
+        )
 
     def _schedule(self, entry: FlowEntry) -> Finding:
         following = utc_text(tick_after(self._services.settings.schedule, self._now))

@@ -18,11 +18,11 @@ from datasync.stores.runs import as_record
 
 _STATES = (
     "SELECT c.id, c.tenantId, c.flowName, c.lease, c.deferral, c.lastRunUtc, c.lastOutcome, c.lastSuccessUtc, "
-    "c.consecutiveFailures FROM c WHERE c.type = 'FlowState'"
+    "c.consecutiveFailures, c.staleUtc, c.outcomes, c.usual, c.unusual FROM c WHERE c.type = 'FlowState'"
 )
 _RECORD = (
     "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
-    "c.attempt, c.attemptCount, c.part, c.redrive, c.counts, c.error"
+    "c.attempt, c.attemptCount, c.part, c.redrive, c.counts, c.unusual, c.error"
 )
 
 
