@@ -41,6 +41,16 @@ class Expectation(msgspec.Struct, frozen=True):
         parts = (self.cron, self.zone, str(self.freshness or ""), self.ticks)
         return sha256("\n".join(parts).encode(errors="backslashreplace")).hexdigest()[:16]
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether the cron and the time zone can be read."""
+        try:
+            cron.parse(self.cron)
+            find_zone(self.zone)
+        except (CronInvalid, ValueError):
+            return False
+        return True
+
     def stale_after(self, at: datetime, usual_seconds: float = 0) -> datetime | None:
         """Return the time (aware, in whole seconds) by which the flow should succeed again after an instant (aware).
 

@@ -112,6 +112,8 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
     problems: tuple[Problem, ...]
     """Problems of entries that are not among `flows`."""
     etag: str
+    schedule_rev: str | None = None
+    """The note of a tick: what the states of the flows are in step with. See datasync.tick.states."""
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
@@ -151,6 +153,7 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
             has_zone=bool(read.timezone),
             flows=tuple(flows.values()),
             problems=tuple(problems),
+            schedule_rev=read.schedule_rev if isinstance(read.schedule_rev, str) else None,
             etag=str(document.get("_etag", "")),
         )
 
@@ -190,6 +193,7 @@ class _TenantDocument(msgspec.Struct, rename="camel"):
     type: Annotated[Literal["Tenant"], Meta(description='"Tenant"')] = "Tenant"
     name: Annotated[str | None, Meta(description="a text")] = None
     timezone: Annotated[str | None, Meta(description="an IANA name such as America/Chicago")] = None
+    schedule_rev: Any = None
 
 
 class _EntryDocument(msgspec.Struct, rename="camel"):

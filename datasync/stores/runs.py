@@ -3,12 +3,14 @@
 Both are in the partition of the tenant, so that one transactional batch writes them.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
     CosmosBatchOperationError,
@@ -26,6 +28,8 @@ from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, explained
 from datasync.tries import MOST, tries
 
+_SCHEDULES = "SELECT c.id, c.tenantId, c.scheduleRev FROM c WHERE c.type = 'FlowState'"
+_PAGE = 1000
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
 
 
@@ -118,6 +122,33 @@ class RunStore:
         own = f'FROM c WHERE c.lease.nonce = "{_nonce(held)}"'
         await self._patch(held, own, [{"op": "set", "path": "/lease", "value": None}])
 
+    async def schedule_revs(self, tenant_id: str | None = None) -> dict[str, dict[str, str | None]]:
+        """Return `schedule_rev` of each state of a tenant, or of all: by tenant, and by the name it is stored under."""
+        container = await self._container.open()
+        where: dict[str, Any] = {} if tenant_id is None else {"partition_key": tenant_id}
+        found: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+        with explained("while reading the schedules of states"):
+            async for item in container.query_items(_SCHEDULES, max_item_count=_PAGE, **where):
+                rev = item.get("scheduleRev")
+                name = str(item["id"]).removeprefix("state-")
+                found[str(item["tenantId"])][name] = rev if isinstance(rev, str) else None
+        return dict(found)
+
+    async def expect(self, state: FlowState, *, is_stored: bool) -> None:
+        """Note in a state when its flow should succeed, unless the state is noted for the same schedule already.
+
+        Only these fields are changed, so that a run which holds the state loses nothing. A missing state is created.
+        """
+        if not is_stored and await self.save(state):
+            return
+        other = f'FROM c WHERE NOT IS_STRING(c.scheduleRev) OR c.scheduleRev != "{state.schedule_rev}"'
+        await self._patch(state, other, _schedule(state))
+
+    async def retire(self, tenant_id: str, flow_name: str, now: datetime) -> None:
+        """Note in a state at `now` (aware) that its flow is not expected to succeed. Raises ServiceUnavailable."""
+        state = FlowState(tenant_id=tenant_id, flow_name=flow_name, schedule_since_utc=now)
+        await self._patch(state, "FROM c WHERE IS_STRING(c.scheduleRev)", _schedule(state))
+
     async def cooldown(self, partition: str, provider: str) -> datetime | None:
         """Return the instant (aware) until which a provider must not be called; None if it may be called.
 
@@ -196,6 +227,16 @@ class RunStore:
                     if stored:
                         _same_kind(document, stored)
                 raise
+
+
+def _schedule(state: FlowState) -> list[dict[str, Any]]:
+    """Return the operations that write the schedule of a state."""
+    values = {
+        "scheduleRev": state.schedule_rev,
+        "scheduleSinceUtc": state.schedule_since_utc,
+        "staleUtc": state.stale_utc,
+    }
+    return [{"op": "set", "path": f"/{name}", "value": msgspec.to_builtins(value)} for name, value in values.items()]
 
 
 def _closed_until(cooldown: Mapping[str, Any]) -> datetime:

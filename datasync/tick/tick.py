@@ -31,6 +31,7 @@ from datasync.telemetry.events import (
 from datasync.tick.check import spelling_problems
 from datasync.tick.plan import Advance, plan
 from datasync.tick.standing import StandingProblems
+from datasync.tick.states import ExpectedStates
 from datasync.tick.turns import REQUESTS, Turn
 from datasync.tick.warn import entry_warnings, field_warnings
 
@@ -100,6 +101,7 @@ class _Tick:
         self._now = services.clock.now()
         self._horizon = self._now + services.settings.lookahead
         self._standing: StandingProblems | None = None
+        self._states: ExpectedStates | None = None
         self._places = asyncio.Semaphore(services.settings.tenants_at_once)
         self._tally = Tally(broken=len(registry.broken))
         self._examined: set[str] = set()
@@ -129,10 +131,13 @@ class _Tick:
         scope = self._scope()
         if watermark.since_ts is None or watermark.scope != scope or self._scan_is_old(watermark):
             watermark = Watermark(scanned_utc=self._now, scope=scope)
+            states = self._expected(await self._services.runs.schedule_revs())
             await self._examine(self._services.tenants.all(), standing)
             async with self._turn() as turn:
                 await standing.keep_only(self._examined, turn)
+                await states.retire_others(self._examined, turn)
         else:
+            self._expected(None)
             since = watermark.since_ts - OVERLAP
             pages = self._services.tenants.changed_or_due(since, self._horizon, watermark.retry)
             await self._examine(pages, standing)
@@ -152,6 +157,10 @@ class _Tick:
         except StateInvalid as error:
             emit(WatermarkInvalid(error=error))
             return Watermark(), 0
+
+    def _expected(self, stored: Mapping[str, Mapping[str, str | None]] | None) -> ExpectedStates:
+        self._states = ExpectedStates(self._services, self._registry, self._now, stored)
+        return self._states
 
     def _scope(self) -> str:
         settings = self._services.settings
@@ -214,6 +223,8 @@ class _Tick:
             await standing.update(key, [*twins, *_first(tenant, await self._problems(tenant, turn))], turn)
             return
         problems, etag = await self._schedule(tenant, turn)
+        if etag and self._states:
+            etag = await self._states.update(replace(tenant, etag=etag), turn)
         warnings = await self._warnings(document, tenant, turn)
         await standing.update(key, [*_first(tenant, problems), *warnings], turn)
         if etag and etag != tenant.etag:

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from azure.keyvault.secrets.aio import SecretClient
+from msgspec.structs import replace
 
 from datasync import FlowRegistry, FlowRun
-from datasync.model.usual import RUNS
+from datasync.model.state import FlowState
+from datasync.model.usual import RUNS, Usual
 from datasync.operate.flows import Health, flows
 from datasync.operate.why import Cause
 from datasync.operate.why import why as find_why
@@ -44,11 +46,13 @@ class Reader:
 
 @pytest_asyncio.fixture(params=["once", "allow"])
 async def reader(world: World, services: Services, request: pytest.FixtureRequest) -> Reader:
-    """Run a flow for a tenant as often as needed to know what is usual."""
+    """Return a flow that has run for a tenant as often as needed to know what is usual."""
     await world.put(document("acme", entry(nextRunUtc=NEXT)), document("other", entry(nextRunUtc=NEXT)))
     reader = Reader(services, overlap=request.param)
-    for number in range(RUNS):
-        await reader.run(number)
+    state = FlowState(tenant_id="acme", flow_name="weather", last_success_utc=NOW + LATER - HOUR)
+    for _ in range(RUNS):
+        state = replace(state, usual=Usual.after(state.usual, 0, {"orders": 120}))
+    await world.runs.upsert_item(state.document())
     return reader
 
 
@@ -85,7 +89,7 @@ async def test_it_is_well_again_after_a_usual_run(reader: Reader) -> None:
 
     (line,) = await flows(reader.services, reader.registry, NOW + LATER + HOUR, tenant_id="acme")
     assert (line.health, line.unusual) == (Health.WELL, ())
-    assert line.outcomes == ("succeeded",) * 24
+    assert line.outcomes == ("succeeded",) * 2
     assert line.usual_counts["orders"] == pytest.approx(117, rel=0.01)
     assert line.usual_seconds == 0
 
