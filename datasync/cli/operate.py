@@ -15,6 +15,7 @@ from datasync.operate.runs import FAILED
 from datasync.operate.runs import run as find_run
 from datasync.operate.runs import runs as find_runs
 from datasync.operate.status import status as find_status
+from datasync.operate.ticks import ticks as find_ticks
 from datasync.operate.why import Cause
 from datasync.operate.why import why as find_why
 
@@ -194,5 +195,18 @@ async def queue(session: Session) -> Exit:
     return Exit.FINE if found.is_well else Exit.WRONG
 
 
-COMMANDS: tuple[click.Command, ...] = (status, flows, incidents, runs, show, why, queue)
+@click.command("ticks", cls=OperatingCommand, short_help="List the last ticks.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=24, show_default=True, help="Number of ticks.")
+@operating
+async def ticks(session: Session, limit: int) -> Exit:
+    """List the last ticks, with what each has found. The newest is the first.
+
+    Exit code 1 if the last tick failed or was killed, or if ticks are missing.
+    """
+    found = await find_ticks(session.services, session.now, limit)
+    session.answer(found, text.ticks(found, session.now))
+    return Exit.FINE if found.is_well else Exit.WRONG
+
+
+COMMANDS: tuple[click.Command, ...] = (status, flows, incidents, runs, show, why, queue, ticks)
 """The commands of this module. `main.py` registers them."""

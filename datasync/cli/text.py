@@ -13,7 +13,7 @@ from datasync.operate.incidents import Incidents
 from datasync.operate.queue import QueueLook, Queues
 from datasync.operate.runs import ErrorLine, RunDetail, Runs
 from datasync.operate.status import Status
-from datasync.operate.ticks import TickStatus
+from datasync.operate.ticks import Ticks, TickStatus
 from datasync.operate.why import Why, command
 
 _GAP = "   "
@@ -63,6 +63,31 @@ def _status(found: Status) -> Iterator[tuple[str, str]]:
     yield "late", _with_command(counts.late, "flows --late")
     yield "unusual", _with_command(counts.unusual, "flows --unusual")
     yield "problems", _with_command(counts.problems, "flows --problems")
+
+
+def ticks(found: Ticks, now: datetime) -> Iterator[str]:
+    """Yield a line for each tick, then the error of each that failed, and a line if ticks are missing."""
+    if found.ticks:
+        yield from table(
+            ("started", "result", "seconds", *_TALLY),
+            [
+                (
+                    time(each.started_utc),
+                    f"{each.result} scan" if each.is_scan else str(each.result),
+                    f"{each.seconds:.1f}" if each.ended_utc else "-",
+                    *("-" if each.tally.get(name) is None else str(each.tally[name]) for name in _TALLY),
+                )
+                for each in found.ticks
+            ],
+        )
+    for each in found.ticks:
+        if each.failure:
+            yield f"failed: {time(each.started_utc)} {each.failure}"
+    if found.last.is_missing or not found.ticks:
+        yield f"last tick: {_tick(found.last, now)}"
+
+
+_TALLY = ("tenants", "due", "enqueued", "advanced", "conflicts", "problems", "broken", "failed")
 
 
 def _tick(tick: TickStatus, now: datetime) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
-    CosmosBatchOperationError,
     CosmosHttpResponseError,
     CosmosResourceNotFoundError,
 )
@@ -25,7 +24,7 @@ from datasync.model.lease import Lease
 from datasync.model.run import RunRecord, record_id
 from datasync.model.state import FlowState, Leased
 from datasync.model.times import EXPECTED, read_utc, utc_text
-from datasync.stores.cosmos import RETRY_WRITE, Container, explained
+from datasync.stores.cosmos import RETRY_WRITE, Container, OperationRefused, explained, transact
 from datasync.tries import MOST, tries
 
 _SCHEDULES = "SELECT c.id, c.tenantId, c.scheduleRev FROM c WHERE c.type = 'FlowState'"
@@ -190,14 +189,11 @@ class RunStore:
         container = await self._container.open()
         with explained(f"{doing} of {tenant_id}"):
             try:
-                results = await container.execute_item_batch(
-                    operations, partition_key=tenant_id, retry_write=RETRY_WRITE
-                )
-            except CosmosBatchOperationError as error:
-                failed = error.operation_responses[error.error_index]
-                if failed["statusCode"] in _CONFLICTS:
+                results = await transact(container, tenant_id, operations)
+            except OperationRefused as error:
+                if error.status_code in _CONFLICTS:
                     return None
-                raise _refusal(failed["statusCode"], str(error)) from None
+                raise
         return [str(result["eTag"]) for result in results]
 
     async def _read(self, tenant_id: str, document_id: str) -> dict[str, Any] | None:
@@ -247,11 +243,6 @@ def _closed_until(cooldown: Mapping[str, Any]) -> datetime:
             f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
             f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
         ) from None
-
-
-def _refusal(status: int, message: str) -> CosmosHttpResponseError:
-    error: CosmosHttpResponseError = CosmosHttpResponseError(status_code=status, message=message)  # type: ignore[no-untyped-call]
-    return error
 
 
 def _write(document_id: str, content: dict[str, Any], etag: str | None) -> tuple[Any, ...]:
