@@ -21,7 +21,6 @@ from datasync.tick.tick import SCAN_INTERVAL
 from datasync.tick.turns import REQUESTS
 from tests.deliveries import message
 from tests.documents import document, entry
-from tests.emulators.test_examination import forget_overlap
 from tests.faults import Request, Wire, to
 from tests.stages import FLOWS, FakeClock, does_nothing, registry_of, run_job, tick
 from tests.world import World
@@ -305,8 +304,6 @@ async def test_a_document_that_is_edited_during_its_tick_is_examined_by_the_next
     wire.after(to("PATCH", "/docs/state-"), edit)
     await tick(services, NOW + MINUTE)
     assert await states(world) == {"weather": "2025-08-23T14:01:03Z"}
-    await forget_overlap(world)
-    await world.put(await world.document("t"))
 
     await tick(services, NOW + 2 * MINUTE)
 

@@ -209,6 +209,7 @@ class TestStatus:
             "flows        1 enabled, 0 disabled, 0 running, of 1 tenant",
             "failing      0",
             "late         0",
+            "unusual      0",
             "problems     0",
         ]
         assert (shown.stderr, shown.exit_code) == ("", 0)
