@@ -63,6 +63,18 @@ class Expectation(msgspec.Struct, frozen=True):
             return None
         return end and (end if not end.microsecond else end.replace(microsecond=0) + _SECOND)
 
+    def last_until(self, at: datetime, window: timedelta) -> datetime | None:
+        """Return the last occurrence of the cron until an instant (aware); None if none lies in a window before it."""
+        try:
+            times, zone = cron.parse(self.cron), find_zone(self.zone)
+            upcoming = times.next(at - window, zone)
+            last = None
+            while upcoming and upcoming <= at:
+                last, upcoming = upcoming, times.next(upcoming, zone)
+        except (CronInvalid, ValueError, OverflowError):
+            return None
+        return last
+
     def _end(self, at: datetime, usual: timedelta) -> datetime | None:
         times, zone = cron.parse(self.cron), find_zone(self.zone)
         first = times.next(at, zone)

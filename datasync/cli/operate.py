@@ -18,6 +18,7 @@ from datasync.operate.status import status as find_status
 from datasync.operate.ticks import ticks as find_ticks
 from datasync.operate.why import Cause
 from datasync.operate.why import why as find_why
+from datasync.operate.why_at import why_at as find_why_at
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _LONGEST = timedelta(days=3650)
@@ -36,6 +37,13 @@ def _since(ctx: click.Context, _: click.Parameter, value: str | None) -> datetim
         return read_utc(value)
     except ValueError:
         raise click.BadParameter(f"expected a time span such as 30m, 24h or 7d, or {EXPECTED}, got {value!r}") from None
+
+
+def _time(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    try:
+        return None if value is None else read_utc(value)
+    except ValueError:
+        raise click.BadParameter(f"expected {EXPECTED}, got {value!r}") from None
 
 
 @click.command("status", cls=OperatingCommand, short_help="Show what is wrong in the fleet, in numbers.")
@@ -169,14 +177,21 @@ async def show(session: Session, run_id: str, tenant_id: str | None) -> Exit:
 @click.command("why", cls=OperatingCommand, short_help="Explain why a flow of a tenant does not run.")
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("flow_name", metavar="FLOW")
+@click.option("--at", metavar="TIME", callback=_time, help="Explain this time instead: 2025-08-23T01:00:00Z.")
 @_of_flows
 @operating
-async def why(session: Session, tenant_id: str, flow_name: str, package: str) -> Exit:
+async def why(session: Session, tenant_id: str, flow_name: str, at: datetime | None, package: str) -> Exit:
     """Explain why a flow of a tenant does not run now, what was ruled out, and the command to run next.
+
+    With --at, explain what happened to the last occurrence of its schedule until a time, or what is planned for it.
 
     Exit code 1 if somebody has to do something, 3 if the tenant or its entry does not exist.
     """
-    found = await find_why(session.services, load_flows(package), tenant_id, flow_name, session.now)
+    flows, now = load_flows(package), session.now
+    if at:
+        found = await find_why_at(session.services, flows, tenant_id, flow_name, at=at, now=now)
+    else:
+        found = await find_why(session.services, flows, tenant_id, flow_name, now)
     session.answer(found, text.why(found))
     if found.answer.cause in (Cause.NO_TENANT, Cause.NO_ENTRY):
         return Exit.NOT_FOUND

@@ -130,11 +130,20 @@ class FleetStore:
             ServiceUnavailable: Cosmos DB refused or could not be reached.
 
         """
+        return await self._ticks(f"SELECT TOP {most:d} * FROM c WHERE c.type = 'Tick' ORDER BY c.startedUtc DESC")  # noqa: S608 - a number
+
+    async def ticks_since(self, at: datetime, most: int) -> list[TickRecord]:
+        """Return the first ticks that started at an instant (aware) or later, the oldest first. Raises as `ticks`."""
+        where = "c.type = 'Tick' AND c.startedUtc >= @at"
+        query = f"SELECT TOP {most:d} * FROM c WHERE {where} ORDER BY c.startedUtc ASC"  # noqa: S608 - texts of our own
+        return await self._ticks(query, at=utc_text(at))
+
+    async def _ticks(self, query: str, **parameters: object) -> list[TickRecord]:
         container = await self._container.open()
-        query = f"SELECT TOP {most:d} * FROM c WHERE c.type = 'Tick' ORDER BY c.startedUtc DESC"  # noqa: S608 - a number
+        values = [{"name": f"@{name}", "value": value} for name, value in parameters.items()]
         found: list[TickRecord] = []
-        with explained("while reading the last ticks"):
-            async for document in container.query_items(query, partition_key=FLEET):
+        with explained("while reading ticks"):
+            async for document in container.query_items(query, parameters=values, partition_key=FLEET):
                 with suppress(FieldError):
                     found.append(TickRecord.from_document(document))
         return found

@@ -44,6 +44,8 @@ class RunFilter(msgspec.Struct, frozen=True):
     """Outcomes of the last attempt; empty for all."""
     since: datetime | None = None
     """The earliest start of a run (aware)."""
+    until: datetime | None = None
+    """The latest start of a run (aware)."""
 
 
 class Records(msgspec.Struct, frozen=True):
@@ -121,6 +123,9 @@ def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
     if wanted.since:
         conditions.append("c.startedUtc >= @since")
         values["since"] = utc_text(wanted.since)
+    if wanted.until:
+        conditions.append("c.startedUtc <= @until")
+        values["until"] = utc_text(wanted.until)
     return " AND ".join(conditions), values
 
 
