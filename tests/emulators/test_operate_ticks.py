@@ -68,7 +68,7 @@ async def test_a_tick_that_fails_has_its_error(wire: Wire, fleet: Fleet) -> None
         ["2025-08-23T13:00:00Z", "failed"],
         ["2025-08-23T12:00:00Z", "complete"],
     ]
-    assert "failed: 2025-08-23T13:00:00Z the queue" in shown.stdout
+    assert "failed: 2025-08-23T13:00:00Z queue 'jobs-" in shown.stdout
 
     await fleet.tick(HOUR + MINUTE)
     assert (await command(fleet.world, "ticks", after=HOUR + 2 * MINUTE)).exit_code == 0

@@ -69,6 +69,31 @@ def test_another_schedule_is_another_expectation(fields: dict[str, Any]) -> None
     assert expectation(settings={"a": 1}, nextRunUtc=None).rev == expectation().rev
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "2025-08-23T12:00:00+00:00"),
+        ({"cron": "1 0 * * * *"}, "2025-08-23T11:00:01+00:00"),
+        ({"cron": "0 0 0 * * *", "timezone": "tenant"}, "2025-08-23T05:00:00+00:00"),
+        ({"cron": "hourly"}, None),
+        ({"cron": "0 0 0 1 * *"}, None),
+    ],
+)
+def test_the_last_occurrence_until_a_time(fields: dict[str, Any], expected: str | None) -> None:
+    """The time itself counts. Nothing is found beyond the window, or with a cron that cannot be read."""
+    found = expectation(**fields).last_until(NOON, timedelta(days=1))
+
+    assert (found and found.isoformat()) == expected
+
+
+@given(at=st.datetimes(timezones=st.just(UTC)))
+def test_the_last_occurrence_is_followed_by_none_until_the_time(at: datetime) -> None:
+    """Near the ends of the calendar there may be none."""
+    found = expectation().last_until(at, timedelta(hours=2))
+
+    assert found is None or timedelta() <= at - found < timedelta(hours=1)
+
+
 def after_success(state: FlowState, expected: Expectation) -> FlowState:
     ended = attempt(Outcome.SUCCEEDED)
     state = state.after(ended, job(), None, None)
