@@ -139,7 +139,11 @@ async def test_an_edit_costs_one_query_and_the_states_that_change(world: World, 
     await tick(services, NOW + MINUTE)
 
     found = Counter(
-        "query" if "SELECT" in body else "create" if "operationType" in body else f"{method} {url.rpartition('/')[2]}"
+        "query"
+        if "SELECT" in body
+        else "create"
+        if "operationType" in body
+        else f"{method} {url.rstrip('/').rpartition('/')[2]}"
         for method, url, body in filter(of_states, wire.requests)
     )
     assert found == {"query": 1, "create": 1, "PATCH state-weather": 1, "PATCH state-second": 1, "PATCH t": 1}
