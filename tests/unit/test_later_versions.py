@@ -58,7 +58,7 @@ def test_a_state_keeps_fields_at_any_depth() -> None:
         "scheduleSinceUtc": TIME,
         "usual": {
             "seconds": {"mean": 1.5, "deviation": 0.5, "runs": 2, **LATER},
-            "counts": [{"name": "orders", "mean": 5.0, "deviation": 0.0, "runs": 1, "streak": 1, **LATER}],
+            "counts": [{"name": "orders", "mean": 5.0, "deviation": 0.5, "runs": 2, "streak": 2, **LATER}],
             **LATER,
         },
         "unusual": [{"sinceUtc": TIME, "value": 0.0, "usual": 5.0, "count": "orders", **LATER}],
