@@ -173,9 +173,6 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
             return self
         return replace(self, schedule_rev=rev, stale_utc=stale_after(self.usual.seconds.mean if self.usual else 0))
 
-    def _outcomes_with(self, outcome: Outcome) -> str:
-        return (self.outcomes + LETTERS.get(outcome, UNKNOWN_LETTER))[-REMEMBERED:]
-
     def noting_success(self, attempt: Attempt, counts: Mapping[str, int]) -> Self:
         """Return the state after an attempt that succeeded, with its seconds and counts compared and remembered."""
         seconds, at = (attempt.finished_utc - attempt.started_utc).total_seconds(), attempt.finished_utc
@@ -190,6 +187,9 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         """Return the state after a leg of a run has ended."""
         is_own = self.deferral is not None and self.deferral.leg == leg
         return replace(self, ended=(*self.ended, leg)[-REMEMBERED:], deferral=None if is_own else self.deferral)
+
+    def _outcomes_with(self, outcome: Outcome) -> str:
+        return (self.outcomes + LETTERS.get(outcome, UNKNOWN_LETTER))[-REMEMBERED:]
 
     def document(self) -> dict[str, Any]:
         """Return the document to store."""
@@ -208,7 +208,12 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         try:
             _check_cursor(document.get("cursor"))
             state = decode(cls, own_fields(document, *_FORMER))
-            state = replace(state, window_end_utc=state.window_end_utc and in_utc(state.window_end_utc))
+            state = replace(
+                state,
+                window_end_utc=state.window_end_utc and in_utc(state.window_end_utc),
+                stale_utc=state.stale_utc and in_utc(state.stale_utc),
+                schedule_since_utc=state.schedule_since_utc and in_utc(state.schedule_since_utc),
+            )
             _check_name(state, document)
         except (FieldError, OverflowError) as error:
             raise StateInvalid(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Collection, Iterator, Mapping
-from datetime import datetime
 from hashlib import sha256
 from itertools import batched
 
@@ -46,13 +45,10 @@ class ExpectedStates:
     no request for a document without an edit. A complete scan compares all states, whatever the notes say.
     """
 
-    def __init__(
-        self, services: Services, registry: FlowRegistry, now: datetime, stored: Mapping[str, _Revs] | None = None
-    ) -> None:
-        """Take the time of the tick (aware), and the states of all tenants if the tick is a complete scan."""
+    def __init__(self, services: Services, registry: FlowRegistry, stored: Mapping[str, _Revs] | None = None) -> None:
+        """Take the states of all tenants if the tick is a complete scan."""
         self._services = services
         self._registry = registry
-        self._now = now
         self._stored = stored
 
     async def update(self, tenant: Tenant, turn: Turn) -> str | None:
@@ -86,7 +82,7 @@ class ExpectedStates:
     async def retire_others(self, tenants: Collection[str], turn: Turn) -> None:
         """Retire the states of tenants that a complete scan has not found. Raises as `update` does."""
         gone = (
-            self._services.runs.retire(tenant_id, name, self._now)
+            self._services.runs.retire(tenant_id, name, self._services.clock.now())
             for tenant_id, revs in (self._stored or {}).items()
             if tenant_id not in tenants
             for name, rev in revs.items()
@@ -115,7 +111,8 @@ class ExpectedStates:
 
     def _changes(self, tenant_id: str, entries: _Entries, stored: _Revs) -> Iterator[Awaitable[object]]:
         """Yield the requests that are needed."""
-        runs, kept = self._services.runs, set(entries.left)
+        # Not the start of the tick: a run that has started since may have read an older version of the document.
+        runs, now, kept = self._services.runs, self._services.clock.now(), set(entries.left)
         for names, expectation in entries.expected.items():
             name = next((each for each in names if each in stored), None)  # as a run finds the state
             kept.add(name or names[0])
@@ -123,14 +120,14 @@ class ExpectedStates:
                 state = FlowState(
                     tenant_id=tenant_id,
                     flow_name=name or names[0],
-                    stale_utc=expectation.stale_after(self._now),
+                    stale_utc=expectation.stale_after(now),
                     schedule_rev=expectation.rev,
-                    schedule_since_utc=self._now,
+                    schedule_since_utc=now,
                 )
                 yield runs.expect(state, is_stored=name is not None)
         for name, rev in stored.items():
             if rev is not None and name not in kept:
-                yield runs.retire(tenant_id, name, self._now)
+                yield runs.retire(tenant_id, name, now)
 
     async def _make(self, requests: Iterator[Awaitable[object]], turn: Turn) -> None:
         for group in batched(requests, _AT_ONCE, strict=False):

@@ -171,7 +171,7 @@ class _Tick:
             return Watermark(), 0
 
     def _expected(self, stored: Mapping[str, Mapping[str, str | None]] | None) -> ExpectedStates:
-        self._states = ExpectedStates(self._services, self._registry, self._now, stored)
+        self._states = ExpectedStates(self._services, self._registry, stored)
         return self._states
 
     def _scope(self) -> str:

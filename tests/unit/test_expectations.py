@@ -94,6 +94,16 @@ def test_the_last_occurrence_is_followed_by_none_until_the_time(at: datetime) ->
     assert found is None or timedelta() <= at - found < timedelta(hours=1)
 
 
+def test_a_time_that_was_edited_without_an_offset_is_in_utc() -> None:
+    """It can be compared with others."""
+    stored = {"id": "state-weather", "tenantId": "t", "flowName": "weather", "scheduleRev": "5f"}
+    times = {"staleUtc": "2025-08-23T15:00:00", "scheduleSinceUtc": "2025-08-23T14:00:00+02:00"}
+
+    state = FlowState.from_document({**stored, **times})
+
+    assert (state.stale_utc, state.schedule_since_utc) == (NOON + timedelta(hours=3), NOON)
+
+
 def after_success(state: FlowState, expected: Expectation) -> FlowState:
     ended = attempt(Outcome.SUCCEEDED)
     state = state.after(ended, job(), None, None)
