@@ -133,13 +133,19 @@ class RunStore:
                 found[str(item["tenantId"])][name] = rev if isinstance(rev, str) else None
         return dict(found)
 
-    async def expect(self, state: FlowState, *, is_stored: bool) -> None:
+    async def expect_first(self, states: Sequence[FlowState]) -> None:
+        """Create up to 100 states of a tenant in one transaction. If one exists meanwhile, it is changed instead."""
+        if not await self.save(*states):
+            for state in states:
+                if not await self.save(state):
+                    await self.expect(state)
+
+    async def expect(self, state: FlowState) -> None:
         """Note in a state when its flow should succeed, unless the state is noted for the same schedule already.
 
-        Only these fields are changed, so that a run which holds the state loses nothing. A missing state is created.
+        Only these fields are changed, so that a run which holds the state loses nothing. Nothing is done if there is no
+        such state.
         """
-        if not is_stored and await self.save(state):
-            return
         other = f'FROM c WHERE NOT IS_STRING(c.scheduleRev) OR c.scheduleRev != "{state.schedule_rev}"'
         await self._patch(state, other, _schedule(state))
 

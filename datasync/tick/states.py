@@ -16,6 +16,7 @@ from datasync.services import Services
 from datasync.tick.turns import Turn
 
 _AT_ONCE = 10
+_IN_A_TRANSACTION = 50  # Cosmos DB allows 100
 
 type _Revs = Mapping[str, str | None]
 """`schedule_rev` of the states of a tenant, by the name under which each is stored."""
@@ -113,6 +114,7 @@ class ExpectedStates:
         """Yield the requests that are needed."""
         # Not the start of the tick: a run that has started since may have read an older version of the document.
         runs, now, kept = self._services.runs, self._services.clock.now(), set(entries.left)
+        new: list[FlowState] = []
         for names, expectation in entries.expected.items():
             name = next((each for each in names if each in stored), None)  # as a run finds the state
             kept.add(name or names[0])
@@ -124,7 +126,12 @@ class ExpectedStates:
                     schedule_rev=expectation.rev,
                     schedule_since_utc=now,
                 )
-                yield runs.expect(state, is_stored=name is not None)
+                if name is None:
+                    new.append(state)
+                else:
+                    yield runs.expect(state)
+        for states in batched(new, _IN_A_TRANSACTION, strict=False):
+            yield runs.expect_first(states)
         for name, rev in stored.items():
             if rev is not None and name not in kept:
                 yield runs.retire(tenant_id, name, now)

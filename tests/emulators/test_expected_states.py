@@ -240,6 +240,26 @@ async def test_a_state_that_a_run_holds_keeps_the_rest_of_its_fields(world: Worl
     assert stored["staleUtc"] == "2025-08-23T15:00:00Z"
 
 
+async def test_the_states_of_a_new_document_are_made_in_few_requests(
+    world: World, wire: Wire, services: Services
+) -> None:
+    """Fifty in one transaction. One that a run has created meanwhile is changed, and the others are created."""
+    await tick(services, NOW)
+    await world.put(document("t", *(hourly(f"flow-{number}") for number in range(60))))
+    wire.requests.clear()
+
+    async def create() -> None:
+        await world.runs.upsert_item(FlowState(tenant_id="t", flow_name="flow-55", cursor=5).document())
+
+    wire.before_each(to("POST", "/docs", "state-flow-55"), create)
+    await tick(services, NOW + MINUTE)
+
+    assert await states(world) == {f"flow-{number}": "2025-08-23T15:00:00Z" for number in range(60)}
+    assert (await services.runs.state("t", ["flow-55"])).cursor == 5
+    made = [body.count("operationType") for _, _, body in wire.requests if '"FlowState"' in body]
+    assert sorted(made) == [*[1] * 10, 10, 50]
+
+
 async def test_the_state_under_an_alias_is_used(world: World, services: Services) -> None:
     """A new one under the flow's own name would hide its cursor."""
     registry = FlowRegistry()
@@ -260,17 +280,19 @@ async def test_a_document_with_many_entries_does_not_keep_the_others_waiting(wor
     """Its states are made in turns. One tenant is handled at once here, and the small one gets its turn between."""
     narrow = Services(Settings.from_environ({**world.environ, "ORCHESTRATOR_CONCURRENCY": "1"}), FakeClock())
     try:
+        names = [f"flow-{number}" for number in range(2 * REQUESTS)]
+        await world.put(document("large", *map(hourly, names)))
         await tick(narrow, NOW)
-        await world.put(document("large", *(hourly(f"flow-{number}") for number in range(3 * REQUESTS))))
+        await world.put(document("large", *(hourly(name, freshness="2h") for name in names)))
         await world.put(document("small", hourly(nextRunUtc="2025-08-23T12:00:00Z")))
         wire.requests.clear()
 
         await tick(narrow, NOW + MINUTE)
 
-        made = [request for request in wire.requests if "FlowState" in request[2] or to("POST", "/messages")(request)]
+        made = [request for request in wire.requests if of_states(request) or to("POST", "/messages")(request)]
         sent = [to("POST", "/messages")(request) for request in made].index(True)
         assert sent <= REQUESTS + 1
-        assert len(await states(world, "large")) == 3 * REQUESTS
+        assert set((await states(world, "large")).values()) == {"2025-08-23T14:01:03Z"}
     finally:
         await narrow.close()
 
