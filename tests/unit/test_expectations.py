@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasync.model.run import Outcome
@@ -52,6 +52,7 @@ def test_the_interval_of_the_ticks_counts() -> None:
     assert expectation("0 0 */6 * * *").stale_after(NOON) == NOON + timedelta(hours=6)
 
 
+@settings(deadline=None)
 @given(at=st.datetimes(timezones=st.just(UTC)), usual=st.floats(0, 1e9))
 def test_the_time_is_later_than_the_success(at: datetime, usual: float) -> None:
     """At any time of the calendar; near its end there is none."""
@@ -86,6 +87,7 @@ def test_the_last_occurrence_until_a_time(fields: dict[str, Any], expected: str 
     assert (found and found.isoformat()) == expected
 
 
+@settings(deadline=None)
 @given(at=st.datetimes(timezones=st.just(UTC)))
 def test_the_last_occurrence_is_followed_by_none_until_the_time(at: datetime) -> None:
     """Near the ends of the calendar there may be none."""

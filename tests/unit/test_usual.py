@@ -5,7 +5,7 @@ from datetime import timedelta
 from statistics import fmean, pstdev
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -32,6 +32,7 @@ def said(state: FlowState) -> list[str]:
     return [str(each) for each in state.unusual]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**53), 2**53), min_size=1, max_size=RUNS))
 def test_the_mean_and_the_deviation_are_those_of_all_runs(values: list[int]) -> None:
     """Up to the number of runs that are remembered. They are kept with six digits."""
@@ -45,6 +46,7 @@ def test_the_mean_and_the_deviation_are_those_of_all_runs(values: list[int]) -> 
     assert found.runs == len(values)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), max_size=5), st.floats(1, 1e6))
 def test_later_runs_take_the_place_of_earlier_ones(values: list[float], later: float) -> None:
     """After many runs of the same duration, nothing is left of those before. No number grows beyond its values."""
@@ -134,6 +136,7 @@ def test_only_a_success_is_compared() -> None:
         assert (later.usual, later.unusual) == (state.usual, state.unusual)
 
 
+@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text(max_size=200), st.integers(0, 3), max_size=20), max_size=12))
 def test_the_number_of_counts_is_limited(runs: list[dict[str, int]]) -> None:
     """Whatever a flow reports: the first counts stay, with short names only."""
