@@ -34,13 +34,12 @@ RUNS_INDEX = _only(
     "/flowName/?",
     "/runId/?",
     "/outcome/?",
-    "/scheduledUtc/?",
     "/startedUtc/?",
-    "/lastOutcome/?",
-    "/lastRunUtc/?",
     "/lastSuccessUtc/?",
+    "/staleUtc/?",
     "/consecutiveFailures/?",
 )
+"""The paths in `WHERE` and `ORDER BY` of the app's queries and of those in docs/queries.md."""
 
 
 async def provision(settings: Settings) -> None:

@@ -161,6 +161,13 @@ MISTAKES = [
         "flows[0].timezone", "the document has no timezone", one(hourly(timezone="tenant"), without=("timezone",))
     ),
     _warning("flows[0].timezone", "the document has no timezone", one(hourly(timezone="tenant"), timezone="")),
+    # how old the last success may get
+    _entry_error("freshness", 'such as 30m, 2h or 7d, got "2 hours"', freshness="2 hours"),
+    _entry_error("freshness", "a time span from 1m to 3650d", freshness="0h"),
+    _entry_error("freshness", "a time span from 1m to 3650d", freshness="3651d"),
+    _entry_error("freshness", "a time span", freshness="\uff12h"),
+    _entry_error("freshness", "a time span", freshness=120),
+    _entry_warning("freshnes", "did you mean 'freshness'?", freshnes="2h"),
     # the next run
     _entry_error("nextRunUtc", "an ISO 8601 time", nextRunUtc="2O25-08-23T13:00:00Z"),
     _entry_error("nextRunUtc", "an ISO 8601 time", nextRunUtc="\uff12\uff10\uff12\uff15-08-23T13:00:00Z"),

@@ -23,16 +23,17 @@ PARTS = {
     "flow": {"clock", "errors", "model", "telemetry", "version"},
     "services": {"clients", "clock", "errors", "flow", "model", "settings", "stores"},
     "health": {"errors", "services"},
-    "tick": {"clock", "cron", "errors", "flow", "model", "services", "slices", "stores", "telemetry"},
-    "run": {"clock", "errors", "flow", "model", "services", "telemetry", "tries"},
-    "operate": {"clock", "cron", "errors", "flow", "model", "services", "stores", "tick", "tries"},
-    "cli": {"cron", "errors", "flow", "health", "model", "operate", "services", "settings", "tick"},
+    "schedule": {"cron", "errors", "model"},
+    "tick": {"clock", "cron", "errors", "flow", "model", "schedule", "services", "slices", "stores", "telemetry"},
+    "run": {"clock", "errors", "flow", "model", "schedule", "services", "telemetry", "tries"},
+    "operate": {"clock", "cron", "errors", "flow", "model", "schedule", "services", "stores", "tick", "tries"},
+    "cli": {"cron", "errors", "flow", "health", "model", "operate", "schedule", "services", "settings", "tick"},
     "__main__": {"cli"},
     "__init__": {"errors", "flow"},
 }
 """Each part of `datasync`, a module or a package, and the parts that it may import."""
 
-PURE = ("errors.py", "cron.py", "model/*.py", "tick/check.py", "tick/plan.py")
+PURE = ("errors.py", "cron.py", "schedule.py", "model/*.py", "tick/check.py", "tick/plan.py")
 
 
 def modules(folder: str) -> list[Path]:

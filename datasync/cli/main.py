@@ -23,9 +23,9 @@ from datasync.errors import CronInvalid, DataSyncError
 from datasync.flow.registry import FlowRegistry
 from datasync.health import ping
 from datasync.model.times import EXPECTED, has_offset, read_utc, utc_text
+from datasync.schedule import find_zone
 from datasync.services import Services
 from datasync.settings import Settings
-from datasync.tick.check import find_zone
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -6,6 +6,7 @@ import click
 
 from datasync.cli import text
 from datasync.cli.common import Exit, OperatingCommand, Session, flows_option, load_flows, operating, since_argument
+from datasync.model.times import EXPECTED, read_utc
 from datasync.operate.flows import flows as find_flows
 from datasync.operate.incidents import incidents as find_incidents
 from datasync.operate.queue import queues
@@ -13,10 +14,19 @@ from datasync.operate.runs import FAILED
 from datasync.operate.runs import run as find_run
 from datasync.operate.runs import runs as find_runs
 from datasync.operate.status import status as find_status
+from datasync.operate.ticks import ticks as find_ticks
 from datasync.operate.why import Cause
 from datasync.operate.why import why as find_why
+from datasync.operate.why_at import why_at as find_why_at
 
 _of_flows = flows_option("Package that contains the flow files: their names, aliases and providers.")
+
+
+def _time(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    try:
+        return None if value is None else read_utc(value)
+    except ValueError:
+        raise click.BadParameter(f"expected {EXPECTED}, got {value!r}") from None
 
 
 @click.command("status", cls=OperatingCommand, short_help="Show what is wrong in the fleet, in numbers.")
@@ -37,6 +47,9 @@ async def status(session: Session, package: str) -> Exit:
 @click.command("flows", cls=OperatingCommand, short_help="List the flows of all tenants.")
 @click.option("--failing", is_flag=True, help="Flows whose last attempts failed.")
 @click.option("--late", is_flag=True, help="Flows that have not succeeded, or have not been enqueued, in time.")
+@click.option(
+    "--unusual", is_flag=True, help="Flows whose last successful run counted zero, or took long, unlike usual."
+)
 @click.option("--problems", is_flag=True, help="Entries and documents that have to be corrected.")
 @click.option("--tenant", "tenant_id", metavar="TENANT", help="Flows of this tenant.")
 @click.option("--flow", "flow_name", metavar="FLOW", help="Entries of this flow.")
@@ -47,6 +60,7 @@ async def flows(
     *,
     failing: bool,
     late: bool,
+    unusual: bool,
     problems: bool,
     tenant_id: str | None,
     flow_name: str | None,
@@ -54,17 +68,18 @@ async def flows(
 ) -> Exit:
     """List the flows of all tenants, with their last and next runs.
 
-    --failing, --late and --problems together list the flows to which any of them applies. Exit code 1 if a listed flow
-    is failing, late, or has a problem.
+    --failing, --late, --unusual and --problems together list the flows to which any of them applies. Exit code 1 if a
+    listed flow is failing, late, unusual, or has a problem.
     """
     registry = load_flows(package)
     found = await find_flows(session.services, registry, session.now, tenant_id=tenant_id, flow=flow_name)
-    if failing or late or problems:
+    if failing or late or unusual or problems:
         found = [
             line
             for line in found
             if (failing and line.is_failing)
             or (late and line.late_since_utc is not None)
+            or (unusual and line.is_unusual)
             or (problems and line.problem is not None)
         ]
     session.answer(found, text.flows(found))
@@ -147,14 +162,21 @@ async def show(session: Session, run_id: str, tenant_id: str | None) -> Exit:
 @click.command("why", cls=OperatingCommand, short_help="Explain why a flow of a tenant does not run.")
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("flow_name", metavar="FLOW")
+@click.option("--at", metavar="TIME", callback=_time, help="Explain this time instead: 2025-08-23T01:00:00Z.")
 @_of_flows
 @operating
-async def why(session: Session, tenant_id: str, flow_name: str, package: str) -> Exit:
+async def why(session: Session, tenant_id: str, flow_name: str, at: datetime | None, package: str) -> Exit:
     """Explain why a flow of a tenant does not run now, what was ruled out, and the command to run next.
+
+    With --at, explain what happened to the last occurrence of its schedule until a time, or what is planned for it.
 
     Exit code 1 if somebody has to do something, 3 if the tenant or its entry does not exist.
     """
-    found = await find_why(session.services, load_flows(package), tenant_id, flow_name, session.now)
+    flows, now = load_flows(package), session.now
+    if at:
+        found = await find_why_at(session.services, flows, tenant_id, flow_name, at=at, now=now)
+    else:
+        found = await find_why(session.services, flows, tenant_id, flow_name, now)
     session.answer(found, text.why(found))
     if found.answer.cause in (Cause.NO_TENANT, Cause.NO_ENTRY):
         return Exit.NOT_FOUND
@@ -173,5 +195,18 @@ async def queue(session: Session) -> Exit:
     return Exit.FINE if found.is_well else Exit.WRONG
 
 
-COMMANDS: tuple[click.Command, ...] = (status, flows, incidents, runs, show, why, queue)
+@click.command("ticks", cls=OperatingCommand, short_help="List the last ticks.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=24, show_default=True, help="Number of ticks.")
+@operating
+async def ticks(session: Session, limit: int) -> Exit:
+    """List the last ticks, with what each has found. The newest is the first.
+
+    Exit code 1 if the last tick failed or was killed, or if ticks are missing.
+    """
+    found = await find_ticks(session.services, session.now, limit)
+    session.answer(found, text.ticks(found, session.now))
+    return Exit.FINE if found.is_well else Exit.WRONG
+
+
+COMMANDS: tuple[click.Command, ...] = (status, flows, incidents, runs, show, why, queue, ticks)
 """The commands of this module. `main.py` registers them."""

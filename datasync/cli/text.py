@@ -22,7 +22,7 @@ from datasync.operate.memory import Memory
 from datasync.operate.queue import QueueLook, Queues
 from datasync.operate.runs import ErrorLine, RunDetail, RunLine, Runs
 from datasync.operate.status import Status
-from datasync.operate.ticks import TickStatus
+from datasync.operate.ticks import Ticks, TickStatus
 from datasync.operate.why import Why, command
 
 _GAP = "   "
@@ -70,7 +70,33 @@ def _status(found: Status) -> Iterator[tuple[str, str]]:
     yield "flows", f"{switched}, {counts.running} running, of {_count(counts.tenants, 'tenant')}"
     yield "failing", _with_command(counts.failing, "incidents")
     yield "late", _with_command(counts.late, "flows --late")
+    yield "unusual", _with_command(counts.unusual, "flows --unusual")
     yield "problems", _with_command(counts.problems, "flows --problems")
+
+
+def ticks(found: Ticks, now: datetime) -> Iterator[str]:
+    """Yield a line for each tick, then the error of each that failed, and a line if ticks are missing."""
+    if found.ticks:
+        yield from table(
+            ("started", "result", "seconds", *_TALLY),
+            [
+                (
+                    time(each.started_utc),
+                    f"{each.result} scan" if each.is_scan else str(each.result),
+                    f"{each.seconds:.1f}" if each.ended_utc else "-",
+                    *("-" if each.tally.get(name) is None else str(each.tally[name]) for name in _TALLY),
+                )
+                for each in found.ticks
+            ],
+        )
+    for each in found.ticks:
+        if each.failure:
+            yield f"failed: {time(each.started_utc)} {each.failure}"
+    if found.last.is_missing or not found.ticks:
+        yield f"last tick: {_tick(found.last, now)}"
+
+
+_TALLY = ("tenants", "due", "enqueued", "advanced", "conflicts", "problems", "broken", "failed")
 
 
 def _tick(tick: TickStatus, now: datetime) -> str:
@@ -112,7 +138,10 @@ def flows(found: Sequence[FlowLine]) -> Iterator[str]:
             since = f" (since {line.problem_since_utc})" if line.problem_since_utc else ""
             yield f"problem of {subject} {line.problem}{since}"
         elif line.late_since_utc:
-            yield f"late: {subject} has no success since its run of {time(line.late_since_utc)} was due"
+            what = "been enqueued at" if line.late_since_utc == line.next_run_utc else "succeeded by"
+            yield f"late: {subject} should have {what} {time(line.late_since_utc)}"
+        for each in line.unusual if line.is_unusual else ():
+            yield f"unusual: {subject} {each.text} (since {time(each.since_utc)})"
 
 
 def incidents(found: Incidents) -> Iterator[str]:
@@ -227,6 +256,7 @@ def _facts(found: RunDetail) -> Iterator[tuple[str, str]]:
     yield "sent again", _count(found.redrive, "time") if found.redrive else ""
     yield "purged", time(found.purged_utc) if found.purged_utc else ""
     yield "counts", _counts(own.counts)
+    yield "unusual", "; ".join(each.text for each in own.unusual)
     yield "http", _counts(found.http)
     yield "window", f"{time(window.start)} to {time(window.end)}" if window else ""
     yield "cursor", "" if cursor is None else msgspec.json.encode(cursor).decode()

@@ -50,7 +50,8 @@ def failure_of(
     failure = Failure(
         message=redact.one_line(error),
         kind=kind,
-        fingerprint=fingerprint(kind, answer.status, host, _place(chosen, function)),
+        # Of the host before it is redacted: which secrets the run has read makes no difference.
+        fingerprint=fingerprint(kind, answer.status, answer.host, _place(chosen, function)),
         status=answer.status,
         host=host,
         body=(answer.body and redact.line(answer.body, BODY)) or None,

@@ -12,6 +12,7 @@ from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob, Trigger
 from datasync.model.lease import Lease
 from datasync.model.stored import LenientEnum, Stored
+from datasync.model.usual import Unusual
 
 MOST_ATTEMPTS = 20
 """Attempts that a record lists: the last ones. It counts all of them."""
@@ -113,6 +114,8 @@ class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The error of the last attempt."""
     counts: dict[str, int] = msgspec.field(default_factory=dict)
     """The numbers that the flow reported with `run.count()` in the last attempt."""
+    unusual: tuple[Unusual, ...] = ()
+    """The counts, and the duration, that differ from the usual ones, since the last attempt."""
     http: dict[str, float] = msgspec.field(default_factory=dict)
     """HTTP requests of the last attempt: requests, retries, and the seconds waited for retries and connections."""
     window: RunWindow | None = None

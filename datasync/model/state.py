@@ -1,7 +1,7 @@
 """Flow states: the memory of one flow of one tenant, from run to run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Self
 
@@ -17,9 +17,27 @@ from datasync.model.lease import MARGIN, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.stored import Stored
 from datasync.model.times import in_utc
+from datasync.model.usual import Unusual, Usual, unusual
 
 REMEMBERED = 24
-"""Number of ended legs of runs that a state keeps."""
+"""Number of ended legs of runs, and of outcomes of attempts, that a state keeps."""
+
+LETTERS = {
+    Outcome.SUCCEEDED: "s",
+    Outcome.FAILED: "f",
+    Outcome.DEAD: "x",
+    Outcome.GAVE_UP: "g",
+    Outcome.DEFERRED: "w",
+    Outcome.CONTINUED: "c",
+    Outcome.SKIPPED_DISABLED: "d",
+    Outcome.SKIPPED_RESCHEDULED: "r",
+    Outcome.SKIPPED_OVERLAP: "o",
+    Outcome.INTERRUPTED: "i",
+}
+"""The letters of outcomes in `FlowState.outcomes`, which the state keeps short: each KB of a document costs."""
+
+UNKNOWN_LETTER = "?"
+"""The letter of an outcome of a later version."""
 
 _LARGEST_CURSOR = 4 * LARGEST  # bytes of JSON: the database may write a number with more digits than Python
 
@@ -62,6 +80,18 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     last_success_utc: _Time = None
     consecutive_failures: _Count = 0
     """Attempts in a row that failed, or in which the flow gave up."""
+    stale_utc: _Time = None
+    """The time from which the flow is late, unless it succeeds before; None while no success is expected."""
+    schedule_rev: Annotated[str | None, Meta(description="a text")] = None
+    """`Expectation.rev` of the entry that `stale_utc` is derived from; None where there is no enabled entry."""
+    schedule_since_utc: _Time = None
+    """The time of the tick that has noted another `schedule_rev` last."""
+    outcomes: Annotated[str, Meta(description="a text")] = ""
+    """The outcomes of the last attempts, oldest first: a letter of LETTERS for each."""
+    usual: Annotated[Usual | None, Meta(description="an object, or null")] = None
+    """What the last successful runs took and counted."""
+    unusual: Annotated[tuple[Unusual, ...], Meta(description="a list of objects")] = ()
+    """The unusual numbers of the last successful run."""
     ended: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
     """The last legs of runs that ended (`Job.leg`), oldest first."""
     etag: str | None = None
@@ -85,7 +115,19 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         """Return whether a job need not run, since its leg of the run has ended. The state knows the last ones."""
         return job.leg in self.ended
 
-    def after(self, attempt: Attempt, job: Job, window_end: datetime | None, cursor: Any) -> Self:
+    @property
+    def last_outcomes(self) -> tuple[str, ...]:
+        """The outcomes of the last attempts, oldest first; `unknown` for one of a later version."""
+        return tuple(_WORDS.get(letter, "unknown") for letter in self.outcomes)
+
+    def after(
+        self,
+        attempt: Attempt,
+        job: Job,
+        window_end: datetime | None,
+        cursor: Any,
+        counts: Mapping[str, int] | None = None,
+    ) -> Self:
         """Return the state after an attempt.
 
         Args:
@@ -93,29 +135,61 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
             job: Its job.
             window_end: End of the window that is done, if the attempt succeeded or continues in another part.
             cursor: The value that the flow has kept, or the one before.
+            counts: The counts of the attempt.
 
         """
         outcome = attempt.outcome
-        state = replace(self, last_run_utc=attempt.finished_utc, last_outcome=outcome, cursor=cursor)
+        state = replace(self.noting_outcome(outcome), last_run_utc=attempt.finished_utc, cursor=cursor)
         if outcome.is_final or outcome is Outcome.DEFERRED:
             state = state.noting_end(job.leg)
         if outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED):
             ends = [end for end in (window_end, self.window_end_utc) if end]  # a window never moves back
             state = replace(state, window_end_utc=max(ends, default=None), consecutive_failures=0, deferral=None)
         if outcome is Outcome.SUCCEEDED:
-            state = replace(state, last_success_utc=attempt.finished_utc)
+            state = state.noting_success(attempt, counts or {})
         if outcome.is_failing:
             state = replace(state, consecutive_failures=self.consecutive_failures + 1)
         return state
 
     def noting_skip(self, leg: str, wanted: JobMessage | None) -> Self:
         """Return the state after a run was skipped because of another one."""
-        return replace(self.noting_end(leg), wanted=wanted or self.wanted)
+        outcomes = self._outcomes_with(Outcome.SKIPPED_OVERLAP)
+        return replace(self.noting_end(leg), wanted=wanted or self.wanted, outcomes=outcomes)
+
+    def noting_outcome(self, outcome: Outcome) -> Self:
+        """Return the state with the outcome of another attempt."""
+        return replace(self, last_outcome=outcome, outcomes=self._outcomes_with(outcome))
+
+    def expecting(self, rev: str, stale_after: Callable[[float], datetime | None], started: datetime) -> Self:
+        """Return the state after a success, with the time from which the flow is late.
+
+        Args:
+            rev: `Expectation.rev` of the entry as the run has read it.
+            stale_after: Returns the time for the usual duration of a run, in seconds.
+            started: Start of the attempt. What a tick has noted since is newer than the entry of the run, and stays.
+
+        """
+        if self.schedule_rev != rev and self.schedule_since_utc and self.schedule_since_utc > started:
+            return self
+        return replace(self, schedule_rev=rev, stale_utc=stale_after(self.usual.seconds.mean if self.usual else 0))
+
+    def noting_success(self, attempt: Attempt, counts: Mapping[str, int]) -> Self:
+        """Return the state after an attempt that succeeded, with its seconds and counts compared and remembered."""
+        seconds, at = (attempt.finished_utc - attempt.started_utc).total_seconds(), attempt.finished_utc
+        return replace(
+            self,
+            last_success_utc=at,
+            unusual=tuple(unusual(self.usual, self.unusual, seconds, counts, at)),
+            usual=Usual.after(self.usual, seconds, counts),
+        )
 
     def noting_end(self, leg: str) -> Self:
         """Return the state after a leg of a run has ended."""
         is_own = self.deferral is not None and self.deferral.leg == leg
         return replace(self, ended=(*self.ended, leg)[-REMEMBERED:], deferral=None if is_own else self.deferral)
+
+    def _outcomes_with(self, outcome: Outcome) -> str:
+        return (self.outcomes + LETTERS.get(outcome, UNKNOWN_LETTER))[-REMEMBERED:]
 
     def document(self) -> dict[str, Any]:
         """Return the document to store."""
@@ -134,7 +208,12 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         try:
             _check_cursor(document.get("cursor"))
             state = decode(cls, own_fields(document, *_FORMER))
-            state = replace(state, window_end_utc=state.window_end_utc and in_utc(state.window_end_utc))
+            state = replace(
+                state,
+                window_end_utc=state.window_end_utc and in_utc(state.window_end_utc),
+                stale_utc=state.stale_utc and in_utc(state.stale_utc),
+                schedule_since_utc=state.schedule_since_utc and in_utc(state.schedule_since_utc),
+            )
             _check_name(state, document)
         except (FieldError, OverflowError) as error:
             raise StateInvalid(
@@ -156,6 +235,9 @@ def _check_cursor(cursor: Any) -> None:
         raise FieldError("cursor", why="half of a surrogate pair, which cannot be kept") from None
     if size > _LARGEST_CURSOR:
         raise FieldError("cursor", why=f"expected at most {_LARGEST_CURSOR:,} bytes of JSON, got {size:,}")
+
+
+_WORDS = {letter: str(outcome) for outcome, letter in LETTERS.items()}
 
 
 type Leased = FlowState | RunRecord

@@ -1,7 +1,7 @@
 """Tenant documents: the entries people edit, and the problems in them."""
 
 from collections.abc import Collection, Generator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cached_property
 from hashlib import sha256
@@ -15,7 +15,7 @@ from datasync.errors import TenantInvalid
 from datasync.model import times
 from datasync.model.decode import NAME_LIMIT, NO_SURROGATES, FieldError, Text, decode, is_forbidden_in_ids, shorten
 from datasync.model.display import shown
-from datasync.model.times import read_utc
+from datasync.model.times import read_span, read_utc
 
 FLEET = "@fleet"
 """The partition of documents about the whole fleet. No tenant's id starts with `@`."""
@@ -86,6 +86,8 @@ class FlowEntry(msgspec.Struct, frozen=True):
     """Time zone of the cron: an IANA name, `tenant` for the tenant's own, None for UTC."""
     settings: dict[str, Any]
     """Free-form: the flow gets it as `run.settings`."""
+    freshness: timedelta | None
+    """How old the last success may get before the flow is late; None to derive that from the cron."""
     next_run: datetime | None
     """`nextRunUtc` as an instant (aware, UTC); None where it is missing or null."""
     next_run_text: str | None
@@ -120,6 +122,8 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
     problems: tuple[Problem, ...]
     """Problems of entries that are not among `flows`: of MOST_EXPLAINED, and one that counts the others."""
     etag: str
+    schedule_rev: str | None = None
+    """The note of a tick: what the states of the flows are in step with. See datasync.tick.states."""
     unlisted: int = 0
     """The number of the others."""
     unexplained: Mapping[str, int] = {}
@@ -176,6 +180,7 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
             has_zone=bool(read.timezone),
             flows=tuple(flows.values()),
             problems=tuple(problems),
+            schedule_rev=read.schedule_rev if isinstance(read.schedule_rev, str) else None,
             etag=str(document.get("_etag", "")),
             unlisted=unlisted,
             unexplained=unexplained,
@@ -223,6 +228,7 @@ class _TenantDocument(msgspec.Struct, rename="camel"):
     timezone: Annotated[str | None, Meta(description="an IANA name such as America/Chicago")] = None
     last_action: Any = None
     """The id of the last action of an operator that changed the document."""
+    schedule_rev: Any = None
 
 
 class _EntryDocument(msgspec.Struct, rename="camel"):
@@ -239,6 +245,7 @@ class _EntryDocument(msgspec.Struct, rename="camel"):
     next_run_utc: Annotated[str | None, Meta(description=times.EXPECTED)] = None
     timezone: Annotated[str | None, Meta(description="an IANA name such as America/Chicago")] = None
     settings: Annotated[dict[str, Any] | None, Meta(description="an object")] = None
+    freshness: Annotated[str | None, Meta(description=times.SPAN)] = None
     planned: Any = None
     pause_reason: Any = None
     paused_with_tenant: Any = None
@@ -335,6 +342,10 @@ def _read_entry(index: int, content: object, *, explains: bool) -> FlowEntry:
         next_run = None if read.next_run_utc is None else read_utc(read.next_run_utc)
     except ValueError:
         raise FieldError("nextRunUtc", times.EXPECTED, read.next_run_utc) from None
+    try:
+        freshness = None if read.freshness is None else read_span(read.freshness)
+    except ValueError:
+        raise FieldError("freshness", times.SPAN, read.freshness) from None
     return FlowEntry(
         index=index,
         name=read.name,
@@ -342,6 +353,7 @@ def _read_entry(index: int, content: object, *, explains: bool) -> FlowEntry:
         cron=read.cron,
         timezone=read.timezone,
         settings=read.settings or {},
+        freshness=freshness,
         next_run=next_run,
         next_run_text=read.next_run_utc,
         planned=_read_planned(read.planned),

@@ -1,24 +1,23 @@
 """The flows of the fleet: one line for each entry of a tenant document, with the memory of its runs."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
-from datasync import cron
-from datasync.errors import CronInvalid, FlowUnknown, TenantInvalid
+from datasync.errors import FlowUnknown, TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.state import FlowState
 from datasync.model.tenant import FlowEntry, Tenant, is_tenant_document
-from datasync.operate.ticks import second_tick_after, tick_after
+from datasync.model.usual import Unusual
+from datasync.schedule import second_tick_after
 from datasync.services import Services
 from datasync.stores.fleet import StandingProblem
 from datasync.stores.overview import UnreadableState
-from datasync.tick.check import find_zone
 
 type State = FlowState | UnreadableState
 
@@ -32,6 +31,8 @@ class Health(StrEnum):
     """The last attempts failed, or the flow gave up."""
     LATE = "late"
     """It has not succeeded, or has not been enqueued, when it should have."""
+    UNUSUAL = "unusual"
+    """A count of its last successful run is zero, which it is not usually, or the run took long."""
     RUNNING = "running"
     DEFERRED = "deferred"
     """A run waits for a time that the flow or its provider has asked for."""
@@ -39,6 +40,26 @@ class Health(StrEnum):
     NEW = "new"
     """It has not run yet."""
     WELL = "well"
+
+
+class UnusualLine(msgspec.Struct, frozen=True, rename="camel"):
+    """A number of a run that differs from the usual ones."""
+
+    text: str
+    """`orders=0, usually 120`."""
+    count: str | None
+    """The name of the count that was zero; None for the seconds that the run took."""
+    value: float
+    usual: float
+    since_utc: datetime
+
+    @classmethod
+    def all(cls, found: Iterable[Unusual]) -> tuple[Self, ...]:
+        """Return the lines of unusual numbers."""
+        return tuple(
+            cls(text=str(each), count=each.count, value=each.value, usual=each.usual, since_utc=each.since_utc)
+            for each in found
+        )
 
 
 class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
@@ -56,7 +77,17 @@ class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
     last_success_utc: datetime | None = None
     consecutive_failures: int = 0
     late_since_utc: datetime | None = None
-    """The occurrence that was missed; None if the flow is not late."""
+    """The occurrence that was not enqueued, or the time by which it should have succeeded; None if it is not late."""
+    stale_utc: datetime | None = None
+    """The time from which it is late, unless it succeeds before."""
+    outcomes: tuple[str, ...] = ()
+    """The outcomes of the last 24 attempts, oldest first."""
+    unusual: tuple[UnusualLine, ...] = ()
+    """The unusual numbers of its last successful run."""
+    usual_seconds: float | None = None
+    """The mean duration of its last successful runs."""
+    usual_counts: dict[str, float] = {}
+    """The means of its counts."""
     problem: str | None = None
     """The field, the value found, and the value expected."""
     problem_since_utc: str | None = None
@@ -70,9 +101,14 @@ class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
         return self.enabled and self.consecutive_failures > 0
 
     @property
+    def is_unusual(self) -> bool:
+        """Whether it is enabled, and its last successful run was unusual."""
+        return self.enabled and bool(self.unusual)
+
+    @property
     def is_wrong(self) -> bool:
         """Whether somebody should look into it."""
-        return self.is_failing or self.late_since_utc is not None or self.problem is not None
+        return self.is_failing or self.late_since_utc is not None or self.is_unusual or self.problem is not None
 
 
 async def flows(
@@ -160,10 +196,11 @@ class _Fleet:
         names = names_of(self.registry, entry.name)
         stored = next((self.states[tenant.id, name] for name in names if (tenant.id, name) in self.states), None)
         state = stored if isinstance(stored, FlowState) else FlowState(tenant_id=tenant.id, flow_name=entry.name)
+        usual = state.usual
         why = f"{problem.path}: {problem.why}" if problem and entry.enabled else None
         if isinstance(stored, UnreadableState):
             why = why or stored.why
-        late = late_since(self.schedule, tenant, entry, state, self.now) if entry.enabled and not why else None
+        late = late_since(self.schedule, entry, state, self.now) if entry.enabled and not why else None
         return FlowLine(
             tenant_id=tenant.id,
             flow_name=entry.name,
@@ -176,6 +213,11 @@ class _Fleet:
             last_success_utc=state.last_success_utc,
             consecutive_failures=state.consecutive_failures,
             late_since_utc=late,
+            stale_utc=state.stale_utc,
+            outcomes=state.last_outcomes,
+            unusual=UnusualLine.all(state.unusual),
+            usual_seconds=usual.seconds.mean if usual else None,
+            usual_counts={each.name: each.mean for each in usual.counts} if usual else {},
             problem=why,
             problem_since_utc=problem.since_utc if problem and why else None,
             pause_reason=entry.pause_reason,
@@ -187,6 +229,7 @@ def _health(entry: FlowEntry, state: FlowState, now: datetime, why: str | None, 
         Health.PROBLEM: why is not None,
         Health.FAILING: entry.enabled and state.consecutive_failures > 0,
         Health.LATE: late is not None,
+        Health.UNUSUAL: entry.enabled and bool(state.unusual),
         Health.RUNNING: state.lease is not None and state.lease.is_live(now),
         Health.DEFERRED: state.deferred(now) is not None,
         Health.DISABLED: not entry.enabled,
@@ -195,20 +238,12 @@ def _health(entry: FlowEntry, state: FlowState, now: datetime, why: str | None, 
     return next((health for health, is_so in applies.items() if is_so), Health.WELL)
 
 
-def late_since(schedule: str, tenant: Tenant, entry: FlowEntry, state: FlowState, now: datetime) -> datetime | None:
-    """Return the occurrence of an enabled entry that was missed; None if it is not late at `now` (aware).
+def late_since(schedule: str, entry: FlowEntry, state: FlowState, now: datetime) -> datetime | None:
+    """Return since when an enabled entry is late; None if it is not late at `now` (aware).
 
-    An entry is late in two cases. Two ticks have passed, and it is still due. Or two occurrences and a tick have passed
-    since its last success. A flow that has never succeeded is late in the first case only.
+    An entry is late in two cases. Two ticks have passed, and it is still due. Or it has not succeeded by the time that
+    its state names (`stale_utc`).
     """
     if entry.next_run and now > second_tick_after(schedule, entry.next_run):
         return entry.next_run
-    if state.last_success_utc is None:
-        return None
-    try:
-        times, zone = cron.parse(entry.cron), find_zone(tenant.zone_of(entry))
-    except (CronInvalid, ValueError):  # a problem of the document
-        return None
-    first = times.next(state.last_success_utc, zone)
-    second = first and times.next(first, zone)
-    return first if second and now > tick_after(schedule, second) else None
+    return state.stale_utc if state.stale_utc and now > state.stale_utc else None

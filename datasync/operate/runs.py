@@ -10,7 +10,7 @@ from datasync.errors import RunUnknown
 from datasync.flow.registry import FlowRegistry
 from datasync.model.failure import Failure
 from datasync.model.run import Attempt, Outcome, RunRecord, RunWindow
-from datasync.operate.flows import names_of
+from datasync.operate.flows import UnusualLine, names_of
 from datasync.services import Services
 from datasync.stores.overview import RunFilter
 
@@ -62,6 +62,8 @@ class RunLine(msgspec.Struct, frozen=True, rename="camel"):
     """End of the last attempt."""
     attempts: int
     counts: dict[str, int]
+    unusual: tuple[UnusualLine, ...]
+    """The numbers that differ from the usual ones, if the run before did not have them, too."""
     error: ErrorLine | None
 
     @classmethod
@@ -78,6 +80,7 @@ class RunLine(msgspec.Struct, frozen=True, rename="camel"):
             finished_utc=record.finished_utc,
             attempts=record.attempt_count,
             counts=record.counts,
+            unusual=UnusualLine.all(record.unusual),
             error=ErrorLine.of(record.error),
         )
 

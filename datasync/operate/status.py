@@ -22,6 +22,8 @@ class FlowCounts(msgspec.Struct, frozen=True, rename="camel"):
     disabled: int
     failing: int
     late: int
+    unusual: int
+    """Flows whose last successful run was unusual."""
     problems: int
     """Entries and documents that have to be corrected."""
     running: int
@@ -43,8 +45,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
         """Whether everything could be read, and nobody has to look into anything."""
         if self.tick is None or self.poison is None or self.flows is None or self.unavailable:
             return False
-        wrong = (self.tick.is_missing, self.poison.length, self.flows.failing, self.flows.late, self.flows.problems)
-        return not any(wrong)
+        wrong = (self.tick.is_missing, self.poison.length, self.flows.failing, self.flows.late)
+        return not any((*wrong, self.flows.unusual, self.flows.problems))
 
 
 async def status(services: Services, registry: FlowRegistry, now: datetime) -> Status:
@@ -90,6 +92,7 @@ def _counts(lines: list[FlowLine]) -> FlowCounts:
         disabled=sum(not line.enabled for line in entries),
         failing=sum(line.is_failing for line in entries),
         late=sum(line.late_since_utc is not None for line in entries),
+        unusual=sum(line.is_unusual for line in entries),
         problems=sum(line.problem is not None for line in lines),
         running=sum(line.health is Health.RUNNING for line in entries),
     )

@@ -1,18 +1,13 @@
-"""The last tick, and the time after which a tick is missing."""
+"""The last ticks, and the time after which a tick is missing."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
+from enum import StrEnum
 
 import msgspec
 
-from datasync import cron
-from datasync.errors import CronInvalid
+from datasync.model.tick import TickRecord
+from datasync.schedule import second_tick_after
 from datasync.services import Services
-
-_GRACE = timedelta(minutes=5)
-"""How late a tick may start: the host may have to be started first."""
-
-_PERIOD = timedelta(hours=1)
-"""The assumed time between two ticks where the schedule is a form that only the host reads."""
 
 
 class TickStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -33,14 +28,64 @@ async def tick_status(services: Services, now: datetime) -> TickStatus:
     return TickStatus(started_utc=started, schedule=schedule, is_missing=is_missing)
 
 
-def second_tick_after(schedule: str, at: datetime) -> datetime:
-    """Return the instant by which two further ticks have started, unless they are missing."""
-    return tick_after(schedule, tick_after(schedule, at)) + _GRACE
+class Result(StrEnum):
+    """How a tick ended."""
+
+    COMPLETE = "complete"
+    FAILED = "failed"
+    """A tenant, or all of them, could not be handled. The host repeats the tick within minutes."""
+    KILLED = "killed"
+    """Its process died before its end. The next tick does the rest."""
+    RUNNING = "running"
 
 
-def tick_after(schedule: str, at: datetime) -> datetime:
-    """Return the time of the next tick after an instant (aware)."""
-    try:
-        return cron.parse(schedule).next(at) or at + _PERIOD
-    except CronInvalid:
-        return at + _PERIOD
+class TickLine(msgspec.Struct, frozen=True, rename="camel"):
+    """One tick."""
+
+    started_utc: datetime
+    ended_utc: datetime | None
+    seconds: float
+    result: Result
+    is_scan: bool
+    """Whether it examined all documents, and not only those that were changed or due."""
+    tally: dict[str, int | None]
+    """The numbers of the `TICK` line. Empty if it has not ended."""
+    failure: str | None
+    """The first error."""
+
+
+class Ticks(msgspec.Struct, frozen=True, rename="camel"):
+    """The last ticks, the newest first."""
+
+    last: TickStatus
+    ticks: tuple[TickLine, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether ticks come, and the last one that is over was complete."""
+        over = [each for each in self.ticks if each.result is not Result.RUNNING]
+        return not self.last.is_missing and all(each.result is Result.COMPLETE for each in over[:1])
+
+
+async def ticks(services: Services, now: datetime, most: int) -> Ticks:
+    """Return up to `most` ticks, as of `now` (aware). Raises ServiceUnavailable."""
+    records = await services.fleet.ticks(most)
+    timeout = services.settings.function_timeout
+    lines = [_line(record, may_run=record is records[0] and now - record.started_utc < timeout) for record in records]
+    return Ticks(last=await tick_status(services, now), ticks=tuple(lines))
+
+
+def _line(record: TickRecord, *, may_run: bool) -> TickLine:
+    if record.ended_utc:
+        result = Result.FAILED if record.failure else Result.COMPLETE
+    else:
+        result = Result.RUNNING if may_run else Result.KILLED
+    return TickLine(
+        started_utc=record.started_utc,
+        ended_utc=record.ended_utc,
+        seconds=record.seconds,
+        result=result,
+        is_scan=record.is_scan,
+        tally=record.tally,
+        failure=record.failure,
+    )

@@ -19,7 +19,8 @@ from datasync.model.times import utc_text
 from datasync.operate.flows import late_since, names_of
 from datasync.operate.queue import Queues, queues
 from datasync.operate.runs import FAILED, RunLine
-from datasync.operate.ticks import TickStatus, second_tick_after, tick_after, tick_status
+from datasync.operate.ticks import TickStatus, tick_status
+from datasync.schedule import second_tick_after, tick_after
 from datasync.services import Services
 from datasync.stores.fleet import StandingProblem
 from datasync.stores.overview import Records, RunFilter
@@ -50,14 +51,23 @@ class Cause(StrEnum):
     SKIPPED = "skipped"
     LATE = "late"
     """No run has succeeded in time, and none of the other causes says why."""
+    UNUSUAL = "unusual"
+    """It runs, but a count of its last successful run is zero, which it is not usually, or the run took long."""
     DUE = "due"
     """The next tick enqueues it."""
     NOT_DUE = "not_due"
+    RAN = "ran"
+    """It ran at the time that was asked for."""
+    EDITED = "edited"
+    """Its entry was another one at the time that was asked for."""
+    EXPIRED = "expired"
+    """The time that was asked for is so long ago that no records are left."""
+    UNKNOWN = "unknown"
 
     @property
     def is_wrong(self) -> bool:
         """Whether somebody has to do something."""
-        return self in (Cause.PROBLEM, Cause.POISONED, Cause.NO_TICK, Cause.FAILING, Cause.LATE)
+        return self in (Cause.PROBLEM, Cause.POISONED, Cause.NO_TICK, Cause.FAILING, Cause.LATE, Cause.UNUSUAL)
 
 
 class Finding(msgspec.Struct, frozen=True, rename="camel"):
@@ -144,18 +154,18 @@ class _Question:
             yield await self._no_tenant()
             return
         except TenantInvalid as error:
-            yield _found(Cause.PROBLEM, f"the document cannot be used: {error}", self._correct)
+            yield found(Cause.PROBLEM, f"the document cannot be used: {error}", self._correct)
             return
-        yield _ruled_out(Cause.NO_TENANT, "the tenant has a document")
+        yield ruled_out(Cause.NO_TENANT, "the tenant has a document")
         try:
             self.entry = tenant.entry((self._name, *self._names))
         except TenantInvalid as error:
-            yield _found(Cause.PROBLEM, str(error), self._correct)
+            yield found(Cause.PROBLEM, str(error), self._correct)
             return
         if self.entry is None:
             yield self._no_entry(tenant)
             return
-        yield _ruled_out(Cause.NO_ENTRY, f"the entry is flows[{self.entry.index}]")
+        yield ruled_out(Cause.NO_ENTRY, f"the entry is flows[{self.entry.index}]")
         problem = await self._problem(tenant, self.entry)
         yield problem
         for each in self._of_entry(tenant, self.entry, await self._facts(), has_problem=problem.applies):
@@ -165,24 +175,24 @@ class _Question:
         claim = await self._services.fleet.claim(self._tenant_id)
         is_other = claim is not None and claim.tenant not in ("", self._tenant_id)
         similar = f"; there is one of {shown(claim.tenant)!r}, in other capitals" if claim and is_other else ""
-        return _found(
+        return found(
             Cause.NO_TENANT, f"there is no document of tenant {shown(self._tenant_id)!r}{similar}", command("flows")
         )
 
     async def _problem(self, tenant: Tenant, entry: FlowEntry) -> Finding:
         for each in await self._services.fleet.problems():
             if each.level == "error" and each.tenant == tenant.id and _stops(each, entry):
-                return _found(Cause.PROBLEM, _said(each), self._correct)
+                return found(Cause.PROBLEM, _said(each), self._correct)
         try:
             self.state = await self._services.runs.state(self._tenant_id, self._names)
         except StateInvalid as error:
-            return _found(Cause.PROBLEM, str(error), "correct the state in the container of the runs")
-        return _ruled_out(Cause.PROBLEM, "the last tick has found no problem of the entry")
+            return found(Cause.PROBLEM, str(error), "correct the state in the container of the runs")
+        return ruled_out(Cause.PROBLEM, "the last tick has found no problem of the entry")
 
     def _no_entry(self, tenant: Tenant) -> Finding:
         close = get_close_matches(self._name, tenant.entries, n=1)
         others = f"; did you mean {shown(close[0])!r}?" if close else ""
-        return _found(
+        return found(
             Cause.NO_ENTRY,
             f"the document has no entry for {shown(self._name)!r}{others}",
             command("flows", "--tenant", self._tenant_id),
@@ -213,10 +223,10 @@ class _Question:
     def _of_entry(self, tenant: Tenant, entry: FlowEntry, facts: _Facts, *, has_problem: bool) -> Iterator[Finding]:
         state = self.state or FlowState(tenant_id=tenant.id, flow_name=self._names[0])
         if entry.enabled:
-            yield _ruled_out(Cause.DISABLED, "the entry is enabled")
+            yield ruled_out(Cause.DISABLED, "the entry is enabled")
         else:
             reason = f"the entry is disabled: {shown(entry.pause_reason or 'enabled is false', _LONGEST_REASON)}"
-            yield _found(Cause.DISABLED, reason, command("resume", tenant.id, entry.name))
+            yield found(Cause.DISABLED, reason, command("resume", tenant.id, entry.name))
         yield self._running(state)
         yield self._closed_finding(facts)
         yield self._deferred(state, facts)
@@ -226,20 +236,21 @@ class _Question:
         yield self._failing(entry, state, facts)
         yield self._skipped(facts)
         if not has_problem:
-            yield self._late(tenant, entry, state)
+            yield self._late(entry, state)
+        yield self._unusual(entry, state)
         if entry.enabled and not has_problem:
             yield self._schedule(entry)
 
     def _running(self, state: FlowState) -> Finding:
         lease = state.lease
         if lease is None or lease.until is None:
-            return _ruled_out(Cause.RUNNING, "no attempt holds its lease")
+            return ruled_out(Cause.RUNNING, "no attempt holds its lease")
         holder = lease.holder(state.tenant_id)
         run = holder.run_id if holder else "?"
         since = utc_text(lease.started_utc) if lease.started_utc else "?"
         if lease.is_live(self._now):
-            return _found(Cause.RUNNING, f"run {run} is going on since {since}", command("queue"))
-        return _ruled_out(
+            return found(Cause.RUNNING, f"run {run} is going on since {since}", command("queue"))
+        return ruled_out(
             Cause.RUNNING,
             f"the process of run {run} died, or stood still, in an attempt of {since}: "
             "its message is delivered again, or the next run takes over",
@@ -249,21 +260,21 @@ class _Question:
         if facts.closed_until:
             provider = self._flow.provider if self._flow else ""
             until = utc_text(facts.closed_until)
-            return _found(Cause.CLOSED, f"{provider} has asked not to be called until {until}", command("queue"))
+            return found(Cause.CLOSED, f"{provider} has asked not to be called until {until}", command("queue"))
         if self._flow is None:
-            return _ruled_out(Cause.CLOSED, "the flow is unknown here, and so is its provider: cool-downs not read")
+            return ruled_out(Cause.CLOSED, "the flow is unknown here, and so is its provider: cool-downs not read")
         if self._flow.provider is None:
-            return _ruled_out(Cause.CLOSED, "the flow has no provider")
-        return _ruled_out(Cause.CLOSED, f"{self._flow.provider} may be called")
+            return ruled_out(Cause.CLOSED, "the flow has no provider")
+        return ruled_out(Cause.CLOSED, f"{self._flow.provider} may be called")
 
     def _deferred(self, state: FlowState, facts: _Facts) -> Finding:
         deferral = state.deferred(self._now)
         if deferral is None:
-            return _ruled_out(Cause.DEFERRED, "no run of it is deferred")
+            return ruled_out(Cause.DEFERRED, "no run of it is deferred")
         error = facts.last.error if facts.last and facts.last.run_id == deferral.run_id else None
         reason = f": {error.message}" if error else ""
         until = utc_text(deferral.until_utc)
-        return _found(Cause.DEFERRED, f"run {deferral.run_id} waits until {until}{reason}", self._show(deferral.run_id))
+        return found(Cause.DEFERRED, f"run {deferral.run_id} waits until {until}{reason}", self._show(deferral.run_id))
 
     def _waiting(self, cause: Cause, name: str, facts: _Facts) -> Finding:
         queue = facts.queues.poison if cause is Cause.POISONED else facts.queues.jobs
@@ -271,15 +282,15 @@ class _Question:
         if own:
             since = utc_text(own[0].inserted_utc)
             what = f"run {own[0].run_id}" if own[0].run_id else "a posted job"
-            return _found(cause, f"{what} waits in {name} since {since}", command("queue"))
+            return found(cause, f"{what} waits in {name} since {since}", command("queue"))
         hidden = queue.length - len(queue.front)
         if hidden > 0:
-            return _ruled_out(
+            return ruled_out(
                 cause,
                 f"none of the {len(queue.front)} messages at the front of {name} is of this flow; "
                 f"{hidden} more cannot be seen",
             )
-        return _ruled_out(cause, f"no message of it is in {name}")
+        return ruled_out(cause, f"no message of it is in {name}")
 
     def _no_tick(self, entry: FlowEntry, facts: _Facts) -> Finding:
         tick, started = facts.tick, facts.tick.started_utc
@@ -287,53 +298,68 @@ class _Question:
         if tick.is_missing:
             when = f"since {utc_text(started)}" if started else "so far"
             due = f", and it is due since {utc_text(entry.next_run)}" if is_due and entry.next_run else ""
-            found = f"no tick has started {when}{due}"
+            text = f"no tick has started {when}{due}"
             if is_due or (entry.enabled and entry.next_run is None):
-                return _found(Cause.NO_TICK, found, command("status"))
-            return _ruled_out(Cause.NO_TICK, f"{found}, but the flow is not due yet")
+                return found(Cause.NO_TICK, text, command("status"))
+            return ruled_out(Cause.NO_TICK, f"{text}, but the flow is not due yet")
         if is_due and entry.next_run and self._now > second_tick_after(tick.schedule, entry.next_run):
-            return _found(
+            return found(
                 Cause.NO_TICK,
                 f"it is due since {utc_text(entry.next_run)}, and the tick of {started and utc_text(started)} has not "
                 "enqueued it: look for UNAVAILABLE in the log",
                 command("status"),
             )
-        return _ruled_out(Cause.NO_TICK, f"the last tick was at {started and utc_text(started)}")
+        return ruled_out(Cause.NO_TICK, f"the last tick was at {started and utc_text(started)}")
 
     def _failing(self, entry: FlowEntry, state: FlowState, facts: _Facts) -> Finding:
         number, run = state.consecutive_failures, facts.failed
         if not number and (run is None or facts.last is None or run.run_id != facts.last.run_id):
-            return _ruled_out(Cause.FAILING, "its last attempt did not fail")
+            return ruled_out(Cause.FAILING, "its last attempt did not fail")
         times = f"{number} failed attempt{'' if number == 1 else 's'} in a row" if number else "the last run failed"
         if run is None or run.error is None:
-            return _found(Cause.FAILING, times, command("runs", self._tenant_id, entry.name))
+            return found(Cause.FAILING, times, command("runs", self._tenant_id, entry.name))
         again = ". It will be attempted again" if run.outcome == Outcome.FAILED else ""
-        found = f"{times}; run {run.run_id} is {run.outcome}: {run.error.message}{again}"
-        return _found(Cause.FAILING, found, self._show(run.run_id))
+        text = f"{times}; run {run.run_id} is {run.outcome}: {run.error.message}{again}"
+        return found(Cause.FAILING, text, self._show(run.run_id))
 
     def _skipped(self, facts: _Facts) -> Finding:
         last = facts.last
         if last is None or last.outcome is None or not last.outcome.startswith("skipped"):
-            return _ruled_out(Cause.SKIPPED, "its last run was not skipped" if last else "it has no record of a run")
+            return ruled_out(Cause.SKIPPED, "its last run was not skipped" if last else "it has no record of a run")
         reason = f": {last.error.message}" if last.error else ""
-        return _found(Cause.SKIPPED, f"run {last.run_id} was {last.outcome}{reason}", self._show(last.run_id))
+        return found(Cause.SKIPPED, f"run {last.run_id} was {last.outcome}{reason}", self._show(last.run_id))
 
-    def _late(self, tenant: Tenant, entry: FlowEntry, state: FlowState) -> Finding:
-        late = late_since(self._services.settings.schedule, tenant, entry, state, self._now) if entry.enabled else None
+    def _late(self, entry: FlowEntry, state: FlowState) -> Finding:
+        late = late_since(self._services.settings.schedule, entry, state, self._now) if entry.enabled else None
+        success = f"its last success was at {utc_text(state.last_success_utc)}" if state.last_success_utc else ""
         if late is None:
-            return _ruled_out(Cause.LATE, "it has not missed two occurrences since its last success")
-        found = f"no run has succeeded since that of {utc_text(late)} was due"
-        return _found(Cause.LATE, found, command("runs", self._tenant_id, entry.name))
+            by = f"it is expected to succeed by {utc_text(state.stale_utc)}" if state.stale_utc else ""
+            why = "; ".join(filter(None, (success, by)))
+            return ruled_out(Cause.LATE, why or "no tick has examined its entry yet")
+        what = "be enqueued at" if late == entry.next_run else "succeed by"
+        text = f"it should {what} {utc_text(late)}; {success or 'it has never succeeded'}"
+        return found(Cause.LATE, text, command("runs", self._tenant_id, entry.name))
+
+    def _unusual(self, entry: FlowEntry, state: FlowState) -> Finding:
+        if not (entry.enabled and state.unusual):
+            why = "its last successful run was as usual" if state.usual else "no run of it has succeeded yet"
+            return ruled_out(Cause.UNUSUAL, why)
+        numbers = ", ".join(map(str, state.unusual))
+        since = utc_text(min(each.since_utc for each in state.unusual))
+        following = command("runs", self._tenant_id, entry.name)
+        return found(
+            Cause.UNUSUAL, f"its last successful run differs from those before: {numbers} (since {since})", following
+        )
 
     def _schedule(self, entry: FlowEntry) -> Finding:
         following = utc_text(tick_after(self._services.settings.schedule, self._now))
         if entry.next_run is None:
-            return _found(Cause.DUE, f"nextRunUtc is null: the next tick, at {following}, fills it in")
+            return found(Cause.DUE, f"nextRunUtc is null: the next tick, at {following}, fills it in")
         next_run = utc_text(entry.next_run)
         if entry.next_run <= self._now:
-            return _found(Cause.DUE, f"it is due since {next_run}: the next tick is at {following}")
+            return found(Cause.DUE, f"it is due since {next_run}: the next tick is at {following}")
         following = command("runs", self._tenant_id, entry.name)
-        return _found(Cause.NOT_DUE, f"the next run is at {next_run}", following)
+        return found(Cause.NOT_DUE, f"the next run is at {next_run}", following)
 
     @property
     def _correct(self) -> str:
@@ -367,11 +393,13 @@ def _said(problem: StandingProblem) -> str:
     return f"{problem.path}: {problem.why} (found at the tick of {problem.since_utc})"
 
 
-def _found(cause: Cause, found: str, following: str | None = None) -> Finding:
-    return Finding(cause=cause, applies=True, why=found, next=following)
+def found(cause: Cause, why: str, following: str | None = None) -> Finding:
+    """Return a cause that applies."""
+    return Finding(cause=cause, applies=True, why=why, next=following)
 
 
-def _ruled_out(cause: Cause, because: str) -> Finding:
+def ruled_out(cause: Cause, because: str) -> Finding:
+    """Return a cause that does not apply."""
     return Finding(cause=cause, applies=False, why=because)
 
 

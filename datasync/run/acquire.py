@@ -121,7 +121,7 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
     if record.has(lost.nonce):  # it ended, and left a task behind that kept the lease
         return await _replace(services, found, lease)
     record = record.is_present_for(job).after(attempt)
-    state = replace(found, lease=lease, token=token, last_run_utc=now, last_outcome=Outcome.INTERRUPTED)
+    state = replace(found.noting_outcome(Outcome.INTERRUPTED), lease=lease, token=token, last_run_utc=now)
     if not (etags := await services.runs.save(state, record)):
         return None
     return Taken(document=replace(state, etag=etags[0]), interrupted=replace(record, etag=etags[1]))

@@ -31,6 +31,7 @@ from datasync.model.times import utc_text
 from datasync.run.acquire import INTERRUPTED, Taken, acquire
 from datasync.run.ending import Drop, Ending, PutBack
 from datasync.run.lease import HeldLease
+from datasync.schedule import Expectation
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import CooldownInvalid
@@ -71,6 +72,8 @@ class Admitted(msgspec.Struct, frozen=True):
     tenant: Tenant
     settings: Any
     """The settings of the entry, as the flow declares them."""
+    expectation: Expectation
+    """How often the entry should succeed."""
     record: RunRecord
     lease: HeldLease
     ending: Ending | None = None
@@ -314,7 +317,15 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
     if found.interrupted and found.interrupted.run_id == job.run_id:
         record = found.interrupted
     lease = HeldLease(services, found.document)
-    admitted = Admitted(job=job, flow=flow, tenant=tenant, settings=settings, record=record, lease=lease)
+    admitted = Admitted(
+        job=job,
+        flow=flow,
+        tenant=tenant,
+        settings=settings,
+        expectation=Expectation.of(tenant, candidate.entry, services.settings.schedule),
+        record=record,
+        lease=lease,
+    )
     try:
         return await _check_again(services, admitted) or await _give_way(services, admitted)
     except ServiceUnavailable as error:

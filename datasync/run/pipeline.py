@@ -30,7 +30,15 @@ from datasync.run.receive import receive
 from datasync.run.settle import Delivery, outage_pause, settle
 from datasync.services import Services
 from datasync.telemetry.emit import emit
-from datasync.telemetry.events import JobDropped, JobPutBack, JobRefused, RunEnded, RunSuperseded, ServiceAway
+from datasync.telemetry.events import (
+    JobDropped,
+    JobPutBack,
+    JobRefused,
+    RunEnded,
+    RunSuperseded,
+    RunUnusual,
+    ServiceAway,
+)
 
 
 async def run_message(services: Services, registry: FlowRegistry, message: QueueMessage) -> RunRecord | None:
@@ -122,7 +130,9 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
             return stop
         case Ending():
             return await _end(services, delivery, stop)
-    delivery = replace(delivery, id=stop.lease.nonce, record=stop.record, lease=stop.lease)
+    delivery = replace(
+        delivery, id=stop.lease.nonce, expectation=stop.expectation, record=stop.record, lease=stop.lease
+    )
     try:
         with stop.lease.guarded():
             return await _end(services, delivery, stop.ending or await call(services, stop))
@@ -142,6 +152,8 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
         return None
     _keep_until_over(delivery, ending)
     emit(RunEnded(record=record, traceback=ending.traceback))
+    for each in record.unusual:
+        emit(RunUnusual(record=record, unusual=each))
     await services.jobs.send_all(record.next)
     services.outages.end(*_answering(delivery, ending, record))
     is_repeated_by_host = record.outcome in (Outcome.FAILED, Outcome.INTERRUPTED) and not record.next

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -16,8 +17,10 @@ from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import Deferral, FlowState, Leased
+from datasync.model.usual import Unusual
 from datasync.run.ending import Ending
 from datasync.run.lease import HeldLease
+from datasync.schedule import Expectation
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import EndingNotRecorded
@@ -49,6 +52,8 @@ class Delivery(msgspec.Struct, frozen=True):
     """Identifies the attempt: the nonce of the lease, where it has one."""
     started_utc: datetime
     flow: Flow | None = None
+    expectation: Expectation | None = None
+    """How often the entry should succeed; None where the flow was not called."""
     record: RunRecord | None = None
     lease: HeldLease | None = None
 
@@ -183,6 +188,8 @@ def _after(
     )
     messages = [*_next(services, job, ending, record, now)]
     after = _state_after(delivery, ending, attempt, state, messages)
+    if after and ending.outcome is Outcome.SUCCEEDED and (expected := delivery.expectation):
+        after = after.expecting(expected.rev, partial(expected.stale_after, now), attempt.started_utc)
     if state and after and state.wanted and not after.wanted:
         messages.append(PlannedJob(state.wanted, now))
     is_deferred = ending.outcome is Outcome.DEFERRED
@@ -191,6 +198,7 @@ def _after(
         retry_laters=record.retry_laters + (is_deferred and not ending.is_outage),
         deferred_since_utc=record.deferred_since_utc or (now if is_deferred else None),
         counts=ending.counts,
+        unusual=_new(state, after),
         http=ending.http,
         window=ending.window,
         cursor_before=_short(ending.cursor_before),
@@ -202,6 +210,14 @@ def _after(
     return record, after
 
 
+def _new(before: FlowState | None, after: FlowState | None) -> tuple[Unusual, ...]:
+    """Return the unusual numbers of an attempt that the run before did not have."""
+    if before is None or after is None or after.last_outcome is not Outcome.SUCCEEDED:
+        return ()
+    known = {each.count for each in before.unusual}
+    return tuple(each for each in after.unusual if each.count not in known)
+
+
 def _state_after(
     delivery: Delivery, ending: Ending, attempt: Attempt, state: FlowState | None, messages: Sequence[PlannedJob]
 ) -> FlowState | None:
@@ -209,9 +225,10 @@ def _state_after(
         return None
     job = delivery.job
     if delivery.lease is None or not isinstance(delivery.lease.document, FlowState):
-        return state.after(attempt, job, None, state.cursor)  # without the lease, nothing but the counts may change
+        # Without the lease, neither window nor cursor may change.
+        return state.after(attempt, job, None, state.cursor, ending.counts)
     is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
-    after = state.after(attempt, job, ending.window_end, ending.cursor if is_done else state.cursor)
+    after = state.after(attempt, job, ending.window_end, ending.cursor if is_done else state.cursor, ending.counts)
     if ending.outcome is Outcome.DEFERRED:
         (again,) = messages
         after = replace(after, deferral=Deferral(job.next_leg, job.run_id, again.visible_at))

@@ -1,6 +1,6 @@
 """The containers of Cosmos DB, and the sentences for its errors."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from typing import Any
 from async_lru import alru_cache
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.cosmos.aio import ContainerProxy
-from azure.cosmos.exceptions import CosmosHttpResponseError
+from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
 
 from datasync.errors import ServiceUnavailable
 from datasync.model.decode import shorten
@@ -68,6 +68,28 @@ class Container:
                 "delete it, and create it again with the partition key /tenantId"
             )
         return found
+
+
+class OperationRefused(CosmosHttpResponseError):
+    """An operation of a transaction was refused, with the status of that operation. Nothing was written."""
+
+
+async def transact(
+    container: ContainerProxy, partition: str, operations: Sequence[tuple[Any, ...]]
+) -> list[dict[str, Any]]:
+    """Write documents of a partition in one transaction; return the results of the operations.
+
+    Raises:
+        OperationRefused: see there.
+        AzureError: Cosmos DB refused or could not be reached.
+
+    """
+    try:
+        results = await container.execute_item_batch([*operations], partition_key=partition, retry_write=RETRY_WRITE)
+    except CosmosBatchOperationError as error:
+        status = error.operation_responses[error.error_index]["statusCode"]
+        raise OperationRefused(status_code=status, message=str(error)) from None  # type: ignore[no-untyped-call]
+    return [*results]
 
 
 @contextmanager

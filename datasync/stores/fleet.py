@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import sha256
+from http import HTTPStatus
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -19,8 +20,9 @@ from datasync.errors import StateInvalid
 from datasync.model import times
 from datasync.model.decode import FieldError, Text, decode, shorten
 from datasync.model.tenant import FLEET, Level, Problem
+from datasync.model.tick import TickRecord
 from datasync.model.times import read_utc, utc_text
-from datasync.stores.cosmos import RETRY_WRITE, Container, explained
+from datasync.stores.cosmos import RETRY_WRITE, Container, OperationRefused, explained, transact
 
 _WATERMARK = "watermark"
 _PROBLEMS = "SELECT * FROM c WHERE c.type = 'Problem'"
@@ -88,7 +90,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class FleetStore:
-    """The watermark of the ticks, the standing problems, the claims of ids, and the dead letters that are not jobs."""
+    """The ticks and their watermark, standing problems, claims of ids, and the dead letters that are not jobs."""
 
     def __init__(self, container: Container, retention: timedelta) -> None:
         self._container = container
@@ -105,15 +107,46 @@ class FleetStore:
             ServiceUnavailable: Cosmos DB refused or could not be reached.
 
         """
-        document = await self._note({"startedUtc": utc_text(now)})
+        document = await self._note({"startedUtc": utc_text(now)}, TickRecord(started_utc=now))
         try:
             return decode(Watermark, document), int(document["_ts"])
         except FieldError as error:
             raise StateInvalid(f"document {_WATERMARK!r} in partition {FLEET}: {error}") from None
 
-    async def end_tick(self, watermark: Watermark) -> None:
-        """Move the watermark. Raises ServiceUnavailable."""
-        await self._note(msgspec.to_builtins(watermark))
+    async def end_tick(self, watermark: Watermark, tick: TickRecord) -> None:
+        """Move the watermark, and record the tick. Raises ServiceUnavailable."""
+        await self._note(msgspec.to_builtins(watermark), tick)
+
+    async def save_tick(self, tick: TickRecord) -> None:
+        """Record a tick that does not move the watermark. Raises ServiceUnavailable."""
+        container = await self._container.open()
+        with explained(f"while recording the tick of {utc_text(tick.started_utc)}"):
+            await container.upsert_item(tick.document(self._retention), no_response=True, retry_write=RETRY_WRITE)
+
+    async def ticks(self, most: int) -> list[TickRecord]:
+        """Return the last ticks, the newest first. One that was edited and cannot be read is left out.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        return await self._ticks(f"SELECT TOP {most:d} * FROM c WHERE c.type = 'Tick' ORDER BY c.startedUtc DESC")  # noqa: S608 - a number
+
+    async def ticks_since(self, at: datetime, most: int) -> list[TickRecord]:
+        """Return the first ticks that started at an instant (aware) or later, the oldest first. Raises as `ticks`."""
+        where = "c.type = 'Tick' AND c.startedUtc >= @at"
+        query = f"SELECT TOP {most:d} * FROM c WHERE {where} ORDER BY c.startedUtc ASC"  # noqa: S608 - texts of our own
+        return await self._ticks(query, at=utc_text(at))
+
+    async def _ticks(self, query: str, **parameters: object) -> list[TickRecord]:
+        container = await self._container.open()
+        values = [{"name": f"@{name}", "value": value} for name, value in parameters.items()]
+        found: list[TickRecord] = []
+        with explained("while reading ticks"):
+            async for document in container.query_items(query, parameters=values, partition_key=FLEET):
+                with suppress(FieldError):
+                    found.append(TickRecord.from_document(document))
+        return found
 
     async def last_tick(self) -> datetime | None:
         """Return the time (aware) at which the last tick started; None if none has, or if somebody has edited it.
@@ -218,23 +251,20 @@ class FleetStore:
         with suppress(CosmosResourceNotFoundError):  # deleted by another tick, or by a first try whose answer was lost
             await container.delete_item(document_id, partition_key=FLEET, retry_write=RETRY_WRITE)
 
-    async def _note(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Set fields of the watermark document, which is created where it is missing; return it."""
+    async def _note(self, fields: Mapping[str, Any], tick: TickRecord) -> dict[str, Any]:
+        """Set fields of the watermark document, and record a tick, in one request; return the watermark document."""
         container = await self._container.open()
-        operations = [{"op": "set", "path": f"/{name}", "value": value} for name, value in fields.items()]
+        changes = [{"op": "set", "path": f"/{name}", "value": value} for name, value in fields.items()]
+        record = ("upsert", (tick.document(self._retention),))
         with explained("while moving the watermark"):
             try:
-                return dict(
-                    await container.patch_item(
-                        _WATERMARK,
-                        partition_key=FLEET,
-                        patch_operations=operations,
-                        retry_write=RETRY_WRITE,
-                    )
-                )
-            except CosmosResourceNotFoundError:
-                document = {"id": _WATERMARK, "tenantId": FLEET, "type": "Watermark", **fields}
-                return dict(await container.upsert_item(document, retry_write=RETRY_WRITE))
+                results = await transact(container, FLEET, [("patch", (_WATERMARK, changes)), record])
+            except OperationRefused as error:
+                if error.status_code != HTTPStatus.NOT_FOUND:
+                    raise
+                watermark = {"id": _WATERMARK, "tenantId": FLEET, "type": "Watermark", **fields}
+                results = await transact(container, FLEET, [("upsert", (watermark,)), record])
+        return dict(results[0]["resourceBody"])
 
 
 def _claim_id(tenant_id: str) -> str:

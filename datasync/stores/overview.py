@@ -18,11 +18,11 @@ from datasync.stores.runs import as_record
 
 _STATES = (
     "SELECT c.id, c.tenantId, c.flowName, c.lease, c.deferral, c.lastRunUtc, c.lastOutcome, c.lastSuccessUtc, "
-    "c.consecutiveFailures FROM c WHERE c.type = 'FlowState'"
+    "c.consecutiveFailures, c.staleUtc, c.outcomes, c.usual, c.unusual FROM c WHERE c.type = 'FlowState'"
 )
 _RECORD = (
     "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
-    "c.attempt, c.attemptCount, c.part, c.redrive, c.purgedUtc, c.counts, c.error"
+    "c.attempt, c.attemptCount, c.part, c.redrive, c.purgedUtc, c.counts, c.unusual, c.error"
 )
 
 
@@ -44,6 +44,8 @@ class RunFilter(msgspec.Struct, frozen=True):
     """Outcomes of the last attempt; empty for all."""
     since: datetime | None = None
     """The earliest start of a run (aware)."""
+    until: datetime | None = None
+    """The latest start of a run (aware)."""
 
 
 class Records(msgspec.Struct, frozen=True):
@@ -126,6 +128,9 @@ def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
     if wanted.since:
         conditions.append("c.startedUtc >= @since")
         values["since"] = utc_text(wanted.since)
+    if wanted.until:
+        conditions.append("c.startedUtc <= @until")
+        values["until"] = utc_text(wanted.until)
     return " AND ".join(conditions), values
 
 

@@ -4,16 +4,17 @@ Both are in the partition of the tenant, so that one transactional batch writes 
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from azure.core import MatchConditions
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
-    CosmosBatchOperationError,
     CosmosHttpResponseError,
     CosmosResourceNotFoundError,
 )
@@ -25,10 +26,12 @@ from datasync.model.lease import Lease
 from datasync.model.run import Outcome, RunRecord, record_id
 from datasync.model.state import FlowState, Leased
 from datasync.model.times import EXPECTED, read_utc, utc_text
-from datasync.stores.cosmos import RETRY_WRITE, Container, explained
+from datasync.stores.cosmos import RETRY_WRITE, Container, OperationRefused, explained, transact
 from datasync.tries import MOST, tries
 
 _PURGES_AT_ONCE = 16
+_SCHEDULES = "SELECT c.id, c.tenantId, c.scheduleRev FROM c WHERE c.type = 'FlowState'"
+_PAGE = 1000
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
 
 
@@ -136,6 +139,39 @@ class RunStore:
 
         await asyncio.gather(*map(mark, records))
 
+    async def schedule_revs(self, tenant_id: str | None = None) -> dict[str, dict[str, str | None]]:
+        """Return `schedule_rev` of each state of a tenant, or of all: by tenant, and by the name it is stored under."""
+        container = await self._container.open()
+        where: dict[str, Any] = {} if tenant_id is None else {"partition_key": tenant_id}
+        found: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+        with explained("while reading the schedules of states"):
+            async for item in container.query_items(_SCHEDULES, max_item_count=_PAGE, **where):
+                rev = item.get("scheduleRev")
+                name = str(item["id"]).removeprefix("state-")
+                found[str(item["tenantId"])][name] = rev if isinstance(rev, str) else None
+        return dict(found)
+
+    async def expect_first(self, states: Sequence[FlowState]) -> None:
+        """Create up to 100 states of a tenant in one transaction. If one exists meanwhile, it is changed instead."""
+        if not await self.save(*states):
+            for state in states:
+                if not await self.save(state):
+                    await self.expect(state)
+
+    async def expect(self, state: FlowState) -> None:
+        """Note in a state when its flow should succeed, unless the state is noted for the same schedule already.
+
+        Only these fields are changed, so that a run which holds the state loses nothing. Nothing is done if there is no
+        such state.
+        """
+        other = f'FROM c WHERE NOT IS_STRING(c.scheduleRev) OR c.scheduleRev != "{state.schedule_rev}"'
+        await self._patch(state, other, _schedule(state))
+
+    async def retire(self, tenant_id: str, flow_name: str, now: datetime) -> None:
+        """Note in a state at `now` (aware) that its flow is not expected to succeed. Raises ServiceUnavailable."""
+        state = FlowState(tenant_id=tenant_id, flow_name=flow_name, schedule_since_utc=now)
+        await self._patch(state, "FROM c WHERE IS_STRING(c.scheduleRev)", _schedule(state))
+
     async def cooldown(self, partition: str, provider: str) -> datetime | None:
         """Return the instant (aware) until which a provider must not be called; None if it may be called.
 
@@ -226,14 +262,11 @@ class RunStore:
         container = await self._container.open()
         with explained(f"{doing} of {tenant_id}"):
             try:
-                results = await container.execute_item_batch(
-                    operations, partition_key=tenant_id, retry_write=RETRY_WRITE
-                )
-            except CosmosBatchOperationError as error:
-                failed = error.operation_responses[error.error_index]
-                if failed["statusCode"] in _CONFLICTS:
+                results = await transact(container, tenant_id, operations)
+            except OperationRefused as error:
+                if error.status_code in _CONFLICTS:
                     return None
-                raise _refusal(failed["statusCode"], str(error)) from None
+                raise
         return [str(result["eTag"]) for result in results]
 
     async def _read(self, tenant_id: str, document_id: str) -> dict[str, Any] | None:
@@ -268,6 +301,26 @@ class RunStore:
 def _refusal(status: int, message: str) -> CosmosHttpResponseError:
     error: CosmosHttpResponseError = CosmosHttpResponseError(status_code=status, message=message)  # type: ignore[no-untyped-call]
     return error
+
+
+def _schedule(state: FlowState) -> list[dict[str, Any]]:
+    """Return the operations that write the schedule of a state."""
+    values = {
+        "scheduleRev": state.schedule_rev,
+        "scheduleSinceUtc": state.schedule_since_utc,
+        "staleUtc": state.stale_utc,
+    }
+    return [{"op": "set", "path": f"/{name}", "value": msgspec.to_builtins(value)} for name, value in values.items()]
+
+
+def _closed_until(cooldown: Mapping[str, Any]) -> datetime:
+    try:
+        return read_utc(cooldown["untilUtc"])
+    except (KeyError, TypeError, ValueError):
+        raise StateInvalid(
+            f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
+            f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
+        ) from None
 
 
 def _write(document_id: str, content: dict[str, Any], etag: str | None) -> tuple[Any, ...]:

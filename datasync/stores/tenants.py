@@ -1,6 +1,7 @@
 """The tenants container: documents that people edit.
 
-The ticks change `nextRunUtc` and `planned` of entries. Operators change documents through `datasync/operate/`.
+The ticks change `nextRunUtc` and `planned` of entries, and note `scheduleRev`. Operators change documents through
+`datasync/operate/`.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -224,6 +225,29 @@ class TenantStore:
             except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
                 return False
         return True
+
+    async def note_schedules(self, tenant: Tenant, rev: str) -> str | None:
+        """Note in a document that the states of its flows are in step with its entries.
+
+        Returns:
+            The new ETag; None if somebody has edited the document meanwhile: then nothing was written.
+
+        """
+        container = await self._container.open()
+        with explained(f"while noting the schedules of tenant {tenant.id!r}"):
+            try:
+                answer = await container.patch_item(
+                    tenant.id,
+                    partition_key=tenant.id,
+                    patch_operations=[{"op": "set", "path": "/scheduleRev", "value": rev}],
+                    etag=tenant.etag,
+                    match_condition=MatchConditions.IfNotModified,
+                    no_response=True,
+                    retry_write=RETRY_WRITE,
+                )
+            except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
+                return None
+        return str(answer.get_response_headers()["etag"])
 
     async def _patch(
         self, tenant: Tenant, entries: Sequence[FlowEntry], change: Callable[[FlowEntry], FlowEntry | None]

@@ -9,6 +9,7 @@
 | START         | info    | an attempt of a flow starts |
 | DONE          | info    | an attempt succeeded |
 | FAIL          | error   | an attempt failed, or a message is not a job |
+| UNUSUAL       | warning | a count of a successful run is zero for the first time in long, or the run took long |
 | CONTINUED     | info    | a part of a run ended, and the next part follows |
 | DEFERRED, GAVE_UP, SKIPPED_…, INTERRUPTED | warning | an attempt ended otherwise |
 | DUPLICATE     | info    | a message was dropped, since another one did its work or does it |
@@ -30,6 +31,7 @@ from datasync.model.job import Job
 from datasync.model.run import Outcome, RunRecord
 from datasync.model.tenant import Problem
 from datasync.model.times import utc_text
+from datasync.model.usual import Unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +304,23 @@ class RunEnded(Event):
     def details(self) -> str:
         """Return the traceback of a failure."""
         return self.traceback
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunUnusual(Event):
+    """A successful run differs from those before it. Emitted for the first such run of a row."""
+
+    level = logging.WARNING
+    record: RunRecord
+    unusual: Unusual
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow, and the number with the usual one."""
+        return f"UNUSUAL {shown(self.record.tenant_id)}/{shown(self.record.flow_name)}: {self.unusual}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the count, if it is one, and the run id."""
+        return {"count": self.unusual.count, "run": self.record.run_id}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from datasync import cron
 from datasync.errors import CronInvalid, FlowSettingsInvalid, FlowUnknown, SecretRefused
@@ -11,6 +10,7 @@ from datasync.flow.registry import Flow, FlowRegistry
 from datasync.flow.secrets import check_name, declared_secret
 from datasync.model.decode import shorten
 from datasync.model.tenant import FlowEntry, Problem, Tenant
+from datasync.schedule import find_zone
 
 
 def tenant_problems(tenant: Tenant) -> Iterator[Problem]:
@@ -66,21 +66,6 @@ def entry_problems(tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, now
         else:
             remedy = f"{why}, or 'tenant' for the tenant's own"
             yield Problem(tenant_id=tenant.id, flow=entry.name, path=f"{path}.timezone", why=remedy)
-
-
-def find_zone(name: str) -> ZoneInfo:
-    """Return the time zone of an IANA name.
-
-    Raises:
-        ValueError: there is no such zone; the message states the expected form.
-
-    """
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(
-            f"{shorten(repr(name))} is not a time zone; expected an IANA name such as America/Chicago"
-        ) from None
 
 
 def _flow_problems(tenant: Tenant, entry: FlowEntry, flow: Flow) -> Iterator[Problem]:

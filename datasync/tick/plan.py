@@ -12,7 +12,8 @@ from datasync.flow.registry import FlowRegistry
 from datasync.model.job import HEAD_START, JobMessage, PlannedJob, Trigger, run_id
 from datasync.model.tenant import FlowEntry, Problem, Tenant
 from datasync.model.times import utc_text
-from datasync.tick.check import entry_problems, find_zone, tenant_problems
+from datasync.schedule import find_zone
+from datasync.tick.check import entry_problems, tenant_problems
 
 MOST_AHEAD = 1000
 """The most runs of one flow that a tick plans."""

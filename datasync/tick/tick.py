@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import batched, chain, islice
@@ -11,7 +12,9 @@ from msgspec.structs import replace
 
 from datasync.errors import MessageTooLarge, ServiceUnavailable, StateInvalid, TenantInvalid, TenantUnknown
 from datasync.flow.registry import FlowRegistry
+from datasync.model.decode import shorten
 from datasync.model.tenant import FlowEntry, Problem, Tenant, document_key, is_tenant_document
+from datasync.model.tick import TickRecord
 from datasync.services import Services
 from datasync.slices import finished
 from datasync.stores.fleet import Watermark
@@ -32,6 +35,7 @@ from datasync.telemetry.events import (
 from datasync.tick.check import spelling_problems
 from datasync.tick.plan import Advance, plan
 from datasync.tick.standing import StandingProblems
+from datasync.tick.states import ExpectedStates
 from datasync.tick.turns import REQUESTS, Turn
 from datasync.tick.warn import entry_warnings, field_warning_steps
 
@@ -101,11 +105,14 @@ class _Tick:
         self._now = services.clock.now()
         self._horizon = self._now + services.settings.lookahead
         self._standing: StandingProblems | None = None
+        self._states: ExpectedStates | None = None
         self._places = asyncio.Semaphore(services.settings.tenants_at_once)
         self._tally = Tally(broken=len(registry.broken))
         self._examined: set[str] = set()
         self._retry: list[str] = []
         self._failure: Exception | None = None
+        self._is_scan = False
+        self._is_recorded = False
 
     async def run(self) -> Tally:
         for module, traceback in self._registry.broken.items():
@@ -118,6 +125,10 @@ class _Tick:
         except Exception as error:  # noqa: BLE001 - the tenants listed so far are done; the others wait for the next tick
             self._fail(error)
             emit(TickFailed(error=_cause(error)))
+        self._tally.problems = self._number_of_problems()
+        if self._failure or not self._is_recorded:
+            with suppress(ServiceUnavailable):  # then the record says that the tick did not end
+                await self._services.fleet.save_tick(self._record())
         self._report()
         if self._failure:
             raise self._failure
@@ -130,15 +141,21 @@ class _Tick:
         scope = self._scope()
         if watermark.since_ts is None or watermark.scope != scope or self._scan_is_old(watermark):
             watermark = Watermark(scanned_utc=self._now, scope=scope)
+            self._is_scan = True
+            states = self._expected(await self._services.runs.schedule_revs())
             await self._examine(self._services.tenants.all(), standing)
             async with self._turn() as turn:
                 await standing.keep_only(self._examined, turn)
+                await states.retire_others(self._examined, turn)
         else:
+            self._expected(None)
             since = watermark.since_ts - OVERLAP
             pages = self._services.tenants.changed_or_due(since, self._horizon, watermark.retry)
             await self._examine(pages, standing)
         if len(self._retry) <= MOST_RETRIED:
-            await fleet.end_tick(replace(watermark, since_ts=started_ts, retry=tuple(self._retry)))
+            moved = replace(watermark, since_ts=started_ts, retry=tuple(self._retry))
+            await fleet.end_tick(moved, self._record())
+            self._is_recorded = True
 
     async def _keep_undecodable(self) -> None:
         """Keep messages of the poison queue that no function can receive as dead letters."""
@@ -153,6 +170,10 @@ class _Tick:
         except StateInvalid as error:
             emit(WatermarkInvalid(error=error))
             return Watermark(), 0
+
+    def _expected(self, stored: Mapping[str, Mapping[str, str | None]] | None) -> ExpectedStates:
+        self._states = ExpectedStates(self._services, self._registry, stored)
+        return self._states
 
     def _scope(self) -> str:
         settings = self._services.settings
@@ -215,6 +236,8 @@ class _Tick:
             await standing.update(key, [*twins, *_first(tenant, await self._problems(tenant, turn))], turn)
             return
         problems, etag = await self._schedule(tenant, turn)
+        if etag and self._states:
+            etag = await self._states.update(replace(tenant, etag=etag), turn)
         warnings = await self._warnings(document, tenant, turn)
         await standing.update(key, [*_first(tenant, problems), *warnings], turn)
         if etag and etag != tenant.etag:
@@ -313,17 +336,31 @@ class _Tick:
         if not isinstance(cause, TenantUnknown):  # deleted meanwhile, which says nothing about the others
             self._failure = self._failure or cause
 
+    def _seconds(self) -> float:
+        return (self._services.clock.now() - self._now).total_seconds()
+
+    def _number_of_problems(self) -> int | None:
+        return len(self._standing.errors()) if self._standing else None
+
+    def _record(self) -> TickRecord:
+        return TickRecord(
+            started_utc=self._now,
+            ended_utc=self._services.clock.now(),
+            seconds=self._seconds(),
+            is_scan=self._is_scan,
+            tally={**asdict(self._tally), "problems": self._number_of_problems()},
+            failure=shorten(str(self._failure), 2000) if self._failure else None,
+        )
+
     def _report(self) -> None:
         problems = self._standing.errors() if self._standing else []
         for problem in problems[:MOST_LISTED]:
             emit(DocumentInvalid(problem=problem))
         if len(problems) > MOST_LISTED:
             emit(ProblemsOmitted(count=len(problems) - MOST_LISTED))
-        self._tally.problems = len(problems) if self._standing else None
         if self._failure is None:
             self._services.outages.end("Cosmos DB", "the queue")
-        seconds = (self._services.clock.now() - self._now).total_seconds()
-        emit(TickEnded(**asdict(self._tally), seconds=seconds, away=str(self._services.outages)))
+        emit(TickEnded(**asdict(self._tally), seconds=self._seconds(), away=str(self._services.outages)))
 
 
 async def _next_group(

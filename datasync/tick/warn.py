@@ -16,7 +16,7 @@ from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.decode import joined
 from datasync.model.tenant import DOCUMENT_FIELDS, ENTRY_FIELDS, FlowEntry, Problem, Tenant, entry_label, tenant_label
 from datasync.model.times import utc_text
-from datasync.tick.check import find_zone
+from datasync.schedule import find_zone
 
 LARGEST_EXACT = 2**53
 """Cosmos DB keeps numbers as JavaScript does. Above this one, neighbouring whole numbers become the same."""

@@ -10,7 +10,7 @@ from datasync import cron
 from datasync.cli.schedule import occurrences, table
 from datasync.errors import CronInvalid
 from datasync.model.times import read_utc, utc_text
-from datasync.tick.check import find_zone
+from datasync.schedule import find_zone
 from tests.fuzz import grammar
 from tests.fuzz.campaign import Campaign
 

@@ -620,6 +620,7 @@ def test_the_command_line_runs_as_a_module() -> None:
         "schedule",
         "show",
         "status",
+        "ticks",
         "validate",
         "why",
     ]

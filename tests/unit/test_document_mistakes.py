@@ -42,6 +42,8 @@ def test_validate_reports_a_mistake(mistake: Mistake) -> None:
         {"nextRunUtc": "2025-08-23T14:00:00Z"},
         {"settings": {"id": 2**53, "rate": 1e300, "flag": True}},
         {"timezone": "tenant"},
+        {"freshness": "2h"},
+        {"freshness": None},
     ],
     ids=repr,
 )

@@ -11,6 +11,7 @@ from datasync.model.failure import Failure
 from datasync.model.job import Job, Trigger
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.tenant import Problem
+from datasync.model.usual import Unusual
 from datasync.telemetry import events
 from datasync.telemetry.emit import configure, emit
 from datasync.telemetry.events import (
@@ -30,6 +31,7 @@ from datasync.telemetry.events import (
     RunEnded,
     RunStarted,
     RunSuperseded,
+    RunUnusual,
     ServiceAway,
     SettingDoubtful,
     TenantFailed,
@@ -74,6 +76,10 @@ def ended_twice() -> RunRecord:
     later = NOON + timedelta(hours=1)
     second = Attempt(id="a-2", outcome=Outcome.SUCCEEDED, started_utc=later, finished_utc=later + timedelta(seconds=2))
     return ended(Outcome.FAILED, "OSError: down").after(second)
+
+
+UNUSUAL_COUNT = Unusual(since_utc=NOON, value=0, usual=119.6, count="orders")
+UNUSUAL_TIME = Unusual(since_utc=NOON, value=310.2, usual=12)
 
 
 EVENTS: list[tuple[Event, int, str]] = [
@@ -133,6 +139,16 @@ EVENTS: list[tuple[Event, int, str]] = [
         ),
         logging.WARNING,
         "WARNING acme/weather flows[0].tz: unknown tenant=acme flow=weather path=flows[0].tz",
+    ),
+    (
+        RunUnusual(record=ended(Outcome.SUCCEEDED), unusual=UNUSUAL_COUNT),
+        logging.WARNING,
+        "UNUSUAL acme/weather: orders=0, usually 120 count=orders run=5f",
+    ),
+    (
+        RunUnusual(record=ended(Outcome.SUCCEEDED), unusual=UNUSUAL_TIME),
+        logging.WARNING,
+        "UNUSUAL acme/weather: took 310 s, usually 12 s run=5f",
     ),
     (
         SettingDoubtful(why="KEY_VAULT_URL: unknown, and has no effect; did you mean KEY_VAULT_URI?"),

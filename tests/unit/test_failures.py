@@ -76,6 +76,23 @@ async def test_a_server_that_cannot_be_reached_is_named() -> None:
     )
 
 
+async def test_a_fingerprint_is_that_of_the_texts_before_they_are_redacted() -> None:
+    """It is the same whether or not the run has read a secret that is part of the host."""
+
+    async def flow() -> None:
+        await get(httpx.Response(503), "https://acme.example.com/orders")
+
+    redact = Redaction()
+    redact.add("shop--account", "acme.example")
+    plain, redacted = await failure_in(flow), await failure_in(flow, redact)
+
+    assert redacted.host is not None
+    assert "acme" not in redacted.host
+    assert "acme" not in redacted.message
+    place = f"{__name__}.get"
+    assert plain.fingerprint == redacted.fingerprint == fingerprint("HTTPStatusError", 503, "acme.example.com", place)
+
+
 async def test_an_error_of_httpx_without_a_request_has_no_host() -> None:
     """A flow may raise such an error itself."""
 

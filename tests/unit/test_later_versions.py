@@ -52,6 +52,16 @@ def test_a_state_keeps_fields_at_any_depth() -> None:
         "lease": {"until": 5.5, "nonce": "n", "message": MESSAGE, **LATER},
         "wanted": MESSAGE,
         "cursor": {"unknown": {"a": 1}},
+        "outcomes": "sfz",
+        "staleUtc": TIME,
+        "scheduleRev": "5f",
+        "scheduleSinceUtc": TIME,
+        "usual": {
+            "seconds": {"mean": 1.5, "deviation": 0.5, "runs": 2, **LATER},
+            "counts": [{"name": "orders", "mean": 5.0, "deviation": 0.5, "runs": 2, "streak": 2, **LATER}],
+            **LATER,
+        },
+        "unusual": [{"sinceUtc": TIME, "value": 0.0, "usual": 5.0, "count": "orders", **LATER}],
         **LATER,
     }
 

@@ -53,6 +53,25 @@ def test_the_number_of_remembered_runs_is_limited(empty: FlowState) -> None:
     assert len(str(state.document())) < 2048
 
 
+@pytest.mark.parametrize("outcome", Outcome)
+def test_the_last_outcomes_are_remembered(empty: FlowState, outcome: Outcome) -> None:
+    """Each attempt has a letter of its own, so that a state stays small."""
+    state = empty.after(attempt(Outcome.FAILED), job(), None, None).after(attempt(outcome, 2), job(), None, None)
+    assert FlowState.from_document(state.document()).last_outcomes == ("failed", str(outcome))
+
+    for number in range(REMEMBERED - 1):
+        state = state.after(attempt(Outcome.SUCCEEDED, number), job(), None, None)
+    assert state.last_outcomes == (str(outcome), *["succeeded"] * (REMEMBERED - 1))
+
+
+def test_a_skipped_run_is_an_outcome_too(empty: FlowState) -> None:
+    """An outcome of a later version is unknown."""
+    skipped = empty.noting_skip("r-1", None)
+    assert (skipped.last_outcomes, skipped.last_outcome) == (("skipped_overlap",), None)
+
+    assert skipped.noting_outcome(Outcome("paused")).last_outcomes == ("skipped_overlap", "unknown")
+
+
 def test_a_record_recognises_its_attempts() -> None:
     """Settlement reads a record back if the answer of its write was lost. All attempts are counted, the last listed."""
     record = RunRecord.begin(job(), "weather", NOON)
@@ -116,7 +135,7 @@ def test_a_skipped_run_is_remembered_beside_the_run_that_goes_on(wish: JobMessag
     assert after.ended == (*before.ended[1:], "r-skipped")
     assert after.wanted
     assert after.wanted.run_id == wanted
-    assert replace(after, ended=before.ended, wanted=before.wanted) == before
+    assert replace(after, ended=before.ended, wanted=before.wanted, outcomes=before.outcomes) == before
 
 
 def test_a_part_advances_the_window_as_far_as_it_is_done(empty: FlowState) -> None:
