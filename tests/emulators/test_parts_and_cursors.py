@@ -333,3 +333,24 @@ class TestParts:
         await host.all()
 
         assert [part for part, _ in parts] == [1, 2, 3, 2, 3]
+
+    async def test_a_posted_message_does_not_take_the_place_of_a_part(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """Part 2 of run `r` has the id `r.2`. A message with that id is kept with the reason, and the part runs."""
+        await world.put(document("t", entry("flow")))
+        parts = []
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            parts.append((run.run_id, run.part))
+            if run.run_id == "r":
+                raise Continue
+
+        host = Deliveries(services, wire, registered(flow))
+        for run in ("r.2", "r"):
+            host.post(run_id=run)
+            await host.all()
+
+        letters = [each async for each in world.runs.query_items("SELECT * FROM c WHERE c.type = 'DeadLetter'")]
+        assert parts == [("r", 1), ("r.2", 2)]
+        assert ["is the id of part 2 of run 'r'" in letter["why"] for letter in letters] == [True]
