@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid
 from datasync.model.job import PlannedJob
 from datasync.model.lease import DURATION
-from datasync.model.state import FlowState, Leased
+from datasync.model.state import Checkpoint, FlowState, Leased
 from datasync.run.acquire import find
 from datasync.services import Services
 from datasync.tries import tries
@@ -76,8 +76,8 @@ class HeldLease:
         """Keep the lease until tasks have ended, which an attempt has left behind; then release it."""
         self._kept = asyncio.ensure_future(self._keep_until(tasks))
 
-    async def save_cursor(self, cursor: Any) -> None:
-        """Keep a cursor under the lease.
+    async def save_cursor(self, cursor: Any, checkpoint: Checkpoint) -> None:
+        """Keep a cursor under the lease, and what the run has counted so far.
 
         Raises:
             LeaseLost: the attempt no longer holds the lease.
@@ -87,7 +87,7 @@ class HeldLease:
         await self.check()
         async with self._lock:
             async for _ in tries(self._services.clock.sleep):
-                changed = replace(self.document, cursor=cursor)
+                changed = replace(self.document, cursor=cursor, checkpoint=checkpoint)
                 if etags := await self._services.runs.save(changed):
                     self.document = replace(changed, etag=etags[0])
                     return

@@ -91,9 +91,7 @@ class JobQueue:
     async def send_body(self, body: bytes, delay: timedelta) -> None:
         """Put a message on the queue as it is, hidden for a time. Raises ServiceUnavailable as `send` does."""
         with self._explained():
-            await self._queue.send_message(
-                body, visibility_timeout=-(-delay // _SECOND) or None, time_to_live=_NEVER
-            )
+            await self._queue.send_message(body, visibility_timeout=-(-delay // _SECOND) or None, time_to_live=_NEVER)
 
     async def undecodable(self) -> AsyncIterator[tuple[str, str]]:
         """Yield the id and the text of messages that are not texts in base64, which no function can receive.

@@ -8,7 +8,7 @@ from hashlib import sha256
 import msgspec
 
 from datasync import cron
-from datasync.flow.registry import Flow, FlowRegistry
+from datasync.flow.registry import FlowRegistry
 from datasync.model.job import HEAD_START, JobMessage, PlannedJob, Trigger, run_id
 from datasync.model.tenant import FlowEntry, Planned, Problem, Tenant
 from datasync.model.times import utc_text
@@ -39,8 +39,8 @@ class Advance(msgspec.Struct, frozen=True):
     oldest_name: str
     """The last one of the flow's names: an entry may get the flow's other name between two ticks."""
     is_own_without_note: bool
-    """Whether `nextRunUtc` counts as planned by the app if the entry has no note: it is an occurrence of the schedule, or
-    no tick has passed it yet."""
+    """Whether `nextRunUtc` counts as planned by the app if the entry has no note: it is a recent occurrence of the
+    schedule, or no tick has passed it yet."""
 
     @property
     def needs_note(self) -> bool:
@@ -88,15 +88,16 @@ def plan(
         if entry.enabled and (found := [*entry_problems(tenant, entry, registry, now)]):
             yield from found
             continue
-        flow = registry.resolve(entry.name) if entry.enabled else None
-        advance = _advance(tenant, entry, flow, now, horizon, spread) if flow else None
+        advance = None
+        if entry.enabled:
+            advance = _advance(tenant, entry, registry, now=now, horizon=horizon, spread=spread)
         yield advance
         if advance and advance.next_run <= horizon:
             yield _too_often(tenant, entry, horizon)
 
 
 def _advance(
-    tenant: Tenant, entry: FlowEntry, flow: Flow, now: datetime, horizon: datetime, spread: timedelta
+    tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, *, now: datetime, horizon: datetime, spread: timedelta
 ) -> Advance | None:
     served = entry.next_run
     instants: list[datetime] = []
@@ -120,7 +121,7 @@ def _advance(
         rev=tenant.revision_of(entry),
         now=now,
         late=spread * _fraction(tenant.id, entry.name),
-        oldest_name=flow.names[-1],
+        oldest_name=registry.resolve(entry.name).names[-1],
         is_own_without_note=served is not None and (served > now or _is_recent_occurrence(tenant, entry, served, now)),
     )
 

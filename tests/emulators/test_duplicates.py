@@ -264,7 +264,8 @@ class TestOccurrences:
     ) -> None:
         """Both enqueue the occurrence under the same run id."""
         due = NOW if planned else NOW - timedelta(seconds=30)  # which is not a time of the schedule
-        await world.put(document("t", entry("weather", nextRunUtc="2025-08-23T11:00:00Z" if planned else utc_text(due))))
+        stored = "2025-08-23T11:00:00Z" if planned else utc_text(due)
+        await world.put(document("t", entry("weather", nextRunUtc=stored)))
         if planned:
             await tick(services, NOON - timedelta(hours=1))
         host = Deliveries(services, wire, FLOWS)

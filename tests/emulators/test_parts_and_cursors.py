@@ -99,6 +99,34 @@ class TestCursors:
 
         assert (seen, host.kills) == ([None, "half"], 1)
 
+    @pytest.mark.parametrize("end", ["fails", "is killed", "is deferred"])
+    async def test_counts_are_kept_with_a_checkpoint(
+        self, world: World, wire: Wire, services: Services, end: str
+    ) -> None:
+        """The next attempt goes on counting there. What was counted after the checkpoint is done and counted again."""
+        await world.put(document("t", entry("flow")))
+        seen = []
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            seen.append((run.cursor, dict(run.counts)))
+            run.count(pages=1)
+            run.cursor = (run.cursor or 0) + 1
+            await run.checkpoint()
+            if run.attempt == 1:
+                run.count(pages=1)
+                wire.killed = end == "is killed"
+                raise OSError("down") if end != "is deferred" else RetryLater
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.all()
+        host.post(run_id="r-2")
+        await host.all()
+
+        assert seen == [(None, {}), (1, {"pages": 1}), (2, {})]
+        assert [record["counts"] for record in await world.records()] == [{"pages": 2}, {"pages": 1}]
+        assert "checkpoint" not in await world.runs.read_item("state-flow", partition_key="t")
+
     @pytest.mark.parametrize("checkpoint", [False, True])
     @pytest.mark.parametrize(
         ("cursor", "problem"),
