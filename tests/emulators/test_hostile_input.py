@@ -22,7 +22,7 @@ from localdev.keyvault import KeyVault
 from localdev.web import serving
 from tests.deliveries import NOW, Deliveries, Waiting, message, registered, succeed
 from tests.documents import document, entry
-from tests.faults import Request, Wire
+from tests.faults import Request, Wire, to
 from tests.stages import deliver, run_job
 from tests.world import World
 

@@ -220,7 +220,8 @@ EVENTS: list[tuple[Event, int, str]] = [
     (
         RunRenamed(job=JOB, renamed="6a", owner="other"),
         logging.WARNING,
-        "RENAMED acme/weather: run 5f goes on as 6a, because a run of other was posted under its runId run=5f delivery=2",
+        "RENAMED acme/weather: run 5f goes on as 6a, because a run of other was posted under its runId "
+        "run=5f delivery=2",
     ),
     (
         ServiceAway(job=JOB, error=AWAY, since=NOON, pause=timedelta(seconds=30)),
