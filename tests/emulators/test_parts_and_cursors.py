@@ -112,10 +112,10 @@ class TestCursors:
             run.count(pages=1)
             run.cursor = (run.cursor or 0) + 1
             await run.checkpoint()
-            if run.attempt == 1:
+            if len(seen) == 1:
                 run.count(pages=1)
                 wire.killed = end == "is killed"
-                raise OSError("down") if end != "is deferred" else RetryLater
+                raise RetryLater(timedelta(minutes=1)) if end == "is deferred" else OSError("down")
 
         host = Deliveries(services, wire, registered(flow))
         host.post()
