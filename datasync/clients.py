@@ -2,10 +2,11 @@
 
 import base64
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from http import HTTPStatus
-from typing import Any
+from typing import Any, override
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -159,10 +160,18 @@ def cosmos_client(account: Account, credential: Credential, on_response: Respons
     return CosmosClient(account.url or "", credential(), **options)
 
 
+class _Base64EncodePolicy(TextBase64EncodePolicy):
+    """Encodes messages in base64, as the queue trigger expects. A message in bytes need not be a text."""
+
+    @override
+    def encode(self, content: str | bytes) -> str:
+        return b64encode(content.encode() if isinstance(content, str) else content).decode()
+
+
 def queue_client(account: Account, name: str, credential: Credential) -> QueueClient:
     """Return a client of one queue, whose messages are in base64."""
     options: dict[str, Any] = {
-        "message_encode_policy": TextBase64EncodePolicy(),  # the queue trigger expects base64
+        "message_encode_policy": _Base64EncodePolicy(),
         "initial_backoff": 1,  # seconds; by default the first retry waits for 15
         "increment_base": 2,
         "random_jitter_range": 1,

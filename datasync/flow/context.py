@@ -63,7 +63,7 @@ class FlowRun:
     counts: Counter[str] = field(default_factory=Counter)
 
     async def checkpoint(self) -> None:
-        """Keep `cursor` now, so that the next attempt goes on there.
+        """Keep `cursor` and the counts now, so that the next attempt goes on there.
 
         Raises:
             CursorInvalid: the cursor is not JSON, or has more than 16 KB.

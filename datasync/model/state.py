@@ -57,6 +57,13 @@ class Deferral(Stored, frozen=True, rename="camel"):
     """The time at which its message appears on the queue."""
 
 
+class Checkpoint(Stored, frozen=True, rename="camel"):
+    """What a run that is not over has counted up to its last `run.checkpoint()`."""
+
+    run_id: Annotated[str, Meta(description="a text")]
+    counts: Annotated[dict[str, int], Meta(description="an object of whole numbers")]
+
+
 class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The memory of one flow of one tenant."""
 
@@ -72,6 +79,8 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The run that was deferred last, until another one has succeeded."""
     cursor: Any = None
     """The JSON value that the flow has kept last."""
+    checkpoint: Annotated[Checkpoint | None, Meta(description="a checkpoint, or null")] = None
+    """Kept with the cursor: the next attempt of the run goes on counting there."""
     window_end_utc: _Time = None
     """End of the last successful run's window: the start of the next one."""
     last_run_utc: _Time = None
@@ -120,6 +129,10 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         """The outcomes of the last attempts, oldest first; `unknown` for one of a later version."""
         return tuple(_WORDS.get(letter, "unknown") for letter in self.outcomes)
 
+    def counts_of(self, run_id: str) -> dict[str, int]:
+        """Return what a run has counted up to its last checkpoint."""
+        return self.checkpoint.counts if self.checkpoint and self.checkpoint.run_id == run_id else {}
+
     def after(
         self,
         attempt: Attempt,
@@ -142,6 +155,8 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         state = replace(self.noting_outcome(outcome), last_run_utc=attempt.finished_utc, cursor=cursor)
         if outcome.is_final or outcome is Outcome.DEFERRED:
             state = state.noting_end(job.leg)
+        if outcome.is_final and self.checkpoint and self.checkpoint.run_id == job.run_id:
+            state = replace(state, checkpoint=None)
         if outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED):
             ends = [end for end in (window_end, self.window_end_utc) if end]  # a window never moves back
             state = replace(state, window_end_utc=max(ends, default=None), consecutive_failures=0, deferral=None)

@@ -13,6 +13,7 @@ from datasync.model.job import Job
 from datasync.model.lease import DURATION, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import FlowState, Leased
+from datasync.run.own import is_own
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import RunEnded
@@ -118,7 +119,8 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
         own = replace(own, etag=etags[0]) if etags else own
         return Taken(document=own, interrupted=own) if etags else None
     record = await services.runs.record(found.tenant_id, job.run_id) or RunRecord.begin(job, found.flow_name, now)
-    if record.has(lost.nonce):  # it ended, and left a task behind that kept the lease
+    is_recorded = record.has(lost.nonce)  # it ended, and left a task behind that kept the lease
+    if is_recorded or not is_own(record, job, (found.flow_name,)):  # its message is refused when it comes back
         return await _replace(services, found, lease)
     record = record.is_present_for(job).after(attempt)
     state = replace(found.noting_outcome(Outcome.INTERRUPTED), lease=lease, token=token, last_run_utc=now)

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from datasync.errors import (
     FlowSettingsInvalid,
     FlowUnknown,
-    JobInvalid,
     ServiceUnavailable,
     StateInvalid,
     TenantInvalid,
@@ -31,6 +30,7 @@ from datasync.model.times import utc_text
 from datasync.run.acquire import INTERRUPTED, Taken, acquire
 from datasync.run.ending import Drop, Ending, PutBack
 from datasync.run.lease import HeldLease
+from datasync.run.own import check_own, is_own
 from datasync.schedule import Expectation
 from datasync.services import Services
 from datasync.telemetry.emit import emit
@@ -205,11 +205,7 @@ async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Dr
     )
     if isinstance(record, BaseException):
         raise record
-    if record and record.flow_name not in (job.flow_name, *flow.names):
-        raise JobInvalid(
-            f"message {job.message_id} asks for {job.flow_name!r} under the runId {job.run_id!r}, which is a run of "
-            f"{record.flow_name!r}: leave the runId out, or choose another"
-        )
+    check_own(record, job, flow.names)
     if record and record.is_over_for(job):  # whether or not the tenant can be read
         return _duplicate(job, record)
     record = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
@@ -336,6 +332,9 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
 async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:
     """Look at the facts that are exact under the lease: a record that another process has written may lag behind."""
     job, state, document = admitted.job, admitted.state, admitted.lease.document
+    if isinstance(document, RunRecord) and not is_own(document, job, admitted.flow.names):
+        await services.runs.release(document)
+        check_own(document, job, admitted.flow.names)
     if document.is_over_for(job):
         await services.runs.release(document)
         return _duplicate(job, await services.runs.record(job.tenant_id, job.run_id))
@@ -369,6 +368,8 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
     """Decide about a job that meets a live lease; None if the lease is gone meanwhile."""
     now, lease = services.clock.now(), found.lease or Lease()
     holder = lease.holder(job.tenant_id)
+    if isinstance(found, RunRecord):
+        check_own(found, job, flow.names)
     if holder is None:
         return PutBack(job.copy(), lease.left(now), "the lease of the flow was edited by hand, and is not over")
     if holder.run_id == job.run_id:

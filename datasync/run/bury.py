@@ -15,6 +15,7 @@ from datasync.model.state import FlowState
 from datasync.run.acquire import Taken, acquire
 from datasync.run.admit import MOST_ROUNDS, apart, died
 from datasync.run.lease import HeldLease
+from datasync.run.own import check_own
 from datasync.run.receive import receive
 from datasync.run.settle import Delivery, settle
 from datasync.services import Services
@@ -34,7 +35,11 @@ async def bury(services: Services, registry: FlowRegistry, message: QueueMessage
 
     """
     try:
-        await _bury(services, registry, message)
+        try:
+            await _bury(services, registry, message)
+        except JobInvalid as error:
+            emit(JobRefused(error=error, attempt=message.dequeue_count))
+            await keep_letter(services, message, str(error))
     except Exception as error:  # noqa: BLE001 - a poison message must not be lost, and has no other poison queue
         emit(NotBuried(message_id=message.id, error=error))
         await services.poison.send_body(message.body, _AGAIN)
@@ -47,13 +52,9 @@ async def keep_letter(services: Services, message: QueueMessage, why: str) -> No
 
 
 async def _bury(services: Services, registry: FlowRegistry, message: QueueMessage) -> None:
-    try:
-        job = receive(message)
-    except JobInvalid as error:
-        emit(JobRefused(error=error, attempt=message.dequeue_count))
-        await keep_letter(services, message, str(error))
-        return
+    job = receive(message)
     record = await services.runs.record(job.tenant_id, job.run_id)
+    check_own(record, job, _names(registry, job))
     if record and record.is_over_for(job):
         await _drop(services, job, record)
     elif job.rounds + 1 < MOST_ROUNDS:
@@ -62,6 +63,13 @@ async def _bury(services: Services, registry: FlowRegistry, message: QueueMessag
         emit(JobPutBack(job=job, why="its message reached the poison queue", delay=delay))
     else:
         await _end(services, registry, job, record)
+
+
+def _names(registry: FlowRegistry, job: Job) -> tuple[str, ...]:
+    try:
+        return registry.resolve(job.flow_name).names
+    except FlowUnknown:
+        return (job.flow_name,)
 
 
 async def _end(services: Services, registry: FlowRegistry, job: Job, record: RunRecord | None) -> None:

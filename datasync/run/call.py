@@ -36,6 +36,7 @@ from datasync.model.decode import NAME_LIMIT
 from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.run import Outcome, RunRecord, RunWindow
+from datasync.model.state import Checkpoint
 from datasync.run.admit import Admitted
 from datasync.run.ending import Ending
 from datasync.run.execute import Execution, How, execute
@@ -70,9 +71,9 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         http=http,
         log=RunLog(subject, {"run": job.run_id, "attempt": attempt}, redact),
         cursor=deepcopy(cursor),
-        keep=partial(_keep, admitted),
-        counts=Counter(),
+        counts=Counter(admitted.state.counts_of(job.run_id) if admitted.state else {}),
     )
+    run.keep = partial(_keep, admitted, run, redact)
     kv = TenantSecretClient(tenant.id, services.vault, redact.add, _refused_at(admitted.record), services.claims.holder)
     function = partial(flow.function, tenant.id, kv, run) if flow.takes_run else partial(flow.function, tenant.id, kv)
     async with aclosing(http), admitted.lease.kept():
@@ -105,7 +106,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
         cursor_before=cursor,
-        counts=dict(islice(_counts(run, redact).items(), MOST_COUNTS)),
+        counts=_counts(run, redact),
         http=usage.totals(),
         secrets=dict(kv.reads),
         abandoned=execution.abandoned,
@@ -117,7 +118,7 @@ def _counts(run: FlowRun, redact: Redaction) -> dict[str, int]:
     counts = Counter[str]()
     for name, number in _valid(run.counts):
         counts[redact.line(name, NAME_LIMIT)] += number
-    return dict(counts)
+    return dict(islice(counts.items(), MOST_COUNTS))
 
 
 def _valid(counts: Mapping[str, object]) -> Iterator[tuple[str, int]]:
@@ -156,10 +157,10 @@ def _window(services: Services, admitted: Admitted) -> Window:
     return Window(start=start, end=max(end, start or end))
 
 
-async def _keep(admitted: Admitted, cursor: Any) -> None:
+async def _keep(admitted: Admitted, run: FlowRun, redact: Redaction, cursor: Any) -> None:
     if admitted.state is None:
         raise CursorInvalid(_NO_CURSOR)
-    await admitted.lease.save_cursor(normalized(cursor))
+    await admitted.lease.save_cursor(normalized(cursor), Checkpoint(run.run_id, _counts(run, redact)))
 
 
 _NO_CURSOR = 'run.cursor is not kept for a flow with overlap="allow": its runs would replace the cursors of each other'

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid
 from datasync.model.lease import DURATION
-from datasync.model.state import Leased
+from datasync.model.state import Checkpoint, Leased
 from datasync.run.acquire import find
 from datasync.services import Services
 from datasync.tries import tries
@@ -87,8 +87,8 @@ class HeldLease:
         """Keep no further cursor: the flow has returned. A task that it has left behind may still run."""
         self._is_sealed = True
 
-    async def save_cursor(self, cursor: Any) -> None:
-        """Keep a cursor under the lease.
+    async def save_cursor(self, cursor: Any, checkpoint: Checkpoint) -> None:
+        """Keep a cursor under the lease, and what the run has counted so far.
 
         Raises:
             LeaseLost: the attempt no longer holds the lease, or its flow has returned.
@@ -100,7 +100,7 @@ class HeldLease:
             raise LeaseLost(f"{self.document.tenant_id}/{self.document.flow_name} has returned: the cursor is not kept")
         async with self._lock:
             async for _ in tries(self._services.clock.sleep):
-                changed = replace(self.document, cursor=cursor)
+                changed = replace(self.document, cursor=cursor, checkpoint=checkpoint)
                 if etags := await self._services.runs.save(changed):
                     self.document = replace(changed, etag=etags[0])
                     return

@@ -1,6 +1,7 @@
 """receive: turns a queue message into a complete job."""
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -52,6 +53,7 @@ def receive(message: QueueMessage) -> Job:
         message_id=wire.message_id or message.id,
         trigger=Trigger.REDRIVE if wire.redrive else wire.trigger or posted,
     )
+    _check_part(message, complete)
     _check_size(message, complete)
     return Job.of(complete, delivery=message.dequeue_count)
 
@@ -77,6 +79,24 @@ def _check_storable(message: QueueMessage, fields: dict[str, Any]) -> None:
             json.dumps({name: value}, ensure_ascii=False, allow_nan=False).encode()
         except (ValueError, RecursionError) as error:
             raise _invalid(message, f"{shorten(name)}: cannot be stored as JSON: {error}") from None
+
+
+def _check_part(message: QueueMessage, complete: JobMessage) -> None:
+    """Check that a message posted by hand does not take the id of a part of another run.
+
+    A run that the app has put back or deferred goes on: it began when such an id was accepted.
+    """
+    run, _, number = (complete.run_id or "").rpartition(".")
+    has_begun = complete.message_id != message.id or complete.deferral > 0
+    if complete.part == 1 and not has_begun and run and _PART.fullmatch(number):
+        raise _invalid(
+            message,
+            f'runId: {complete.run_id!r} is the id of part {number} of run {run!r}: add "part": {number}, or choose an '
+            "id that does not end in a dot and a number",
+        )
+
+
+_PART = re.compile("[2-9]|[1-9][0-9]+", re.ASCII)  # the first part has the id of the run
 
 
 def _check_size(message: QueueMessage, complete: JobMessage) -> None:

@@ -14,16 +14,17 @@ from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid, TenantU
 from datasync.flow.registry import Flow
 from datasync.model.decode import fits_in_id
 from datasync.model.failure import Failure
-from datasync.model.job import Job, PlannedJob
+from datasync.model.job import Job, PlannedJob, run_id
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import Deferral, FlowState, Leased
 from datasync.model.usual import Unusual
 from datasync.run.ending import Ending
 from datasync.run.lease import HeldLease
+from datasync.run.own import check_own, is_own
 from datasync.schedule import Expectation
 from datasync.services import Services
 from datasync.telemetry.emit import emit
-from datasync.telemetry.events import EndingNotRecorded
+from datasync.telemetry.events import EndingNotRecorded, RunRenamed
 from datasync.tries import MOST, tries
 
 MOST_DEFERRALS = 100
@@ -78,6 +79,7 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
 
     Raises:
         LeaseLost: another attempt holds the lease, and nothing was recorded.
+        JobInvalid: the flow was not called, and a run of another flow has ended under the job's run id.
         ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the documents in every try.
 
     """
@@ -125,6 +127,9 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
         if await runs.save(*documents):
             return ended
         record = await runs.record(job.tenant_id, job.run_id)
+        if record and not is_own(record, job, delivery.names):
+            delivery = _renamed(services, delivery, record)
+            job, record = delivery.job, await runs.record(job.tenant_id, delivery.job.run_id)
         if record and (_is_written(record, delivery, ending) or (delivery.lease is None and record.is_over_for(job))):
             return record
         if delivery.lease:
@@ -134,6 +139,25 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
         f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {MOST} tries. "
         "It will be tried again"
     )
+
+
+def _renamed(services: Services, delivery: Delivery, taken: RunRecord) -> Delivery:
+    """Return the delivery under another run id, as a run of another flow has ended under its own meanwhile.
+
+    Raises:
+        JobInvalid: the flow was not called, so the message can be refused.
+
+    """
+    job = delivery.job
+    if delivery.lease is None:
+        check_own(taken, job, delivery.names)
+    renamed = replace(
+        job,
+        run_id=run_id(job.run_id, delivery.names[0]),
+        delivery=services.settings.max_attempts,  # the host would deliver the message with the former id
+    )
+    emit(RunRenamed(job=job, renamed=renamed.run_id, owner=taken.flow_name))
+    return replace(delivery, job=renamed)
 
 
 def _is_written(record: RunRecord, delivery: Delivery, ending: Ending) -> bool:

@@ -91,31 +91,37 @@ class JobQueue:
     async def send_body(self, body: bytes, delay: timedelta) -> None:
         """Put a message on the queue as it is, hidden for a time. Raises ServiceUnavailable as `send` does."""
         with self._explained():
-            await self._queue.send_message(
-                body.decode(errors="replace"), visibility_timeout=-(-delay // _SECOND) or None, time_to_live=_NEVER
-            )
+            await self._queue.send_message(body, visibility_timeout=-(-delay // _SECOND) or None, time_to_live=_NEVER)
 
     async def undecodable(self) -> AsyncIterator[tuple[str, str]]:
         """Yield the id and the text of messages that are not texts in base64, which no function can receive.
 
-        Each is deleted after the loop's body. Up to 32 messages at the front of the queue are looked at. Raises
-        ServiceUnavailable as `send` does.
+        Each is deleted after the loop's body. Messages are looked at in groups of 32 from the front of the queue, up to
+        the first group in which no message has to be yielded: the functions receive those in front of the others.
+        Raises ServiceUnavailable as `send` does.
         """
         with self._explained():
-            try:
-                seen = await self._queue.peek_messages(max_messages=_AT_ONCE)
-            except ResourceNotFoundError:  # the host creates a poison queue when it moves the first message there
-                return
-            if all(_is_decodable(message.content) for message in seen):
-                return
-            async for message in self._queue.receive_messages(
-                messages_per_page=_AT_ONCE, max_messages=_AT_ONCE, visibility_timeout=_LOOK
-            ):
-                if _is_decodable(message.content):
-                    await self._queue.update_message(message, visibility_timeout=0)
-                else:
-                    yield str(message.id), str(message.content)
-                    await self._queue.delete_message(message)
+            while await self._is_undecodable_in_front():
+                found = False
+                async for message in self._queue.receive_messages(
+                    messages_per_page=_AT_ONCE, max_messages=_AT_ONCE, visibility_timeout=_LOOK
+                ):
+                    if _is_decodable(message.content):
+                        # With the message itself, its text would be encoded in base64 once more.
+                        await self._queue.update_message(message.id, message.pop_receipt, visibility_timeout=0)
+                    else:
+                        found = True
+                        yield str(message.id), str(message.content)
+                        await self._queue.delete_message(message)
+                if not found:  # another process has received them meanwhile
+                    return
+
+    async def _is_undecodable_in_front(self) -> bool:
+        try:
+            seen = await self._queue.peek_messages(max_messages=_AT_ONCE)
+        except ResourceNotFoundError:  # the host creates a poison queue when it moves the first message there
+            return False
+        return not all(_is_decodable(message.content) for message in seen)
 
     async def look(self) -> Queued:
         """Return the length of the queue and the messages at its front, which stay there.

@@ -164,13 +164,20 @@ class TenantStore:
 
         return await self._patch(tenant, [move.entry for move in moves], moved)
 
-    async def note(self, tenant: Tenant, entries: Sequence[FlowEntry], now: datetime) -> Patched:
-        """Make a note in up to MOST_MOVES entries that the app has not planned before. Raises as `move` does."""
+    async def note(self, tenant: Tenant, entries: Mapping[str, bool], now: datetime) -> Patched:
+        """Make a note in up to MOST_MOVES entries that have none. Raises as `move` does.
+
+        `entries` says for each name whether the app counts as the one that has planned its `nextRunUtc`. An entry whose
+        `nextRunUtc` somebody has edited meanwhile is not changed.
+        """
+        before = {name: tenant.entries[name] for name in entries}
 
         def noted(entry: FlowEntry) -> FlowEntry | None:
-            return None if entry.planned else replace(entry, planned=_note(_ahead(entry, now), now))
+            if entry.planned or entry.next_run_text != before[entry.name].next_run_text:
+                return None
+            return replace(entry, planned=_note(entry.next_run_text if entries[entry.name] else None, now))
 
-        return await self._patch(tenant, entries, noted)
+        return await self._patch(tenant, [*before.values()], noted)
 
     async def create(self, document: Mapping[str, Any]) -> bool:
         """Store a new document. Returns False if the tenant has one. Raises ServiceUnavailable."""
@@ -331,11 +338,6 @@ def _moved(entry: FlowEntry, move: Move, now: datetime) -> FlowEntry | None:
     text = utc_text(move.next_run)
     planned = _note(text, now) if move.is_planned else entry.planned
     return replace(entry, next_run=move.next_run, next_run_text=text, planned=planned)
-
-
-def _ahead(entry: FlowEntry, now: datetime) -> str | None:
-    """Return `nextRunUtc` if no tick has passed it: it is an occurrence then, as if the app had planned it."""
-    return entry.next_run_text if entry.next_run and entry.next_run > now else None
 
 
 def _note(next_run: str | None, now: datetime) -> Planned:

@@ -376,6 +376,24 @@ class RunSuperseded(_JobEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunRenamed(_JobEvent):
+    """A run of another flow has ended under the run id of an attempt. The attempt is recorded under another id."""
+
+    level = logging.WARNING
+    renamed: str
+    """The other id."""
+    owner: str
+    """The flow whose run has the id."""
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow, the two ids and the other flow."""
+        return (
+            f"RENAMED {self.subject}: run {self.job.run_id} goes on as {self.renamed}, because a run of {self.owner} "
+            "was posted under its runId"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndingNotRecorded(_JobEvent):
     """An attempt ended, and its record could not be written yet."""
 

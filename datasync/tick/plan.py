@@ -10,7 +10,7 @@ import msgspec
 from datasync import cron
 from datasync.flow.registry import FlowRegistry
 from datasync.model.job import HEAD_START, JobMessage, PlannedJob, Trigger, run_id
-from datasync.model.tenant import FlowEntry, Problem, Tenant
+from datasync.model.tenant import FlowEntry, Planned, Problem, Tenant
 from datasync.model.times import utc_text
 from datasync.schedule import find_zone
 from datasync.tick.check import entry_problems, tenant_problems
@@ -19,6 +19,10 @@ MOST_AHEAD = 1000
 """The most runs of one flow that a tick plans."""
 
 _AT_ONCE = 100  # occurrences that are looked for in one step
+
+
+_RECENT = timedelta(days=1)
+"""How far back a time without a note counts as planned by the app. An older time was set by a person."""
 
 
 class Advance(msgspec.Struct, frozen=True):
@@ -35,6 +39,11 @@ class Advance(msgspec.Struct, frozen=True):
     now: datetime
     late: timedelta
     """The part of the spread for which each job waits."""
+    oldest_name: str
+    """The last one of the flow's names: an entry may get the flow's other name between two ticks."""
+    is_own_without_note: bool
+    """Whether `nextRunUtc` counts as planned by the app if the entry has no note: it is a recent occurrence of the
+    schedule, or no tick has passed it yet."""
 
     @property
     def needs_note(self) -> bool:
@@ -46,12 +55,13 @@ class Advance(msgspec.Struct, frozen=True):
         return map(self._job, self.instants)
 
     def _job(self, at: datetime) -> PlannedJob:
-        is_forced = at == self.entry.next_run and not self.entry.is_planned
+        is_own = self.entry.is_planned if self.entry.planned else self.is_own_without_note
+        is_forced = at == self.entry.next_run and not is_own
         message = JobMessage(
             tenant_id=self.tenant_id,
             flow_name=self.entry.name,
             scheduled_utc=at,
-            run_id=_run_id(self.tenant_id, self.entry, at, is_forced=is_forced),
+            run_id=_run_id(self.tenant_id, self.oldest_name, self.entry.planned, at, is_forced=is_forced),
             rev=self.rev,
             trigger=Trigger.FORCED if is_forced else Trigger.SCHEDULE,
             enqueued_utc=self.now,
@@ -81,14 +91,16 @@ def plan(
         if entry.enabled and (found := [*entry_problems(tenant, entry, registry, now)]):
             yield from found
             continue
-        advance = (yield from _advance(tenant, entry, now, horizon, spread)) if entry.enabled else None
+        advance = None
+        if entry.enabled:
+            advance = yield from _advance(tenant, entry, registry, now=now, horizon=horizon, spread=spread)
         yield advance
         if advance and advance.next_run <= horizon:
             yield _too_often(tenant, entry, horizon)
 
 
 def _advance(
-    tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime, spread: timedelta
+    tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, *, now: datetime, horizon: datetime, spread: timedelta
 ) -> Generator[None, None, Advance | None]:
     served = entry.next_run
     instants: list[datetime] = []
@@ -111,7 +123,17 @@ def _advance(
         rev=tenant.revision_of(entry),
         now=now,
         late=spread * _fraction(tenant.id, entry.name),
+        oldest_name=registry.resolve(entry.name).names[-1],
+        is_own_without_note=entry.planned is None
+        and served is not None
+        and (served > now or _is_recent_occurrence(tenant, entry, served, now)),
     )
+
+
+def _is_recent_occurrence(tenant: Tenant, entry: FlowEntry, at: datetime, now: datetime) -> bool:
+    if now - at > _RECENT:
+        return False
+    return cron.parse(entry.cron).next(at, find_zone(tenant.zone_of(entry)), inclusive=True) == at
 
 
 def _following(
@@ -143,17 +165,16 @@ def _occurrences(expression: str, zone: str, after: datetime, horizon: datetime,
     return (*found, upcoming) if upcoming else ()
 
 
-def _run_id(tenant_id: str, entry: FlowEntry, at: datetime, *, is_forced: bool) -> str:
+def _run_id(tenant_id: str, flow: str, note: Planned | None, at: datetime, *, is_forced: bool) -> str:
     """Return the same id in each tick that decides about the same occurrence, whatever else is edited meanwhile.
 
     An occurrence of the schedule has one run. A time that a person has set back to has one run each time it is set:
     until a tick has moved `nextRunUtc`, the note of the tick before does not change. A time that a person has set, and
     that no tick has passed yet, is an occurrence like those of the schedule.
     """
-    note = entry.planned
     is_passed = note is not None and (note.next_run is None or at < note.next_run)
     decided_after = [note.key] if note and is_forced and is_passed else []
-    return run_id(tenant_id, entry.name, at.isoformat(), *decided_after)
+    return run_id(tenant_id, flow, at.isoformat(), *decided_after)
 
 
 def _fraction(*parts: str) -> float:

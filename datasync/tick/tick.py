@@ -285,7 +285,7 @@ class _Tick:
 
         """
         tenants, now = self._services.tenants, self._now
-        unnoted = [each.entry for each in group if each.needs_note]
+        unnoted = {each.entry.name: each.is_own_without_note for each in group if each.needs_note}
         await turn.spend(1 + bool(unnoted))  # the patches: nothing comes between the last message and its patch
         if unnoted:
             noted = await tenants.note(tenant, unnoted, now)

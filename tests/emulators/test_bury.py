@@ -239,7 +239,9 @@ async def test_what_is_not_a_job_is_kept_with_its_body(
 
 
 @pytest.mark.parametrize(
-    "body", [message(rounds=2).body, message().body, b"{"], ids=["a job", "a first round", "not a job"]
+    "body",
+    [message(rounds=2).body, message().body, b"{", b'\xff\xfe{"tenantId": "t"}'],
+    ids=["a job", "a first round", "not a job", "not UTF-8"],
 )
 async def test_a_message_goes_back_while_cosmos_db_is_away(
     world: World, wire: Wire, services: Services, caplog: pytest.LogCaptureFixture, body: bytes

@@ -9,14 +9,15 @@ import pytest
 import pytest_asyncio
 from azure.keyvault.secrets.aio import SecretClient
 
-from datasync import RetryLater
+from datasync import FlowRegistry, RetryLater
+from datasync.model.times import utc_text
 from datasync.services import Services
 from datasync.settings import Settings
 from localdev.keyvault import KeyVault
 from tests.deliveries import NOW, Deliveries, message, registered, succeed
 from tests.documents import document, entry
 from tests.faults import Killed, Wire, to
-from tests.stages import FLOWS, FakeClock, deliver, run_job, tick
+from tests.stages import FLOWS, FakeClock, deliver, does_nothing, registry_of, run_job, tick
 from tests.world import World
 
 SENT = to("POST", "/messages")
@@ -262,7 +263,9 @@ class TestOccurrences:
         self, world: World, wire: Wire, services: Services, other: Services, edit: str, *, planned: bool
     ) -> None:
         """Both enqueue the occurrence under the same run id."""
-        await world.put(document("t", entry("weather", nextRunUtc="2025-08-23T11:00:00Z" if planned else DUE)))
+        due = NOW if planned else NOW - timedelta(seconds=30)  # which is not a time of the schedule
+        stored = "2025-08-23T11:00:00Z" if planned else utc_text(due)
+        await world.put(document("t", entry("weather", nextRunUtc=stored)))
         if planned:
             await tick(services, NOON - timedelta(hours=1))
         host = Deliveries(services, wire, FLOWS)
@@ -283,8 +286,62 @@ class TestOccurrences:
 
         assert len(host.jobs) >= 1
         assert len({job.run_id for job in host.jobs}) == 1
-        assert [job.scheduled_utc for job in host.jobs] == [NOW] * len(host.jobs)
+        assert [job.scheduled_utc for job in host.jobs] == [due] * len(host.jobs)
         assert host.jobs[0].trigger == ("schedule" if planned else "forced")
+
+    @pytest.mark.parametrize("planned", [True, False], ids=["planned by the app", "without a note from the start"])
+    async def test_the_note_is_removed_after_a_tick_was_killed(
+        self, world: World, wire: Wire, services: Services, other: Services, *, planned: bool
+    ) -> None:
+        """Somebody saves the document from a file, before `nextRunUtc` has moved. The occurrence has the same run."""
+        await world.put(document("t", entry("weather", nextRunUtc=None if planned else DUE)))
+        if planned:
+            await tick(services, NOON - timedelta(hours=1))
+        host = Deliveries(services, wire, FLOWS)
+        wire.kill_before(to("PATCH", "/docs/t", "/nextRunUtc"))
+        with pytest.raises((Killed, BaseExceptionGroup)):
+            await tick(services, NOON)
+        wire.heal()
+        found = await world.document("t")
+        del found["flows"][0]["planned"]
+        await world.put(found)
+        await tick(other, NOON + timedelta(minutes=5))
+
+        assert [job.trigger for job in host.jobs] == ["schedule"] * 2
+        assert len({job.run_id for job in host.jobs}) == 1
+
+    @pytest.mark.parametrize("due", ["2025-08-23T11:59:59Z", "2025-08-21T12:00:00Z"], ids=["off schedule", "long ago"])
+    async def test_a_time_that_a_document_without_notes_forces_again_is_a_run_again(
+        self, world: World, wire: Wire, services: Services, due: str
+    ) -> None:
+        """Somebody saves a document from a file, which has no note, each time to force a run."""
+        host = Deliveries(services, wire, FLOWS)
+        for minutes in (0, 5):
+            await world.put(document("t", entry("weather", nextRunUtc=due)))
+            await tick(services, NOON + timedelta(minutes=minutes))
+
+        assert [job.trigger for job in host.jobs] == ["forced"] * 2
+        assert len({job.run_id for job in host.jobs}) == 2
+
+    async def test_the_entry_gets_the_new_name_of_its_flow_after_a_tick_was_killed(
+        self, world: World, wire: Wire, services: Services, other: Services
+    ) -> None:
+        """The flow was published under the new name, with the old one as an alias. The run id is the same in both."""
+        published, renamed = registry_of("old"), FlowRegistry()
+        renamed.flow("new", aliases=("old",))(does_nothing)
+        await world.put(document("t", entry("old", nextRunUtc=None)))
+        await tick(services, NOON - timedelta(hours=1), published)
+        host = Deliveries(services, wire, renamed)
+        for process in (services, services):
+            wire.kill_before(to("PATCH", "/docs/t", "/nextRunUtc"))
+            with pytest.raises((Killed, BaseExceptionGroup)):
+                await tick(process, NOON, published if not host.jobs else renamed)
+            wire.heal()
+        await self.edit(world, name="new")
+        await tick(other, NOON + timedelta(minutes=5), renamed)
+
+        assert [job.flow_name for job in host.jobs] == ["old", "old", "new"]
+        assert len({job.run_id for job in host.jobs}) == 1
 
     @pytest.mark.parametrize("next_run", [DUE, None], ids=["set by a person", "removed by a person"])
     async def test_an_occurrence_that_was_planned_ahead_and_is_overdue_later(

@@ -20,9 +20,9 @@ from datasync.run.pipeline import run_message
 from datasync.services import Services
 from localdev.keyvault import KeyVault
 from localdev.web import serving
-from tests.deliveries import NOW, Deliveries, message, registered, succeed
+from tests.deliveries import NOW, Deliveries, Waiting, message, registered, succeed
 from tests.documents import document, entry
-from tests.faults import Request, Wire
+from tests.faults import Request, Wire, to
 from tests.stages import deliver, run_job
 from tests.world import World
 
@@ -271,6 +271,73 @@ class TestForeignRunIds:
 
         record = await stored(world, "run-r-1")
         assert (record["flowName"], record["outcome"]) == ("failing", "failed")
+
+    @pytest.mark.parametrize(
+        ("error", "ends"),
+        [(None, ["succeeded"]), (OSError("down"), ["failed", "succeeded"])],
+        ids=["success", "failure"],
+    )
+    async def test_a_run_of_another_flow_that_ends_first_has_a_record_of_its_own(
+        self, world: World, wire: Wire, services: Services, error: Exception | None, ends: list[str]
+    ) -> None:
+        """A message names the run id of a run in progress. Both are recorded, and a failed one is attempted again."""
+        await world.put(document("t", entry("flow"), entry("other")))
+        registry, errors, posted = FlowRegistry(), [error], list[Waiting]()
+
+        @registry.flow("flow")
+        async def flow(tenant_id: str, kv: SecretClient) -> None:
+            if not posted:
+                posted.append(host.post(flow_name="other"))
+                await host.next()
+            if errors and (error := errors.pop()):
+                raise error
+
+        registry.flow("other")(succeed)
+        host = Deliveries(services, wire, registry)
+        host.post()
+        await host.all()
+
+        records = await world.records()
+        found = {each["flowName"]: [attempt["outcome"] for attempt in each["attempts"]] for each in records}
+        assert found == {"flow": ends, "other": ["succeeded"]}
+        assert (await stored(world, "state-flow")).get("lease") is None
+
+    async def test_a_poison_message_with_the_run_id_of_another_flow_is_kept(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The other flow's run goes on."""
+        await world.put(document("t", entry("flow"), entry("other")))
+        registry = registered(succeed)
+        registry.flow("other")(succeed)
+        await world.runs.upsert_item(
+            {"id": "run-r-1", "tenantId": "t", "type": "Run", "flowName": "flow", "runId": "r-1", "outcome": "failed"}
+            | dict.fromkeys(("scheduledUtc", "startedUtc", "finishedUtc"), NOW.isoformat())
+        )
+        before = await stored(world, "run-r-1")
+        host = Deliveries(services, wire, registry)
+        host.post(flow_name="other", is_poison=True, rounds=2)
+        await host.all()
+
+        letters = [each async for each in world.runs.query_items("SELECT * FROM c WHERE c.type = 'DeadLetter'")]
+        assert ["which is a run of 'flow'" in letter["why"] for letter in letters] == [True]
+        assert await stored(world, "run-r-1") == before
+
+    async def test_a_run_that_begins_under_the_id_of_another_flow_is_refused(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """Its flow allows overlapping runs. The record appears after it was looked for."""
+        await world.put(document("t", entry("flow"), entry("other")))
+        registry = registered(succeed, overlap="allow")
+        registry.flow("other")(succeed)
+        wire.after(to("GET", "run-r-1"), lambda: run_job(services, registry, message(id="m-9", flow_name="other"), NOW))
+        host = Deliveries(services, wire, registry)
+        host.post()
+        await host.all()
+
+        letters = [each async for each in world.runs.query_items("SELECT * FROM c WHERE c.type = 'DeadLetter'")]
+        record = await stored(world, "run-r-1")
+        assert (record["flowName"], record["attemptCount"], record.get("lease")) == ("other", 1, None)
+        assert ["which is a run of 'other'" in letter["why"] for letter in letters] == [True]
 
 
 class TestEdits:

@@ -99,6 +99,34 @@ class TestCursors:
 
         assert (seen, host.kills) == ([None, "half"], 1)
 
+    @pytest.mark.parametrize("end", ["fails", "is killed", "is deferred"])
+    async def test_counts_are_kept_with_a_checkpoint(
+        self, world: World, wire: Wire, services: Services, end: str
+    ) -> None:
+        """The next attempt goes on counting there. What was counted after the checkpoint is done and counted again."""
+        await world.put(document("t", entry("flow")))
+        seen = []
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            seen.append((run.cursor, dict(run.counts)))
+            run.count(pages=1)
+            run.cursor = (run.cursor or 0) + 1
+            await run.checkpoint()
+            if len(seen) == 1:
+                run.count(pages=1)
+                wire.killed = end == "is killed"
+                raise RetryLater(timedelta(minutes=1)) if end == "is deferred" else OSError("down")
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.all()
+        host.post(run_id="r-2")
+        await host.all()
+
+        assert seen == [(None, {}), (1, {"pages": 1}), (2, {})]
+        assert [record["counts"] for record in await world.records()] == [{"pages": 2}, {"pages": 1}]
+        assert "checkpoint" not in await world.runs.read_item("state-flow", partition_key="t")
+
     @pytest.mark.parametrize("checkpoint", [False, True])
     @pytest.mark.parametrize(
         ("cursor", "problem"),
@@ -333,3 +361,24 @@ class TestParts:
         await host.all()
 
         assert [part for part, _ in parts] == [1, 2, 3, 2, 3]
+
+    async def test_a_posted_message_does_not_take_the_place_of_a_part(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """Part 2 of run `r` has the id `r.2`. A message with that id is kept with the reason, and the part runs."""
+        await world.put(document("t", entry("flow")))
+        parts = []
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            parts.append((run.run_id, run.part))
+            if run.run_id == "r":
+                raise Continue
+
+        host = Deliveries(services, wire, registered(flow))
+        for run in ("r.2", "r"):
+            host.post(run_id=run)
+            await host.all()
+
+        letters = [each async for each in world.runs.query_items("SELECT * FROM c WHERE c.type = 'DeadLetter'")]
+        assert parts == [("r", 1), ("r.2", 2)]
+        assert ["is the id of part 2 of run 'r'" in letter["why"] for letter in letters] == [True]

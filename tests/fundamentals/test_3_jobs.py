@@ -70,6 +70,8 @@ def test_a_job_has_no_key_that_the_host_reserves() -> None:
         (f'{{"tenantId": "t", "flowName": "f", "note": {"9" * 5000}}}', "not JSON in UTF-8"),
         ('{"tenantId": "t", "flowName": {"- at `$": 1}}', "flowName: expected a text"),
         ('{"tenantId": "t", "flowName": "f", "runId": "a/b"}', 'runId: expected up to 200 .* got "a/b"'),
+        ('{"tenantId": "t", "flowName": "f", "runId": "r.2"}', "runId: 'r.2' is the id of part 2 of run 'r': add"),
+        ('{"tenantId": "t", "flowName": "f", "runId": "r.10", "redrive": 1}', "runId: 'r.10' is the id of part 10"),
         ('{"tenantId": "t", "flowName": "f", "dequeueCount": 0}', "reserves the keys dequeuecount; leave them out"),
     ],
 )
@@ -81,6 +83,23 @@ def test_a_message_that_is_not_a_job_is_rejected(body: str | bytes, why: str) ->
     assert "message m-1 is not a job" in str(refused.value)
     assert '{"tenantId": "tenant-123", "flowName": "weather"}' in str(refused.value)
     assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"runId": "r.2", "part": 2',
+        '"runId": "r.2", "messageId": "m-0"',  # put back by a version of the app that accepted the id
+        '"runId": "r.2", "deferral": 1',
+        '"runId": "r.1"',
+        '"runId": "r.02"',
+        '"runId": "v1.2-b"',
+        '"runId": ".2"',
+    ],
+)
+def test_a_run_id_that_is_not_that_of_another_runs_part_is_accepted(fields: str) -> None:
+    """Parts have their number in the message, and runs that have begun under such an id go on."""
+    assert receive(message(f'{{"tenantId": "t", "flowName": "f", {fields}}}')).flow_name == "f"
 
 
 def test_unknown_keys_are_ignored() -> None:

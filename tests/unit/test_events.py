@@ -29,6 +29,7 @@ from datasync.telemetry.events import (
     NotBuried,
     ProblemsOmitted,
     RunEnded,
+    RunRenamed,
     RunStarted,
     RunSuperseded,
     RunUnusual,
@@ -231,6 +232,12 @@ EVENTS: list[tuple[Event, int, str]] = [
         RunSuperseded(job=JOB, error=LeaseLost("the lease of acme/weather is over, and was taken over")),
         logging.WARNING,
         "SUPERSEDED acme/weather: the lease of acme/weather is over, and was taken over run=5f delivery=2",
+    ),
+    (
+        RunRenamed(job=JOB, renamed="6a", owner="other"),
+        logging.WARNING,
+        "RENAMED acme/weather: run 5f goes on as 6a, because a run of other was posted under its runId "
+        "run=5f delivery=2",
     ),
     (
         ServiceAway(job=JOB, error=AWAY, since=NOON, pause=timedelta(seconds=30)),
