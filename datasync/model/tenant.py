@@ -24,6 +24,9 @@ FLEET = "@fleet"
 MOST_EXPLAINED = 500
 """The most entries of one document whose faults are explained. A document has room for a million that are wrong."""
 
+_LONGEST_ID = 1023
+"""Bytes: https://learn.microsoft.com/azure/cosmos-db/concepts-limits#per-item-limits"""
+
 _STEP = 100  # entries that are read at once
 _MOST_NAMES = 100  # fields of a document without a type that are looked at
 
@@ -255,7 +258,7 @@ def is_tenant_document(document: Mapping[str, Any]) -> bool:
 
 def is_tenant_id(text: str) -> bool:
     """Return whether a text can be a tenant's id."""
-    return bool(text) and _id_mistake(text) is None
+    return bool(text) and id_mistake(text) is None
 
 
 def document_key(document: Mapping[str, Any]) -> str:
@@ -287,8 +290,10 @@ def _resembles(word: str, text: str) -> bool:
     return bool(get_close_matches(text.strip().lower(), [word], cutoff=0.8))
 
 
-def _id_mistake(tenant_id: str) -> str | None:
-    """Return the reason why a text cannot be a tenant's id."""
+def id_mistake(tenant_id: str) -> str | None:
+    """Return the reason why a text that is not empty cannot be a tenant's id; None if it can."""
+    if (size := len(tenant_id.encode(errors="replace"))) > _LONGEST_ID:
+        return f"an id has at most {_LONGEST_ID:,} bytes, as in Cosmos DB, got {size:,}"
     if tenant_id.startswith("@"):
         return "a tenant's id does not start with '@', which the app uses itself"
     if is_forbidden_in_ids(tenant_id):
@@ -312,7 +317,7 @@ def _read_document(document: Mapping[str, Any]) -> _TenantDocument:
             "tenantId",
             f"{read.tenant_id!r} is not the document's id {read.id!r}; both must be the tenant's id",
         )
-    if why := _id_mistake(read.id):
+    if why := id_mistake(read.id):
         raise TenantInvalid(tenant_label(document), "id", why)
     return read
 
