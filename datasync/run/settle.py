@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from datasync.errors import LeaseLost, RequestRefused, ServiceUnavailable, StateInvalid, TenantUnknown
 from datasync.flow.registry import Flow
 from datasync.model.decode import fits_in_id
+from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob
 from datasync.model.run import Attempt, Outcome, RunRecord
@@ -127,7 +128,7 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
             await delivery.lease.refresh()
         state = await _state_to_write(services, delivery, ending)
     raise _Contended(
-        f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {MOST} tries. "
+        f"the state of {job.tenant_id}/{shown(delivery.names[0])} was changed by others in each of {MOST} tries. "
         "It will be tried again"
     )
 
@@ -263,7 +264,7 @@ def _deferral_pause(ending: Ending, record: RunRecord) -> timedelta:
 
 
 def outage_pause(outages: int) -> timedelta:
-    """Return how long a job waits for a service that is away: 15 seconds at first, 15 minutes at most."""
+    """Return how long a job waits for a service, or for a state: 15 seconds at first, 15 minutes at most."""
     return min(timedelta(seconds=15 * (1 << min(outages, 10))), _LONGEST_OUTAGE_PAUSE)
 
 
