@@ -16,7 +16,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from datasync.errors import SettingsInvalid
-from datasync.model.display import shown
+from datasync.model.display import is_legible, quoted, shown
 
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 
@@ -299,7 +299,7 @@ def _queue_name(text: str) -> str:
 
 
 def _cosmos_name(text: str) -> str:
-    if text != text.strip() or not text.isprintable() or re.search(r"[/\\?#]", text):
+    if text != text.strip() or not is_legible(text) or re.search(r"[/\\?#]", text):
         raise ValueError(f"expected a name without / \\ ? # and without blanks around it, got {_harmless(text)}")
     return text
 
@@ -339,7 +339,7 @@ def _harmless(text: str) -> str:
     """Quote the value of a setting, unless it may be a key: that is never printed."""
     if "=" in text:
         return "a text with '=' in it, such as a connection string"
-    return repr(text) if len(text) <= _LONGEST_SHOWN else f"a text of {len(text)} characters"
+    return quoted(text) if len(text) <= _LONGEST_SHOWN else f"a text of {len(text)} characters"
 
 
 def _boolean(text: str) -> bool:

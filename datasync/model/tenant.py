@@ -14,7 +14,7 @@ from msgspec import Meta
 from datasync.errors import TenantInvalid
 from datasync.model import times
 from datasync.model.decode import NAME_LIMIT, NO_SURROGATES, FieldError, Text, decode, is_forbidden_in_ids, shorten
-from datasync.model.display import shown
+from datasync.model.display import is_legible, quoted, shown
 from datasync.model.times import read_utc
 
 FLEET = "@fleet"
@@ -280,7 +280,7 @@ def entry_label(content: object) -> str | None:
 
 
 def _label(name: str) -> str:
-    return shorten(name if name.isprintable() else repr(name)[1:-1])
+    return shorten(name if is_legible(name) else shown(repr(name)[1:-1]))
 
 
 def _resembles(word: str, text: str) -> bool:
@@ -300,8 +300,8 @@ def id_mistake(tenant_id: str) -> str | None:
         return "an id has none of / \\ ? #, which Cosmos DB does not accept"
     if tenant_id in (".", ".."):
         return "an id is not '.' or '..', which stand for a folder in the address of a document"
-    if not tenant_id.isprintable():
-        return f"an id has only printable characters, got {shorten(repr(tenant_id))}"
+    if not is_legible(tenant_id):
+        return f"an id has only printable characters, got {quoted(tenant_id)}"
     return None
 
 
@@ -326,8 +326,8 @@ def _read_entry(index: int, content: object, *, explains: bool) -> FlowEntry:
     read = decode(_EntryDocument, content, explains=explains)
     if len(read.name) > NAME_LIMIT:
         raise FieldError("name", why=f"a name has at most {NAME_LIMIT} characters, got {shorten(read.name)!r}")
-    if not read.name.isprintable():
-        raise FieldError("name", why=f"a name has only printable characters, got {read.name!r}")
+    if not is_legible(read.name):
+        raise FieldError("name", why=f"a name has only printable characters, got {quoted(read.name)}")
     try:
         next_run = None if read.next_run_utc is None else read_utc(read.next_run_utc)
     except ValueError:

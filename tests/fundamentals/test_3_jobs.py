@@ -63,6 +63,7 @@ def test_a_job_has_no_key_that_the_host_reserves() -> None:
         ('{"tenantId": "a/b", "flowName": "weather"}', "tenantId: an id has none of / "),
         ('{"tenantId": "acme\\nDONE x", "flowName": "weather"}', "tenantId: an id has only printable characters"),
         ('{"tenantId": "acme\\u202e\\u001b[2J", "flowName": "f"}', "tenantId: an id has only printable characters"),
+        ('{"tenantId": "acme\\u3164", "flowName": "weather"}', "tenantId: an id has only printable characters"),
         (f'{{"tenantId": "{"x" * 9_000}", "flowName": "f"}}', "tenantId: an id has at most 1,023 bytes, .* got 9,000"),
         (f'{{"tenantId": "{"ü" * 512}", "flowName": "f"}}', "tenantId: an id has at most 1,023 bytes, .* got 1,024"),
         ('{"tenantId": 7, "flowName": "weather"}', "tenantId: .* got 7"),
