@@ -3,6 +3,7 @@
 DataSyncError
 ├── SettingsInvalid      an app setting is missing or malformed
 ├── ServiceUnavailable   Cosmos DB, the queue or Key Vault refused or could not be reached
+│   ├── RequestRefused   Cosmos DB does not accept a request as it is
 │   └── MessageTooLarge  the queue takes no message of that size
 ├── TenantInvalid        a tenant document cannot be used
 ├── TenantUnknown        a tenant has no document
@@ -58,6 +59,10 @@ class ServiceUnavailable(DataSyncError):
         """The HTTP status of the answer; None if there was none."""
         self.unstarted: str | None = None
         """The nonce of a lease that may have been taken for an attempt, which did not start because of this error."""
+
+
+class RequestRefused(ServiceUnavailable):
+    """Cosmos DB does not accept a request as it is, such as a document that is too large. It is not away."""
 
 
 class MessageTooLarge(ServiceUnavailable):

@@ -13,7 +13,7 @@ import httpx
 
 from datasync.clients import CosmosAccount, Credential, queue_client, secret_client
 from datasync.clock import Clock
-from datasync.errors import ServiceUnavailable
+from datasync.errors import RequestRefused, ServiceUnavailable
 from datasync.flow import http
 from datasync.flow.secrets import Vault
 from datasync.flow.watchdog import Watchdog
@@ -55,7 +55,9 @@ class Outages:
         self._since: dict[str, datetime] = {}
 
     def note(self, error: ServiceUnavailable, now: datetime) -> datetime:
-        """Note that a service is away at `now` (aware). Returns since when."""
+        """Note that a service is away at `now` (aware). Returns since when. One that refuses a request is not away."""
+        if isinstance(error, RequestRefused):
+            return now
         return self._since.setdefault(error.service, now)
 
     def end(self, *services: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from datasync.errors import SettingsInvalid
+from datasync.model.display import is_legible, quoted, shown
 
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 
@@ -46,10 +47,6 @@ _KNOWN = (
     "AzureWebJobsStorage",
     "AzureWebJobsStorage__accountName",
     "AzureWebJobsStorage__queueServiceUri",
-    "AzureWebJobsStorage__blobServiceUri",
-    "AzureWebJobsStorage__tableServiceUri",
-    "AzureWebJobsStorage__credential",
-    "AzureWebJobsStorage__clientId",
     "COSMOS_CONNECTION_STRING",
     "COSMOS_ENDPOINT",
     "COSMOS_DATABASE",
@@ -64,12 +61,29 @@ _KNOWN = (
     "ORCHESTRATOR_CONCURRENCY",
     "CONCURRENCY_PER_TENANT",
     "RUN_RETENTION_DAYS",
-    *(f"{_QUEUES}{name}" for name in ("batchSize", "newBatchThreshold", "maxPollingInterval", "messageEncoding")),
     _ATTEMPTS,
     _PAUSE,
     _TIMEOUT,
 )
-"""The settings of docs/settings.md, other than those that Azure has for every app."""
+"""The settings that the app reads. It distinguishes capitals, as Linux does."""
+
+# https://learn.microsoft.com/azure/azure-functions/functions-reference#common-properties-for-identity-based-connections
+# https://learn.microsoft.com/azure/azure-functions/functions-host-json#queues
+_READ_BY_HOST = (
+    *(f"AzureWebJobsStorage__{name}ServiceUri" for name in ("blob", "table", "file")),
+    *(f"AzureWebJobsStorage__{name}" for name in ("credential", "clientId", "clientSecret", "tenantId")),
+    "AzureWebJobsStorage__managedIdentityResourceId",
+    *(f"{_QUEUES}{name}" for name in ("batchSize", "newBatchThreshold", "maxPollingInterval", "messageEncoding")),
+)
+"""Settings that resemble those of the app, and that only the host reads. It does not distinguish capitals:
+https://learn.microsoft.com/dotnet/core/extensions/configuration#configuration-keys-and-values"""
+
+_HOST_PREFIXES = ("azurewebjobs", "azurefunctionsjobhost__")
+
+_NAMES_OF_OTHERS = dict.fromkeys(
+    ("vaulturi", "vaulturl", "azurekeyvaulturi", "azurekeyvaulturl", "azurekeyvaultendpoint"), "KEY_VAULT_URI"
+)
+"""Plain names under which other programs have the values of settings. They are right if the setting is there too."""
 
 _OWN_PREFIXES = ("COSMOS_", "KEY_VAULT_", "ORCHESTRATOR_")
 
@@ -239,15 +253,22 @@ def _cosmos(environ: Mapping[str, str]) -> Account:
 
 def _warnings(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each setting that is probably misspelt, or has no effect."""
-    plain = {_plain(name): name for name in _KNOWN}
+    plain = {_plain(name): name for name in (*_KNOWN, *_READ_BY_HOST)}
+    read_by_host = {name.lower() for name in _READ_BY_HOST}
     for name in environ:
-        if name in _KNOWN or len(name) > _LONGEST_NAME:
+        if name in _KNOWN or len(name) > _LONGEST_NAME or name.lower() in read_by_host:
             continue
+        elsewhere = _NAMES_OF_OTHERS.get(_plain(name))
         close = get_close_matches(_plain(name), plain, n=1, cutoff=0.85)
-        if close:
-            yield f"{name}: unknown, and has no effect; did you mean {plain[close[0]]}?"
+        is_of_host = name.lower().startswith(_HOST_PREFIXES)
+        what = f"{shown(name)}: {'the app does not know it' if is_of_host else 'unknown, and has no effect'}"
+        if elsewhere:
+            if not environ.get(elsewhere):
+                yield f"{what}; did you mean {elsewhere}?"
+        elif close:
+            yield f"{what}; did you mean {plain[close[0]]}?"
         elif name.startswith(_OWN_PREFIXES):
-            yield f"{name}: unknown, and has no effect. docs/settings.md lists the settings"
+            yield f"{what}. docs/settings.md lists the settings"
     for used, unused in (
         ("COSMOS_CONNECTION_STRING", "COSMOS_ENDPOINT"),
         ("AzureWebJobsStorage", "AzureWebJobsStorage__accountName"),
@@ -278,7 +299,7 @@ def _queue_name(text: str) -> str:
 
 
 def _cosmos_name(text: str) -> str:
-    if text != text.strip() or not text.isprintable() or re.search(r"[/\\?#]", text):
+    if text != text.strip() or not is_legible(text) or re.search(r"[/\\?#]", text):
         raise ValueError(f"expected a name without / \\ ? # and without blanks around it, got {_harmless(text)}")
     return text
 
@@ -318,7 +339,7 @@ def _harmless(text: str) -> str:
     """Quote the value of a setting, unless it may be a key: that is never printed."""
     if "=" in text:
         return "a text with '=' in it, such as a connection string"
-    return repr(text) if len(text) <= _LONGEST_SHOWN else f"a text of {len(text)} characters"
+    return quoted(text) if len(text) <= _LONGEST_SHOWN else f"a text of {len(text)} characters"
 
 
 def _boolean(text: str) -> bool:

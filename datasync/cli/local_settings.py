@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datasync.errors import SettingsInvalid
 from datasync.model.decode import has_half_a_pair
+from datasync.model.display import shown
 
 
 def local_settings(file: Path) -> dict[str, str]:
@@ -46,4 +47,4 @@ def _is_value(text: str) -> bool:
 
 
 def _shown(name: str) -> str:
-    return name if name.isprintable() and name else repr(name)
+    return shown(name) or "''"

@@ -17,6 +17,7 @@ import msgspec
 from datasync.errors import FlowInvalid, FlowSettingsInvalid, FlowUnknown
 from datasync.flow.options import Cooldown, Overlap, option_mistakes, settings_schema
 from datasync.model.decode import NAME_LIMIT, FieldError, decode, fits_in_id
+from datasync.model.display import is_legible, quoted
 from datasync.model.tenant import FLEET, FlowEntry
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import FlowFileBroken
@@ -170,7 +171,7 @@ class FlowRegistry:
         similar = "".join(f"; did you mean {each!r}?" for each in get_close_matches(name, self._flows, n=1))
         known = ", ".join(repr(flow.name) for flow in self) or "none"
         causes = "".join(f"; {module} could not be loaded: {self.cause(module)}" for module in self.broken)
-        raise FlowUnknown(f"no flow is named {name!r}{similar or '.'} Known flows: {known}{causes}")
+        raise FlowUnknown(f"no flow is named {quoted(name)}{similar or '.'} Known flows: {known}{causes}")
 
     def cause(self, module: str) -> str:
         """Return the last line of a broken module's traceback: the exception."""
@@ -218,8 +219,8 @@ def _own_traceback(error: BaseException) -> str:
 
 
 def _check_name(name: object, place: str) -> None:
-    if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
-        raise FlowInvalid(f"flow {name!r} in {place}: a name is a printable text without blanks around it")
+    if not isinstance(name, str) or not name or name != name.strip() or not is_legible(name):
+        raise FlowInvalid(f"flow {quoted(name)} in {place}: a name is a printable text without blanks around it")
     if not fits_in_id(name):
         raise FlowInvalid(
             f"flow {name!r} in {place}: a name has at most {NAME_LIMIT} characters and none of / \\ ? # "

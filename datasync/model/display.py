@@ -5,15 +5,26 @@ import re
 from datasync.model.decode import NAME_LIMIT
 
 # Characters that no reader sees, or that move, reorder or hide others: controls (C0, C1), line and paragraph
-# separators, bidirectional controls, and the code points with the property Default_Ignorable_Code_Point (zero-width
-# characters, variation selectors, tags). https://www.unicode.org/reports/tr44/#Default_Ignorable_Code_Point
+# separators, bidirectional controls, the blank of Braille, and the code points with the property
+# Default_Ignorable_Code_Point (zero-width characters, variation selectors, tags).
+# https://www.unicode.org/reports/tr44/#Default_Ignorable_Code_Point
 _UNSEEN = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _IN_LINES = re.compile(f"[{_UNSEEN}]")
 _IN_A_LINE = re.compile(f"[{_UNSEEN}\t\n]")
+
+
+def is_legible(text: str) -> bool:
+    """Return whether a name has no character that nobody sees, and no blank other than a space."""
+    return text.isprintable() and not _IN_A_LINE.search(text)
+
+
+def quoted(value: object) -> str:
+    """Return a value in quotes for a sentence, as `shown` does."""
+    return shown(repr(value))
 
 
 def shown(text: str, limit: int = NAME_LIMIT) -> str:

@@ -67,7 +67,7 @@ class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     deferral: _Count = 0
     """How often the run was deferred before this message."""
     outages: _Count = 0
-    """How often this message was put back because a service was away."""
+    """How often this message was put back because a service was away, or its flow's state changed all the time."""
     spread: _Count = 0
     """Interrupted attempts of the run after which its message was put back."""
     rounds: _Count = 0

@@ -14,7 +14,7 @@ from msgspec import Meta
 from datasync.errors import TenantInvalid
 from datasync.model import times
 from datasync.model.decode import NAME_LIMIT, NO_SURROGATES, FieldError, Text, decode, is_forbidden_in_ids, shorten
-from datasync.model.display import shown
+from datasync.model.display import is_legible, quoted, shown
 from datasync.model.times import read_span, read_utc
 
 FLEET = "@fleet"
@@ -23,6 +23,9 @@ FLEET = "@fleet"
 
 MOST_EXPLAINED = 500
 """The most entries of one document whose faults are explained. A document has room for a million that are wrong."""
+
+_LONGEST_ID = 1023
+"""Bytes: https://learn.microsoft.com/azure/cosmos-db/concepts-limits#per-item-limits"""
 
 _STEP = 100  # entries that are read at once
 _MOST_NAMES = 100  # fields of a document without a type that are looked at
@@ -270,7 +273,7 @@ def is_tenant_document(document: Mapping[str, Any]) -> bool:
 
 def is_tenant_id(text: str) -> bool:
     """Return whether a text can be a tenant's id."""
-    return bool(text) and _id_mistake(text) is None
+    return bool(text) and id_mistake(text) is None
 
 
 def document_key(document: Mapping[str, Any]) -> str:
@@ -292,7 +295,7 @@ def entry_label(content: object) -> str | None:
 
 
 def _label(name: str) -> str:
-    return shorten(name if name.isprintable() else repr(name)[1:-1])
+    return shorten(name if is_legible(name) else shown(repr(name)[1:-1]))
 
 
 def _resembles(word: str, text: str) -> bool:
@@ -302,16 +305,18 @@ def _resembles(word: str, text: str) -> bool:
     return bool(get_close_matches(text.strip().lower(), [word], cutoff=0.8))
 
 
-def _id_mistake(tenant_id: str) -> str | None:
-    """Return the reason why a text cannot be a tenant's id."""
+def id_mistake(tenant_id: str) -> str | None:
+    """Return the reason why a text that is not empty cannot be a tenant's id; None if it can."""
+    if (size := len(tenant_id.encode(errors="replace"))) > _LONGEST_ID:
+        return f"an id has at most {_LONGEST_ID:,} bytes, as in Cosmos DB, got {size:,}"
     if tenant_id.startswith("@"):
         return "a tenant's id does not start with '@', which the app uses itself"
     if is_forbidden_in_ids(tenant_id):
         return "an id has none of / \\ ? #, which Cosmos DB does not accept"
     if tenant_id in (".", ".."):
         return "an id is not '.' or '..', which stand for a folder in the address of a document"
-    if not tenant_id.isprintable():
-        return f"an id has only printable characters, got {shorten(repr(tenant_id))}"
+    if not is_legible(tenant_id):
+        return f"an id has only printable characters, got {quoted(tenant_id)}"
     return None
 
 
@@ -327,7 +332,7 @@ def _read_document(document: Mapping[str, Any]) -> _TenantDocument:
             "tenantId",
             f"{read.tenant_id!r} is not the document's id {read.id!r}; both must be the tenant's id",
         )
-    if why := _id_mistake(read.id):
+    if why := id_mistake(read.id):
         raise TenantInvalid(tenant_label(document), "id", why)
     return read
 
@@ -336,8 +341,8 @@ def _read_entry(index: int, content: object, *, explains: bool) -> FlowEntry:
     read = decode(_EntryDocument, content, explains=explains)
     if len(read.name) > NAME_LIMIT:
         raise FieldError("name", why=f"a name has at most {NAME_LIMIT} characters, got {shorten(read.name)!r}")
-    if not read.name.isprintable():
-        raise FieldError("name", why=f"a name has only printable characters, got {read.name!r}")
+    if not is_legible(read.name):
+        raise FieldError("name", why=f"a name has only printable characters, got {quoted(read.name)}")
     try:
         next_run = None if read.next_run_utc is None else read_utc(read.next_run_utc)
     except ValueError:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable
+from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.job import Job
 from datasync.model.lease import DURATION, Lease
@@ -88,7 +89,8 @@ async def _acquire(services: Services, free: Leased, names: Sequence[str], job: 
             if etags := await runs.save(created):
                 return Taken(document=replace(created, etag=etags[0]), interrupted=None)
     raise ServiceUnavailable(
-        f"the lease of {job.tenant_id}/{names[0]} was changed by others in each of {MOST} tries. It will be tried again"
+        f"the lease of {job.tenant_id}/{shown(names[0])} was changed by others in each of {MOST} tries. "
+        "It will be tried again"
     )
 
 

@@ -31,6 +31,7 @@ from datasync.run.acquire import INTERRUPTED, Taken, acquire
 from datasync.run.ending import Drop, Ending, PutBack
 from datasync.run.lease import HeldLease
 from datasync.run.own import check_own, is_own
+from datasync.run.settle import outage_pause
 from datasync.schedule import Expectation
 from datasync.services import Services
 from datasync.telemetry.emit import emit
@@ -186,7 +187,9 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
             stop = await _take_lease(services, candidate)
         if stop:
             return stop
-    return PutBack(job.copy(), timedelta(seconds=5), "the state of the flow was changed by others all the time")
+    delay = outage_pause(job.outages)
+    again = job.copy(outages=job.outages + 1)
+    return PutBack(again, delay, "the state of the flow was changed by others all the time")
 
 
 def _first_stop(candidate: Candidate) -> Stop | None:

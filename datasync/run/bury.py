@@ -5,7 +5,7 @@ The host moves a message there if the process died in each of its deliveries, or
 
 from datetime import timedelta
 
-from datasync.errors import FlowUnknown, JobInvalid
+from datasync.errors import FlowUnknown, JobInvalid, RequestRefused
 from datasync.flow.options import Overlap
 from datasync.flow.registry import FlowRegistry
 from datasync.model.job import Job, PlannedJob, QueueMessage
@@ -20,7 +20,7 @@ from datasync.run.receive import receive
 from datasync.run.settle import Delivery, settle
 from datasync.services import Services
 from datasync.telemetry.emit import emit
-from datasync.telemetry.events import JobDropped, JobPutBack, JobRefused, NotBuried, RunEnded
+from datasync.telemetry.events import JobDropped, JobPutBack, JobRefused, LetterKept, NotBuried, RunEnded
 
 _AGAIN = timedelta(minutes=5)
 
@@ -35,11 +35,7 @@ async def bury(services: Services, registry: FlowRegistry, message: QueueMessage
 
     """
     try:
-        try:
-            await _bury(services, registry, message)
-        except JobInvalid as error:
-            emit(JobRefused(error=error, attempt=message.dequeue_count))
-            await keep_letter(services, message, str(error))
+        await _bury_or_keep(services, registry, message)
     except Exception as error:  # noqa: BLE001 - a poison message must not be lost, and has no other poison queue
         emit(NotBuried(message_id=message.id, error=error))
         await services.poison.send_body(message.body, _AGAIN)
@@ -49,6 +45,17 @@ async def keep_letter(services: Services, message: QueueMessage, why: str) -> No
     """Keep a message that is not a job, with its body. Raises ServiceUnavailable."""
     body = message.body.decode(errors="backslashreplace")
     await services.fleet.keep_letter(message.id, body, why, services.clock.now())
+
+
+async def _bury_or_keep(services: Services, registry: FlowRegistry, message: QueueMessage) -> None:
+    try:
+        await _bury(services, registry, message)
+    except JobInvalid as error:
+        emit(JobRefused(error=error, attempt=message.dequeue_count))
+        await keep_letter(services, message, str(error))
+    except RequestRefused as error:  # now and later
+        await keep_letter(services, message, str(error))
+        emit(LetterKept(message_id=message.id, why=str(error)))
 
 
 async def _bury(services: Services, registry: FlowRegistry, message: QueueMessage) -> None:

@@ -19,6 +19,7 @@ from datasync.errors import (
     FlowFailed,
     FlowSignal,
     LeaseLost,
+    RequestRefused,
     RetryLater,
     SecretRefused,
     ServiceUnavailable,
@@ -100,7 +101,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     except Exception as error:  # noqa: BLE001 - an exception of the flow that cannot be described is a failure, too
         unclear = FlowFailed(f"{subject} ended in a way that cannot be described: {type(error).__name__}")
         ending = _failed(unclear, describe)
-    if execution.error and (outage := _find(execution.error, ServiceUnavailable)):
+    if execution.error and (outage := _outage(execution.error)):
         services.outages.note(outage, services.clock.now())
     return replace(
         ending,
@@ -183,7 +184,7 @@ def _ending(execution: Execution, admitted: Admitted, run: FlowRun, describe: _D
     if signal := _signal(error):
         reason = redact.line(str(signal))  # without the name of the class
         return _signalled(signal, admitted, run, lambda each: replace(describe(each), message=reason), redact)
-    if outage := _find(error, ServiceUnavailable):
+    if outage := _outage(error):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
     ending = _failed(error, describe, redact.traceback(error))
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
@@ -244,6 +245,11 @@ def _signal(error: BaseException) -> FlowSignal | None:
     if len(signals) < len(error.exceptions):
         return None
     return max(signals, key=lambda signal: signal.delay if isinstance(signal, RetryLater) else timedelta.max)
+
+
+def _outage(error: BaseException) -> ServiceUnavailable | None:
+    found = _find(error, ServiceUnavailable)
+    return None if isinstance(found, RequestRefused) else found
 
 
 def _find[E: BaseException](error: BaseException, kind: type[E]) -> E | None:

@@ -14,6 +14,7 @@ from datasync.errors import (
     FlowUnknown,
     JobInvalid,
     LeaseLost,
+    RequestRefused,
     ServiceUnavailable,
     TenantUnknown,
 )
@@ -49,6 +50,7 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
 
     Raises:
         FlowFailed, TenantInvalid, StateInvalid: the attempt failed. The host delivers the message again.
+        RequestRefused: Cosmos DB does not accept what the attempt reads or writes; the host acts as above.
         ServiceUnavailable: neither Cosmos DB nor the queue can be used; the host acts as above.
         LeaseLost: the attempt lost its lease, and another attempt has it; the host acts as above.
         CancelledError: the host stops.
@@ -68,6 +70,8 @@ async def _attempt(services: Services, registry: FlowRegistry, job: Job) -> RunR
     """Run a job, or put it back if a service is away."""
     try:
         return await _run_in_turn(services, registry, job)
+    except RequestRefused:
+        raise
     except ServiceUnavailable as error:
         pause, now = outage_pause(job.outages), services.clock.now()
         emit(ServiceAway(job=job, error=error, since=services.outages.note(error, now), pause=pause))
@@ -112,6 +116,8 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
     try:
         flow = await find_flow(services, registry, job)
         stop: Admitted | Stop = flow if isinstance(flow, PutBack) else await admit(services, flow, job)
+    except RequestRefused as error:  # that of a document; the record may be accepted
+        stop = not_started(error)
     except (ServiceUnavailable, JobInvalid):
         raise
     except Exception as error:  # noqa: BLE001 - it is recorded, and raised for the host

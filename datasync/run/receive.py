@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from datasync.errors import JobInvalid
 from datasync.model.decode import FieldError, decode, shorten
 from datasync.model.job import Job, JobMessage, QueueMessage, Trigger, run_id
+from datasync.model.tenant import id_mistake
 from datasync.model.times import in_utc
 
 RESERVED_KEYS = frozenset(
@@ -34,8 +35,8 @@ def receive(message: QueueMessage) -> Job:
         wire = decode(JobMessage, content)
     except FieldError as error:
         raise _invalid(message, str(error)) from None
-    if wire.tenant_id.startswith("@"):
-        raise _invalid(message, "tenantId: a tenant's id does not start with '@', which the app uses itself")
+    if why := id_mistake(wire.tenant_id):
+        raise _invalid(message, f"tenantId: {why}")
     _check_storable(message, wire.unknown)
     if reserved := sorted(RESERVED_KEYS & {key.lower() for key in content}):
         raise _invalid(message, f"the Functions host reserves the keys {', '.join(reserved)}; leave them out")

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid, TenantUnknown
+from datasync.errors import LeaseLost, RequestRefused, ServiceUnavailable, StateInvalid, TenantUnknown
 from datasync.flow.registry import Flow
 from datasync.model.decode import fits_in_id
+from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.job import Job, PlannedJob, run_id
 from datasync.model.run import Attempt, Outcome, RunRecord
@@ -41,7 +41,6 @@ PATIENCE = timedelta(minutes=10)
 """How long an attempt waits for Cosmos DB to record its end. No other attempt can start while Cosmos DB is away."""
 
 _BEFORE_TIMEOUT = timedelta(minutes=2)
-_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 _RECORDED_CURSOR = 1024  # bytes of JSON
 
 
@@ -80,6 +79,7 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
     Raises:
         LeaseLost: another attempt holds the lease, and nothing was recorded.
         JobInvalid: the flow was not called, and a run of another flow has ended under the job's run id.
+        RequestRefused: Cosmos DB accepts neither the end nor a failure in its place.
         ServiceUnavailable: Cosmos DB refused or could not be reached, or others changed the documents in every try.
 
     """
@@ -88,7 +88,9 @@ async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunR
         try:
             return await _record(services, delivery, ending)
         except ServiceUnavailable as error:
-            if error.status in _REFUSALS and not is_refused:
+            if isinstance(error, RequestRefused):
+                if is_refused:
+                    raise
                 ending, is_refused = _refused(error, ending), True
                 continue
             is_late = waited >= PATIENCE or _is_near_its_timeout(services, delivery)
@@ -136,7 +138,7 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
             await delivery.lease.refresh()
         state = await _state_to_write(services, delivery, ending)
     raise _Contended(
-        f"the state of {job.tenant_id}/{delivery.names[0]} was changed by others in each of {MOST} tries. "
+        f"the state of {job.tenant_id}/{shown(delivery.names[0])} was changed by others in each of {MOST} tries. "
         "It will be tried again"
     )
 
@@ -187,7 +189,9 @@ async def _state_to_write(services: Services, delivery: Delivery, ending: Ending
 
 async def _counts(services: Services, delivery: Delivery, ending: Ending) -> bool:
     """Return whether an attempt that did not start counts as a failure of a flow of the tenant."""
-    if ending.outcome not in (Outcome.FAILED, Outcome.DEAD) or isinstance(ending.raised, StateInvalid | TenantUnknown):
+    if ending.outcome not in (Outcome.FAILED, Outcome.DEAD):
+        return False
+    if isinstance(ending.raised, RequestRefused | StateInvalid | TenantUnknown):  # perhaps of the documents asked here
         return False
     if not fits_in_id(delivery.names[0]):  # no flow can have this name, and no state can be stored under it
         return False
@@ -301,7 +305,7 @@ def _deferral_pause(ending: Ending, record: RunRecord) -> timedelta:
 
 
 def outage_pause(outages: int) -> timedelta:
-    """Return how long a job waits for a service that is away: 15 seconds at first, 15 minutes at most."""
+    """Return how long a job waits for a service, or for a state: 15 seconds at first, 15 minutes at most."""
     return min(timedelta(seconds=15 * (1 << min(outages, 10))), _LONGEST_OUTAGE_PAUSE)
 
 

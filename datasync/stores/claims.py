@@ -10,19 +10,21 @@ from datasync.stores.fleet import FleetStore
 from datasync.stores.tenants import TenantStore
 from datasync.tries import MOST, tries
 
-_KEPT = timedelta(days=1)
+TIME_TO_LIVE = timedelta(minutes=5)
+"""How long a claim is kept in memory: as long as the values of secrets."""
+
 _CACHED = 20_000
 
 
 class Claims:
-    """The tenants that use their ids, as far as this process has asked. A claim is read once a day and process."""
+    """The tenants that use their ids, as far as this process has asked. A claim is kept for five minutes."""
 
     def __init__(self, fleet: FleetStore, tenants: TenantStore, sleep: Callable[[timedelta], Awaitable[None]]) -> None:
         self._fleet = fleet
         self._sleep = sleep
         self._tenants = tenants
         # Concurrent callers share one request; a failure is not kept.
-        self._claimed = alru_cache(maxsize=_CACHED, ttl=_KEPT.total_seconds(), key=str.casefold)(self._claim)
+        self._claimed = alru_cache(maxsize=_CACHED, ttl=TIME_TO_LIVE.total_seconds(), key=str.casefold)(self._claim)
 
     async def holder(self, tenant_id: str) -> str:
         """Return the spelling of a tenant's id that may be used: this one, unless another tenant was first.

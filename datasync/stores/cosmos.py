@@ -11,8 +11,9 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
 
-from datasync.errors import ServiceUnavailable
+from datasync.errors import RequestRefused, ServiceUnavailable
 from datasync.model.decode import shorten
+from datasync.model.display import shown
 
 RETRY_WRITE = 3
 """How often the client may repeat a write whose answer was lost. Every write of the app is safe to repeat."""
@@ -23,6 +24,16 @@ _REMEDIES = {
     404: "Create the database and its containers: docs/deploy.md, Provisioning",
     429: "The account is out of request units: raise them, or spread the schedules",
 }
+
+# 400 and 413: https://learn.microsoft.com/rest/api/cosmos-db/http-status-codes-for-cosmosdb
+# 414 and 431 are answers of web servers to names that are too long.
+_REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.REQUEST_URI_TOO_LONG,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+)
+_LONGEST_ACTION = 500  # characters: it names a document and a tenant
 
 
 class Container:
@@ -97,15 +108,19 @@ def explained(doing: str) -> Iterator[None]:
     """Turn an unexpected answer of Cosmos DB into a sentence.
 
     Raises:
+        RequestRefused: the same request would be refused again.
         ServiceUnavailable: states the action, the reason of the failure, and the remedy.
 
     """
+    doing = shown(doing, _LONGEST_ACTION)
     try:
         yield
     except CosmosHttpResponseError as error:
-        remedy = _REMEDIES.get(error.status_code or 0, "It will be tried again")
         why = shorten(" ".join(str(error.message).split()))
-        raise ServiceUnavailable(
+        is_refusal = error.status_code in _REFUSALS
+        remedy = "The same request would be refused again" if is_refusal else "It will be tried again"
+        remedy = _REMEDIES.get(error.status_code or 0, remedy)
+        raise (RequestRefused if is_refusal else ServiceUnavailable)(
             f"Cosmos DB answered {error.status_code} {doing}: {why}. {remedy}",
             status=error.status_code,
         ) from None

@@ -19,6 +19,7 @@ from azure.cosmos.exceptions import (
 from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, TenantUnknown
+from datasync.model.display import quoted
 from datasync.model.tenant import FlowEntry, Planned, Tenant, is_tenant_document, is_tenant_id
 from datasync.model.times import utc_text
 from datasync.slices import finished
@@ -295,7 +296,7 @@ class TenantStore:
     async def _read(self, tenant_id: str) -> dict[str, Any]:
         container = await self._container.open()
         unknown = TenantUnknown(
-            f"there is no tenant {tenant_id!r} in container {self._container.name!r}: "
+            f"there is no tenant {quoted(tenant_id)} in container {self._container.name!r}: "
             "create its document, or correct the tenantId"
         )
         if not is_tenant_id(tenant_id):

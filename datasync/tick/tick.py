@@ -38,6 +38,7 @@ from datasync.tick.standing import StandingProblems
 from datasync.tick.states import ExpectedStates
 from datasync.tick.turns import REQUESTS, Turn
 from datasync.tick.warn import entry_warnings, field_warning_steps
+from datasync.tries import MOST, tries
 
 SCAN_INTERVAL = timedelta(days=1)
 """Time between two complete scans of the tenants container."""
@@ -260,20 +261,26 @@ class _Tick:
             The problems, and the ETag of the document as this process has left it; None where somebody else has edited
             it meanwhile.
 
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached, or others edited the document all the time.
+
         """
         served: set[str] = set()
         refused: list[Problem] = []
-        problems: dict[Problem, None] = {}
         is_edited = False
-        plan = self._plan(tenant)
-        while group := await _next_group(plan, served, problems, turn):
-            if present := await self._serve(tenant, group, served, refused, turn):
+        async for _ in tries(self._services.clock.sleep):
+            plan, problems = self._plan(tenant), dict[Problem, None]()
+            while group := await _next_group(plan, served, problems, turn):
+                if not (present := await self._serve(tenant, group, served, refused, turn)):
+                    break
                 tenant = present
             else:
-                is_edited = True
-                tenant = await self._services.tenants.get(tenant.id)
-                plan, problems = self._plan(tenant), {}
-        return [*problems, *refused], None if is_edited else tenant.etag
+                return [*problems, *refused], None if is_edited else tenant.etag
+            is_edited = True
+            tenant = await self._services.tenants.get(tenant.id)
+        raise ServiceUnavailable(
+            f"tenant {tenant.id!r} was edited by others each of the {MOST} times it was planned. It will be tried again"
+        )
 
     async def _serve(
         self, tenant: Tenant, group: Sequence[Advance], served: set[str], refused: list[Problem], turn: Turn

@@ -569,7 +569,8 @@ def test_validate_requires_a_file() -> None:
         ('{"IsEncrypted": false, "Values": {"A": "s3cret\\u0000"}}', "an environment variable cannot hold these: A."),
         ('{"IsEncrypted": false, "Values": {"A": "s3cret\\ud800"}}', "an environment variable cannot hold these: A."),
         ('{"IsEncrypted": false, "Values": {"A=B": "s3cret"}}', "an environment variable cannot hold these: A=B."),
-        ('{"IsEncrypted": false, "Values": {"A\\u0000": "s3cret"}}', r"cannot hold these: 'A\x00'."),
+        ('{"IsEncrypted": false, "Values": {"A\\u0000": "s3cret"}}', r"cannot hold these: A\x00."),
+        ('{"IsEncrypted": false, "Values": {"A\\n\\u3164\\u001b[2J": 5}}', r"in quotes: A\n\u3164\x1b[2J"),
         ('{"IsEncrypted": false, "Values": {"": "s3cret"}}', "an environment variable cannot hold these: ''."),
     ],
 )

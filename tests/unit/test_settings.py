@@ -13,6 +13,7 @@ KEYS = {
     "AzureWebJobsStorage": "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=c2VjcmV0",
     "COSMOS_CONNECTION_STRING": "AccountEndpoint=https://acme.documents.azure.com:443/;AccountKey=c2VjcmV0;",
 }
+QUEUES = "AzureFunctionsJobHost__extensions__queues__"
 IDENTITY = {
     "AzureWebJobsStorage__accountName": "acme",
     "COSMOS_ENDPOINT": "https://acme.documents.azure.com:443/",
@@ -272,12 +273,6 @@ def test_the_repr_of_the_settings_names_the_settings_of_the_accounts() -> None:
         ("QUEUENAME", "QUEUE_NAME"),
         ("CONCURRENCY_PER_TENANTS", "CONCURRENCY_PER_TENANT"),
         ("RUN_RETENTION_DAY", "RUN_RETENTION_DAYS"),
-        ("AzureWebJobsStorage__account", "AzureWebJobsStorage__accountName"),
-        ("AZUREWEBJOBSSTORAGE__ACCOUNTNAME", "AzureWebJobsStorage__accountName"),
-        (
-            "AzureFunctionsJobHost__extensions__queues__maxDequeCount",
-            "AzureFunctionsJobHost__extensions__queues__maxDequeueCount",
-        ),
     ],
 )
 def test_a_misspelt_setting_is_a_warning(name: str, meant: str | None) -> None:
@@ -287,6 +282,61 @@ def test_a_misspelt_setting_is_a_warning(name: str, meant: str | None) -> None:
     assert warning.startswith(f"{name}: unknown, and has no effect")
     assert (f"did you mean {meant}?" in warning) is (meant is not None)
     assert "c2VjcmV0" not in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AzureWebJobsStorage__account", "AzureWebJobsStorage__accountName"),
+        ("AZUREWEBJOBSSTORAGE__ACCOUNTNAME", "AzureWebJobsStorage__accountName"),
+        ("AzureWebJobsStorage__blobServicUri", "AzureWebJobsStorage__blobServiceUri"),
+        (f"{QUEUES}maxDequeCount", f"{QUEUES}maxDequeueCount"),
+        (f"{QUEUES}maxdequeuecount", f"{QUEUES}maxDequeueCount"),
+    ],
+)
+def test_a_misspelt_setting_of_the_host_is_not_known_to_the_app(name: str, meant: str) -> None:
+    """The host may read it, since it does not distinguish capitals. The warning does not say that it has no effect."""
+    assert Settings.from_environ({**KEYS, name: "5"}).warnings == (
+        f"{name}: the app does not know it; did you mean {meant}?",
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AzureWebJobsStorage__tenantId",
+        "AzureWebJobsStorage__clientSecret",
+        "AzureWebJobsStorage__fileServiceUri",
+        "AzureWebJobsStorage__managedIdentityResourceId",
+        "AzureWebJobsStorage__blobserviceuri",
+        "AZUREWEBJOBSSTORAGE__CREDENTIAL",
+        f"{QUEUES}batchsize",
+        "AzureFunctionsJobHost__extensions__queues__maxDegreeOfParallelism",
+    ],
+)
+def test_a_setting_that_only_the_host_reads_is_no_warning(name: str) -> None:
+    """The host reads it in any capitals."""
+    assert Settings.from_environ({**KEYS, name: "x"}).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["VAULT_URI", "VAULT_URL", "AZURE_KEY_VAULT_URI", "AZURE_KEYVAULT_URL"])
+def test_the_address_of_the_vault_under_another_name_is_a_warning(name: str) -> None:
+    """It belongs to another program if the app has its own setting too."""
+    address = "https://a.vault.azure.net/"
+
+    assert Settings.from_environ({**KEYS, name: address}).warnings == (
+        f"{name}: unknown, and has no effect; did you mean KEY_VAULT_URI?",
+    )
+    assert Settings.from_environ({**KEYS, "KEY_VAULT_URI": address, name: address}).warnings == ()
+
+
+def test_the_name_of_a_setting_cannot_forge_a_line() -> None:
+    """The error is printed in full, with the warnings."""
+    name = "COSMOS_X\n  COSMOS_DATABASE: \u202e\x1b[2J\u3164"
+    with pytest.raises(SettingsInvalid) as error:
+        Settings.from_environ({name: "x"})
+
+    assert "COSMOS_X\\n  COSMOS_DATABASE: \\u202e\\x1b[2J\\u3164: unknown" in str(error.value)
 
 
 def test_other_environment_variables_are_no_settings_of_the_app() -> None:
