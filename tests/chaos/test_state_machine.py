@@ -378,7 +378,7 @@ class Machine(RuleBasedStateMachine):
         closes=st.sampled_from([False] * 7 + [True]),
     )
     events = st.lists(
-        st.sampled_from(["a tick", "a delivery", "the same message again", "a kill"]), min_size=1, max_size=4
+        st.sampled_from(["the same message again", "a delivery", "a tick", "a kill"]), min_size=1, max_size=4
     )
     flows = st.sampled_from(FLOWS)
 
@@ -442,7 +442,15 @@ class Machine(RuleBasedStateMachine):
         self, *, how: str, events: list[str], number: int, host: int, fate: Fate
     ) -> None:
         self.simulation.injected[f"the tenant was {how} for a while"] += 1
+        self.run(self._hold(self.chosen([*FLOWS], number), host))
         self.run(self._break_tenant(how, self._events(events, number, host, fate)))
+
+    async def _hold(self, flow: str, host: int) -> None:
+        """Post a message, and deliver it to a process in which the flow waits, unless a process waits already."""
+        if not self.held():
+            self._post(flow)
+            process = Process(self.simulation, timedelta(), None, Fate("succeeds", held="before"))
+            await self._deliver_message(self.simulation.messages[-1], host, process)
 
     async def _break_tenant(self, how: str, events: Coroutine[Any, Any, None]) -> None:
         self.simulation.note(f"the tenant's document is {how}")
@@ -465,6 +473,7 @@ class Machine(RuleBasedStateMachine):
         self, *, flow: str, events: list[str], number: int, host: int, fate: Fate
     ) -> None:
         self.simulation.injected["settings did not fit for a while"] += 1
+        self.run(self._hold(flow, host))
         self.run(self._break_settings(flow, self._events(events, number, host, fate)))
 
     async def _break_settings(self, flow: str, events: Coroutine[Any, Any, None]) -> None:
