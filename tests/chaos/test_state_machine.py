@@ -50,7 +50,7 @@ from tests.world import World
 STEPS = 50
 """The most steps of one history."""
 
-HISTORIES = 10
+HISTORIES = 6
 """Histories of the short form."""
 
 LONG_HISTORIES = 40
