@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -146,9 +146,13 @@ def _run(flow: Flow, run_id: str, documents: list[Mapping[str, Any]]) -> Run:
     )
 
 
+_PLAIN = {"occurrences", "executions"}
+_EXPLAINED = {"interrupted", "doubled"}
+
+
 @dataclass(kw_only=True)
 class Verdict:
-    """The numbers of a chaos test. All of them, apart from the first three, are zero in a correct history."""
+    """The numbers of a chaos test. All of them, apart from the first two, are zero if no process dies."""
 
     occurrences: int
     executions: int
@@ -182,9 +186,15 @@ class Verdict:
     """Messages on the job queue and the poison queue at the end."""
 
     def problems(self) -> dict[str, int]:
-        """Return the numbers that have to be zero, and are not. A doubled effect may have its explanation."""
-        allowed = {"occurrences", "executions", "interrupted", "doubled"}
-        return {name: number for name, number in vars(self).items() if number and name not in allowed}
+        """Return the numbers that have to be zero where no process died or stood still, and are not."""
+        return {name: number for name, number in vars(self).items() if number and name not in _PLAIN}
+
+    def problems_beside_interruptions(self) -> dict[str, int]:
+        """Return the numbers that have to be zero in any case, and are not.
+
+        Processes died or stood still: attempts were interrupted, and their effects are repeated.
+        """
+        return {name: number for name, number in self.problems().items() if name not in _EXPLAINED}
 
     def __str__(self) -> str:
         return " ".join(f"{name}={number}" for name, number in vars(self).items() if number)
@@ -260,6 +270,12 @@ def _overlaps(executions: Iterable[Execution], frozen: Mapping[int, float]) -> i
         for index, first in enumerate(ordered):
             pairs += sum(second.begin < end(first) for second in ordered[index + 1 :])
     return pairs
+
+
+def most_at_once(executions: Iterable[Execution]) -> int:
+    """Return the largest number of executions at the same time."""
+    changes = sorted(change for each in executions for change in ((each.begin, 1), (each.end, -1)))
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 def _torn_windows(executions: Iterable[Execution], runs: Mapping[str, Run]) -> int:

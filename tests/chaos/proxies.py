@@ -44,23 +44,42 @@ class Fault:
     matches: Matches = field(default=lambda _: True)
     share: float = 1
     """The part of these requests that it hits, chosen at random."""
+    every: int = 0
+    """Hit each n-th of these requests, in place of a share."""
+    first: int = 1
+    """The number of the first request that is hit, if `every`."""
     status: int = 503
     seconds: float = 0
     """The length of a stall."""
-    once: bool = False
-    """Whether it hits a request only once: the same request that comes again passes."""
+    times: int = 0
+    """How often it hits the same request that comes again and again, which passes then. 0: that is chosen each time."""
     injected: int = 0
-    seen: set[bytes] = field(default_factory=set)
-    """The bodies of the requests that it has hit, if `once`."""
+    seen: int = 0
+    """The number of requests among which `every` has chosen."""
+    hit: Counter[bytes] = field(default_factory=Counter)
+    """How often each request was hit, by its body, if `times`."""
 
     def hits(self, request: web.Request, body: bytes, random: Random) -> bool:
         """Choose whether to hit a request."""
-        if body in self.seen or not self.matches(request) or random.random() >= self.share:
+        if not self.matches(request) or not self._chooses(body, random):
             return False
         self.injected += 1
-        if self.once:
-            self.seen.add(body)
+        if self.times:
+            self.hit[body] += 1
         return True
+
+    @property
+    def used_up(self) -> int:
+        """The number of requests that were hit `times` times."""
+        return sum(number == self.times for number in self.hit.values())
+
+    def _chooses(self, body: bytes, random: Random) -> bool:
+        if self.hit[body]:
+            return self.hit[body] < self.times
+        if not self.every:
+            return random.random() < self.share
+        self.seen += 1
+        return self.seen >= self.first and (self.seen - self.first) % self.every == 0
 
     @property
     def name(self) -> str:

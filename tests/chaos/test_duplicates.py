@@ -53,7 +53,7 @@ async def test_retry_later_while_sends_lose_their_answers(arena: Arena) -> None:
     await arena.seed(10 * arena.scale, "work-0", deferrals=4)
     await arena.enqueue()
 
-    with arena.queue.causing(Fault(kind=Kind.LOSE, matches=is_send, share=0.2, once=True)) as (fault,):
+    with arena.queue.causing(Fault(kind=Kind.LOSE, matches=is_send, share=0.2, times=1)) as (fault,):
         async with arena.host():
             await arena.until_quiet()
             verdict = await arena.verdict()

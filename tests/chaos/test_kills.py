@@ -3,20 +3,29 @@
 import pytest
 
 from tests.chaos.arena import MOST_DELIVERIES, QUEUES, Arena
+from tests.chaos.evidence import most_at_once
 
 
 @pytest.mark.parametrize(
-    ("at_once", "deliveries", "seconds"),
-    [("16", "5", 0.5), ("32", "2", 0.5), ("32", "5", 0.02)],
-    ids=["16 at once", "32 at once, two deliveries", "runs of 20 ms"],
+    ("batch", "threshold", "deliveries", "tenants", "seconds"),
+    [(16, 0, "5", 3, 0.5), (32, 32, "2", 6, 2), (32, 0, "5", 3, 0.02)],
+    ids=["16 at once", "64 at once, two deliveries", "runs of 20 ms"],
 )
-async def test_kills_during_runs(arena: Arena, at_once: str, deliveries: str, seconds: float) -> None:
+async def test_kills_during_runs(
+    arena: Arena, *, batch: int, threshold: int, deliveries: str, tenants: int, seconds: float
+) -> None:
     """Each run has one terminal record in the end, also where its deliveries are used up."""
     for number in range(4):
         longer = seconds * (1 + number / 2)
-        await arena.seed(3 * arena.scale, "work-0", "work-1", "work-2", prefix=f"group-{number}", seconds=longer)
+        names = ("work-0", "work-1", "work-2")
+        await arena.seed(tenants * arena.scale, *names, prefix=f"group-{number}", seconds=longer)
     kills = 2 * arena.scale
-    settings = {f"{QUEUES}batchSize": at_once, f"{QUEUES}newBatchThreshold": "0", MOST_DELIVERIES: deliveries}
+    # The host takes a batch whenever it has no more messages than the threshold.
+    settings = {
+        f"{QUEUES}batchSize": str(batch),
+        f"{QUEUES}newBatchThreshold": str(threshold),
+        MOST_DELIVERIES: deliveries,
+    }
 
     await arena.enqueue()
     async with arena.host(settings) as host:
@@ -26,6 +35,9 @@ async def test_kills_during_runs(arena: Arena, at_once: str, deliveries: str, se
         await arena.until_quiet(60)
         verdict = await arena.verdict()
 
+    at_once = most_at_once(arena.executions())
+    arena.report(f"found:    executions at once: {at_once}")
     assert arena.injected()["SIGKILL"] == kills
     assert any(each.how is None for each in arena.executions()), "no execution was killed"
-    assert verdict.problems() == {}
+    assert at_once > threshold
+    assert verdict.problems_beside_interruptions() == {}

@@ -50,8 +50,14 @@ from tests.world import World
 STEPS = 50
 """The most steps of one history."""
 
-HISTORIES = 20
+HISTORIES = 6
 """Histories of the short form."""
+
+LONG_HISTORIES = 40
+"""Histories of the long form, for each unit of its scale."""
+
+FEWEST_STEPS = 1000
+"""The fewest steps of the long form that do something, for each unit of its scale."""
 
 START = datetime(2025, 8, 23, 12, 0, 7, tzinfo=UTC)
 PAST = ("2025-08-23T01:00:00Z", "2025-08-23T02:30:00Z")
@@ -60,11 +66,20 @@ CRONS = ("0 0 * * * *", "0 */5 * * * *", "0 */20 * * * *")
 FLOWS = ("orders", "stock")
 """The first sends one more run for those that it skipped; the second does not."""
 
+PROVIDER = "shop"
+"""The API that the flows call."""
+
+CLOSED = timedelta(minutes=15)
+"""The time for which it asks not to be called."""
+
 DEFERRAL = timedelta(minutes=20)
 
 LARGEST_SKEW = timedelta(seconds=15)
 """The clocks of two processes differ by up to this time."""
 
+
+MOST_RECORDED = 20
+"""The attempts that a record has at most."""
 
 NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -81,6 +96,14 @@ class Fate:
     held: str | None = None
     """Where it waits until it is released: `before` or `after` its effect."""
     checkpoint: bool = False
+    closes: bool = False
+    """Whether the provider asks not to be called for a time."""
+
+
+class Rules(msgspec.Struct):
+    """The settings of the flows."""
+
+    limit: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +114,7 @@ class Execution:
     run_id: str
     nonce: str
     """Identifies the attempt."""
+    redrive: int
     process: Process
     start: datetime | None
     done: datetime | None = None
@@ -194,22 +218,25 @@ class Machine(RuleBasedStateMachine):
         self.tenant = f"tenant-{next(self.numbers)}"
         self.simulation = Simulation(START, self.world.settings.queue_name)
         self.registry = FlowRegistry()
-        self.registry.flow("orders")(self.flow)
-        self.registry.flow("stock", overlap="skip")(self.flow)
+        self.registry.flow("orders", settings=Rules, provider=PROVIDER)(self.flow)
+        self.registry.flow("stock", overlap="skip", settings=Rules, provider=PROVIDER)(self.flow)
         self.entries = {name: Entry(PAST[0], asked={(PAST[0], 0)}) for name in FLOWS}
         self.executions: list[Execution] = []
         self.posted: list[str] = []
         """Run ids of the messages that were posted by hand."""
         self.violations: list[str] = []
         self.ticks: set[Process] = set()
-        self.history: list[str] = []
+        self.deleted: dict[str, Any] | None = None
+        """The tenant document, while it is deleted."""
+        self.closed: dict[Process, datetime] = {}
+        """Until when the provider was closed as each delivery began."""
         type(self).present = self
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a step, and check its results."""
-        type(self).steps += 1
         self.loop.run_until_complete(work)
         self.loop.run_until_complete(self._check())
+        type(self).steps += 1
 
     @initialize(lookahead=st.sampled_from([timedelta(), timedelta(minutes=10)]))
     def begin(self, lookahead: timedelta) -> None:
@@ -257,7 +284,10 @@ class Machine(RuleBasedStateMachine):
         process = current_process()
         execution = next(each for each in reversed(self.executions) if each.process is process)
         self.acts(execution, "sends a request")
-        return httpx.Response(200)
+        if not process.fate.closes:
+            return httpx.Response(200)
+        self.simulation.injected["the provider was closed"] += 1
+        return httpx.Response(429, headers={"Retry-After": str(CLOSED.seconds)})
 
     def acts(self, execution: Execution, what: str) -> None:
         self.simulation.note(f"{execution.process}: run {execution.run_id} {what}")
@@ -284,7 +314,10 @@ class Machine(RuleBasedStateMachine):
                 self.violations.append(f"runs {other.run_id} and {run.run_id} of {run.flow_name} overlap")
         if run.window.end > max(process.now, run.window.start or process.now):
             self.violations.append(f"the window of run {run.run_id} ends in the future, at {run.window.end}")
-        execution = Execution(run.flow_name, run.run_id, lease.get("nonce", ""), process, run.window.start)
+        if self.closed.get(process, NEVER) > process.now:
+            self.violations.append(f"run {run.run_id} starts at {process.now}, and the provider is closed")
+        redrive = lease.get("message", {}).get("redrive", 0)
+        execution = Execution(run.flow_name, run.run_id, lease.get("nonce", ""), redrive, process, run.window.start)
         self.executions.append(execution)
         self.simulation.note(f"{process}: run {run.run_id} of {run.flow_name} starts, {process.fate}")
         return execution
@@ -342,6 +375,10 @@ class Machine(RuleBasedStateMachine):
         end=st.sampled_from(["succeeds", "succeeds", "fails", "defers", "continues", "continues halfway", "gives up"]),
         held=st.sampled_from([None, None, "before", "after"]),
         checkpoint=st.booleans(),
+        closes=st.sampled_from([False] * 7 + [True]),
+    )
+    events = st.lists(
+        st.sampled_from(["the same message again", "a delivery", "a tick", "a kill"]), min_size=1, max_size=4
     )
     flows = st.sampled_from(FLOWS)
 
@@ -399,6 +436,67 @@ class Machine(RuleBasedStateMachine):
 
         self.run(self._edit(change))
 
+    @rule(how=st.sampled_from(["deleted", "invalid"]), events=events, number=numbers_of_choice, host=hosts, fate=fates)
+    @only_if(lambda self: self.simulation.away is None)
+    def a_tenant_is_broken_for_a_while(
+        self, *, how: str, events: list[str], number: int, host: int, fate: Fate
+    ) -> None:
+        self.simulation.injected[f"the tenant was {how} for a while"] += 1
+        self.run(self._hold(self.chosen([*FLOWS], number), host))
+        self.run(self._break_tenant(how, self._events(events, number, host, fate)))
+
+    async def _hold(self, flow: str, host: int) -> None:
+        """Post a message, and deliver it to a process in which the flow waits, unless a process waits already."""
+        if not self.held():
+            self._post(flow)
+            process = Process(self.simulation, timedelta(), None, Fate("succeeds", held="before"))
+            await self._deliver_message(self.simulation.messages[-1], host, process)
+
+    async def _break_tenant(self, how: str, events: Coroutine[Any, Any, None]) -> None:
+        self.simulation.note(f"the tenant's document is {how}")
+        tenant = await self.world.document(self.tenant)
+        if how == "deleted":
+            self.deleted = tenant
+            await self.world.tenants.delete_item(self.tenant, partition_key=self.tenant)
+            await events
+            self.deleted = None
+            await self.world.put(tenant)
+        else:
+            await self._edit(lambda tenant: tenant.update(timezone=5))
+            await events
+            await self._edit(lambda changed: changed.update(timezone=tenant["timezone"]))
+        self.simulation.note("the tenant's document is as before")
+
+    @rule(flow=flows, events=events, number=numbers_of_choice, host=hosts, fate=fates)
+    @only_if(lambda self: self.simulation.away is None)
+    def settings_do_not_fit_for_a_while(
+        self, *, flow: str, events: list[str], number: int, host: int, fate: Fate
+    ) -> None:
+        self.simulation.injected["settings did not fit for a while"] += 1
+        self.run(self._hold(flow, host))
+        self.run(self._break_settings(flow, self._events(events, number, host, fate)))
+
+    async def _break_settings(self, flow: str, events: Coroutine[Any, Any, None]) -> None:
+        self.simulation.note(f"the settings of {flow} do not fit")
+        await self._edit(lambda tenant: self._entry(tenant, flow).update(settings={"limit": "many"}))
+        await events
+        await self._edit(lambda tenant: self._entry(tenant, flow).update(settings={}))
+        self.simulation.note(f"the settings of {flow} fit")
+
+    async def _events(self, events: list[str], number: int, host: int, fate: Fate) -> None:
+        """Let something happen while a document is not in order."""
+        for event in events:
+            process = Process(self.simulation, timedelta(), None, fate)
+            if event == "a tick":
+                await self._ticks([(host, timedelta(), None)])
+            elif event == "a delivery" and self.simulation.messages:
+                await self._deliver(number, host, process)
+            elif event == "the same message again" and self.with_message():
+                await self._deliver_again(self.chosen(self.with_message(), number), host, process)
+            elif event == "a kill" and self.held():
+                await self.simulation.kill(self.chosen(self.held(), number))
+            await self._check()
+
     async def _edit(self, change: Callable[[dict[str, Any]], object]) -> None:
         tenant = await self.world.document(self.tenant)
         change(tenant)
@@ -433,7 +531,10 @@ class Machine(RuleBasedStateMachine):
     @rule(number=numbers_of_choice, host=hosts, skew=skews, fault=faults, fate=fates)
     @only_if(lambda self: self.simulation.messages and self.simulation.away is not Service.QUEUE)
     def a_delivery(self, number: int, host: int, skew: timedelta, fault: Fault | None, fate: Fate) -> None:
-        self.run(self._deliver(number, host, Process(self.simulation, skew, fault, fate)))
+        process = Process(self.simulation, skew, fault, fate)
+        self.run(self._deliver(number, host, process))
+        if process.task is None:  # no message was visible
+            type(self).steps -= 1
 
     async def _deliver(self, number: int, host: int, process: Process) -> None:
         upcoming = self.simulation.next_visible()
@@ -444,19 +545,26 @@ class Machine(RuleBasedStateMachine):
 
     async def _deliver_message(self, message: Message, host: int, process: Process) -> None:
         services = self.services[host]
+        self.closed[process] = await self._closed_until()
 
         def invoke(delivered: QueueMessage) -> Any:
             return (bury if message.poison else run_message)(services, self.registry, delivered)
 
         await self.simulation.deliver(message, process, invoke)
 
+    async def _closed_until(self) -> datetime:
+        return instant((await self.read(f"cooldown-{PROVIDER}") or {}).get("untilUtc"))
+
+    def repeatable(self) -> list[Message]:
+        """Return the messages whose copies are messages of the same run."""
+        return [each for each in self.simulation.messages if b"runId" in each.body]
+
     @rule(number=numbers_of_choice)
-    @only_if(lambda self: self.simulation.messages)
+    @only_if(lambda self: self.repeatable())
     def a_message_is_duplicated(self, number: int) -> None:
         type(self).steps += 1
-        message = self.chosen(self.simulation.messages, number)
-        if b"runId" in message.body:
-            self.simulation.post(message.body, poison=message.poison)
+        message = self.chosen(self.repeatable(), number)
+        self.simulation.post(message.body, poison=message.poison)
 
     @rule(number=numbers_of_choice, host=hosts, skew=skews, fate=fates)
     @only_if(lambda self: self.simulation.sent and self.simulation.away is None)
@@ -466,13 +574,42 @@ class Machine(RuleBasedStateMachine):
         process = Process(self.simulation, skew, Fault(Kind.STALE, 1), fate)
         self.run(self._deliver(len(self.simulation.visible()) - 1, host, process))
 
-    @rule(number=numbers_of_choice)
-    @only_if(lambda self: self.held())
-    def a_message_becomes_visible_while_it_runs(self, number: int) -> None:
-        type(self).steps += 1
-        process = self.chosen(self.held(), number)
-        if process.message and process.has_message:
-            process.message.visible_at = self.simulation.time
+    def with_message(self) -> list[Process]:
+        """Return the processes whose flows wait, and whose messages were not delivered to others since."""
+        return [each for each in self.held() if each.has_message]
+
+    @rule(number=numbers_of_choice, host=hosts, skew=skews, fault=faults, fate=fates)
+    @only_if(lambda self: self.with_message() and self.simulation.away is not Service.QUEUE)
+    def a_message_is_delivered_again_while_it_runs(
+        self, *, number: int, host: int, skew: timedelta, fault: Fault | None, fate: Fate
+    ) -> None:
+        self.simulation.injected["a message was delivered again while it ran"] += 1
+        process = Process(self.simulation, skew, fault, fate)
+        self.run(self._deliver_again(self.chosen(self.with_message(), number), host, process))
+
+    async def _deliver_again(self, running: Process, host: int, process: Process) -> None:
+        assert running.message
+        await self._deliver_message(running.message, host, process)
+
+    # --- the provider
+
+    @rule(flow=flows, host=hosts, skew=skews, fates=st.lists(fates, min_size=1, max_size=3))
+    @only_if(lambda self: self.simulation.away is None)
+    def the_schedule_goes_on_while_the_provider_is_closed(
+        self, *, flow: str, host: int, skew: timedelta, fates: list[Fate]
+    ) -> None:
+        fates = [Fate("succeeds", closes=True), *fates]
+        self.run(self._go_on(flow, host, [Process(self.simulation, skew, None, fate) for fate in fates]))
+
+    @rule()
+    @only_if(lambda self: f"cooldown-{PROVIDER}" in self.simulation.versions)
+    def a_person_opens_the_provider(self) -> None:
+        self.run(self._open())
+
+    async def _open(self) -> None:
+        self.closed.clear()
+        self.simulation.versions.pop(f"cooldown-{PROVIDER}")
+        await self.world.runs.delete_item(f"cooldown-{PROVIDER}", partition_key=self.tenant)
 
     # --- deferred runs
 
@@ -538,9 +675,11 @@ class Machine(RuleBasedStateMachine):
         is_enabled = self._entry(await self.world.document(self.tenant), flow)["enabled"]
         state, services = await self.read(f"state-{flow}") or {}, self.services[host]
         is_free = services.running[self.tenant] < services.settings.concurrency_per_tenant
+        is_open = await self._closed_until() <= process.now
         before = len(self.executions)
         await self._deliver_message(self.simulation.messages[-1], host, process)
-        if is_enabled and is_free and not state.get("lease") and len(self.executions) == before:
+        may_start = is_enabled and is_free and is_open and not state.get("lease")
+        if may_start and len(self.executions) == before:
             self.violations.append(f"the posted run {self.posted[-1]} of {flow} did not start during a deferral")
 
     # --- processes
@@ -583,13 +722,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(service=st.sampled_from(Service), hidden=st.sampled_from([30, 240, 600]))
     def a_service_is_away_or_back(self, service: Service, hidden: int) -> None:
+        type(self).steps += 1
         self.simulation.away = None if self.simulation.away else service
         self.simulation.hiding = timedelta(seconds=hidden)
 
     # --- invariants
 
     async def _check(self) -> None:
-        tenant = await self.world.document(self.tenant)
+        tenant = self.deleted or await self.world.document(self.tenant)
         for found in tenant["flows"]:
             self.entries[found["name"]].observe(found["nextRunUtc"])
         async for found in self.world.runs.query_items("SELECT * FROM c", partition_key=self.tenant):
@@ -600,6 +740,7 @@ class Machine(RuleBasedStateMachine):
                 versions.append(dict(found))
         for flow in FLOWS:
             self.violations += self._several_waiting(flow)
+        self.violations += self._ended_too_early()
         self.violations += [repr(each) for each in self.simulation.unexpected]
         self.violations += [f"lost: {body!r}" for body in self.simulation.lost]
         if self.violations:
@@ -627,6 +768,17 @@ class Machine(RuleBasedStateMachine):
         if len(waiting) > 1:
             yield f"{len(waiting)} runs of {flow} wait: {waiting}"
 
+    def _ended_too_early(self) -> Iterator[str]:
+        """Yield the runs that have ended, although one of their executions goes on or is not on record."""
+        records = self._records()
+        for execution in self.executions:
+            record = records.get(execution.run_id)
+            if not record or not self.is_over(record) or record.get("redrive", 0) < execution.redrive:
+                continue
+            recorded = {attempt["id"] for attempt in record["attempts"]}
+            if execution.nonce not in recorded and record["attemptCount"] <= MOST_RECORDED:
+                yield f"run {execution.run_id} has {record['outcome']}, and an execution is not on record: {record}"
+
     def _check_change(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         name = new["id"]
         if new["type"] == "FlowState":
@@ -636,7 +788,7 @@ class Machine(RuleBasedStateMachine):
                 self.violations.append(f"the window of {name} moved back")
         else:
             before, after = old.get("attempts", []), new.get("attempts", [])
-            if new.get("attemptCount", 0) <= 20 and after[: len(before)] != before:
+            if new.get("attemptCount", 0) <= MOST_RECORDED and after[: len(before)] != before:
                 self.violations.append(f"{name} lost attempts: {before} became {after}")
             if old.get("outcome") == "succeeded" != new.get("outcome"):
                 self.violations.append(f"{name} succeeded, and has {new['outcome']} now")
@@ -699,7 +851,7 @@ class Machine(RuleBasedStateMachine):
         attempts = {attempt["id"]: attempt["outcome"] for each in records.values() for attempt in each["attempts"]}
         for execution in self.executions:
             record = records[execution.run_id]
-            if execution.nonce not in attempts and record["attemptCount"] <= 20:
+            if execution.nonce not in attempts and record["attemptCount"] <= MOST_RECORDED:
                 yield f"an execution of run {execution.run_id} is not recorded: {record}"
         for flow in FLOWS:
             yield from self._state(flow, [each for each in records.values() if each["flowName"] == flow])
@@ -759,7 +911,7 @@ class Machine(RuleBasedStateMachine):
             each
             for record in records
             for each in record["attempts"]
-            if not each.get("token") and each["outcome"] == "dead"
+            if not each.get("token") and each["outcome"] in ("failed", "dead")
         ]
         stored = state.get("windowEndUtc")
         if (stored and datetime.fromisoformat(stored)) != end:
@@ -786,7 +938,8 @@ class Machine(RuleBasedStateMachine):
     async def _clean(self) -> None:
         for process in [*self.simulation.processes]:
             await self.simulation.kill(process)
-        await self.world.tenants.delete_item(self.tenant, partition_key=self.tenant)
+        if self.deleted is None:
+            await self.world.tenants.delete_item(self.tenant, partition_key=self.tenant)
         for partition in (self.tenant, "@fleet"):
             found = [each async for each in self.world.runs.query_items("SELECT c.id FROM c", partition_key=partition)]
             for each in found:
@@ -823,7 +976,7 @@ def test_any_history_fits_the_model(
     """Each decision to run has one run, each run one record, and no two executions of a flow overlap."""
     scale = request.config.getoption("--chaos-scale")
     profile = settings(
-        max_examples=HISTORIES * scale,
+        max_examples=HISTORIES if scale == 1 else LONG_HISTORIES * scale,
         stateful_step_count=STEPS,
         deadline=None,
         database=None,
@@ -839,3 +992,4 @@ def test_any_history_fits_the_model(
             sys.stdout.write(f"\n{machine.steps} steps\n")
         sys.stdout.write(f"injected: {', '.join(f'{kind} {n}' for kind, n in sorted(machine.injected.items()))}\n")
         sys.stdout.write(f"found: steps {machine.steps}, executions {machine.executed}, runs {machine.recorded}\n")
+    assert scale == 1 or machine.steps >= FEWEST_STEPS * scale
