@@ -8,6 +8,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -32,6 +33,7 @@ from datasync.model.times import utc_text
 from datasync.run.bury import bury
 from datasync.run.pipeline import run_message
 from datasync.services import Services
+from datasync.stores.claims import Claims
 from datasync.tick.tick import tick
 from tests.chaos.simulation import (
     Fault,
@@ -400,8 +402,17 @@ class Machine(RuleBasedStateMachine):
         for host, skew, fault in ticks:
             process = Process(self.simulation, skew, fault)
             self.ticks.add(process)
-            self.simulation.start(process, tick(self.services[host], self.registry))
+            self.simulation.start(process, tick(self._services(host), self.registry))
         await self.simulation.settle()
+
+    def _services(self, host: int) -> Services:
+        """Return the services of a process. It has the clients of a host, and its own claims.
+
+        Otherwise, processes would share a request for a claim, and wait until a frozen process gets the answer.
+        """
+        own = copy(self.services[host])
+        own.claims = Claims(own.fleet, own.tenants, own.clock.sleep)
+        return own
 
     @rule()
     def a_person_edits_another_field(self) -> None:
@@ -544,7 +555,7 @@ class Machine(RuleBasedStateMachine):
             await self._deliver_message(self.chosen(visible, number), host, process)
 
     async def _deliver_message(self, message: Message, host: int, process: Process) -> None:
-        services = self.services[host]
+        services = self._services(host)
         self.closed[process] = await self._closed_until()
 
         def invoke(delivered: QueueMessage) -> Any:

@@ -613,17 +613,29 @@ def test_the_command_line_runs_as_a_module() -> None:
 
     assert listed.returncode == 0
     assert [line.split()[0] for line in listed.stdout.partition("Commands:\n")[2].splitlines()] == [
+        "add-flow",
+        "audit",
         "check",
+        "cursor",
+        "dead",
+        "enqueue",
         "flows",
+        "gate",
         "incidents",
+        "next-run",
+        "pause",
         "queue",
+        "resume",
         "runs",
         "schedule",
+        "secrets",
         "show",
         "status",
+        "tenant",
         "ticks",
         "validate",
         "why",
+        "window",
     ]
     assert ran.returncode == 0, ran.stderr
     since = datetime.fromisoformat(ran.stdout.splitlines()[0].rpartition(" ")[2])
