@@ -28,7 +28,9 @@ _MOST_CALLS = 100  # in one traceback. Python takes 0.1 ms for each
 _FEWEST_CALLS = 2  # of each exception
 _HEAD = 4_000  # characters of a long traceback before the gap
 _MARGIN = 2_000  # characters: the longest user information of a URL that is found at a cut
-_EXPANSION = 8  # times the length of a secret in UTF-8 that a form of it is long at most, at a cut
+_EXPANSION = 18  # times the length of a secret in UTF-8 that a form of it is long at most, at a cut: `&#x41;` in a URL
+_LONG_EXPANSION = 8  # the same for long secrets
+_LONG_MARGIN = 24_000  # characters
 _SLOW = 20_000  # characters, which can take 10 ms if they are nothing but escapes
 _BASE64 = re.compile(r"[0-9A-Za-z+/_-]")
 _BASE64_END = re.compile(r"[0-9A-Za-z+/_-]?(?:=|%3[dD])*")
@@ -56,7 +58,7 @@ class Redaction:
         if (name, secret) in self._known:
             return
         self._known.add((name, secret))
-        self._margin = max(self._margin, _EXPANSION * len(secret.encode()))
+        self._margin = max(self._margin, _margin(len(secret.encode())))
         if len(secret) < SHORTEST:
             return
         for part in parts_of(secret):
@@ -159,6 +161,11 @@ class Redaction:
                 yield *_origin(path, first, last), "***"
 
 
+def _margin(length: int) -> int:
+    """Return how many characters to search behind a cut for a secret with so many bytes."""
+    return max(min(_EXPANSION * length, _LONG_MARGIN), _LONG_EXPANSION * length)
+
+
 def printable(text: str) -> str:
     """Escape half a surrogate pair, which cannot be printed."""
     return text.encode(errors="backslashreplace").decode()
@@ -186,11 +193,19 @@ def _replaced(
         return
     searched = _with_blanks(as_searched(path[-1].text))
     for text, name in texts.items():
-        start = searched.find(text)
-        while start >= 0:
-            end = start + len(text)
-            yield *_origin(path, start, min(end + and_next, len(searched))), f"<{name}>"
-            start = searched.find(text, end)
+        for start in _places(text, searched):
+            end = min(start + len(text) + and_next, len(searched))
+            yield *_origin(path, start, end), f"<{name}>"
+
+
+def _places(text: str, searched: str) -> Iterator[int]:
+    """Yield where a text begins. Of occurrences that overlap with one, the last is enough: they have no gap."""
+    start = searched.find(text)
+    while start >= 0:
+        yield start
+        end = start + len(text)
+        last = searched.rfind(text, start + 1, end + len(text) - 1)
+        start = last if last >= 0 else searched.find(text, end)
 
 
 def _origin(path: list[Decoded], start: int, end: int) -> tuple[int, int]:
