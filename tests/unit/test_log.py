@@ -5,6 +5,7 @@ import json
 import logging
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
@@ -179,6 +180,32 @@ def test_occurrences_of_a_secret_that_overlap_are_removed(secret: str, text: str
     redact.add("crm--key", secret)
 
     assert redact(text) == redacted
+
+
+def test_a_secret_is_added_in_a_thread_while_texts_are_redacted() -> None:
+    """Neither fails, and no secret is lost."""
+    redact = Redaction()
+    secrets = [(f"crm--{n}", f"s3cret{n:04}" * 120) for n in range(60)]
+
+    with ThreadPoolExecutor(4) as threads:
+        added = [threads.submit(redact.add, *each) for each in secrets]
+        while not all(each.done() for each in added):
+            redact("a text without a secret")
+    for each in added:
+        each.result()
+
+    assert all(redact(secret) == f"<{name}>" for name, secret in secrets)
+
+
+def test_a_secret_with_a_thousand_texts_is_removed() -> None:
+    """Each of its texts, in each form."""
+    texts = [f"s3cret-{n:04}/key" for n in range(1000)]
+    redact = Redaction()
+    redact.add("crm--keys", json.dumps(texts))
+
+    assert redact(" ".join(texts[500:510])) == " ".join(["<crm--keys>"] * 10)
+    assert redact(b64encode(texts[700].encode()).decode()) == "<crm--keys>"
+    assert redact("a %s3cret-0999%2fkey") == "a %<crm--keys>"
 
 
 def test_the_texts_of_a_secret_in_json_are_removed() -> None:
