@@ -108,9 +108,10 @@ def test_flows_import_the_framework_only(path: Path) -> None:
     ],
 )
 def test_a_library_is_imported_in_one_place(package: str, only: set[str]) -> None:
-    """Only the entry uses the host's objects. Only the watchdog starts a thread, all other code runs on the event
-    loop. A redaction has a lock, since long secrets are added in a thread of asyncio, and `execute` reports the exceptions
-    of the threads of flows.
+    """Only the entry uses the host's objects. Only the watchdog starts a thread; other code is on the loop.
+
+    A redaction has a lock, since long secrets are added in a thread of asyncio, and `execute` reports the
+    exceptions of the threads of flows.
     """
     assert {path.name for path in PRODUCT for name in imports(path) if in_package(name, package)} == only
 
