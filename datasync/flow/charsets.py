@@ -20,18 +20,23 @@ _WITH_MARK: dict[str, tuple[bytes, _Decode, _Decode]] = {
 """Codecs of Python that fail in a stream without a byte order mark, and what they stand for."""
 
 _PREFIX = "datasync_"
+_LONGEST = 1000  # characters of a media type with its parameters
 
 
 def charset(response: httpx.Response) -> str:
     """Return the codec for a text: of the charset that the answer or its user names, UTF-8 if that is not for texts.
 
+    It is UTF-8 too if the media type with its parameters has more than 1,000 characters.
+
     UTF-16 and UTF-32 without a byte order mark are little-endian, as in browsers:
     https://encoding.spec.whatwg.org/#utf-16le
     """
-    name = response.encoding or "utf-8"
+    if len(response.headers.get("Content-Type", "")) > _LONGEST:  # httpx takes the square of its length to read it
+        return "utf-8"
     try:
+        name = response.encoding or "utf-8"
         codec = codecs.lookup(name).name
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: RFC 2231 can put a NUL into the name
         return "utf-8"
     if codec in _WITH_MARK:
         return _PREFIX + codec.replace("-", "_")

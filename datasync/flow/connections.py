@@ -76,13 +76,14 @@ class Connections(httpx.AsyncBaseTransport):
             names = [] if request.method == "HEAD" else encodings(response)
             too_large = ResponseTooLarge(request.url.host, response.status_code, limits.max_body)
             body = decoded(deadline.over(_received(response)), names, too_large, run.usage.clock)
+            encoding = charset(response)
             answer = httpx.Response(
                 response.status_code,
                 headers=_headers(response, names),
                 stream=_Body(body, run.open, held.pop_all()),
                 extensions=response.extensions,
             )
-            answer.encoding = charset(answer)
+            answer.encoding = encoding
             return answer
 
     @override

@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
 
 _SHORTEST_PART = 8  # characters: a shorter part of a secret, such as the line `},`, is not secret
 
@@ -25,10 +26,14 @@ def written(part: str) -> Iterator[str]:
 def in_base64(secret: str) -> set[str]:
     """Return the characters that a text becomes in base64, alone or within other data such as `user:secret`.
 
+    The data may be a form, JSON, or base64 again. OAuth 2.0 escapes the secret before: RFC 6749, section 2.3.1.
+
     A character has six bits, so there are three forms, one for each remainder of the place by three. Characters at
     the ends that also depend on the data around the secret are left out.
     """
-    encoded = {secret.encode()}
+    escaped = {quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}
+    inner = {secret, secret.upper(), secret.lower(), *escaped, json.dumps(secret, ensure_ascii=False)[1:-1]}
+    encoded = {each.encode() for each in inner} | {b64encode(secret.encode())}
     if not secret.isascii():
         encoded.add(secret.encode("latin-1", errors="ignore"))  # as aiohttp does it for basic authentication
     found = set[str]()

@@ -9,7 +9,7 @@ from httpx_retries import Retry, RetryTransport
 
 from datasync.errors import RetryLater
 from datasync.flow.connections import Caller, Connections, caller
-from datasync.flow.redirects import guard
+from datasync.flow.redirects import forget, guard
 from datasync.flow.responses import ACCEPTED, TotalTimeout
 from datasync.flow.retry_after import wait_asked
 from datasync.flow.usage import HttpUsage
@@ -74,8 +74,16 @@ def new_client(
 
     """
     run = _Run(transport, Caller(usage, before_unsafe), lambda: client.cookies)
-    client = httpx.AsyncClient(transport=run, timeout=_TIMEOUT, headers={"Accept-Encoding": ", ".join(ACCEPTED)})
+    client = _Client(transport=run, timeout=_TIMEOUT, headers={"Accept-Encoding": ", ".join(ACCEPTED)})
     return client
+
+
+class _Client(httpx.AsyncClient):
+    @override
+    def build_request(self, *args: Any, **kwargs: Any) -> httpx.Request:
+        request = super().build_request(*args, **kwargs)  # not called for redirects
+        forget(request)
+        return request
 
 
 class _Run(httpx.AsyncBaseTransport):

@@ -72,7 +72,7 @@ class _Safe:
         if self._left <= 0:
             return _CUT
         text = value if isinstance(value, str) else _text_of(value)
-        safe = self._redact.start(text, self._left)
+        safe = shown_lines(self._redact.start(text, self._left))
         self._left -= max(len(safe), _LEAST)
         return value if safe == text and isinstance(value, _PLAIN) else safe
 

@@ -7,6 +7,7 @@ So one search finds a secret in any case and in any mix of encodings, and takes 
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from threading import Lock
 
 from datasync.flow.decoded import Decoded, decodings, in_one_line, without_unfinished_escape
 from datasync.flow.forms import base64_letters, in_base64, parts_of, written
@@ -28,7 +29,10 @@ _MOST_CALLS = 100  # in one traceback. Python takes 0.1 ms for each
 _FEWEST_CALLS = 2  # of each exception
 _HEAD = 4_000  # characters of a long traceback before the gap
 _MARGIN = 2_000  # characters: the longest user information of a URL that is found at a cut
-_EXPANSION = 8  # times the length of a secret in UTF-8 that a form of it is long at most, at a cut
+_EXPANSION = 18  # times the length of a secret in UTF-8 that a form of it is long at most, at a cut: `&#x41;` in a URL
+_MANY = 64  # forms, of which each is searched
+_LONG_EXPANSION = 4  # the same for long secrets
+_LONG_MARGIN = 24_000  # characters
 _SLOW = 20_000  # characters, which can take 10 ms if they are nothing but escapes
 _BASE64 = re.compile(r"[0-9A-Za-z+/_-]")
 _BASE64_END = re.compile(r"[0-9A-Za-z+/_-]?(?:=|%3[dD])*")
@@ -39,45 +43,26 @@ class Redaction:
 
     def __init__(self) -> None:
         self._known: set[tuple[str, str]] = set()
-        self._texts: dict[str, str] = {}
-        self._unfinished_texts: dict[str, str] = {}
-        self._short_texts: dict[str, str] = {}
-        self._short_unfinished_texts: dict[str, str] = {}
-        self._one_line_texts: dict[str, str] = {}
-        self._base64: dict[str, str] = {}
+        self._forms = _Forms()
         self._margin = _MARGIN
+        self._changes = Lock()
 
     def add(self, name: str, secret: str | None) -> None:
         """Add a secret, in all its forms. Forms with fewer than 4 characters are left in texts.
 
-        If the secret is JSON, its texts are secrets too.
+        If the secret is JSON, its texts are secrets too. A long secret takes a tenth of a second: use a thread, and
+        this object at the same time.
         """
         secret = printable(secret or "")
         if (name, secret) in self._known:
             return
-        self._known.add((name, secret))
-        self._margin = max(self._margin, _EXPANSION * len(secret.encode()))
-        if len(secret) < SHORTEST:
-            return
-        for part in parts_of(secret):
-            for form in in_base64(part):
-                _keep(self._base64, name, base64_letters(form.lower()))
-            for text in (each.text for form in written(part) for each in decodings(form)):
-                if len(text) == SHORTEST - 1:  # that of a secret with escapes of its own
-                    self._short_texts[_with_blanks(text)] = name
-                _keep(self._texts, name, text)
-                self._keep_unfinished(name, text)
-                for each in in_one_line(text):
-                    if (line := each.text.strip()) != text:
-                        _keep(self._one_line_texts, name, line)
-
-    def _keep_unfinished(self, name: str, text: str) -> None:
-        finished = without_unfinished_escape(text)
-        if finished == text:
-            return
-        _keep(self._unfinished_texts, name, finished)
-        if len(finished) == SHORTEST - 1:
-            self._short_unfinished_texts[_with_blanks(finished)] = name
+        forms = _Forms()
+        if len(secret) >= SHORTEST:
+            forms.add(name, secret)
+        with self._changes:
+            self._known.add((name, secret))
+            self._margin = max(self._margin, _margin(len(secret.encode())))
+            self._forms = self._forms.and_those(forms)
 
     @property
     def is_slow(self) -> bool:
@@ -139,24 +124,71 @@ class Redaction:
 
     def _found(self, text: str) -> Iterator[tuple[int, int, str]]:
         """Yield the spans to replace, in any order. They may overlap."""
-        path = list[Decoded]()
+        forms, path = self._forms, list[Decoded]()
         for each in decodings(text):
             path.append(each)
-            yield from _replaced(path, self._texts)
-            for first, last, label in _replaced(path, self._short_texts):
+            yield from _replaced(path, forms.texts)
+            for first, last, label in _replaced(path, forms.short_texts):
                 if last - first >= SHORTEST:
                     yield first, last, label
-            yield from _replaced(path, self._unfinished_texts, and_next=True)
-            for first, last, label in _replaced(path, self._short_unfinished_texts, and_next=True):
+            yield from _replaced(path, forms.unfinished_texts, and_next=True)
+            for first, last, label in _replaced(path, forms.short_unfinished_texts, and_next=True):
                 if last - first > SHORTEST:  # with an escape, to which the end of the secret belongs
                     yield first, last, label
-            if self._one_line_texts:
+            if forms.one_line_texts:
                 for line in in_one_line(each.text):
-                    yield from _replaced([*path, line], self._one_line_texts)
-            for first, last, label in _replaced(path, self._base64, as_searched=base64_letters):
+                    yield from _replaced([*path, line], forms.one_line_texts)
+            for first, last, label in _replaced(path, forms.base64, as_searched=base64_letters):
                 yield *_whole(text, first, last), label
             for first, last in credentials(each.text):
                 yield *_origin(path, first, last), "***"
+
+
+class _Forms:
+    """The forms of secrets: text → name of the secret. What a redaction searches is replaced, and never changed."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.unfinished_texts: dict[str, str] = {}
+        self.short_texts: dict[str, str] = {}
+        self.short_unfinished_texts: dict[str, str] = {}
+        self.one_line_texts: dict[str, str] = {}
+        self.base64: dict[str, str] = {}
+
+    def and_those(self, others: "_Forms") -> "_Forms":
+        """Return these forms and others together."""
+        both = _Forms()
+        for kind, texts in vars(both).items():
+            texts.update(getattr(self, kind))
+            texts.update(getattr(others, kind))
+        return both
+
+    def add(self, name: str, secret: str) -> None:
+        """Add the forms of a secret."""
+        for part in parts_of(secret):
+            for form in in_base64(part):
+                _keep(self.base64, name, base64_letters(form.lower()))
+            for text in (each.text for form in written(part) for each in decodings(form)):
+                if len(text) == SHORTEST - 1:  # that of a secret with escapes of its own
+                    self.short_texts[_with_blanks(text)] = name
+                _keep(self.texts, name, text)
+                self._add_unfinished(name, text)
+                for each in in_one_line(text):
+                    if (line := each.text.strip()) != text:
+                        _keep(self.one_line_texts, name, line)
+
+    def _add_unfinished(self, name: str, text: str) -> None:
+        finished = without_unfinished_escape(text)
+        if finished == text:
+            return
+        _keep(self.unfinished_texts, name, finished)
+        if len(finished) == SHORTEST - 1:
+            self.short_unfinished_texts[_with_blanks(finished)] = name
+
+
+def _margin(length: int) -> int:
+    """Return how many characters to search behind a cut for a secret with so many bytes."""
+    return max(min(_EXPANSION * length, _LONG_MARGIN), _LONG_EXPANSION * length)
 
 
 def printable(text: str) -> str:
@@ -185,12 +217,28 @@ def _replaced(
     if not texts:
         return
     searched = _with_blanks(as_searched(path[-1].text))
-    for text, name in texts.items():
-        start = searched.find(text)
-        while start >= 0:
-            end = start + len(text)
-            yield *_origin(path, start, min(end + and_next, len(searched))), f"<{name}>"
-            start = searched.find(text, end)
+    for text, name in _possible(texts, searched):
+        for start in _places(text, searched):
+            end = min(start + len(text) + and_next, len(searched))
+            yield *_origin(path, start, end), f"<{name}>"
+
+
+def _possible(texts: dict[str, str], searched: str) -> Iterable[tuple[str, str]]:
+    """Return the texts that may occur: of many, those whose first characters do. To search each would take longer."""
+    if len(texts) <= _MANY:
+        return texts.items()
+    starts = {searched[at : at + SHORTEST] for at in range(len(searched))}
+    return [(text, name) for text, name in texts.items() if len(text) < SHORTEST or text[:SHORTEST] in starts]
+
+
+def _places(text: str, searched: str) -> Iterator[int]:
+    """Yield where a text begins. Of occurrences that overlap with one, the last is enough: they have no gap."""
+    start = searched.find(text)
+    while start >= 0:
+        yield start
+        end = start + len(text)
+        last = searched.rfind(text, start + 1, end + len(text) - 1)
+        start = last if last >= 0 else searched.find(text, end)
 
 
 def _origin(path: list[Decoded], start: int, end: int) -> tuple[int, int]:

@@ -22,6 +22,11 @@ def origin(url: httpx.URL) -> Origin:
     return (url.scheme, url.host, url.port or _PORTS.get(url.scheme))
 
 
+def forget(request: httpx.Request) -> None:
+    """Let a new request keep its credentials, though it has the extensions of an earlier one."""
+    request.extensions.pop(_ORIGIN, None)
+
+
 def guard(request: httpx.Request, cookies: httpx.Cookies) -> None:
     """Remove the credentials of a request that follows a redirect to another origin.
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
@@ -29,6 +30,8 @@ DEFAULT_TIMEOUT = timedelta(minutes=10)
 """Time limit of one attempt. It is below host.json's functionTimeout, after which the host restarts the worker."""
 
 DEFAULT_PARTS = 100
+LARGEST_SETTINGS = 256_000
+"""Bytes of JSON. To convert 2 MB, the size of a document, keeps the event loop for half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,16 @@ class Flow:
         """Return the settings of an entry as the declared type; the dict where the flow declares none.
 
         Raises:
-            FlowSettingsInvalid: they do not fit; the error names the first field that does not.
+            FlowSettingsInvalid: they do not fit, and the error names the first field that does not; or they have more
+                than 256 KB.
 
         """
         if self.settings is None:
             return entry.settings
         path = f"flows[{entry.index}].settings"
+        if (size := _size(entry.settings)) > LARGEST_SETTINGS:
+            why = f"{size:,} bytes as JSON; at most {LARGEST_SETTINGS:,} are converted: keep large data elsewhere"
+            raise FlowSettingsInvalid(tenant_id, self.name, path, why)
         try:
             return decode(self.settings, entry.settings, path)
         except FieldError as error:
@@ -83,6 +90,13 @@ class Flow:
         except Exception as error:  # noqa: BLE001 - __post_init__ is the author's code, and a tick runs it
             why = f"{self.settings.__name__} cannot be made from them ({type(error).__name__}: {error})"
             raise FlowSettingsInvalid(tenant_id, self.name, path, why) from None
+
+
+def _size(settings: dict[str, Any]) -> int:
+    try:
+        return len(msgspec.json.encode(settings))
+    except UnicodeEncodeError:  # half a surrogate pair
+        return len(json.dumps(settings))
 
 
 class FlowRegistry:

@@ -9,6 +9,7 @@ the run expires then, and the message is delivered again.
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextvars import ContextVar, copy_context
 from datetime import timedelta
@@ -63,7 +64,8 @@ async def execute(
     """Run a flow until it ends, or until it must end. Nothing that the flow raises is raised here.
 
     The tasks that the flow left behind are cancelled at its end. What asyncio reports about a task of the run, at any
-    time, goes to `log`, which removes the secrets.
+    time, goes to `log`, which removes the secrets. Of exceptions whose run is not known, those of futures and threads,
+    the texts are left out.
 
     RETURNED: the flow returned.
     RAISED: it raised an exception. This includes SystemExit and KeyboardInterrupt, in any of its tasks, and a
@@ -76,6 +78,7 @@ async def execute(
     watchdog.start(loop)
     _install_task_factory(loop)
     _install_exception_handler(loop)
+    _install_thread_hook()
     started = watchdog.clock.monotonic()
     run = _Run(loop, function, subject, log)
     how, error = await _wait_for_end(run, stop, _Deadline(watchdog, timeout, subject))
@@ -258,10 +261,43 @@ class _ExceptionHandler:
         run = _current.get(None)  # asyncio calls a handler in the context of the task that it reports
         if run:
             run.log.error("%s", context.get("message"), exc_info=context.get("exception") or False)
-        elif self._before:
+            return
+        if error := context.get("exception"):  # of a future, say, which has no context
+            message, _, _ = str(context.get("message")).partition("(")  # without the arguments of a callback
+            context = {"message": message, "exception": _without_text(error)}
+        if self._before:
             self._before(loop, context)
         else:
             loop.default_exception_handler(context)
+
+
+class _ThreadHook:
+    """Reports the exceptions that end threads, without their texts. A thread does not know the run that started it."""
+
+    def __init__(self) -> None:
+        self._before = threading.excepthook
+
+    def __call__(self, ended: threading.ExceptHookArgs, /) -> None:
+        error = ended.exc_value
+        if error is not None and not isinstance(error, SystemExit):
+            safe = _without_text(error)
+            ended = threading.ExceptHookArgs((type(safe), safe, safe.__traceback__, ended.thread))
+        self._before(ended)
+
+
+class UnknownRunError(Exception):
+    """An exception in code that belongs to no known run. It has the class and the traceback of the other one."""
+
+
+def _without_text(error: BaseException) -> UnknownRunError:
+    name = type(error).__name__
+    text = f"{name}. Its text is left out: it may have secrets of a run, and the run is not known"
+    return UnknownRunError(text).with_traceback(error.__traceback__)
+
+
+def _install_thread_hook() -> None:
+    if not isinstance(threading.excepthook, _ThreadHook):
+        threading.excepthook = _ThreadHook()
 
 
 def _install_exception_handler(loop: asyncio.AbstractEventLoop) -> None:

@@ -53,6 +53,7 @@ _CHARSETS = (
     b"cp1255 tis_620 unicode_escape raw_unicode_escape mbcs oem punycode idna rot13 undefined base64 bz2 hex quopri uu "
     b'zlib \xff "utf-8 ../utf-8 datasync_utf_16 encodings.punycode __init__'
 ).split()
+_EXTENDED = (b"utf%00", b"%00", b"utf-8", b"%ff", b"%5CN%7Bx", b"-a" * 3_000)  # of RFC 2231
 _SLOW_TO_READ = (  # in some charset
     *(b"-" + b"b" * 40_000, b"a" * 40_000, b"+AAA-" * 8_000, b"\\N{" * 10_000, b"\\ud800" * 6_000, b"~{" * 20_000),
     *(b"\x1b$B" * 13_000, b"\xff" * 40_000, b"\xff\xfe" + b"\0\xd8" * 20_000, b"xn--" * 10_000),
@@ -62,6 +63,13 @@ _VALUES: dict[bytes, tuple[bytes, ...]] = {
         b"application/json",
         *(b"text/plain; charset=" + name for name in (*_CHARSETS, b"", b"a" * 5_000)),
         b"text/a; charset=\xff",
+        *(
+            b"text/a; charset*=" + name + b"''" + text
+            for name in (*_CHARSETS[:6], b"", b"punycode")
+            for text in _EXTENDED
+        ),
+        b"text/a; charset*0*=us-ascii''u%00; charset*1=tf",
+        b"text/a" + b";" * 8_000,
         b"/",
         b";",
     ),

@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ type Start = Callable[..., Coroutine[Any, Any, Execution]]
 async def start() -> AsyncIterator[Start]:
     """Return `execute` with a long timeout, a short grace and a watchdog that keeps blocks of 0.2 s and more."""
     loop = asyncio.get_running_loop()
-    factory = loop.get_task_factory()
+    factory, hook = loop.get_task_factory(), threading.excepthook
     watchdog = Watchdog(Clock(), threshold=timedelta(seconds=0.2))
 
     def call(flow: Flow, **options: Any) -> Coroutine[Any, Any, Execution]:
@@ -53,6 +55,7 @@ async def start() -> AsyncIterator[Start]:
     watchdog.stop()
     loop.set_task_factory(factory)
     loop.set_exception_handler(None)
+    threading.excepthook = hook
 
 
 async def forever() -> None:
@@ -292,6 +295,65 @@ async def test_an_exception_that_nobody_reads_is_logged_without_secrets(
     assert "ValueError: refused <crm--token>" in caplog.text
     assert "ValueError: late <crm--token>" in caplog.text
     assert "s3cret" not in caplog.text
+
+
+def broken(*_: object) -> None:
+    raise ValueError("refused s3cret-token")
+
+
+async def gathered() -> None:
+    broken()
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda: [asyncio.gather(gathered(), gathered())],
+        lambda: [asyncio.shield(gathered())],
+        lambda: [asyncio.get_running_loop().run_in_executor(None, broken)],
+        lambda: [asyncio.get_running_loop().call_soon(partial(broken, "s3cret-token"), context=Context())],
+    ],
+    ids=["gather", "shield", "executor", "callback"],
+)
+async def test_an_exception_of_no_known_run_is_reported_without_its_text(
+    start: Start, caplog: pytest.LogCaptureFixture, leave: Callable[[], list[object]]
+) -> None:
+    """A future has no context, so the secrets that may be in its exception are not known."""
+
+    async def flow() -> None:
+        left.extend(leave())
+        await wait_until(lambda: not isinstance(left[0], asyncio.Future) or left[0].done(), description="it is done")
+
+    left = list[object]()
+    await start(flow)
+    left.clear()
+    gc.collect()
+    await wait_until(lambda: "Its text is left out" in caplog.text, description="the exception is reported")
+
+    assert "ValueError. Its text is left out" in caplog.text
+    assert "in broken" in caplog.text
+    assert "s3cret-token" not in caplog.text.replace('ValueError("refused s3cret-token")', "")  # a line of this file
+
+
+async def test_an_exception_in_a_thread_is_reported_without_its_text(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that a flow has started does not know the run."""
+    ended = list[threading.ExceptHookArgs]()
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+
+    async def flow() -> None:
+        thread = threading.Thread(target=broken)
+        thread.start()
+        await asyncio.to_thread(thread.join)
+
+    await start(flow)
+
+    (error,) = [each.exc_value for each in ended]
+    assert "ValueError. Its text is left out" in str(error)
+    assert "s3cret-token" not in str(error)
+    assert error is not None
+    assert (error.__cause__, error.__context__) == (None, None)
 
 
 async def test_tasks_outside_of_runs_are_reported_as_before(start: Start) -> None:

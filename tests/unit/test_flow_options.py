@@ -149,6 +149,18 @@ def test_without_a_declared_type_settings_are_a_dict() -> None:
     assert declared().decode_settings("acme", tenant.flows[1]) == {}
 
 
+@pytest.mark.parametrize("filler", ["x", "\ud800"])
+def test_very_large_settings_of_a_declared_type_are_a_problem(filler: str) -> None:
+    """To convert them would stop all other runs. Without a type, they are not converted."""
+    rules = [{"sku": f"{n}{filler}"} for n in range(30_000)]
+    tenant = Tenant.from_document(document("acme", entry("mapped", settings={"rules": rules})))
+
+    (problem,) = entry_problems(tenant, tenant.flows[0], registry_with(settings=Rules), NOW)
+    assert problem.path == "flows[0].settings"
+    assert "bytes as JSON; at most 256,000 are converted" in problem.why
+    assert declared().decode_settings("acme", tenant.flows[0]) == {"rules": rules}
+
+
 def test_the_error_for_settings_names_the_field_and_the_remedy() -> None:
     """It is the error of a run whose settings do not fit."""
     tenant = Tenant.from_document(document("acme", entry("other"), entry("mapped", settings={"minTotal": "5"})))

@@ -254,6 +254,25 @@ async def test_a_charset_that_is_not_for_texts_is_read_as_utf_8(client: httpx.As
     assert lines == ["-añb"]
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain; charset*=us-ascii''utf%00",
+        "text/plain; charset*0*=us-ascii''%00; charset*1*=utf%00",
+        "text/plain; charset*=idna''xn--" + "a" * 7_000,
+        "text/plain; charset=latin-1" + ";" * 8_000,
+    ],
+    ids=["nul", "parts", "idna", "parameters"],
+)
+async def test_a_charset_that_cannot_be_read_is_utf_8(client: httpx.AsyncClient, content_type: str) -> None:
+    """RFC 2231 lets a name have any bytes. However many such answers a run gets, it keeps its connections."""
+    answer = body("añb".encode(), f"Content-Type: {content_type}")
+    async with hostile_server({"text": raw(answer)}) as server:
+        texts = [(await client.get(f"{server.url}/text", timeout=httpx.Timeout(5, pool=1))).text for _ in range(11)]
+
+    assert texts == ["añb"] * 11
+
+
 async def test_a_charset_for_texts_is_used(client: httpx.AsyncClient) -> None:
     """An answer without one is UTF-8."""
     latin = body("ñ".encode("latin-1"), "Content-Type: text/plain; charset=latin-1")

@@ -157,6 +157,16 @@ async def test_a_new_request_has_its_credentials(api: Server, stranger: Server, 
     assert (api.secrets, stranger.secrets) == ([ALL], [ALL])
 
 
+async def test_a_new_request_with_the_extensions_of_an_earlier_one_has_its_credentials(
+    api: Server, stranger: Server, client: httpx.AsyncClient
+) -> None:
+    """It follows no redirect, though the extensions of a request know where it was sent."""
+    before = await client.get(api.url)
+    await client.get(stranger.url, headers=CREDENTIALS, extensions=before.request.extensions)
+
+    assert stranger.secrets == [ALL]
+
+
 async def test_credentials_do_not_go_from_https_to_http(
     secure_api: Server, api: Server, client: httpx.AsyncClient
 ) -> None:

@@ -5,7 +5,8 @@ import json
 import logging
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
-from urllib.parse import quote, urlencode
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
 
@@ -142,6 +143,71 @@ def test_a_secret_is_removed_in_base64(encode: Callable[[bytes], bytes], user: s
     assert len(redacted) - len("Basic <crm--password>") <= len(user) * 4 / 3 + 6
 
 
+@pytest.mark.parametrize("secret", ["pk/3fQ+9aZ==", 's3cr3t&pass word"x', "pässwörd-geheim", "AbCd8Q~xyz.123/+=zz"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda secret: f"id:{quote_plus(secret)}",  # RFC 6749, section 2.3.1
+        lambda secret: json.dumps({"client_secret": secret}),
+        lambda secret: json.dumps({"client_secret": secret}, ensure_ascii=False),
+        lambda secret: urlencode({"a": 1, "client_secret": secret, "b": 2}),
+        lambda secret: urlencode({"a": 1, "client_secret": secret}, quote_via=quote),
+        lambda secret: f"/login/{quote(secret, safe='')}",
+        str.upper,
+        str.lower,
+        lambda secret: b64encode(secret.encode()).decode(),
+    ],
+)
+def test_an_escaped_secret_is_removed_in_base64(write: Callable[[str], str], secret: str) -> None:
+    """As OAuth 2.0 writes it, in JSON, in a form, in another case, or in base64 again."""
+    redact = Redaction()
+    redact.add("crm--key", secret)
+
+    assert "<crm--key>" in redact(f"Basic {b64encode(write(secret).encode()).decode()} end")
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "redacted"),
+    [
+        ("abcXYZ123abc", "abcXYZ123abcXYZ123abc", "<crm--key>"),
+        ("abcXYZ123abc", "a abcXYZ123abcXYZ123abcXYZ123abc b abcXYZ123abc", "a <crm--key> b <crm--key>"),
+        ("aaaaa", "b" + "a" * 100_000 + "b", "b<crm--key>b"),
+    ],
+)
+def test_occurrences_of_a_secret_that_overlap_are_removed(secret: str, text: str, redacted: str) -> None:
+    """A secret may end as it begins."""
+    redact = Redaction()
+    redact.add("crm--key", secret)
+
+    assert redact(text) == redacted
+
+
+def test_a_secret_is_added_in_a_thread_while_texts_are_redacted() -> None:
+    """Neither fails, and no secret is lost."""
+    redact = Redaction()
+    secrets = [(f"crm--{n}", f"s3cret{n:04}" * 120) for n in range(60)]
+
+    with ThreadPoolExecutor(4) as threads:
+        added = [threads.submit(redact.add, *each) for each in secrets]
+        while not all(each.done() for each in added):
+            redact("a text without a secret")
+    for each in added:
+        each.result()
+
+    assert all(redact(secret) == f"<{name}>" for name, secret in secrets)
+
+
+def test_a_secret_with_a_thousand_texts_is_removed() -> None:
+    """Each of its texts, in each form."""
+    texts = [f"s3cret-{n:04}/key" for n in range(1000)]
+    redact = Redaction()
+    redact.add("crm--keys", json.dumps(texts))
+
+    assert redact(" ".join(texts[500:510])) == " ".join(["<crm--keys>"] * 10)
+    assert redact(b64encode(texts[700].encode()).decode()) == "<crm--keys>"
+    assert redact("a %s3cret-0999%2fkey") == "a %<crm--keys>"
+
+
 def test_the_texts_of_a_secret_in_json_are_removed() -> None:
     """A flow uses the parts of such a secret, such as the key of a service account."""
     redact = Redaction()
@@ -251,6 +317,16 @@ def test_secrets_are_removed_from_the_extra_fields_of_a_line(
     assert "<crm--token>" in fields
 
 
+def test_unseen_characters_in_extra_fields_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
+    """So they cannot forge a line of a log that prints the fields."""
+    caplog.set_level(logging.INFO, "datasync")
+    RunLog("acme/weather", {}, Redaction()).info("done", extra={"answer": ["ok\nFAIL\x1b[2J\u202e"], "k\u200b": 1})
+
+    (record,) = caplog.records
+    assert record.answer == ["ok\n  FAIL\\x1b[2J\\u202e"]  # type: ignore[attr-defined]
+    assert vars(record)["k\\u200b"] == 1
+
+
 def test_harmless_extra_fields_are_unchanged(caplog: pytest.LogCaptureFixture) -> None:
     """Numbers stay numbers, lists stay lists, and objects stay objects."""
     answer = {"orders": [1, 2.5, None, True], "name": "Zürich"}
@@ -313,6 +389,16 @@ def test_a_cut_leaves_no_half_of_a_secret(lead: int, form: str, caplog: pytest.L
         assert len(text) < TEXT + 2_000
         for part in (form[:4], form[-4:]):
             assert part not in text
+
+
+def test_a_cut_leaves_no_half_of_a_secret_with_long_escapes() -> None:
+    """HTML in a URL needs up to 18 characters for one."""
+    secret = "".join(f"{n:03}-" for n in range(40))
+    redact = Redaction()
+    redact.add("crm--key", secret)
+    form = "".join(f"%{ord(each):02x}" for char in secret for each in f"&#x{ord(char):x};")
+
+    assert redact.start("x" * (TEXT - 100) + form + "y" * 100_000).startswith("x" * (TEXT - 100) + "<crm--key>")
 
 
 def test_the_end_of_a_long_traceback_is_kept(caplog: pytest.LogCaptureFixture) -> None:
