@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from datasync.errors import SettingsInvalid
@@ -64,6 +64,7 @@ _KNOWN = (
     "ORCHESTRATOR_CONCURRENCY",
     "CONCURRENCY_PER_TENANT",
     "RUN_RETENTION_DAYS",
+    "DASHBOARD",
     *(f"{_QUEUES}{name}" for name in ("batchSize", "newBatchThreshold", "maxPollingInterval", "messageEncoding")),
     _ATTEMPTS,
     _PAUSE,
@@ -75,6 +76,19 @@ _OWN_PREFIXES = ("COSMOS_", "KEY_VAULT_", "ORCHESTRATOR_")
 
 DEFAULT_SCHEDULE = "0 0 * * * *"
 DEFAULT_QUEUE = "flow-jobs"
+
+type DashboardMode = Literal["off", "key", "entra"]
+
+
+def dashboard_mode(environ: Mapping[str, str]) -> DashboardMode:
+    """Return how the dashboard is protected: DASHBOARD. It is off where the setting is missing or malformed."""
+    match environ.get("DASHBOARD", "").strip().lower():
+        case "key":
+            return "key"
+        case "entra":
+            return "entra"
+        case _:
+            return "off"
 
 
 def binding(environ: Mapping[str, str], setting: str, default: str) -> str:
