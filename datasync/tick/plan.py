@@ -106,7 +106,7 @@ def _advance(tenant: Tenant, entry: FlowEntry, now: datetime, horizon: datetime,
         next_run=next_run,
         rev=tenant.revision_of(entry),
         now=now,
-        late=spread * _fraction(tenant.id, entry.name),
+        late=spread * spread_share(tenant.id, entry.name),
     )
 
 
@@ -138,8 +138,8 @@ def _run_id(tenant_id: str, entry: FlowEntry, at: datetime, *, is_forced: bool) 
     return run_id(tenant_id, entry.name, at.isoformat(), *decided_after)
 
 
-def _fraction(*parts: str) -> float:
-    """Hash texts to a number from 0 to 1, the same in every process."""
+def spread_share(*parts: str) -> float:
+    """Return the share of the spread for which the jobs of a flow of a tenant wait: a hash, from 0 to 1."""
     return int.from_bytes(sha256("\n".join(parts).encode()).digest()[:4]) / 2**32
 
 
