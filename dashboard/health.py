@@ -15,12 +15,13 @@ KEPT = 10
 
 async def health(request: Request) -> Answer:
     """Return 200, or 503 with the reasons."""
-    found = await _health()
+    found = await checked_health()
     return await json_answer(request, found, HTTPStatus.OK if found.is_well else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @alru_cache(maxsize=1, ttl=KEPT)
-async def _health() -> AppHealth:
+async def checked_health() -> AppHealth:
+    """Return the health of the app, which is the same for KEPT seconds."""
     try:
         services = shared_services()
     except SettingsInvalid:
