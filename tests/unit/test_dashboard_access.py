@@ -4,6 +4,7 @@ import json
 from base64 import b64encode
 from http import HTTPStatus
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,14 @@ class TestKey:
         found = reader("key", get(), {})
 
         assert (found.mode, found.name, found.can_operate) == ("key", None, True)
+
+    def test_a_key_in_the_address_is_refused(self) -> None:
+        """The platform takes it too, and addresses are logged and kept in histories."""
+        for ask in (reader, operator):
+            request = msgspec.structs.replace(post(), query={"code": "key"})
+            with pytest.raises(Refused, match="send the key in the header x-functions-key") as refused:
+                ask("key", request, {})
+            assert refused.value.status is HTTPStatus.BAD_REQUEST
 
     def test_a_principal_is_not_read(self) -> None:
         """Without the platform's authentication, anybody can send that header."""
