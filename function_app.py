@@ -1,15 +1,16 @@
-"""The entry: three triggers. Each unpacks its input and calls one stage."""
+"""The entry: three triggers, and the routes of the dashboard. Each unpacks its input and calls one stage."""
 
 import os
 
 import azure.functions as func
 
 import flows
+from dashboard.blueprint import routes
 from datasync.model.job import QueueMessage
 from datasync.run.bury import bury as bury_message
 from datasync.run.pipeline import run_message
 from datasync.services import Services, shared_services
-from datasync.settings import DEFAULT_QUEUE, DEFAULT_SCHEDULE, binding
+from datasync.settings import DEFAULT_QUEUE, DEFAULT_SCHEDULE, binding, dashboard_mode
 from datasync.telemetry.emit import configure
 from datasync.tick.tick import tick
 from flows.registry import registry
@@ -18,6 +19,7 @@ configure()
 registry.load(flows)
 
 app = func.FunctionApp()
+app.register_functions(routes(dashboard_mode(os.environ), registry))
 
 QUEUE = binding(os.environ, "QUEUE_NAME", DEFAULT_QUEUE)
 

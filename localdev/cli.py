@@ -119,7 +119,9 @@ async def _start() -> None:
             "The demo's tenants are stored. Most of their flows are due: `make tick` runs them.\n"
             "Ctrl-C stops everything."
         )
-        async with host(running.environ, port=HOST_PORT, on_line=click.echo) as app:
+        # The host does not ask for the key, as with Core Tools.
+        async with host({**running.environ, "DASHBOARD": "key"}, port=HOST_PORT, on_line=click.echo) as app:
+            click.echo(f"Dashboard      {app.url}/api/ops")
             await app.ended()
 
 

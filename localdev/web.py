@@ -28,7 +28,7 @@ async def serving(
         try:
             await web.TCPSite(runner, HOST, port, ssl_context=context).start()
         except OSError as why:
-            if why.errno == errno.EADDRINUSE:
+            if why.errno in {errno.EADDRINUSE, errno.EACCES}:  # EACCES on Windows
                 raise PortTaken(part, port) from None
             raise
         bound: int = runner.addresses[0][1]

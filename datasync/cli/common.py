@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import IntEnum
 from functools import wraps
 from http import HTTPStatus
@@ -36,8 +36,8 @@ from datasync.errors import (
 )
 from datasync.flow.registry import FlowRegistry
 from datasync.model.display import shown
-from datasync.model.times import EXPECTED, read_utc
 from datasync.operate.action import COMMAND_LINE, Ask
+from datasync.operate.since import since
 from datasync.services import Services
 from datasync.settings import Settings
 
@@ -98,27 +98,14 @@ def flows_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[...,
     return click.option("--flows", "package", metavar="MODULE", default="flows", show_default=True, help=help_text)
 
 
-def span(text: str) -> timedelta | None:
-    """Read a time span such as 30m, 24h or 7d; None if it is not one."""
-    found = re.fullmatch(r"([0-9]{1,6})([mhd])", text, re.ASCII)
-    return min(int(found[1]) * _UNITS[found[2]], _LONGEST_SPAN) if found else None
-
-
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
-_LONGEST_SPAN = timedelta(days=3650)
-
-
 def since_argument(ctx: click.Context, _: click.Parameter, value: str | None) -> datetime | None:
     """Read a time span before now, or a time. Raises BadParameter."""
     if value is None:
         return None
-    if before := span(value):
-        now: datetime = ctx.obj or datetime.min.replace(tzinfo=UTC)
-        return now - before
     try:
-        return read_utc(value)
-    except ValueError:
-        raise click.BadParameter(f"expected a time span such as 30m, 24h or 7d, or {EXPECTED}, got {value!r}") from None
+        return since(value, ctx.obj or datetime.min.replace(tzinfo=UTC))
+    except ValueError as why:
+        raise click.BadParameter(str(why)) from None
 
 
 class OperatingCommand(click.Command):

@@ -26,6 +26,7 @@ from datasync.operate.dead import dead as find_dead
 from datasync.operate.dead import purge as purge_runs
 from datasync.operate.dead import retry as retry_runs
 from datasync.operate.runs import run as find_run
+from datasync.operate.since import span
 
 _OPTIONS = (
     click.option("--fingerprint", metavar="F", help="Runs with this error. `incidents` shows the fingerprint."),

@@ -12,6 +12,7 @@ import msgspec
 from datasync.errors import StateInvalid
 from datasync.model.run import RunRecord
 from datasync.model.state import FlowState
+from datasync.model.tenant import FLEET
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import Container, explained
 from datasync.stores.runs import as_record
@@ -20,6 +21,10 @@ _STATES = (
     "SELECT c.id, c.tenantId, c.flowName, c.lease, c.deferral, c.lastRunUtc, c.lastOutcome, c.lastSuccessUtc, "
     "c.consecutiveFailures, c.staleUtc, c.outcomes, c.usual, c.unusual FROM c WHERE c.type = 'FlowState'"
 )
+_CHANGED = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'FlowState' AND c._ts >= @since"
+_CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type = 'Problem' AND c._ts >= @since"
+_STALE = "SELECT TOP 1 VALUE c.id FROM c WHERE c.type = 'FlowState' AND c.staleUtc < @now"
+_NEWEST = "SELECT TOP 1 VALUE c._ts FROM c ORDER BY c._ts DESC"
 _RECORD = (
     "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
     "c.attempt, c.attemptCount, c.part, c.redrive, c.purgedUtc, c.counts, c.unusual, c.error"
@@ -70,6 +75,19 @@ class Overview:
         async for document in self._found(_STATES, partition=tenant_id):
             yield _state(document)
 
+    async def changed(self, since: int) -> set[str]:
+        """Return the tenants with states or problems that have changed since a time, by the clock of Cosmos DB."""
+        of_states = {str(tenant) async for tenant in self._found(_CHANGED, since=since)}
+        return of_states | {str(each) async for each in self._found(_CHANGED_PROBLEMS, partition=FLEET, since=since)}
+
+    async def has_stale(self, now: datetime) -> bool:
+        """Return whether a flow should have succeeded before `now` (aware) and has not."""
+        return bool([id_ async for id_ in self._found(_STALE, now=utc_text(now))])
+
+    async def newest(self) -> int:
+        """Return the `_ts` of the newest change, in seconds since 1970; 0 if there is no document."""
+        return max([ts async for ts in self._found(_NEWEST)], default=0)
+
     async def records(self, wanted: RunFilter, most: int, *, is_oldest_first: bool = False) -> Records:
         """Return up to `most` records, by the start of their runs, without attempts and cursors."""
         where, values = _conditions(wanted)
@@ -99,9 +117,7 @@ class Overview:
         found = self._found("SELECT * FROM c WHERE c.type = 'Run' AND c.runId = @run", run=run_id)
         return [as_record(document) async for document in found]
 
-    async def _found(
-        self, query: str, partition: str | None = None, **parameters: object
-    ) -> AsyncIterator[dict[str, Any]]:
+    async def _found(self, query: str, partition: str | None = None, **parameters: object) -> AsyncIterator[Any]:
         container = await self._container.open()
         where: dict[str, Any] = {} if partition is None else {"partition_key": partition}
         with explained("while looking for states and records"):
@@ -112,7 +128,7 @@ class Overview:
                 **where,
             )
             async for item in items:
-                yield dict(item)
+                yield item
 
 
 _PAGE = 1000

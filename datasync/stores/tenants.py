@@ -35,6 +35,8 @@ _PAGE = 100
 
 _ALL = "SELECT * FROM c"
 _CHANGED = "SELECT * FROM c WHERE c._ts >= @since"
+_CHANGED_IDS = "SELECT VALUE c.tenantId FROM c WHERE c._ts >= @since"
+_NEWEST = "SELECT TOP 1 VALUE c._ts FROM c ORDER BY c._ts DESC"
 _BY_ID = "SELECT * FROM c WHERE ARRAY_CONTAINS(@ids, c.id)"
 # Both comparisons are served by the tuple index /flows/[]/{enabled, nextRunUtc}/?. Times in the app's own form compare
 # as text; a tick rewrites any other form when it examines the edit that brought it.
@@ -109,6 +111,22 @@ class TenantStore:
         if retry:
             async for page in self._pages(_BY_ID, ids=[*retry]):
                 yield [document for document in page if document["_rid"] not in seen]
+
+    async def changed(self, since: int) -> set[str]:
+        """Return the ids of the tenants whose documents have changed since a time, by the clock of Cosmos DB.
+
+        Raises ServiceUnavailable.
+        """
+        return {
+            tenant async for page in self._pages(_CHANGED_IDS, since=since) for tenant in page if is_tenant_id(tenant)
+        }
+
+    async def newest(self) -> int:
+        """Return the `_ts` of the newest change, in seconds since 1970; 0 if there is no document.
+
+        Raises ServiceUnavailable.
+        """
+        return max([ts async for page in self._pages(_NEWEST) for ts in page], default=0)
 
     def remember(self, tenant_id: str, etag: str) -> None:
         """Note that this process has written a document and examined it in full."""
@@ -307,7 +325,7 @@ class TenantStore:
             except CosmosResourceNotFoundError:
                 raise unknown from None
 
-    async def _pages(self, query: str, **parameters: object) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _pages(self, query: str, **parameters: object) -> AsyncIterator[list[Any]]:
         container = await self._container.open()
         with explained("while looking for tenants"):
             pages = container.query_items(

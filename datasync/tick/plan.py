@@ -122,7 +122,7 @@ def _advance(
         next_run=next_run,
         rev=tenant.revision_of(entry),
         now=now,
-        late=spread * _fraction(tenant.id, entry.name),
+        late=spread * spread_share(tenant.id, entry.name),
         oldest_name=registry.resolve(entry.name).names[-1],
         is_own_without_note=entry.planned is None
         and served is not None
@@ -177,8 +177,8 @@ def _run_id(tenant_id: str, flow: str, note: Planned | None, at: datetime, *, is
     return run_id(tenant_id, flow, at.isoformat(), *decided_after)
 
 
-def _fraction(*parts: str) -> float:
-    """Hash texts to a number from 0 to 1, the same in every process."""
+def spread_share(*parts: str) -> float:
+    """Return the share of the spread for which the jobs of a flow of a tenant wait: a hash, from 0 to 1."""
     return int.from_bytes(sha256("\n".join(parts).encode()).digest()[:4]) / 2**32
 
 

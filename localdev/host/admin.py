@@ -8,25 +8,18 @@
 Source: https://learn.microsoft.com/azure/azure-functions/functions-manually-run-non-http
 """
 
-import errno
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from typing import Any
 
 from aiohttp import web
 
-from localdev.errors import PortTaken
-from localdev.host.app import Function
-
-ADDRESS = "127.0.0.1"
+from localdev.host.app import Function, HttpTrigger
 
 
-async def serve(
-    port: int, functions: Sequence[Function], invoke: Callable[[Function, str], object], stack: AsyncExitStack
-) -> int:
-    """Serve the admin calls until `stack` closes. Port 0 means a free port. Returns the port.
+def routes(functions: Sequence[Function], invoke: Callable[[Function, str], object]) -> list[web.RouteDef]:
+    """Return the routes of the admin calls.
 
-    `invoke` starts a function with the input and does not wait for its end. Raises PortTaken.
+    `invoke` starts a function with the input and does not wait for its end.
     """
     by_name = {function.name.lower(): function for function in functions}
 
@@ -36,6 +29,8 @@ async def serve(
             raise web.HTTPNotFound(
                 text=f"There is no function {request.match_info['name']!r}. The functions are: {_names(functions)}"
             )
+        if isinstance(function.trigger, HttpTrigger):
+            raise web.HTTPBadRequest(text=f"{function.name} is an HTTP function: send a request for its route")
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="Send JSON with the header Content-Type: application/json")
         try:
@@ -53,24 +48,11 @@ async def serve(
     async def status(_: web.Request) -> web.Response:
         return web.json_response({"id": "local", "state": "Running"})
 
-    app = web.Application()
-    app.add_routes(
-        [
-            web.post("/admin/functions/{name}", run),
-            web.get("/admin/functions", list_functions),
-            web.get("/admin/host/status", status),
-        ]
-    )
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    try:
-        await web.TCPSite(runner, ADDRESS, port).start()
-    except OSError as error:
-        if error.errno in {errno.EADDRINUSE, errno.EACCES}:  # EACCES on Windows
-            raise PortTaken("The local Functions host", port) from None
-        raise
-    return int(runner.addresses[0][1])
+    return [
+        web.post("/admin/functions/{name}", run),
+        web.get("/admin/functions", list_functions),
+        web.get("/admin/host/status", status),
+    ]
 
 
 def _names(functions: Sequence[Function]) -> str:

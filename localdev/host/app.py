@@ -4,10 +4,11 @@ The worker reports mistakes in Python. The host checks names, schedules, `%NAME%
 without the functions that have such an error. The local host does not start, and reports all errors together.
 """
 
+import itertools
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from localdev.host.config import setting
 from localdev.host.connections import Connection, resolve
 from localdev.host.errors import HostError
 from localdev.host.ncrontab import Schedule
+from localdev.host.routes import Route
 from localdev.host.worker import IndexedFunction, RetryOptions
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,13 @@ class TimerTrigger:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpTrigger:
+    """The HTTP trigger of a function."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
     """One function and its trigger."""
 
@@ -71,14 +80,20 @@ class Function:
     """As in a function.json."""
     parameter: str
     """Name of the argument for the trigger's data."""
-    trigger: QueueTrigger | TimerTrigger
+    trigger: QueueTrigger | TimerTrigger | HttpTrigger
     disabled: bool
     """Whether the app setting `AzureWebJobs.<name>.Disabled` is on, so that only admin calls run the function."""
 
     @property
     def kind(self) -> str:
-        """`queue` or `timer`."""
-        return "queue" if isinstance(self.trigger, QueueTrigger) else "timer"
+        """`queue`, `timer` or `http`."""
+        match self.trigger:
+            case QueueTrigger():
+                return "queue"
+            case TimerTrigger():
+                return "timer"
+            case HttpTrigger():
+                return "http"
 
 
 def functions_of(indexed: Iterable[IndexedFunction], environ: Mapping[str, str]) -> list[Function]:
@@ -98,6 +113,7 @@ def functions_of(indexed: Iterable[IndexedFunction], environ: Mapping[str, str])
         )
     problems: list[str] = []
     functions = [function for one in indexed if (function := _function(one, environ, problems))]
+    problems.extend(_route_conflicts(functions))
     if problems:
         raise HostError("\n  ".join(["functions in error:", *problems]))
     return functions
@@ -116,18 +132,22 @@ def _function(indexed: IndexedFunction, environ: Mapping[str, str], problems: li
         for name in (str(binding.get("name")) for binding in bindings)
         if not _BINDING_NAME.fullmatch(name)
     )
-    types = [str(binding["type"]) for binding in bindings]
-    if types not in (["queueTrigger"], ["timerTrigger"]):
+    types = sorted(str(binding["type"]) for binding in bindings)
+    if types not in (["queueTrigger"], ["timerTrigger"], ["http", "httpTrigger"]):
         log.warning(
             "Function '%s' (%s) is left out: the local host does not support it", indexed.name, ", ".join(types)
         )
         return None
+    own = next(binding for binding in bindings if str(binding["type"]).endswith("Trigger"))
+    trigger: QueueTrigger | TimerTrigger | HttpTrigger
     try:
-        trigger = (
-            _queue(bindings[0], environ)
-            if types == ["queueTrigger"]
-            else _timer(bindings[0], indexed.retry_options, environ)
-        )
+        match own["type"]:
+            case "queueTrigger":
+                trigger = _queue(own, environ)
+            case "timerTrigger":
+                trigger = _timer(own, indexed.retry_options, environ)
+            case _:
+                trigger = HttpTrigger(route=Route.parse(own.get("route") or indexed.name, own.get("methods") or ()))
     except ValueError as why:
         problems.append(f"function {indexed.name!r}: {why}")
         return None
@@ -144,10 +164,18 @@ def _function(indexed: IndexedFunction, environ: Mapping[str, str], problems: li
         name=indexed.name,
         id=indexed.id,
         bindings=bindings,
-        parameter=bindings[0]["name"],
+        parameter=own["name"],
         trigger=trigger,
         disabled=disabled,
     )
+
+
+def _route_conflicts(functions: Iterable[Function]) -> Iterator[str]:
+    """Yield a problem for each two functions with the same route and a method in common."""
+    routes = [(one.name, one.trigger.route) for one in functions if isinstance(one.trigger, HttpTrigger)]
+    for (name, route), (other, its_route) in itertools.combinations(routes, 2):
+        if route.conflicts(its_route):
+            yield f"function {other!r}: its route {its_route.template!r} is the route of function {name!r} too"
 
 
 def _queue(binding: Mapping[str, Any], environ: Mapping[str, str]) -> QueueTrigger:

@@ -29,6 +29,8 @@ OVERRIDE = "azurefunctionsjobhost__"
 
 DEFAULT_POLLING = timedelta(minutes=1)
 
+_LARGEST_BODY = 104_857_600
+
 HIDING = "LOCALDEV_MESSAGE_HIDING"
 """Environment variable of the local host alone: seconds that a message is hidden while the host works on it."""
 _REAL_HIDING = timedelta(minutes=10)
@@ -61,10 +63,21 @@ class QueueOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """host.json's `extensions.http`."""
+
+    route_prefix: str
+    """Without slashes at its ends; empty for none."""
+    body_limit: int
+    """The largest body of a request, in bytes: the app setting `FUNCTIONS_REQUEST_BODY_SIZE_LIMIT`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
     """The values of host.json that the local host uses."""
 
     queues: QueueOptions
+    http: HttpOptions
     function_timeout: timedelta | None
     """None means no limit (`"-1"`)."""
     log_level: int
@@ -85,6 +98,10 @@ class HostConfig:
         half_an_hour: timedelta | None = timedelta(minutes=30)
         config = cls(
             queues=_queue_options(values, environ),
+            http=HttpOptions(
+                route_prefix=values.get("extensions:http:routePrefix", _route_prefix, "api"),
+                body_limit=_body_limit(environ),
+            ),
             function_timeout=values.get("functionTimeout", _function_timeout, half_an_hour),
             log_level=values.get("logging:logLevel:default", _log_level, logging.INFO),
         )
@@ -109,6 +126,18 @@ def _queue_options(values: "_Values", environ: Mapping[str, str]) -> QueueOption
         max_polling_interval=polling,
         base64=values.get("extensions:queues:messageEncoding", _base64, default=True),
     )
+
+
+def _route_prefix(text: str) -> str:
+    if "{" in text or "}" in text:
+        raise ValueError("expected a path without parameters")
+    return text.strip().strip("/")
+
+
+def _body_limit(environ: Mapping[str, str]) -> int:
+    """Return the limit of a body. The host ignores a setting that is not a whole number."""
+    text = (setting(environ, "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT") or "").strip()
+    return int(text) if text.isdecimal() else _LARGEST_BODY
 
 
 def _hiding(environ: Mapping[str, str]) -> timedelta:

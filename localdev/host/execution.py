@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from localdev.host.app import Function
-from localdev.host.worker import NOT_A_RETRY, Datum, Retry, Worker
+from localdev.host.worker import NOT_A_RETRY, Datum, Invoked, Retry, Worker
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class Executor:
         reason: str,
         details: str = "",
         retry: Retry = NOT_A_RETRY,
-    ) -> bool:
-        """Run a function with its trigger's data. Returns whether it succeeded."""
+    ) -> Invoked:
+        """Run a function with its trigger's data."""
         invocation_id = str(uuid.uuid4())
         log.info("Executing 'Functions.%s' (Reason='%s', Id=%s)", function.name, reason, invocation_id)
         if details:
@@ -58,15 +58,15 @@ class Executor:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout.total_seconds() if self._timeout else None):
-                error = await self._worker.invoke(
+                ended = await self._worker.invoke(
                     invocation_id, function.id, (function.parameter, data), metadata, retry
                 )
         except TimeoutError:
-            error = f"Timeout value of {self._timeout} was exceeded by function 'Functions.{function.name}'"
+            ended = Invoked(f"Timeout value of {self._timeout} was exceeded by function 'Functions.{function.name}'")
         milliseconds = round((time.perf_counter() - started) * 1000)
-        outcome = f"({'Failed' if error else 'Succeeded'}, Id={invocation_id}, Duration={milliseconds}ms)"
-        if error:
-            log.error("Executed 'Functions.%s' %s\n%s", function.name, outcome, error.rstrip())
+        outcome = f"({'Failed' if ended.error else 'Succeeded'}, Id={invocation_id}, Duration={milliseconds}ms)"
+        if ended.error:
+            log.error("Executed 'Functions.%s' %s\n%s", function.name, outcome, ended.error.rstrip())
         else:
             log.info("Executed 'Functions.%s' %s", function.name, outcome)
-        return not error
+        return ended

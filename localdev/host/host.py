@@ -10,14 +10,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from localdev.host import admin, worker
-from localdev.host.app import Function, QueueTrigger, functions_of
+from localdev.host.app import Function, HttpTrigger, QueueTrigger, TimerTrigger, functions_of
 from localdev.host.config import HostConfig, LocalSettings
 from localdev.host.connections import queue_service
 from localdev.host.errors import HostError
 from localdev.host.execution import Executor, Listener
+from localdev.host.http import HttpListener
 from localdev.host.queues import QueueListener
 from localdev.host.timers import TimerListener
+from localdev.web import serving
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +75,28 @@ class Host:
             return
         async with AsyncExitStack() as stack:
             executor = Executor(user, config.function_timeout)
-            listeners = {one.name: await _listener(one, config, executor, stack) for one in functions}
-            port = await admin.serve(
-                self._port_of(settings),
-                functions,
-                lambda function, text: self._spawn(listeners[function.name].run_by_hand(text, self._stopping)),
-                stack,
+            listeners = {
+                one.name: listener for one in functions if (listener := await _listener(one, config, executor, stack))
+            }
+            http = HttpListener(functions, config.http, executor, self._spawn, self._stopping)
+            application = web.Application(client_max_size=config.http.body_limit)
+            application.add_routes(
+                [
+                    *admin.routes(
+                        functions,
+                        lambda function, text: self._spawn(listeners[function.name].run_by_hand(text, self._stopping)),
+                    ),
+                    web.route("*", "/{path:.*}", http.answer),
+                ]
+            )
+            url = await stack.enter_async_context(
+                serving("The local Functions host", application, port=self._port_of(settings))
             )
             listening = [function for function in functions if not function.disabled]
             for function in listening:
-                self._spawn(listeners[function.name].run(self._stopping, self._spawn))
-            print(_ready(listening, port), flush=True)
+                if function.name in listeners:
+                    self._spawn(listeners[function.name].run(self._stopping, self._spawn))
+            print(_ready(listening, url), flush=True)
             await self._stopping.wait()
             if not self._hurry.is_set():
                 log.info("Stopping: running functions have %g s to finish", self._drain.total_seconds())
@@ -146,16 +161,23 @@ class Host:
             await asyncio.wait(left)
 
 
-async def _listener(function: Function, config: HostConfig, executor: Executor, stack: AsyncExitStack) -> Listener:
-    if isinstance(function.trigger, QueueTrigger):
-        service = await queue_service(function.trigger.connection, stack)
-        return QueueListener(function, function.trigger, service, config.queues, executor)
-    return TimerListener(function, function.trigger, executor)
+async def _listener(
+    function: Function, config: HostConfig, executor: Executor, stack: AsyncExitStack
+) -> Listener | None:
+    """Return the listener of a function; None for HTTP functions, which have one for all."""
+    match function.trigger:
+        case QueueTrigger() as trigger:
+            service = await queue_service(trigger.connection, stack)
+            return QueueListener(function, trigger, service, config.queues, executor)
+        case TimerTrigger() as trigger:
+            return TimerListener(function, trigger, executor)
+        case HttpTrigger():
+            return None
 
 
-def _ready(functions: Sequence[Function], port: int) -> str:
+def _ready(functions: Sequence[Function], url: str) -> str:
     """Return the line that reports the host as ready, with its functions and its address."""
     what = "1 function" if len(functions) == 1 else f"{len(functions)} functions"
     if names := ", ".join(f"{function.name} {function.kind}" for function in functions):
         what = f"{what} ({names})"
-    return f"Host started: {what} on http://{admin.ADDRESS}:{port}"
+    return f"Host started: {what} on {url}"

@@ -172,13 +172,14 @@ class QueueListener:
             log.error("Function '%s' cannot take message %s: %s", self._function.name, message.id, error)  # noqa: TRY400
             return False
         about = {"MessageId": message.id, "DequeueCount": message.dequeue_count, "InsertedOn": message.inserted_on}
-        return await self._executor.run(
+        ended = await self._executor.run(
             self._function,
             data,
             metadata(message, body),
             reason=f"New queue message detected on '{self._trigger.queue}'.",
             details=", ".join(f"{name}: {value}" for name, value in about.items()),
         )
+        return ended.succeeded
 
     async def _move_to_poison(self, hidden: Hidden, text: str) -> None:
         if self._poison is None:

@@ -95,7 +95,8 @@ class TimerListener:
         data = self._data()
         for count in itertools.count():
             retry = Retry(count, retries.max_count)
-            if await self._executor.run(self._function, data, {}, reason=reason, details=details, retry=retry):
+            ended = await self._executor.run(self._function, data, {}, reason=reason, details=details, retry=retry)
+            if ended.succeeded:
                 return
             if count == retries.max_count:
                 if count:

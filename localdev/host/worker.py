@@ -41,8 +41,23 @@ LIBRARY_LOGGER = "azure.functions"
 class Datum:
     """A value for a function. It has the attributes of the library's class of this name."""
 
-    value: str | bytes
-    type: Literal["string", "bytes", "json"]
+    value: str | bytes | Mapping[str, Any]
+    type: Literal["string", "bytes", "json", "http"]
+
+
+@dataclass(frozen=True, slots=True)
+class Invoked:
+    """The end of an invocation."""
+
+    error: str | None
+    """The error with the traceback; None if the function succeeded."""
+    value: Any = None
+    """The library's datum of the returned value; None if the function has no `$return` binding."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the function succeeded."""
+        return self.error is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +191,8 @@ class Worker:
         argument: tuple[str, Datum],
         metadata: Mapping[str, Datum],
         retry: Retry,
-    ) -> "asyncio.Future[str | None]":
-        """Run a function. The result is None if it succeeded, else its error with the traceback."""
+    ) -> "asyncio.Future[Invoked]":
+        """Run a function."""
         return asyncio.wrap_future(self.call(lambda: _invoke(invocation_id, function_id, argument, metadata, retry)))
 
 
@@ -219,10 +234,10 @@ async def _invoke(
     argument: tuple[str, Datum],
     metadata: Mapping[str, Datum],
     retry: Retry,
-) -> str | None:
+) -> Invoked:
     _executing.add(invocation_id)
     try:
-        ok, _, _, _, trace = await _library.native_invocation.invocation_request_native(
+        ok, value, _, _, trace = await _library.native_invocation.invocation_request_native(
             invocation_id,
             function_id,
             [argument],
@@ -231,10 +246,10 @@ async def _invoke(
             max_retry_count=retry.max_count,
         )
     except (SystemExit, KeyboardInterrupt):
-        return traceback.format_exc()
+        return Invoked(traceback.format_exc())
     finally:
         _executing.discard(invocation_id)
-    return None if ok else str(trace)
+    return Invoked(None, value) if ok else Invoked(str(trace))
 
 
 def quieten() -> None:

@@ -43,7 +43,7 @@ class App:
 @pytest.fixture
 def app(tmp_path: Path) -> App:
     """Return a copy of the app with a flow that succeeds and one that fails."""
-    for name in ("datasync", "flows"):
+    for name in ("dashboard", "datasync", "flows"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("function_app.py", "host.json"):
         shutil.copy(ROOT / name, tmp_path)

@@ -31,6 +31,7 @@ SECONDS: Mapping[str, Mapping[str, float]] = {
 
 def create_app(folder: Path) -> None:
     """Copy the app to a folder, with the flows of these tests, and with shorter times."""
+    shutil.copytree(ROOT / "dashboard", folder / "dashboard", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "datasync", folder / "datasync", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(FLOWS, folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "flows" / "registry.py", folder / "flows")

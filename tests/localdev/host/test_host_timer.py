@@ -14,7 +14,7 @@ from localdev.host.app import NO_RETRIES, Function, RetryPolicy, TimerTrigger
 from localdev.host.execution import Executor
 from localdev.host.ncrontab import Schedule
 from localdev.host.timers import NAP, TimerListener
-from localdev.host.worker import NOT_A_RETRY, Datum, Retry
+from localdev.host.worker import NOT_A_RETRY, Datum, Invoked, Retry
 from localdev.hosting import invoke
 from tests.localdev.host.running import App
 from tests.waiting import wait_until
@@ -40,12 +40,13 @@ class Recorder(Executor):
         reason: str,
         details: str = "",
         retry: Retry = NOT_A_RETRY,
-    ) -> bool:
+    ) -> Invoked:
+        assert isinstance(data.value, str)
         self.got.append(json.loads(data.value))
         self.retries.append(retry)
         if len(self.got) == self._runs:
             self._stopping.set()
-        return len(self.got) in self._successes
+        return Invoked(None if len(self.got) in self._successes else "failed")
 
 
 async def run_timer(

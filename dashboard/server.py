@@ -1,0 +1,77 @@
+"""Answers the requests of the page: access first, then the question or the change, and errors as sentences."""
+
+import os
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from dashboard import page
+from dashboard.access import Mode, check_page, operator, reader
+from dashboard.actions import ACTIONS, Wanted
+from dashboard.data import QUESTIONS, Asked
+from dashboard.web import Answer, Refused, Request, json_answer
+from datasync.errors import DataSyncError, RunUnknown, ServiceUnavailable, SettingsInvalid, TenantUnknown
+from datasync.flow.registry import FlowRegistry
+from datasync.services import shared_services
+
+
+async def index(mode: Mode, request: Request) -> Answer:
+    """Return the page."""
+    return await _explained(request, lambda: _file(mode, request, "index.html"))
+
+
+async def asset(mode: Mode, request: Request, name: str) -> Answer:
+    """Return a file of the page."""
+    return await _explained(request, lambda: _file(mode, request, name))
+
+
+async def data(mode: Mode, registry: FlowRegistry, request: Request, question: str) -> Answer:
+    """Answer a question."""
+
+    async def work() -> Answer:
+        visitor = reader(mode, request, os.environ)
+        if (ask := QUESTIONS.get(question)) is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no such data; there is {', '.join(QUESTIONS)}")
+        services = shared_services()
+        found = await ask(Asked(services, registry, services.clock.now(), visitor, request.query))
+        return await json_answer(request, found)
+
+    return await _explained(request, work)
+
+
+async def action(mode: Mode, registry: FlowRegistry, request: Request, name: str) -> Answer:
+    """Make a change."""
+
+    async def work() -> Answer:
+        visitor = operator(mode, request, os.environ)
+        if (act := ACTIONS.get(name)) is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "there is no such action")
+        services = shared_services()
+        done = await act(Wanted(services, registry, services.clock.now(), visitor, request.body))
+        return await json_answer(request, done)
+
+    return await _explained(request, work)
+
+
+async def _file(mode: Mode, request: Request, name: str) -> Answer:
+    check_page(mode, request, os.environ)
+    return page.file(request, name)
+
+
+async def _explained(request: Request, work: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Do the work, and answer with its error as JSON: `{"error": "sentence"}`."""
+    try:
+        return await work()
+    except Refused as error:
+        return await json_answer(request, {"error": str(error)}, error.status)
+    except DataSyncError as error:
+        return await json_answer(request, {"error": str(error)}, _status(error))
+
+
+def _status(error: DataSyncError) -> HTTPStatus:
+    match error:
+        case TenantUnknown() | RunUnknown():
+            return HTTPStatus.NOT_FOUND
+        case ServiceUnavailable() | SettingsInvalid():
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        case _:  # a document, a state or a record that was edited and cannot be read
+            return HTTPStatus.UNPROCESSABLE_ENTITY
