@@ -17,7 +17,6 @@ from datasync.cli.common import (
     load_flows,
     operating,
     since_argument,
-    span,
 )
 from datasync.flow.registry import FlowRegistry
 from datasync.operate.action import Ask
