@@ -11,6 +11,7 @@ from msgspec import Meta
 from dashboard.access import Visitor
 from dashboard.web import Refused
 from datasync.flow.registry import FlowRegistry
+from datasync.operate.audit import audit
 from datasync.operate.files import flow_files
 from datasync.operate.fleet import fleet, fleet_since
 from datasync.operate.incidents import incidents
@@ -20,6 +21,7 @@ from datasync.operate.runs import FAILED, run, runs
 from datasync.operate.since import since
 from datasync.operate.status import status
 from datasync.operate.tenant import tenant
+from datasync.operate.ticks import ticks
 from datasync.operate.why import why
 from datasync.services import Services
 
@@ -54,6 +56,10 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """No parameter."""
 
 
+class _Ticks(msgspec.Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 24
+
+
 class _Changes(msgspec.Struct, forbid_unknown_fields=True):
     since: Annotated[int, Meta(ge=0, le=2**53)] | None = None
 
@@ -66,6 +72,12 @@ class _Runs(msgspec.Struct, forbid_unknown_fields=True):
     tenant: str | None = None
     flow: str | None = None
     failed: bool = False
+    since: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class _Audit(msgspec.Struct, forbid_unknown_fields=True):
+    tenant: str | None = None
     since: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
 
@@ -133,6 +145,16 @@ async def _queue(asked: Asked) -> object:
     return await queues(asked.services)
 
 
+async def _ticks(asked: Asked) -> object:
+    return await ticks(asked.services, asked.now, asked.read(_Ticks).limit)
+
+
+async def _audit(asked: Asked) -> object:
+    wanted = asked.read(_Audit)
+    start = asked.since(wanted.since) if wanted.since else None
+    return await audit(asked.services, tenant_id=wanted.tenant, since=start, most=wanted.limit)
+
+
 async def _files(asked: Asked) -> object:
     asked.read(_Nothing)
     return flow_files(asked.registry)
@@ -157,6 +179,8 @@ QUESTIONS: dict[str, Question] = {
     "why": _why,
     "tenant": _tenant,
     "queue": _queue,
+    "ticks": _ticks,
+    "audit": _audit,
     "files": _files,
     "load": _load,
     "me": _me,

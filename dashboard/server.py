@@ -4,12 +4,24 @@ import os
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
+import msgspec
+
 from dashboard import page
 from dashboard.access import Mode, check_page, operator, reader
 from dashboard.actions import ACTIONS, Wanted
 from dashboard.data import QUESTIONS, Asked
 from dashboard.web import Answer, Refused, Request, json_answer
-from datasync.errors import DataSyncError, RunUnknown, ServiceUnavailable, SettingsInvalid, TenantUnknown
+from datasync.errors import (
+    ActionInvalid,
+    ActionRefused,
+    ChangedMeanwhile,
+    DataSyncError,
+    EntryUnknown,
+    RunUnknown,
+    ServiceUnavailable,
+    SettingsInvalid,
+    TenantUnknown,
+)
 from datasync.flow.registry import FlowRegistry
 from datasync.services import shared_services
 
@@ -47,7 +59,7 @@ async def action(mode: Mode, registry: FlowRegistry, request: Request, name: str
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such action")
         services = shared_services()
         done = await act(Wanted(services, registry, services.clock.now(), visitor, request.body))
-        return await json_answer(request, done)
+        return await json_answer(request, {"ok": True, **msgspec.to_builtins(done)})
 
     return await _explained(request, work)
 
@@ -69,8 +81,12 @@ async def _explained(request: Request, work: Callable[[], Awaitable[Answer]]) ->
 
 def _status(error: DataSyncError) -> HTTPStatus:
     match error:
-        case TenantUnknown() | RunUnknown():
+        case TenantUnknown() | EntryUnknown() | RunUnknown():
             return HTTPStatus.NOT_FOUND
+        case ActionInvalid():
+            return HTTPStatus.BAD_REQUEST
+        case ActionRefused() | ChangedMeanwhile():
+            return HTTPStatus.CONFLICT
         case ServiceUnavailable() | SettingsInvalid():
             return HTTPStatus.SERVICE_UNAVAILABLE
         case _:  # a document, a state or a record that was edited and cannot be read

@@ -117,6 +117,58 @@ async def test_only_the_page_can_change_something(client: ClientSession) -> None
     assert (await data(client, "status", **{"Sec-Fetch-Site": "cross-site"}))[0] == 403
 
 
+async def test_a_change_is_made_once_and_named_in_the_audit(client: ClientSession, world: World) -> None:
+    """A repeat with the same id has the first result; a change of something else than the operator saw is refused."""
+    await world.put(document("acme", entry("succeeds"), entry("fails")))
+    ours = {"actionId": "a-1", "who": "Ada", "tenant": "acme", "flow": "succeeds"}
+
+    def body(**fields: object) -> bytes:
+        return json.dumps({**ours, **fields}).encode()
+
+    assert (await act(client, "pause", body(reason="<b>", seen={"enabled": False})))[0] == 409
+    status, done = await act(client, "pause", body(actionId="a-2", reason="<b>", seen={"enabled": True}))
+    assert (status, done["ok"], done["isRepeat"]) == (200, True, False)
+    assert (await world.document("acme"))["flows"][0]["pauseReason"] == "<b>"
+    assert (await act(client, "pause", body(actionId="a-2", reason="<b>", seen={"enabled": True})))[1]["isRepeat"]
+    assert (await act(client, "enqueue", body(actionId="a-3")))[0] == 409, "it is paused"
+    assert (await act(client, "next-run", body(actionId="a-4", at="2030-01-01T00:00:00Z")))[0] == 200
+    assert (await act(client, "next-run", body(actionId="a-5", at="soon")))[0] == 400
+    assert (await act(client, "resume", body(actionId="a-6")))[0] == 200
+    assert (await act(client, "enqueue", body(actionId="a-7")))[0] == 200
+    assert (await act(client, "cursor-reset", body(actionId="a-8")))[0] in (200, 409)
+    for name in ("retry", "purge"):
+        dead = json.dumps({"actionId": f"a-{name}", "who": "Ada", "tenant": "acme", "count": 1}).encode()
+        assert (await act(client, name, dead))[0] == 409, "no run is dead"
+    gate = json.dumps({"actionId": "a-9", "who": "Ada", "provider": "homedepot"}).encode()
+    assert (await act(client, "gate-open", gate))[0] == 200
+    assert (await act(client, "pause", body(actionId="a-10", tenant="nobody", reason="")))[0] == 404
+    assert (await act(client, "enqueue", body(actionId="a-11", flow="other")))[0] == 404
+    lines = (await data(client, "audit?tenant=acme&limit=50"))[1]["actions"]
+    assert {line["who"] for line in lines} == {"key: Ada"}
+    assert {line["via"] for line in lines} == {"dashboard"}
+
+
+async def test_odd_changes_get_a_sentence(client: ClientSession, app: App) -> None:
+    """Not JSON, not an object, without an id or a name, or with more than the change has."""
+    good = {"actionId": "a-1", "who": "Ada", "tenant": "acme", "flow": "succeeds"}
+    odd = [
+        b"", b"{", b"null", b"[]", b"[" * 60_000, b"\xff\xfe", b'{"actionId": "\xed\xa0\x80"}',
+        *(json.dumps({name: value for name, value in good.items() if name != left}).encode() for left in good),
+        *(
+            json.dumps({**good, **changed}).encode()
+            for changed in list[dict[str, Any]]((
+                {"x": 1}, {"actionId": ""}, {"actionId": "a b"}, {"actionId": 1}, {"actionId": "x" * 101},
+                {"who": " "}, {"who": "x" * 201}, {"who": "a\nb"}, {"who": None}, {"tenant": 7}, {"tenant": None},
+                {"seen": []},
+            ))
+        ),
+    ]  # fmt: skip
+    for body in odd:
+        status, found = await act(client, "enqueue", body)
+        assert (status, list(found)) == (400, ["error"]), body[:100]
+    assert not app.has_logged("Traceback")
+
+
 async def test_nothing_is_shown_while_the_authentication_is_off(start: Start) -> None:
     """A client can send the header of a signed-in person itself."""
     async with start(DASHBOARD="entra") as running, ClientSession(running.url) as client:
@@ -138,7 +190,12 @@ async def test_the_app_roles_decide(start: Start) -> None:
         reading = await data(client, "me", **{"X-MS-CLIENT-PRINCIPAL": principal("Reader")})
         assert reading[1] == {"mode": "entra", "name": "ada@acme.example", "canOperate": False}
         assert (await act(client, "nothing", X_MS_CLIENT_PRINCIPAL=principal("Reader")))[0] == 403
-        assert (await act(client, "nothing", X_MS_CLIENT_PRINCIPAL=principal("Operator")))[0] == 404
+        asked = {"actionId": "a", "tenant": "t", "flow": "f"}
+        found = [
+            await act(client, "enqueue", json.dumps(body).encode(), X_MS_CLIENT_PRINCIPAL=principal("Operator"))
+            for body in (asked, {**asked, "who": "Bob"})
+        ]
+        assert [status for status, _ in found] == [404, 400], "an operator does not choose the name"
 
 
 async def test_a_service_that_is_away_is_a_sentence(start: Start, app: App) -> None:
