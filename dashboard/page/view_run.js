@@ -1,0 +1,96 @@
+// Run: its attempts, its error, and its numbers against the usual ones.
+
+import { html } from "./preact.js";
+import { Act, enqueue } from "./actions.js";
+import { useData } from "./api.js";
+import { Badge, Copy, link, Loaded, Sign, Table, Text, Time, Title } from "./parts.js";
+import { durationText, grouped, secondsBetween, words } from "./text.js";
+
+export function Run({ words: [tenant, id] }) {
+  const found = useData("run", { run: id, tenant }, 15);
+  return html`
+    <p class="crumbs"><a href=${link.fleet()}>Fleet</a> <span aria-hidden="true">›</span> <a href=${link.tenant(tenant)}><${Text}>${tenant}<//></a></p>
+    <${Title} title=${`Run ${id}`}>Run <code><${Text}>${id}<//></code><//>
+    <${Loaded} from=${found} what="the run"><${Detail} detail=${found.data} /><//>
+  `;
+}
+
+function Detail({ detail }) {
+  const { run, attempts, http, window, usual } = detail;
+  return html`
+    <p class="lead"><${Badge} name=${run.outcome ?? "running"} /> <a href=${link.tenant(run.tenantId, run.flowName)}><${Text}>${run.flowName}<//></a></p>
+    ${run.error && html`<${ErrorBox} error=${run.error} />`}
+    <dl class="facts">
+      <div><dt>Trigger</dt><dd><${Text}>${words(run.trigger)}<//></dd></div>
+      <div><dt>Scheduled</dt><dd><${Time} at=${run.scheduledUtc} /></dd></div>
+      <div><dt>Started</dt><dd><${Time} at=${run.startedUtc} /></dd></div>
+      <div><dt>Ended</dt><dd><${Time} at=${run.finishedUtc} /></dd></div>
+      <div><dt>Attempts</dt><dd>${grouped(run.attempts)}${detail.redrive > 0 && html` <span class="quiet">sent again ${grouped(detail.redrive)} times</span>`}</dd></div>
+      ${detail.part > 1 && html`<div><dt>Part</dt><dd>${grouped(detail.part)}</dd></div>`}
+      ${window && html`<div><dt>Window</dt><dd><${Time} at=${window.startUtc ?? window.start} ago=${false} none="the start" /> to <${Time} at=${window.endUtc ?? window.end} ago=${false} /></dd></div>`}
+      <div><dt>HTTP, last attempt</dt><dd>${Object.keys(http).length ? Object.entries(http).map(([name, number]) => `${words(name)} ${grouped(number)}`).join(", ") : html`<span class="quiet">no requests</span>`}</dd></div>
+    </dl>
+    <div class="do"><${Act} ...${enqueue(run)}>Run the flow now…<//></div>
+    <${Counts} run=${run} usual=${usual} attempt=${attempts.at(-1)} />
+    <section aria-labelledby="attempts">
+      <h2 id="attempts">Attempts</h2>
+      ${run.attempts > attempts.length && html`<p class="quiet">The last ${attempts.length} of ${grouped(run.attempts)}.</p>`}
+      <ol class="attempts" start=${run.attempts - attempts.length + 1}>
+        ${attempts.map((each, index) => html`<${Attempt} key=${each.startedUtc} attempt=${each} before=${attempts[index - 1]} />`)}
+      </ol>
+    </section>
+    <${Cursors} detail=${detail} />
+  `;
+}
+
+function ErrorBox({ error }) {
+  return html`<div class="note bad error-box">
+    <${Sign} name="failed" />
+    <div>
+      <p class="error"><${Text}>${error.message}<//></p>
+      <p class="quiet"><${Text}>${[error.status && `HTTP ${error.status}`, error.host, error.class].filter(Boolean).join(" · ")}<//>${error.fingerprint && html` · fingerprint <code><${Text}>${error.fingerprint}<//></code> <${Copy} text=${error.fingerprint} label="the fingerprint" />`}</p>
+      ${error.body && html`<details open><summary>The answer</summary><pre tabindex="0" role="region" aria-label="The answer of the server"><${Text}>${error.body}<//></pre></details>`}
+    </div>
+  </div>`;
+}
+
+function Counts({ run, usual, attempt }) {
+  const seconds = attempt && secondsBetween(attempt.startedUtc, attempt.finishedUtc);
+  const names = [...new Set([...Object.keys(run.counts), ...Object.keys(usual?.counts ?? {})])];
+  if (!names.length && !usual) return null;
+  const rows = [
+    ...names.map((name) => [name, run.counts[name], usual?.counts?.[name], grouped]),
+    ["seconds, last attempt", seconds, usual?.seconds, durationText],
+  ];
+  return html`<section aria-labelledby="counts">
+    <h2 id="counts">Numbers${usual ? ", and the usual ones" : ""}</h2>
+    <${Table} label="Numbers of the run" head=${usual ? ["", "This run", "Usual"] : ["", "This run"]}>
+      ${rows.map(
+        ([name, own, usually, text]) => html`<tr key=${name}>
+          <th scope="row"><${Text}>${name}<//></th>
+          <td class="number">${own === undefined ? "–" : text(own)}</td>
+          ${usual && html`<td class="number">${usually ? `${text(usually.mean)} ± ${text(usually.deviation)}` : "–"}</td>`}
+        </tr>`,
+      )}
+    <//>
+  </section>`;
+}
+
+function Attempt({ attempt, before }) {
+  const isSame = attempt.error && before?.error && JSON.stringify(attempt.error) === JSON.stringify(before.error);
+  const secrets = Object.entries(attempt.secrets);
+  return html`<li>
+    <${Badge} name=${attempt.outcome} /> <span>after ${durationText(secondsBetween(attempt.startedUtc, attempt.finishedUtc))}, at <${Time} at=${attempt.startedUtc} /></span>
+    ${attempt.error && (isSame ? html`<p class="quiet">The same error.</p>` : html`<p class="error"><${Text}>${attempt.error.message}<//></p>`)}
+    ${secrets.length > 0 &&
+    html`<details><summary>Secrets: ${secrets.length}</summary><ul>${secrets.map(([name, at]) => html`<li key=${name}><code><${Text}>${name}<//></code> read <${Time} at=${at} /></li>`)}</ul></details>`}
+  </li>`;
+}
+
+function Cursors({ detail }) {
+  if (detail.cursorBefore == null && detail.cursorAfter == null) return null;
+  return html`<details class="document"><summary>Cursor</summary>
+    <p>Before</p><pre tabindex="0" role="region" aria-label="Cursor before"><${Text}>${JSON.stringify(detail.cursorBefore, null, 2)}<//></pre>
+    <p>After</p><pre tabindex="0" role="region" aria-label="Cursor after"><${Text}>${JSON.stringify(detail.cursorAfter, null, 2)}<//></pre>
+  </details>`;
+}
