@@ -142,7 +142,8 @@ export const nextRun = (line) => ({
   body: ({ at }) => ({ tenant: line.tenantId, flow: line.flowName, at: at ? `${at.length === 16 ? `${at}:00` : at}Z` : null, seen: seen(line) }),
 });
 
-const seen = (line) => ({ enabled: line.enabled, nextRunUtc: line.nextRunUtc ?? null });
+/** What the operator has seen of an entry: an action on all entries of a tenant has no such condition. */
+const seen = (line) => (line.flowName ? { enabled: line.enabled, nextRunUtc: line.nextRunUtc ?? null } : undefined);
 
 export const retry = (incident) => ({
   action: "retry",

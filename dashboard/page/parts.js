@@ -59,10 +59,10 @@ export function Outcomes({ names }) {
   const numbers = new Map();
   for (const name of names) numbers.set(name, (numbers.get(name) ?? 0) + 1);
   const said = [...numbers].map(([name, number]) => `${number} ${words(name)}`).join(", ");
-  return html`<svg class="outcomes" role="img" aria-label=${`Last ${names.length}: ${said}`} width="120" height="14" viewBox="0 0 120 14">
+  return html`<svg class="outcomes" role="img" aria-label=${`Last ${names.length}: ${said}`} width=${5 * names.length} height="14" viewBox=${`0 0 ${5 * names.length} 14`}>
     ${names.map((name, index) => {
       const tone = toneOf(name);
-      return html`<rect class=${tone} x=${(24 - names.length + index) * 5} y=${14 - HEIGHTS[tone]} width="3.5" height=${HEIGHTS[tone]} />`;
+      return html`<rect class=${tone} x=${index * 5} y=${14 - HEIGHTS[tone]} width="3.5" height=${HEIGHTS[tone]} />`;
     })}
   </svg>`;
 }
@@ -109,11 +109,11 @@ export function Title({ children, title }) {
 }
 
 /** A table that scrolls sideways where the screen is narrow. */
-export const Table = ({ label, head, children, class: name = "" }) =>
-  html`<div class="scroll ${name}" tabindex="0" role="region" aria-label=${label}>
+export const Table = ({ label, head, numbers = [], children }) =>
+  html`<div class="scroll" tabindex="0" role="region" aria-label=${label}>
     <table>
       <thead>
-        <tr>${head.map((each) => html`<th scope="col">${each}</th>`)}</tr>
+        <tr>${head.map((each) => html`<th scope="col" class=${numbers.includes(each) ? "number" : undefined}>${each}</th>`)}</tr>
       </thead>
       <tbody>${children}</tbody>
     </table>

@@ -33,7 +33,7 @@ function format(zone, fields) {
   let found = FORMATS.get(name);
   if (!found) {
     try {
-      found = new Intl.DateTimeFormat("en-GB", { ...fields, timeZone: zone });
+      found = new Intl.DateTimeFormat("en-US", { ...fields, timeZone: zone });
     } catch {
       return undefined; // a zone that this browser does not know
     }
@@ -98,7 +98,7 @@ export function agoText(iso, present = now()) {
   const seconds = (present - new Date(iso).getTime()) / 1000;
   if (Number.isNaN(seconds)) return "";
   if (Math.abs(seconds) < 10) return "now";
-  return seconds > 0 ? `${durationText(seconds)} ago` : `in ${durationText(-seconds)}`;
+  return seconds > 0 ? `${durationText(seconds)} ago` : `in ${durationText(seconds < -90 ? 30 - seconds : -seconds)}`;
 }
 
 /** Return the seconds between two times. */

@@ -1,4 +1,5 @@
 // Fleet: all flows of all tenants. Only the rows on the screen are in the document, so that 20,000 scroll at once.
+// The roles are written out, since a table that is laid out for a phone loses those of its elements.
 
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.js";
 import { useSource } from "./api.js";
@@ -149,13 +150,13 @@ function Rows({ lines, order, setOrder, handle }) {
     if (row) active.current = row.dataset.id;
   };
   return html`<div class="rows" ref=${box} onScroll=${(event) => setTop(event.target.scrollTop)} onFocusIn=${noted} tabindex="0" role="region" aria-label="Flows">
-    <table class="fleet" aria-rowcount=${lines.length + 1}>
-      <thead>
-        <tr aria-rowindex="1">
+    <table class="fleet" role="table" aria-label="Flows" aria-rowcount=${lines.length + 1}>
+      <thead role="rowgroup">
+        <tr role="row" aria-rowindex="1">
           ${COLUMNS.map(([name, label]) => html`<${Head} key=${label} name=${name} label=${label} order=${order} setOrder=${setOrder} />`)}
         </tr>
       </thead>
-      <tbody>
+      <tbody role="rowgroup">
         <tr key="above" class="gap" aria-hidden="true" style=${{ height: `${first * height}px` }}></tr>
         ${lines.slice(first, last).map((line, index) => html`<${Row} key=${line.id} line=${line} index=${first + index} />`)}
         <tr key="below" class="gap" aria-hidden="true" style=${{ height: `${(lines.length - last) * height}px` }}></tr>
@@ -167,22 +168,22 @@ function Rows({ lines, order, setOrder, handle }) {
 
 function Head({ name, label, order, setOrder }) {
   const isOwn = name && order.by === name;
-  if (!name) return html`<th scope="col" class="c-${label.split(" ")[0].toLowerCase()}">${label}</th>`;
-  return html`<th scope="col" class="c-${name}" aria-sort=${isOwn ? (order.isDown ? "descending" : "ascending") : undefined}>
+  if (!name) return html`<th scope="col" role="columnheader" class="c-${label.split(" ")[0].toLowerCase()}">${label}</th>`;
+  return html`<th scope="col" role="columnheader" class="c-${name}" aria-sort=${isOwn ? (order.isDown ? "descending" : "ascending") : undefined}>
     <button type="button" onClick=${() => setOrder({ by: name, isDown: isOwn && !order.isDown })}>${label}<span aria-hidden="true">${isOwn ? (order.isDown ? " ▾" : " ▴") : ""}</span></button>
   </th>`;
 }
 
 function Row({ line, index }) {
   const outcomes = line.lastOutcomes ?? (line.lastOutcome ? [line.lastOutcome] : []);
-  return html`<tr aria-rowindex=${index + 2} data-id=${line.id}>
-    <td class="c-health"><${Badge} name=${line.health} /></td>
-    <td class="c-tenant"><a href=${link.tenant(line.tenantId, line.flowName)}><${Text}>${line.tenantId}<//></a></td>
-    <td class="c-flow" title=${line.problem ?? undefined}>${line.flowName ? html`<${Text}>${line.flowName}<//>` : html`<span class="quiet">document</span>`}</td>
-    <td class="c-last"><${Outcomes} names=${outcomes} /></td>
-    <td class="c-success"><${Ago} at=${line.lastSuccessUtc} none="never" zone=${line.timezone} /></td>
-    <td class="c-next">${line.enabled ? html`<${Ago} at=${line.nextRunUtc} zone=${line.timezone} />` : html`<span class="quiet">–</span>`}</td>
-    <td class="c-failures">${line.consecutiveFailures || ""}</td>
+  return html`<tr role="row" aria-rowindex=${index + 2} data-id=${line.id}>
+    <td role="cell" class="c-health"><${Badge} name=${line.health} /></td>
+    <td role="cell" class="c-tenant"><a href=${link.tenant(line.tenantId, line.flowName)}><${Text}>${line.tenantId}<//></a></td>
+    <td role="cell" class="c-flow" title=${line.problem ?? undefined}>${line.flowName ? html`<${Text}>${line.flowName}<//>` : html`<span class="quiet">document</span>`}</td>
+    <td role="cell" class="c-last"><${Outcomes} names=${outcomes} /></td>
+    <td role="cell" class="c-success"><${Ago} at=${line.lastSuccessUtc} none="never" zone=${line.timezone} /></td>
+    <td role="cell" class="c-next">${line.enabled ? html`<${Ago} at=${line.nextRunUtc} zone=${line.timezone} />` : html`<span class="quiet">–</span>`}</td>
+    <td role="cell" class="c-failures">${line.consecutiveFailures || ""}</td>
   </tr>`;
 }
 

@@ -58,13 +58,13 @@ function Chart({ load }) {
     <div class="columns">
       <section aria-labelledby="busiest">
         <h2 id="busiest">Busiest minutes</h2>
-        <${Table} label="Busiest minutes" head=${["Minute", "Jobs"]}>
+        <${Table} label="Busiest minutes" head=${["Minute", "Jobs"]} numbers=${["Jobs"]}>
           ${busiest.map(({ number, minute }) => html`<tr key=${minute}><td><${Time} at=${at(minute)} /></td><td class="number">${grouped(number)}</td></tr>`)}
         <//>
       </section>
       <section aria-labelledby="providers">
         <h2 id="providers">Providers</h2>
-        <${Table} label="Providers" head=${["Provider", "Flows", "Jobs", "Most in a minute"]}>
+        <${Table} label="Providers" head=${["Provider", "Flows", "Jobs", "Most in a minute"]} numbers=${["Jobs", "Most in a minute"]}>
           ${load.providers.map(
             (each, index) => html`<tr key=${names[index]}>
               <td>${each.provider === null ? html`<span class="quiet">no provider</span>` : html`<${Text}>${each.provider}<//>`}</td>

@@ -37,9 +37,9 @@ function Status({ status }) {
       <${Tile} name="Late" to=${link.fleet("is:late")} tone=${flows?.late ? "warn" : ""}>${flows ? grouped(flows.late) : "?"}<//>
       <${Tile} name="Problems" to=${link.fleet("is:problem")} tone=${flows?.problems ? "bad" : ""}>${flows ? grouped(flows.problems) : "?"}<//>
       <${Tile} name="Running" to=${link.fleet("is:running")}>${flows ? grouped(flows.running) : "?"}<//>
-      <${Tile} name="Queue" note=${queue && counted(queue.length, "message")}>${queue ? grouped(queue.length) : "?"}<//>
+      <${Tile} name="Queue" note="messages">${queue ? grouped(queue.length) : "?"}<//>
       <${Tile} name="Poison queue" tone=${poison?.length ? "bad" : ""}>${poison ? grouped(poison.length) : "?"}<//>
-      <${Tile} name="Flows" to=${link.fleet()} note=${flows && `of ${counted(flows.tenants, "tenant")}, ${grouped(flows.disabled)} disabled`}>
+      <${Tile} name="Flows" to=${link.fleet()} note=${flows && `${counted(flows.tenants, "tenant")}, ${grouped(flows.disabled)} paused`}>
         ${flows ? grouped(flows.enabled) : "?"}
       <//>
     </dl>
@@ -84,7 +84,7 @@ function Incident({ incident, most }) {
     </div>
     <div class="do">
       ${incident.exampleRunId && html`<a href=${link.run(incident.exampleTenantId, incident.exampleRunId)}>Last failed run</a>`}
-      ${incident.dead > 0 && incident.fingerprint && html`<${Act} ...${retry(incident)}>Run these ${grouped(incident.dead)} again…<//>`}
+      ${incident.dead > 0 && incident.fingerprint && html`<${Act} ...${retry(incident)}>${incident.dead === 1 ? "Run it again…" : `Run these ${grouped(incident.dead)} again…`}<//>`}
     </div>
   </li>`;
 }

@@ -64,7 +64,7 @@ function Counts({ run, usual, attempt }) {
   ];
   return html`<section aria-labelledby="counts">
     <h2 id="counts">Numbers${usual ? ", and the usual ones" : ""}</h2>
-    <${Table} label="Numbers of the run" head=${usual ? ["", "This run", "Usual"] : ["", "This run"]}>
+    <${Table} label="Numbers of the run" head=${usual ? ["Number", "This run", "Usual"] : ["Number", "This run"]} numbers=${["This run", "Usual"]}>
       ${rows.map(
         ([name, own, usually, text]) => html`<tr key=${name}>
           <th scope="row"><${Text}>${name}<//></th>

@@ -37,7 +37,13 @@ function Entries({ tenant, own, lines, opened }) {
     ${own.problems.map((each) => html`<p class="note bad" key=${each}><${Sign} name="problem" /> <${Text}>${each}<//></p>`)}
     ${stray.filter((each) => !own.problems.includes(each.problem)).map((each) => html`<p class="note bad" key=${each.id}><${Sign} name="problem" /> <span>${each.flowName && html`<${Text}>${each.flowName}<//>: `}<${Text}>${each.problem}<//></span></p>`)}
     <section aria-labelledby="entries">
-      <h2 id="entries">Flows</h2>
+      <div class="head">
+        <h2 id="entries">Flows</h2>
+        <div class="do">
+          ${own.entries.filter((each) => each.enabled).length > 1 && html`<${Act} ...${pause({ tenantId: tenant })}>Pause all…<//>`}
+          ${own.document.flows?.some?.((each) => each?.pausedWithTenant) && html`<${Act} ...${resume({ tenantId: tenant })}>Resume all…<//>`}
+        </div>
+      </div>
       ${!own.entries.length && html`<p class="empty">The document has no flows.</p>`}
       ${own.entries.map((entry) => {
         const found = lines.find((each) => each.flowName === entry.flowName);

@@ -1,0 +1,79 @@
+"""A real browser: Debian's Chromium, driven by Playwright. One for all tests, with a new profile for each of them.
+
+Without Chromium, the tests are skipped on a laptop and fail in CI.
+"""
+
+import os
+import shutil
+from collections.abc import AsyncGenerator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+
+from tests.browser.board import fill, fleet_of
+from tests.browser.site import Site
+from tests.browser.site import site as serve
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WIDE = {"width": 1280, "height": 800}
+_EXPECTED = "Failed to load resource"  # a request that the app has refused, which the page itself tells
+
+
+@pytest_asyncio.fixture(scope="session")
+async def browser() -> AsyncGenerator[Browser]:
+    """Run the browser."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        why = "Chromium is not installed (Debian: apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    async with async_playwright() as playwright:
+        running = await playwright.chromium.launch(executable_path=path, args=sandbox)
+        yield running
+        await running.close()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def shared_site() -> AsyncGenerator[Site]:
+    """Serve the page."""
+    async with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Site:
+    """Return the page's server, with a fleet of 200 tenants."""
+    shared_site.key = ""
+    shared_site.results, shared_site.asked, shared_site.done = {}, [], []
+    fill(shared_site, fleet_of(200))
+    return shared_site
+
+
+@pytest_asyncio.fixture
+async def page(browser: Browser, site: Site) -> AsyncGenerator[Page]:
+    """Open a browser window, and check that nothing in it fails or is refused by the policy of the page."""
+    context = await browser.new_context(
+        viewport=WIDE, timezone_id="Europe/Berlin", accept_downloads=True, base_url=site.url
+    )
+    context.set_default_timeout(10_000)
+    page = await context.new_page()
+    wrong = watched(page)
+    yield page
+    await context.close()
+    assert wrong == []
+
+
+def watched(page: Page) -> list[str]:
+    """Return a list that gets the errors of a window."""
+    wrong: list[str] = []
+
+    def said(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and _EXPECTED not in message.text:
+            wrong.append(message.text)
+
+    page.on("console", said)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    return wrong
