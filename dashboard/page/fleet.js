@@ -4,7 +4,7 @@ import { Source, get } from "./api.js";
 import { words } from "./text.js";
 
 /** The states of a flow, the most urgent first. */
-export const HEALTHS = ["problem", "failing", "late", "running", "deferred", "disabled", "new", "well"];
+export const HEALTHS = ["problem", "failing", "late", "unusual", "running", "deferred", "disabled", "new", "well"];
 
 const EVERY = 20; // seconds
 const ALL_EVERY = 600_000; // ms: flows become late without a change of any document
@@ -41,6 +41,9 @@ const sorted = (lines) => lines.sort((a, b) => byText(a.tenantId, b.tenantId) ||
 
 const urgency = (line) => HEALTHS.indexOf(line.health);
 
+/** Return the outcomes of the last attempts, oldest first, as far as they are known. */
+export const outcomesOf = (line) => (line.outcomes?.length ? line.outcomes : line.lastOutcome ? [line.lastOutcome] : []);
+
 /** By what the lines can be sorted. Equal ones stay in the order of tenant and flow. */
 export const ORDERS = {
   health: (a, b) => urgency(a) - urgency(b),
@@ -53,13 +56,13 @@ export const ORDERS = {
 
 /** Return whether a line is what `is:` names. */
 const IS = {
-  wrong: (line) => isFailing(line) || isLate(line) || isProblem(line),
+  wrong: (line) => isFailing(line) || isLate(line) || isUnusual(line) || isProblem(line),
   failing: isFailing,
   late: isLate,
   problem: isProblem,
   enabled: (line) => line.enabled,
   disabled: (line) => !line.enabled && line.cron != null,
-  unusual: (line) => Boolean(line.unusual?.length),
+  unusual: isUnusual,
   running: (line) => line.health === "running",
   deferred: (line) => line.health === "deferred",
   new: (line) => line.health === "new",
@@ -72,6 +75,10 @@ function isFailing(line) {
 
 function isLate(line) {
   return line.lateSinceUtc != null;
+}
+
+function isUnusual(line) {
+  return line.enabled && Boolean(line.unusual?.length);
 }
 
 function isProblem(line) {

@@ -19,7 +19,7 @@ function Tables({ files }) {
     ${files.broken.length > 0 &&
     html`<section aria-labelledby="broken">
       <h2 id="broken">${counted(files.broken.length, "broken file")}</h2>
-      <p class="quiet lead">Their flows do not run. All others do. Correct the file, and deploy again.</p>
+      <p class="quiet lead">The flows of a broken file do not run. All others do. Correct the file, and deploy again.</p>
       ${files.broken.map(
         (each) => html`<article class="entry" key=${each.module}>
           <div class="head"><h3><code><${Text}>${each.module}<//></code></h3><${Badge} name="broken" /></div>

@@ -3,9 +3,9 @@
 
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.js";
 import { useSource } from "./api.js";
-import { csv, fleet, HEALTHS, ORDERS, parseFilter } from "./fleet.js";
+import { csv, fleet, HEALTHS, ORDERS, outcomesOf, parseFilter } from "./fleet.js";
 import { Ago, Badge, link, Loaded, Outcomes, Sign, Text, Title } from "./parts.js";
-import { counted, grouped, words } from "./text.js";
+import { counted, grouped, plain, words } from "./text.js";
 
 const HEIGHT = { wide: 34, narrow: 62 };
 const BEYOND = 12; // rows above and below the screen
@@ -175,12 +175,11 @@ function Head({ name, label, order, setOrder }) {
 }
 
 function Row({ line, index }) {
-  const outcomes = line.lastOutcomes ?? (line.lastOutcome ? [line.lastOutcome] : []);
   return html`<tr role="row" aria-rowindex=${index + 2} data-id=${line.id}>
     <td role="cell" class="c-health"><${Badge} name=${line.health} /></td>
     <td role="cell" class="c-tenant"><a href=${link.tenant(line.tenantId, line.flowName)}><${Text}>${line.tenantId}<//></a></td>
-    <td role="cell" class="c-flow" title=${line.problem ?? undefined}>${line.flowName ? html`<${Text}>${line.flowName}<//>` : html`<span class="quiet">document</span>`}</td>
-    <td role="cell" class="c-last"><${Outcomes} names=${outcomes} /></td>
+    <td role="cell" class="c-flow" title=${line.problem ? plain(line.problem) : undefined}>${line.flowName ? html`<${Text}>${line.flowName}<//>` : html`<span class="quiet">document</span>`}</td>
+    <td role="cell" class="c-last"><${Outcomes} names=${outcomesOf(line)} /></td>
     <td role="cell" class="c-success"><${Ago} at=${line.lastSuccessUtc} none="never" zone=${line.timezone} /></td>
     <td role="cell" class="c-next">${line.enabled ? html`<${Ago} at=${line.nextRunUtc} zone=${line.timezone} />` : html`<span class="quiet">–</span>`}</td>
     <td role="cell" class="c-failures">${line.consecutiveFailures || ""}</td>

@@ -36,6 +36,7 @@ function Status({ status }) {
       <${Tile} name="Failing" to=${link.fleet("is:failing")} tone=${flows?.failing ? "bad" : ""}>${flows ? grouped(flows.failing) : "?"}<//>
       <${Tile} name="Late" to=${link.fleet("is:late")} tone=${flows?.late ? "warn" : ""}>${flows ? grouped(flows.late) : "?"}<//>
       <${Tile} name="Problems" to=${link.fleet("is:problem")} tone=${flows?.problems ? "bad" : ""}>${flows ? grouped(flows.problems) : "?"}<//>
+      ${flows?.unusual !== undefined && html`<${Tile} name="Unusual" to=${link.fleet("is:unusual")} tone=${flows.unusual ? "warn" : ""}>${grouped(flows.unusual)}<//>`}
       <${Tile} name="Running" to=${link.fleet("is:running")}>${flows ? grouped(flows.running) : "?"}<//>
       <${Tile} name="Queue" note="messages">${queue ? grouped(queue.length) : "?"}<//>
       <${Tile} name="Poison queue" tone=${poison?.length ? "bad" : ""}>${poison ? grouped(poison.length) : "?"}<//>
@@ -92,6 +93,7 @@ function Incident({ incident, most }) {
 function Wrong({ lines }) {
   const problems = useMemo(() => linesThatAre("problem", lines), [lines]);
   const late = useMemo(() => linesThatAre("late", lines), [lines]);
+  const unusual = useMemo(() => linesThatAre("unusual", lines), [lines]);
   return html`
     ${problems.length > 0 &&
     html`<section aria-labelledby="problems">
@@ -123,6 +125,21 @@ function Wrong({ lines }) {
         )}
       <//>
       <${More} number=${late.length} filter="is:late" what="late flows" />
+    </section>`}
+    ${unusual.length > 0 &&
+    html`<section aria-labelledby="unusual">
+      <h2 id="unusual">Unusual</h2>
+      <${Table} label="Unusual flows" head=${["Tenant", "Flow", "Last successful run", "Since"]}>
+        ${unusual.slice(0, SHOWN).map(
+          (each) => html`<tr key=${each.id}>
+            <td><a href=${link.tenant(each.tenantId, each.flowName)}><${Text}>${each.tenantId}<//></a></td>
+            <td><${Text}>${each.flowName}<//></td>
+            <td class="wide"><${Text}>${each.unusual.map(({ text }) => text).join(", ")}<//></td>
+            <td><${Time} at=${each.unusual[0].sinceUtc} /></td>
+          </tr>`,
+        )}
+      <//>
+      <${More} number=${unusual.length} filter="is:unusual" what="unusual flows" />
     </section>`}
   `;
 }

@@ -1,8 +1,9 @@
 // Run: its attempts, its error, and its numbers against the usual ones.
 
-import { html } from "./preact.js";
+import { html, useMemo } from "./preact.js";
 import { Act, enqueue } from "./actions.js";
-import { useData } from "./api.js";
+import { useData, useSource } from "./api.js";
+import { fleet } from "./fleet.js";
 import { Badge, Copy, link, Loaded, Sign, Table, Text, Time, Title } from "./parts.js";
 import { durationText, grouped, secondsBetween, words } from "./text.js";
 
@@ -16,7 +17,9 @@ export function Run({ words: [tenant, id] }) {
 }
 
 function Detail({ detail }) {
-  const { run, attempts, http, window, usual } = detail;
+  const { run, attempts, http, window } = detail;
+  const all = useSource(fleet).data?.lines;
+  const line = useMemo(() => all?.find((each) => each.tenantId === run.tenantId && each.flowName === run.flowName), [all, run]);
   return html`
     <p class="lead"><${Badge} name=${run.outcome ?? "running"} /> <a href=${link.tenant(run.tenantId, run.flowName)}><${Text}>${run.flowName}<//></a></p>
     ${run.error && html`<${ErrorBox} error=${run.error} />`}
@@ -31,7 +34,8 @@ function Detail({ detail }) {
       <div><dt>HTTP, last attempt</dt><dd>${Object.keys(http).length ? Object.entries(http).map(([name, number]) => `${words(name)} ${grouped(number)}`).join(", ") : html`<span class="quiet">no requests</span>`}</dd></div>
     </dl>
     <div class="do"><${Act} ...${enqueue(run)}>Run the flow now…<//></div>
-    <${Counts} run=${run} usual=${usual} attempt=${attempts.at(-1)} />
+    ${run.unusual?.map((each) => html`<p class="note warn" key=${each.text}><${Sign} name="unusual" /> <span>Unusual: <${Text}>${each.text}<//></span></p>`)}
+    <${Counts} run=${run} line=${line} attempt=${attempts.at(-1)} />
     <section aria-labelledby="attempts">
       <h2 id="attempts">Attempts</h2>
       ${run.attempts > attempts.length && html`<p class="quiet">The last ${attempts.length} of ${grouped(run.attempts)}.</p>`}
@@ -54,22 +58,24 @@ function ErrorBox({ error }) {
   </div>`;
 }
 
-function Counts({ run, usual, attempt }) {
-  const seconds = attempt && secondsBetween(attempt.startedUtc, attempt.finishedUtc);
-  const names = [...new Set([...Object.keys(run.counts), ...Object.keys(usual?.counts ?? {})])];
-  if (!names.length && !usual) return null;
+/** The counts of a run, and its seconds, beside the means of the last successful runs of the flow. */
+function Counts({ run, line, attempt }) {
+  const usual = { ...line?.usualCounts };
+  const names = [...new Set([...Object.keys(run.counts), ...Object.keys(usual)])];
+  const isKnown = line?.usualSeconds != null;
+  if (!names.length && !isKnown) return null;
   const rows = [
-    ...names.map((name) => [name, run.counts[name], usual?.counts?.[name], grouped]),
-    ["seconds, last attempt", seconds, usual?.seconds, durationText],
+    ...names.map((name) => [name, run.counts[name], usual[name], grouped]),
+    ["time of the last attempt", attempt && secondsBetween(attempt.startedUtc, attempt.finishedUtc), line?.usualSeconds, durationText],
   ];
   return html`<section aria-labelledby="counts">
-    <h2 id="counts">Numbers${usual ? ", and the usual ones" : ""}</h2>
-    <${Table} label="Numbers of the run" head=${usual ? ["Number", "This run", "Usual"] : ["Number", "This run"]} numbers=${["This run", "Usual"]}>
+    <h2 id="counts">Numbers${isKnown ? ", and the usual ones" : ""}</h2>
+    <${Table} label="Numbers of the run" head=${isKnown ? ["Number", "This run", "Usual"] : ["Number", "This run"]} numbers=${["This run", "Usual"]}>
       ${rows.map(
         ([name, own, usually, text]) => html`<tr key=${name}>
           <th scope="row"><${Text}>${name}<//></th>
-          <td class="number">${own === undefined ? "–" : text(own)}</td>
-          ${usual && html`<td class="number">${usually ? `${text(usually.mean)} ± ${text(usually.deviation)}` : "–"}</td>`}
+          <td class="number">${own == null ? "–" : text(own)}</td>
+          ${isKnown && html`<td class="number">${usually == null ? "–" : text(usually)}</td>`}
         </tr>`,
       )}
     <//>

@@ -3,7 +3,7 @@
 import { html, useEffect, useMemo, useRef, useState } from "./preact.js";
 import { Act, enqueue, nextRun, pause, resume } from "./actions.js";
 import { useData, useSource } from "./api.js";
-import { fleet } from "./fleet.js";
+import { fleet, outcomesOf } from "./fleet.js";
 import { Badge, link, Loaded, Outcomes, Sign, Text, Time, Title } from "./parts.js";
 import { durationText, grouped, plain, secondsBetween, timeText, timeTitle, words } from "./text.js";
 
@@ -68,7 +68,7 @@ function Entry({ tenant, entry, line, reason, zone, isOpened }) {
     <div class="head">
       <h3><${Text}>${entry.flowName}<//></h3>
       ${line && html`<${Badge} name=${line.health} />`}
-      ${line && html`<${Outcomes} names=${line.lastOutcomes ?? (line.lastOutcome ? [line.lastOutcome] : [])} />`}
+      ${line && html`<${Outcomes} names=${outcomesOf(line)} />`}
       <div class="do">
         <${Act} ...${enqueue(seen)}>Run now…<//>
         ${entry.enabled ? html`<${Act} ...${pause(seen)}>Pause…<//>` : html`<${Act} ...${resume(seen)}>Resume…<//>`}
@@ -78,7 +78,7 @@ function Entry({ tenant, entry, line, reason, zone, isOpened }) {
     </div>
     ${problems.map((each) => html`<p class="note bad" key=${each}><${Sign} name="problem" /> <${Text}>${each}<//></p>`)}
     ${!entry.enabled && html`<p class="note mute"><${Sign} name="disabled" /> <span>Paused${reason ? html`: <${Text}>${reason}<//>` : ""}</span></p>`}
-    ${line?.unusual?.map((each) => html`<p class="note warn" key=${each.text ?? each}><${Sign} name="unusual" /> <${Text}>${each.text ?? each.why ?? each}<//></p>`)}
+    ${line?.unusual?.map((each) => html`<p class="note warn" key=${each.text}><${Sign} name="unusual" /> <span>Unusual: <${Text}>${each.text}<//>, since <${Time} at=${each.sinceUtc} zone=${zone} /></span></p>`)}
     ${isAsked && html`<${Why} tenant=${tenant} flow=${entry.flowName} />`}
     <dl class="facts">
       <div><dt>Cron</dt><dd><code><${Text}>${entry.cron}<//></code> <span class="quiet"><${Text}>${entry.timezone}<//></span></dd></div>

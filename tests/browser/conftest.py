@@ -6,6 +6,8 @@ Without Chromium, the tests are skipped on a laptop and fail in CI.
 import os
 import shutil
 from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import pytest_asyncio
@@ -15,6 +17,7 @@ from tests.browser.board import fill, fleet_of
 from tests.browser.site import Site
 from tests.browser.site import site as serve
 
+AXE = Path(__file__).parent.parent.parent / "localdev" / "node_modules" / "axe-core" / "axe.min.js"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE = {"width": 1280, "height": 800}
 _EXPECTED = "Failed to load resource"  # a request that the app has refused, which the page itself tells
@@ -25,10 +28,7 @@ async def browser() -> AsyncGenerator[Browser]:
     """Run the browser."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
-        why = "Chromium is not installed (Debian: apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
+        missing("Chromium is not installed (Debian: apt-get install chromium)")
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     async with async_playwright() as playwright:
         running = await playwright.chromium.launch(executable_path=path, args=sandbox)
@@ -64,6 +64,21 @@ async def page(browser: Browser, site: Site) -> AsyncGenerator[Page]:
     yield page
     await context.close()
     assert wrong == []
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """Return the source of axe-core, which checks a page for people who cannot see it, or not well."""
+    if not AXE.exists():
+        missing(f"{AXE} is missing: make install")
+    return AXE.read_text(encoding="utf-8")
+
+
+def missing(why: str) -> NoReturn:
+    """Skip the test on a laptop; fail it in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 def watched(page: Page) -> list[str]:
