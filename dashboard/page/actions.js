@@ -28,6 +28,7 @@ export function Asked() {
 function Dialog({ action }) {
   const [error, setError] = useState(null);
   const [isBusy, setBusy] = useState(false);
+  const isSending = useRef(false); // at once: a second click comes before the next render
   const dialog = useRef();
   const { data: own } = useSource(me);
   const needsName = own?.mode === "key";
@@ -41,13 +42,14 @@ function Dialog({ action }) {
 
   const send = async (event) => {
     event.preventDefault();
-    if (isBusy) return;
+    if (isSending.current) return;
     const values = Object.fromEntries(new FormData(event.target));
     if (count !== undefined && values.count.replaceAll(/[,\s]/g, "") !== String(count)) {
       setError(`Type ${grouped(count)} to confirm. You typed ${plain(values.count) || "nothing"}.`);
       return;
     }
     if (needsName) typedName.set(values.who.trim());
+    isSending.current = true;
     setBusy(true);
     setError(null);
     try {
@@ -57,6 +59,7 @@ function Dialog({ action }) {
       asked.set(null);
       refreshAll();
     } catch (failure) {
+      isSending.current = false;
       setBusy(false);
       setError(failure.status === 409 ? `${failure.message} Close this, look at the new values, and try again.` : failure.message);
       if (failure.status === 409) refreshAll();

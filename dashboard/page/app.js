@@ -131,11 +131,11 @@ function Freshness() {
       : "";
   // The live region stays on the page, and its text has no number that changes each second.
   return html`
-    <div class="fresh" data-state=${lost ? "lost" : isOld ? "old" : "fresh"}>
+    <aside class="fresh" aria-label="Age of the data" data-state=${lost ? "lost" : isOld ? "old" : "fresh"}>
       ${said
         ? html`<p class="note ${lost ? "bad" : "warn"}"><${Sign} name=${lost ? "failed" : "late"} /> <span>${said}</span> <button type="button" onClick=${refreshAll}>Try now</button></p>`
         : html`<p class="quiet updated">${oldest ? `Updated ${agoText(oldest.at, Date.now())}` : "Reading…"}</p>`}
-    </div>
+    </aside>
     <p class="hidden" role="status">${lost ? "The connection is lost. The data are old." : isOld ? "The data are old." : ""}</p>
   `;
 }

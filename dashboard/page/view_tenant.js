@@ -100,7 +100,7 @@ function Why({ tenant, flow }) {
   </div>`;
 }
 
-const Finding = ({ finding }) => html`<span class="cause">${words(finding.cause)}</span> <${Text}>${finding.why}<//>`;
+const Finding = ({ finding }) => html`<span class="cause">${words(finding.cause)}:</span> <${Text}>${finding.why}<//>`;
 
 function Answer({ why }) {
   return html`

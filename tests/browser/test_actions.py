@@ -32,8 +32,8 @@ def sent(site: Site) -> list[tuple[str, dict[str, Any]]]:
         (FEED, "Run now…", {}, "enqueue", {}),
         (FEED, "Pause…", {"Reason": "moves"}, "pause", {"reason": "moves", "seen": SEEN}),
         ("weather", "Resume…", {}, "resume", {"seen": PAUSED}),
-        (FEED, "Next run…", {"Time": "2025-08-24T06:30:00"}, "next-run", {"at": "2025-08-24T06:30:00Z", "seen": SEEN}),
-        (FEED, "Next run…", {"Time": ""}, "next-run", {"at": None, "seen": SEEN}),
+        (FEED, "Next run…", {"Time in UTC": "2025-08-24T06:30:00"}, "next-run", {"at": "2025-08-24T06:30:00Z", "seen": SEEN}),
+        (FEED, "Next run…", {"Time in UTC": ""}, "next-run", {"at": None, "seen": SEEN}),
     ],
 )  # fmt: skip
 async def test_an_action_on_a_flow(
