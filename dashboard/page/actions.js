@@ -82,7 +82,7 @@ function Dialog({ action }) {
       ${count !== undefined &&
       html`<label><span>Type <strong>${grouped(count)}</strong> to confirm</span><input name="count" inputmode="numeric" autocomplete="off" required /></label>`}
       ${needsName &&
-      html`<label><span>Your name, for the audit</span><input name="who" autocomplete="name" required maxlength="100" value=${typedName.get()} /></label>`}
+      html`<label><span>Your name, for the audit</span><input name="who" autocomplete="name" required maxlength="100" defaultValue=${typedName.get()} /></label>`}
       ${error && html`<p class="note bad" role="alert"><${Text}>${error}<//></p>`}
       <div class="buttons">
         <button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
@@ -137,7 +137,7 @@ export const nextRun = (line) => ({
       label: "Time in UTC",
       type: "datetime-local",
       step: 1,
-      value: line.nextRunUtc?.slice(0, 19) ?? "",
+      defaultValue: line.nextRunUtc?.slice(0, 19) ?? "",
       hint: "Empty: the next tick computes it from the cron",
     },
   ],

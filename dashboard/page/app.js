@@ -172,7 +172,7 @@ function Key() {
         ${wasSent ? "The app has refused this key. " : ""}The data of this page are behind a key of the function app: in the portal, under
         App keys, or <code>az functionapp keys list</code>.
       </p>
-      <label><span>Key</span><input name="key" type="password" autocomplete="off" spellcheck="false" required autofocus /></label>
+      <label><span>Key</span><input name="key" type="password" autocomplete="off" spellcheck=${false} required autofocus /></label>
       <small class="quiet">It is kept until this tab is closed, and sent in a header only.</small>
       <div class="buttons"><button type="submit" class="primary">Open</button></div>
     </form>

@@ -110,7 +110,7 @@ export function Title({ children, title }) {
 
 /** A table that scrolls sideways where the screen is narrow. */
 export const Table = ({ label, head, numbers = [], children }) =>
-  html`<div class="scroll" tabindex="0" role="region" aria-label=${label}>
+  html`<div class="scroll" tabindex="0" role="region" aria-label=${`${label}, table`}>
     <table>
       <thead>
         <tr>${head.map((each) => html`<th scope="col" class=${numbers.includes(each) ? "number" : undefined}>${each}</th>`)}</tr>

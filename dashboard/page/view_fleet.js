@@ -67,7 +67,7 @@ function Lines({ lines, filter, change }) {
     <div class="tools">
       <label class="filter">
         <span class="hidden">Filter</span>
-        <input ref=${input} type="search" value=${filter} onInput=${(event) => change(event.target.value)} spellcheck="false" autocomplete="off"
+        <input ref=${input} type="search" value=${filter} onInput=${(event) => change(event.target.value)} spellcheck=${false} autocomplete="off"
           placeholder="is:failing flow:weather tenant:ac*" aria-describedby="filter-help" aria-keyshortcuts="/" />
       </label>
       <button type="button" onClick=${() => save(shown)}>Save as CSV</button>
@@ -143,8 +143,9 @@ function Rows({ lines, order, setOrder, handle }) {
     if (wanted) box.current.querySelector(`tr[aria-rowindex="${wanted.index + 2}"] a`)?.focus({ preventScroll: true });
   }, [wanted]);
 
-  const first = Math.max(0, Math.floor(top / height) - BEYOND);
+  // The list may have become shorter than the place to which it was scrolled.
   const last = Math.min(lines.length, Math.ceil((top + room) / height) + BEYOND);
+  const first = Math.max(0, Math.min(Math.floor(top / height), lines.length - Math.ceil(room / height)) - BEYOND);
   const noted = (event) => {
     const row = event.target.closest("tr[data-id]");
     if (row) active.current = row.dataset.id;
