@@ -142,7 +142,7 @@ async def test_changes_arrive_without_loss_of_the_focus(page: Page, site: Site) 
 
     healed = (line("acme", FEED), line("acme", "weather"), line("acme", "new-flow", Health.NEW))
     site.data["fleet"] = Fleet(at_ts=1_755_950_460, complete=False, lines=healed, removed=("bravo",))
-    await page.clock.run_for(21_000)
+    await page.clock.fast_forward(21_000)
 
     await expect(page.get_by_text("4 of 4 flows, 2 tenants")).to_be_visible()
     assert [query for name, query in site.asked if name == "fleet"] == [{}, {"since": "1755950400"}]

@@ -139,7 +139,7 @@ async def test_the_next_day_is_shown_by_minute_and_provider(page: Page, site: Si
     await expect(page.get_by_role("region", name="Providers, table").get_by_role("row")).to_have_text(
         ["ProviderFlowsJobsMost in a minute", "no providerweather5,160200", f"homedepot{FEED}4,36826"]
     )
-    await page.get_by_label("Provider").select_option("homedepot")
+    await page.get_by_role("combobox", name="Provider").select_option("homedepot")
     await expect(page.locator("figcaption")).to_have_text("4,368 jobs, at most 26 in one minute")
 
 
