@@ -30,7 +30,14 @@ def library(folder: Path) -> str:
     packages = [f"{name}@{version}" for name, version in VERSIONS.items()]
     _run(npm, ["install", "--no-save", "--ignore-scripts", *packages, f"esbuild@{BUNDLER}"], folder)
     (folder / "entry.mjs").write_text(ENTRY, encoding="utf-8")
-    options = ("--bundle", "--format=esm", "--minify", "--target=es2022", "--legal-comments=none", "--outfile=bundle.js")
+    options = (
+        "--bundle",
+        "--format=esm",
+        "--minify",
+        "--target=es2022",
+        "--legal-comments=none",
+        "--outfile=bundle.js",
+    )
     _run(npx, ["--offline", "esbuild", "entry.mjs", *options], folder)
     licences = {name: (folder / "node_modules" / name / "LICENSE").read_text(encoding="utf-8") for name in VERSIONS}
     return head(licences) + (folder / "bundle.js").read_text(encoding="utf-8")

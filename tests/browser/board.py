@@ -40,9 +40,7 @@ EXPIRED = ErrorLine(
     host="api.builderprime.com",
     body='{"error": "token expired"}',
 )
-WRONG_CRON = (
-    "flows[0].cron: cron '0 * * * *': 5 fields found, 6 needed: seconds come first, perhaps '0 0 * * * *'"
-)
+WRONG_CRON = "flows[0].cron: cron '0 * * * *': 5 fields found, 6 needed: seconds come first, perhaps '0 0 * * * *'"
 
 _FIRST = ("acme", "alpine", "bayou", "blue-ridge", "cedar", "copper", "delta", "desert", "eagle", "fargo", "gulf", "harbor",
     "iron", "juniper", "keystone", "lakeside", "maple", "northern", "oak", "prairie")  # fmt: skip
@@ -101,9 +99,7 @@ def _tenant(index: int, tenant: str) -> Iterable[FlowLine]:
     if index % 3 == 1:
         yield failing(tenant)
     elif index % 409 == 200:
-        yield line(
-            tenant, FEED, Health.PROBLEM, problem=WRONG_CRON, problem_since_utc="2025-08-23T11:00:00Z"
-        )
+        yield line(tenant, FEED, Health.PROBLEM, problem=WRONG_CRON, problem_since_utc="2025-08-23T11:00:00Z")
     elif index % 89 == 30:
         yield line(tenant, FEED, Health.NEW, last_run_utc=None, last_outcome=None, last_success_utc=None)
     else:
@@ -200,7 +196,12 @@ def tenant_detail(tenant_id: str) -> TenantDetail:
         "timezone": "America/Chicago",
         "flows": [
             {"name": FEED, "enabled": True, "cron": "0 0 * * * *", "nextRunUtc": "2025-08-23T13:00:00Z"},
-            {"name": "weather", "enabled": False, "cron": "0 0 6 * * *", "pauseReason": "the station moves until Monday"},
+            {
+                "name": "weather",
+                "enabled": False,
+                "cron": "0 0 6 * * *",
+                "pauseReason": "the station moves until Monday",
+            },
         ],
     }
     entries = [
@@ -249,10 +250,10 @@ def why(tenant_id: str, flow_name: str) -> Why:
 
 def load_of(tenants: int) -> Load:
     """Return a load with a peak at the start of each hour."""
-    weather = tuple(tenants if minute % 60 == 0 else (tenants // 40 if minute % 15 == 0 else 0) for minute in range(MINUTES))
-    feed = tuple(
-        (tenants // 12) * (1 + (minute // 60) % 5) // 3 if minute % 5 == 0 else 0 for minute in range(MINUTES)
+    weather = tuple(
+        tenants if minute % 60 == 0 else (tenants // 40 if minute % 15 == 0 else 0) for minute in range(MINUTES)
     )
+    feed = tuple((tenants // 12) * (1 + (minute // 60) % 5) // 3 if minute % 5 == 0 else 0 for minute in range(MINUTES))
     providers = [
         ProviderLoad(provider=None, flows=("weather",), jobs=sum(weather), minutes=weather),
         ProviderLoad(provider="homedepot", flows=(FEED,), jobs=sum(feed), minutes=feed),

@@ -17,7 +17,7 @@ from tests.browser.board import fill, fleet_of
 from tests.browser.site import Site
 from tests.browser.site import site as serve
 
-AXE = Path("/tmp/npm/axe-core-4.14.1/package/axe.min.js")
+AXE = Path(__file__).parent.parent.parent / "localdev" / "node_modules" / "axe-core" / "axe.min.js"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE = {"width": 1280, "height": 800}
 _EXPECTED = "Failed to load resource"  # a request that the app has refused, which the page itself tells

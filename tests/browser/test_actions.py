@@ -66,9 +66,7 @@ async def test_dead_runs_are_run_again_when_their_number_is_typed_back(page: Pag
     await page.get_by_role("button", name="Run 72 again").click()
 
     await expect(page.locator(".news")).to_contain_text("retry is done")
-    assert sent(site) == [
-        ("retry", {"fingerprint": AWAY.fingerprint, "count": 72, "spreadSeconds": 600, "who": "Ada"})
-    ]
+    assert sent(site) == [("retry", {"fingerprint": AWAY.fingerprint, "count": 72, "spreadSeconds": 600, "who": "Ada"})]
 
 
 async def test_a_repeated_click_has_the_same_id(page: Page, site: Site) -> None:

@@ -163,7 +163,13 @@ async def test_a_csv_has_the_filtered_flows_and_no_formulas(page: Page, site: Si
 
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert sorted(each["tenantId"] for each in rows) == ["'\tx", "'-1", "'=HYPERLINK(\"http://evil\")", "'@SUM(A1)", "acme"]
+    assert sorted(each["tenantId"] for each in rows) == [
+        "'\tx",
+        "'-1",
+        '\'=HYPERLINK("http://evil")',
+        "'@SUM(A1)",
+        "acme",
+    ]
     assert rows[-1]["flowName"] == 'say "hi", twice'
     assert rows[0]["consecutiveFailures"] == "5"
 

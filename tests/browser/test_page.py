@@ -116,16 +116,17 @@ def make_hostile(site: Site) -> None:
     error = ErrorLine(message=HOSTILE, kind=HOSTILE, fingerprint=HOSTILE, status=500, host=HOSTILE, body=HOSTILE)
     bad = line(HOSTILE, HOSTILE, Health.PROBLEM, problem=HOSTILE, problem_since_utc="2025-08-23T11:00:00Z")
     fill(site, [bad, line(HOSTILE, "late", Health.LATE, late_since_utc=NOW)])
-    dead = run(
-        HOSTILE, "dead", tenant_id=HOSTILE, flow_name=HOSTILE, error=error, counts={HOSTILE: 1}, trigger=HOSTILE
-    )
+    dead = run(HOSTILE, "dead", tenant_id=HOSTILE, flow_name=HOSTILE, error=error, counts={HOSTILE: 1}, trigger=HOSTILE)
     own = incident(error, 1, flows=(HOSTILE,), example_tenant_id=HOSTILE, example_run_id=HOSTILE)
     site.data["incidents"] = {"incidents": [own], "hasMore": True, "unreadable": [HOSTILE]}
     site.data["runs"] = {"runs": [dead], "hasMore": False, "unreadable": [HOSTILE]}
     site.data["run"] = run_detail(dead)
     site.data["why"] = why(HOSTILE, HOSTILE)
     site.data["tenant"] = _hostile(tenant_detail(HOSTILE), FEED, "Acme Decks")
-    site.data["load"] = {"fromUtc": NOW, "providers": [{"provider": HOSTILE, "flows": [HOSTILE], "jobs": 1, "minutes": [1] + [0] * 1439}]}
+    site.data["load"] = {
+        "fromUtc": NOW,
+        "providers": [{"provider": HOSTILE, "flows": [HOSTILE], "jobs": 1, "minutes": [1] + [0] * 1439}],
+    }
     site.data["files"] = FlowFiles(flows=(), broken=(BrokenFile(module=HOSTILE, cause=HOSTILE, traceback=HOSTILE),))
     site.data["audit"] = _hostile(audit(), "Ada", "acme-decks", "weather")
 
@@ -165,7 +166,9 @@ async def test_axe_finds_nothing(browser: Browser, site: Site, axe: str, view: s
 
 async def violations(page: Page, part: str = "html") -> list[str]:
     found = await page.evaluate("(part) => axe.run(part).then(({ violations }) => violations)", part)
-    return [f"{each['id']}: {node['html'][:200]} {node['failureSummary'][:300]}" for each in found for node in each["nodes"]]
+    return [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary'][:300]}" for each in found for node in each["nodes"]
+    ]
 
 
 @pytest.mark.parametrize("view", [*VIEWS])
@@ -227,7 +230,9 @@ async def test_nothing_is_told_by_colour_alone(page: Page, site: Site) -> None:
     await page.goto(f"{site.url}#/fleet")
 
     await expect(page.locator(".healths .badge")).to_have_count(7)
-    shapes = await page.locator(".healths .sign path").evaluate_all("(all) => all.map((each) => each.getAttribute('d'))")
+    shapes = await page.locator(".healths .sign path").evaluate_all(
+        "(all) => all.map((each) => each.getAttribute('d'))"
+    )
     words = await page.locator(".healths .badge").all_inner_texts()
     assert len(words) == len(shapes) == len(set(shapes))
     assert [each.split()[0] for each in words] == ["problem", "failing", "late", "running", "disabled", "new", "well"]

@@ -135,7 +135,9 @@ async def test_the_next_day_is_shown_by_minute_and_provider(page: Page, site: Si
     """The chart says its numbers, and a provider can be chosen."""
     await page.goto(f"{site.url}#/load")
 
-    await expect(page.get_by_role("img")).to_have_accessible_name("Jobs per minute: 9,528 jobs, at most 226 in one minute. The tables below have the numbers.")
+    await expect(page.get_by_role("img")).to_have_accessible_name(
+        "Jobs per minute: 9,528 jobs, at most 226 in one minute. The tables below have the numbers."
+    )
     await expect(page.get_by_role("region", name="Providers, table").get_by_role("row")).to_have_text(
         ["ProviderFlowsJobsMost in a minute", "no providerweather5,160200", f"homedepot{FEED}4,36826"]
     )
@@ -151,7 +153,9 @@ async def test_flow_files_are_registered_or_broken(page: Page, site: Site) -> No
     await expect(page.get_by_role("article")).to_contain_text("ModuleNotFoundError: No module named 'jobber_client'")
     await page.get_by_text("Traceback", exact=True).click()
     await expect(page.get_by_role("region", name="Traceback")).to_contain_text("line 3, in <module>")
-    await expect(page.get_by_role("region", name="Flows, table").get_by_role("row").last).to_contain_text("also forecast")
+    await expect(page.get_by_role("region", name="Flows, table").get_by_role("row").last).to_contain_text(
+        "also forecast"
+    )
 
 
 async def test_the_audit_lists_who_did_what(page: Page, site: Site) -> None:
