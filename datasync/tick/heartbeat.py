@@ -9,7 +9,8 @@ from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import HeartbeatFailed
 
-_PATIENCE = 10  # seconds for the answer, with all retries
+PATIENCE = 10
+"""Seconds for the answer."""
 
 
 async def beat(services: Services) -> None:
@@ -20,13 +21,17 @@ async def beat(services: Services) -> None:
     if (url := services.settings.heartbeat_url) is None:
         return
     try:
-        async with asyncio.timeout(_PATIENCE):
-            answer = await services.http_transport.handle_async_request(httpx.Request("GET", url))
-            await answer.aclose()
-    except TimeoutError:
-        emit(HeartbeatFailed(why=f"no answer in {_PATIENCE} seconds"))
+        # A client of its own: the connections of the flows belong to runs.
+        async with (
+            asyncio.timeout(PATIENCE),
+            httpx.AsyncClient(timeout=PATIENCE) as client,
+            client.stream("GET", url) as answer,
+        ):
+            status = answer.status_code
+    except (TimeoutError, httpx.TimeoutException):
+        emit(HeartbeatFailed(why=f"no answer in {PATIENCE} seconds"))
     except Exception as error:  # noqa: BLE001 - a monitor never stops a tick
         emit(HeartbeatFailed(why=type(error).__name__))  # its message may have the address
     else:
-        if not HTTPStatus(200) <= answer.status_code < HTTPStatus(300):
-            emit(HeartbeatFailed(why=f"the answer was {answer.status_code}"))
+        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            emit(HeartbeatFailed(why=f"the answer was {status}"))

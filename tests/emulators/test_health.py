@@ -1,5 +1,6 @@
 """The health for monitors, and the heartbeat of complete ticks."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from datetime import timedelta
@@ -15,6 +16,7 @@ from datasync.model.state import FlowState
 from datasync.operate.health import app_health
 from datasync.services import Services, shared_services
 from datasync.settings import Settings
+from datasync.tick import heartbeat
 from localdev.tls import Certificates
 from localdev.web import serving
 from tests.deliveries import NOW
@@ -79,9 +81,12 @@ class Monitor:
         self.url = ""
         self.status = 200
         self.paths: list[str] = []
+        self.hangs = False
 
     async def answer(self, request: web.Request) -> web.Response:
         self.paths.append(f"{request.method} {request.path}")
+        if self.hangs:
+            await asyncio.Event().wait()
         return web.Response(status=self.status)
 
 
@@ -138,6 +143,20 @@ class TestHeartbeat:
 
         assert f"WARNING the request to HEARTBEAT_URL failed: {why}" in caplog.messages
         assert "very-secret" not in caplog.text
+
+    async def test_a_monitor_that_does_not_answer_holds_no_tick_up(
+        self, world: World, monitor: Monitor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The tick waits for a bounded time."""
+        monkeypatch.setattr(heartbeat, "PATIENCE", 0.5)
+        monitor.hangs = True
+        fleet = connected(world, monitor.url)
+        try:
+            await fleet.tick()
+        finally:
+            await fleet.services.close()
+
+        assert "WARNING the request to HEARTBEAT_URL failed: no answer in 0.5 seconds" in caplog.messages
 
     async def test_a_monitor_that_is_away_is_a_warning(
         self, world: World, caplog: pytest.LogCaptureFixture, unused_tcp_port: int

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from datetime import UTC, datetime
 from http import HTTPStatus
 
 import pytest
@@ -37,6 +38,15 @@ async def test_data_are_kept_by_no_cache() -> None:
     """Errors are data too."""
     for status in (HTTPStatus.OK, HTTPStatus.FORBIDDEN):
         assert (await json_answer(get(), {}, status)).headers["Cache-Control"] == "no-store"
+
+
+async def test_a_text_that_is_not_unicode_spoils_no_answer() -> None:
+    """A document can have half of a surrogate pair, and a reader gets it as it is."""
+    content = {"name": "a\ud800", "at": datetime(2025, 8, 23, 12, tzinfo=UTC)}
+
+    answer = await json_answer(get(), content)
+
+    assert json.loads(answer.body) == {"name": "a\ud800", "at": "2025-08-23T12:00:00Z"}
 
 
 @pytest.mark.parametrize(
