@@ -62,11 +62,14 @@ def reader(mode: Mode, request: Request, environ: Mapping[str, str]) -> Visitor:
     """Return who asks for data.
 
     Raises:
-        Refused: nobody is signed in, the person has no role, or another site makes the browser ask.
+        Refused: nobody is signed in, the person has no role, another site makes the browser ask, or the address has
+            the function key.
 
     """
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Refused(HTTPStatus.FORBIDDEN, "another site has asked for this. Open the page itself")
+    if "code" in request.query:  # the platform takes it, and addresses are logged and kept in histories
+        raise Refused(HTTPStatus.BAD_REQUEST, "send the key in the header x-functions-key, not in the address")
     if mode == "key":
         return Visitor(mode=mode, name=None, can_operate=True)
     principal = _principal(request, environ)

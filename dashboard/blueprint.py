@@ -22,6 +22,13 @@ def routes(mode: DashboardMode, registry: FlowRegistry) -> func.Blueprint:
     before all routes, and a key would have to be given in addition.
     """
     blueprint = func.Blueprint()  # type: ignore[no-untyped-call]
+
+    @blueprint.route("ops/health", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS)
+    async def ops_health(req: func.HttpRequest) -> func.HttpResponse:
+        from dashboard.health import health
+
+        return _response(await health(_request(req)))
+
     if mode == "off":
         return blueprint
     guarded = func.AuthLevel.FUNCTION if mode == "key" else func.AuthLevel.ANONYMOUS

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -48,13 +49,20 @@ class Refused(Exception):
 
 async def json_answer(request: Request, content: object, status: HTTPStatus = HTTPStatus.OK) -> Answer:
     """Return content as JSON, compressed where the reader takes it. No cache keeps it."""
-    body = msgspec.json.encode(content)
+    body = _json(content)
     headers = {"Content-Type": "application/json", "Cache-Control": "no-store", "Vary": "Accept-Encoding"}
     if len(body) >= _COMPRESSED_FROM and _takes_gzip(request.headers.get("accept-encoding", "")):
         # The states of a large fleet are megabytes: the runs of this process go on meanwhile.
         body = await asyncio.to_thread(gzip.compress, body, 5, mtime=0)
         headers["Content-Encoding"] = "gzip"
     return answer(body, headers, status)
+
+
+def _json(content: object) -> bytes:
+    try:
+        return msgspec.json.encode(content)
+    except UnicodeEncodeError:  # half of a surrogate pair, which a document can have
+        return json.dumps(msgspec.to_builtins(content)).encode()
 
 
 def answer(body: bytes, headers: Mapping[str, str], status: HTTPStatus = HTTPStatus.OK) -> Answer:

@@ -65,6 +65,7 @@ _KNOWN = (
     "CONCURRENCY_PER_TENANT",
     "RUN_RETENTION_DAYS",
     "DASHBOARD",
+    "HEARTBEAT_URL",
     *(f"{_QUEUES}{name}" for name in ("batchSize", "newBatchThreshold", "maxPollingInterval", "messageEncoding")),
     _ATTEMPTS,
     _PAUSE,
@@ -79,16 +80,13 @@ DEFAULT_QUEUE = "flow-jobs"
 
 type DashboardMode = Literal["off", "key", "entra"]
 
+_DASHBOARD: tuple[DashboardMode, ...] = ("off", "key", "entra")
+
 
 def dashboard_mode(environ: Mapping[str, str]) -> DashboardMode:
     """Return how the dashboard is protected: DASHBOARD. It is off where the setting is missing or malformed."""
-    match environ.get("DASHBOARD", "").strip().lower():
-        case "key":
-            return "key"
-        case "entra":
-            return "entra"
-        case _:
-            return "off"
+    text = environ.get("DASHBOARD", "").strip().lower()
+    return next((mode for mode in _DASHBOARD if mode == text), "off")
 
 
 def binding(environ: Mapping[str, str], setting: str, default: str) -> str:
@@ -144,6 +142,9 @@ class Settings:
     retry_delay: timedelta
     """The time between a failed attempt and the next (host.json, `visibilityTimeout`)."""
 
+    heartbeat_url: str | None = field(repr=False)
+    """The address that a complete tick calls; None for none."""
+
     function_timeout: timedelta
     """The time after which the host ends the process of an invocation (host.json, `functionTimeout`)."""
     warnings: tuple[str, ...] = ()
@@ -195,6 +196,7 @@ class Settings:
             ),
             retry_delay=read(_PAUSE, _time_span, _host_option(host_json, _PAUSE, _time_span, timedelta())),
             function_timeout=read(_TIMEOUT, _limit, _host_option(host_json, _TIMEOUT, _limit, _HALF_AN_HOUR)),
+            heartbeat_url=_heartbeat_url(environ),
             warnings=tuple(_warnings(environ)),
         )
         if settings.tenants_container == settings.runs_container:
@@ -253,6 +255,7 @@ def _cosmos(environ: Mapping[str, str]) -> Account:
 
 def _warnings(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each setting that is probably misspelt, or has no effect."""
+    yield from _optional_warnings(environ)
     plain = {_plain(name): name for name in _KNOWN}
     for name in environ:
         if name in _KNOWN or len(name) > _LONGEST_NAME:
@@ -269,6 +272,22 @@ def _warnings(environ: Mapping[str, str]) -> Iterator[str]:
     ):
         if environ.get(used) and environ.get(unused):
             yield f"{unused}: has no effect, since {used} is set: remove one of them"
+
+
+def _optional_warnings(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each malformed setting that flows do not need."""
+    text = environ.get("DASHBOARD", "")
+    if text.strip() and text.strip().lower() not in _DASHBOARD:
+        yield f"DASHBOARD: expected {', '.join(_DASHBOARD[:-1])} or {_DASHBOARD[-1]}, got {_harmless(text)}: it is off"
+    if environ.get("HEARTBEAT_URL") and _heartbeat_url(environ) is None:
+        yield "HEARTBEAT_URL: expected an https:// address: no request is sent"
+
+
+def _heartbeat_url(environ: Mapping[str, str]) -> str | None:
+    try:
+        return _https(environ.get("HEARTBEAT_URL", ""))
+    except ValueError:
+        return None
 
 
 def _plain(name: str) -> str:

@@ -66,7 +66,7 @@ def parts_imported(path: Path) -> set[str]:
     return {parts[1] for parts in names if len(parts) > 1}
 
 
-PRODUCT = [ROOT / "function_app.py", *modules("datasync"), *modules("flows")]
+PRODUCT = [ROOT / "function_app.py", *modules("dashboard"), *modules("datasync"), *modules("flows")]
 PURE_FILES = [path for pattern in PURE for path in sorted((ROOT / "datasync").glob(pattern))]
 
 
@@ -86,8 +86,19 @@ def test_a_part_imports_only_the_parts_that_the_table_allows(path: Path) -> None
 @pytest.mark.parametrize("path", modules("datasync"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_framework_does_not_import_its_users(path: Path) -> None:
     """`datasync` does not import flows, local tooling, tests, benchmarks or the entry."""
-    forbidden = ("flows", "localdev", "tests", "benchmarks", "function_app")
+    forbidden = ("dashboard", "flows", "localdev", "tests", "benchmarks", "function_app")
     assert [name for name in imports(path) if any(in_package(name, package) for package in forbidden)] == []
+
+
+@pytest.mark.parametrize("path", modules("dashboard"), ids=lambda path: path.name)
+def test_the_dashboard_shows_what_operate_answers(path: Path) -> None:
+    """It imports the use cases, and what their arguments and errors need; never stores, runs or ticks."""
+    allowed = {"errors", "flow", "operate", "services", "settings"}
+    assert parts_imported(path) <= allowed
+    assert [name for name in imports(path) if in_package(name, "datasync.flow")] in (
+        [],
+        ["datasync.flow.registry", "datasync.flow.registry.FlowRegistry"],
+    )
 
 
 @pytest.mark.parametrize("path", modules("flows"), ids=lambda path: path.name)
@@ -100,14 +111,14 @@ def test_flows_import_the_framework_only(path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "only"),
     [
-        ("azure.functions", {"function_app.py"}),
+        ("azure.functions", {"function_app.py", "blueprint.py"}),
         ("croniter", {"cron.py"}),
         ("click", {"main.py", "common.py", "operate.py"}),
         ("threading", {"watchdog.py"}),
     ],
 )
 def test_a_library_is_imported_in_one_place(package: str, only: set[str]) -> None:
-    """Only the entry uses the host's objects. Only the watchdog has threads, all other code runs on the event loop."""
+    """Only the entry and the routes use the host's objects. Only the watchdog has threads of its own."""
     assert {path.name for path in PRODUCT for name in imports(path) if in_package(name, package)} == only
 
 

@@ -1,21 +1,25 @@
 """The commands that look into a running app. `datasync/operate/` has the answers, `text.py` their lines."""
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 
 import click
 
 from datasync.cli import text
 from datasync.cli.common import Exit, OperatingCommand, Session, flows_option, load_flows, operating
+from datasync.model.times import EXPECTED, read_utc
 from datasync.operate.flows import flows as find_flows
 from datasync.operate.incidents import incidents as find_incidents
 from datasync.operate.queue import queues
 from datasync.operate.runs import FAILED
 from datasync.operate.runs import run as find_run
 from datasync.operate.runs import runs as find_runs
-from datasync.operate.since import since as find_since
 from datasync.operate.status import status as find_status
 from datasync.operate.why import Cause
 from datasync.operate.why import why as find_why
+
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_LONGEST = timedelta(days=3650)
 
 _of_flows = flows_option("Package that contains the flow files: their names, aliases and providers.")
 
@@ -24,10 +28,13 @@ def _since(ctx: click.Context, _: click.Parameter, value: str | None) -> datetim
     """Read a time span before now, or a time."""
     if value is None:
         return None
+    if span := re.fullmatch(r"([0-9]{1,6})([mhd])", value, re.ASCII):
+        now: datetime = ctx.obj or datetime.min.replace(tzinfo=UTC)
+        return now - min(int(span[1]) * _UNITS[span[2]], _LONGEST)
     try:
-        return find_since(value, ctx.obj or datetime.max.replace(tzinfo=UTC))
-    except ValueError as why:
-        raise click.BadParameter(str(why)) from None
+        return read_utc(value)
+    except ValueError:
+        raise click.BadParameter(f"expected a time span such as 30m, 24h or 7d, or {EXPECTED}, got {value!r}") from None
 
 
 @click.command("status", cls=OperatingCommand, short_help="Show what is wrong in the fleet, in numbers.")

@@ -23,6 +23,7 @@ _STATES = (
 )
 _CHANGED = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'FlowState' AND c._ts >= @since"
 _CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type = 'Problem' AND c._ts >= @since"
+_STALE = "SELECT TOP 1 VALUE c.id FROM c WHERE c.type = 'FlowState' AND c.staleUtc < @now"
 _NEWEST = "SELECT TOP 1 VALUE c._ts FROM c ORDER BY c._ts DESC"
 _RECORD = (
     "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
@@ -76,6 +77,10 @@ class Overview:
         """Return the tenants with states or problems that have changed since a time, by the clock of Cosmos DB."""
         of_states = {str(tenant) async for tenant in self._found(_CHANGED, since=since)}
         return of_states | {str(each) async for each in self._found(_CHANGED_PROBLEMS, partition=FLEET, since=since)}
+
+    async def has_stale(self, now: datetime) -> bool:
+        """Return whether a flow should have succeeded before `now` (aware) and has not."""
+        return bool([id_ async for id_ in self._found(_STALE, now=utc_text(now))])
 
     async def newest(self) -> int:
         """Return the `_ts` of the newest change, in seconds since 1970; 0 if there is no document."""

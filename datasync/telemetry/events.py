@@ -177,6 +177,19 @@ class SettingDoubtful(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatFailed(Event):
+    """The monitor outside the app could not be told that a tick has ended."""
+
+    level = logging.WARNING
+    why: str
+    """The reason, without the address."""
+
+    def sentence(self) -> str:
+        """Name the setting and the reason."""
+        return f"WARNING the request to HEARTBEAT_URL failed: {self.why}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemsOmitted(Event):
     """There are more standing problems than a tick logs."""
 

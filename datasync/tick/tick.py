@@ -29,6 +29,7 @@ from datasync.telemetry.events import (
     WatermarkInvalid,
 )
 from datasync.tick.check import spelling_problems
+from datasync.tick.heartbeat import beat
 from datasync.tick.plan import Advance, plan
 from datasync.tick.standing import StandingProblems
 from datasync.tick.turns import REQUESTS, Turn
@@ -83,14 +84,16 @@ async def tick(services: Services, registry: FlowRegistry) -> Tally:
     A tenant that cannot be handled is logged and counted, and the tick goes on. Killed at any point, it loses nothing:
     jobs are enqueued before `nextRunUtc` moves, and a job that is enqueued twice has the same run id. The watermark
     moves when all documents were listed, and keeps those that could not be handled, so that an edit is examined in full
-    at least once.
+    at least once. A complete tick ends with the heartbeat.
 
     Raises:
         ServiceUnavailable, or another exception of the first tenant that failed, when the others are done. The host
             repeats the tick within minutes.
 
     """
-    return await _Tick(services, registry).run()
+    tally = await _Tick(services, registry).run()
+    await beat(services)
+    return tally
 
 
 class _Tick:

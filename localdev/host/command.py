@@ -29,7 +29,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--port",
         type=int,
-        help=f"port for admin calls, 0 for a free one (default: LocalHttpPort of local.settings.json, {DEFAULT_PORT})",
+        help="port for HTTP functions and admin calls, 0 for a free one "
+        f"(default: LocalHttpPort of local.settings.json, {DEFAULT_PORT})",
     )
     parser.add_argument(
         "--drain",

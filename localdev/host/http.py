@@ -150,6 +150,8 @@ def _response(value: Any) -> web.Response:
         return web.Response(text=value.value)
     answer = value.value
     status = int(answer["status_code"].value)
+    if not 200 <= status <= 999:  # noqa: PLR2004 - the last statuses that HTTP has room for; 1xx are not answers
+        raise ValueError(f"{status} is not a status")
     headers = CIMultiDict({name: each.value for name, each in answer["headers"].items()})
     for cookie in answer["cookies"] or ():
         for morsel in cookie.values():

@@ -59,11 +59,50 @@ def test_it_is_indexed_without_settings_and_without_the_network() -> None:
     """Without settings, the timer is hourly and the queues are `flow-jobs` and `flow-jobs-poison`."""
     functions = indexed()
 
-    assert set(functions) == {"orchestrator", "run_flow", "bury"}
+    assert set(functions) == {"orchestrator", "run_flow", "bury", "ops_health"}
     assert functions["orchestrator"].items() >= {"type": "timerTrigger", "schedule": "0 0 * * * *"}.items()
     for name, queue in (("run_flow", "flow-jobs"), ("bury", "flow-jobs-poison")):
         expected = {"type": "queueTrigger", "queueName": queue, "connection": "AzureWebJobsStorage"}
         assert functions[name].items() >= expected.items()
+
+
+@pytest.mark.parametrize("mode", ["off", "Key", "entra", "yes"])
+def test_the_dashboard_has_routes_only_where_it_is_protected(mode: str) -> None:
+    """In mode `key` the platform asks for the function key of data and changes. The health is for monitors."""
+    functions = indexed(DASHBOARD=mode)
+    routes = {one["route"]: (one["methods"], one["authLevel"]) for one in functions.values() if "route" in one}
+
+    guarded = {"Key": "FUNCTION", "entra": "ANONYMOUS"}.get(mode)
+    dashboard = {
+        "ops": (["GET"], "ANONYMOUS"),
+        "ops/assets/{name}": (["GET"], "ANONYMOUS"),
+        "ops/data/{question}": (["GET"], guarded),
+        "ops/actions/{name}": (["POST"], guarded),
+    }
+    assert routes == {"ops/health": (["GET", "HEAD"], "ANONYMOUS"), **(dashboard if guarded else {})}
+
+
+LAZY = """
+import sys
+from localdev.host.worker import Worker
+before = set(sys.modules)
+import function_app
+print(sorted(name for name in set(sys.modules) - before if name.startswith(("dashboard", "datasync.operate"))))
+"""
+
+
+def test_timer_and_queue_do_not_import_the_dashboard() -> None:
+    """Its modules are imported at the first request, which comes to processes of their own."""
+    ended = subprocess.run(  # noqa: S603 - our own interpreter and script
+        [sys.executable, "-c", LAZY],
+        cwd=ROOT,
+        env={**os.environ, "DASHBOARD": "key"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert ended.stdout.strip() == "['dashboard', 'dashboard.blueprint']"
 
 
 def test_a_failed_tick_is_repeated_within_the_hour() -> None:

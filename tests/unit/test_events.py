@@ -21,6 +21,7 @@ from datasync.telemetry.events import (
     Event,
     FlowBlocked,
     FlowFileBroken,
+    HeartbeatFailed,
     JobDropped,
     JobPutBack,
     JobRefused,
@@ -138,6 +139,11 @@ EVENTS: list[tuple[Event, int, str]] = [
         SettingDoubtful(why="KEY_VAULT_URL: unknown, and has no effect; did you mean KEY_VAULT_URI?"),
         logging.WARNING,
         "WARNING app setting KEY_VAULT_URL: unknown, and has no effect; did you mean KEY_VAULT_URI?",
+    ),
+    (
+        HeartbeatFailed(why="the answer was 404"),
+        logging.WARNING,
+        "WARNING the request to HEARTBEAT_URL failed: the answer was 404",
     ),
     (
         ProblemsOmitted(count=3),

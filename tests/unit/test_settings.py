@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from datasync.errors import SettingsInvalid
-from datasync.settings import DEFAULT_SCHEDULE, Settings, binding
+from datasync.settings import DEFAULT_SCHEDULE, Settings, binding, dashboard_mode
 
 KEYS = {
     "AzureWebJobsStorage": "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=c2VjcmV0",
@@ -209,6 +209,8 @@ KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQ"
         "KEY_VAULT_URI",
         "KEY_VAULT_VERIFY_CHALLENGE",
         "RUN_RETENTION_DAYS",
+        "DASHBOARD",
+        "HEARTBEAT_URL",
         "ORCHESTRATOR_LOOKAHEAD",
         "AzureFunctionsJobHost__extensions__queues__visibilityTimeout",
     ],
@@ -287,6 +289,40 @@ def test_a_misspelt_setting_is_a_warning(name: str, meant: str | None) -> None:
     assert warning.startswith(f"{name}: unknown, and has no effect")
     assert (f"did you mean {meant}?" in warning) is (meant is not None)
     assert "c2VjcmV0" not in warning
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [("", "off"), ("off", "off"), ("key", "key"), (" Entra ", "entra"), ("OFF", "off")],
+)
+def test_the_dashboard_is_off_unless_a_protection_is_named(text: str, mode: str) -> None:
+    """An empty setting counts as not set."""
+    environ = {**KEYS, "DASHBOARD": text}
+
+    assert dashboard_mode(environ) == mode
+    assert Settings.from_environ(environ).warnings == ()
+
+
+@pytest.mark.parametrize("text", ["on", "true", "keys", "none", "public", "entra,key"])
+def test_a_wrong_protection_of_the_dashboard_is_a_warning_and_turns_it_off(text: str) -> None:
+    """Flows run without it."""
+    environ = {**KEYS, "DASHBOARD": text}
+
+    assert dashboard_mode(environ) == "off"
+    assert Settings.from_environ(environ).warnings == (
+        f"DASHBOARD: expected off, key or entra, got {text!r}: it is off",
+    )
+
+
+def test_the_heartbeat_goes_to_an_https_address_only() -> None:
+    """Another one is a warning without the value, and flows run without it."""
+    assert Settings.from_environ(KEYS).heartbeat_url is None
+    assert Settings.from_environ({**KEYS, "HEARTBEAT_URL": "https://a/b"}).heartbeat_url == "https://a/b"
+    for text in ("http://monitor/secret", "secret", "https://", "https://<your monitor>"):
+        read = Settings.from_environ({**KEYS, "HEARTBEAT_URL": text})
+
+        assert read.heartbeat_url is None
+        assert read.warnings == ("HEARTBEAT_URL: expected an https:// address: no request is sent",)
 
 
 def test_other_environment_variables_are_no_settings_of_the_app() -> None:

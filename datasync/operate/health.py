@@ -1,0 +1,35 @@
+"""Whether the app does its work, for a monitor that may not learn anything about its tenants."""
+
+import asyncio
+from datetime import datetime
+
+import msgspec
+
+from datasync.errors import ServiceUnavailable
+from datasync.operate.ticks import tick_status
+from datasync.services import Services
+
+_PATIENCE = 20  # seconds for an answer: uptime monitors give up after about 30
+
+
+class AppHealth(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether the app does its work."""
+
+    is_well: bool
+    problems: tuple[str, ...]
+    """Sentences without the names of tenants and flows."""
+
+
+async def app_health(services: Services, now: datetime) -> AppHealth:
+    """Return whether ticks come and no flow is stale, at `now` (aware). It costs two small reads."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            tick, has_stale = await asyncio.gather(tick_status(services, now), services.overview.has_stale(now))
+    except (ServiceUnavailable, TimeoutError):
+        return AppHealth(is_well=False, problems=("Cosmos DB cannot be read.",))
+    problems = []
+    if tick.is_missing:
+        problems.append("Two ticks in a row have not started.")
+    if has_stale:
+        problems.append("A flow has not succeeded in time.")
+    return AppHealth(is_well=not problems, problems=tuple(problems))
