@@ -4,36 +4,33 @@ Without Chromium, the tests are skipped on a laptop and fail in CI.
 """
 
 import os
-import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, ViewportSize, expect
 
 from tests.browser.board import fill, fleet_of
+from tests.browser.chromium import chromium, launched
 from tests.browser.site import Site
 from tests.browser.site import site as serve
 
 AXE = Path(__file__).parent.parent.parent / "localdev" / "node_modules" / "axe-core" / "axe.min.js"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WIDE = {"width": 1280, "height": 800}
+WIDE = ViewportSize(width=1280, height=800)
+PATIENCE = 60_000  # ms: a busy machine is slow
+expect.set_options(timeout=PATIENCE)
 _EXPECTED = "Failed to load resource"  # a request that the app has refused, which the page itself tells
 
 
 @pytest_asyncio.fixture(scope="session")
 async def browser() -> AsyncGenerator[Browser]:
     """Run the browser."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
+    if (path := chromium()) is None:
         missing("Chromium is not installed (Debian: apt-get install chromium)")
-    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=path, args=sandbox)
+    async with launched(path) as running:
         yield running
-        await running.close()
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -58,7 +55,7 @@ async def page(browser: Browser, site: Site) -> AsyncGenerator[Page]:
     context = await browser.new_context(
         viewport=WIDE, timezone_id="Europe/Berlin", accept_downloads=True, base_url=site.url
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE)
     page = await context.new_page()
     wrong = watched(page)
     yield page

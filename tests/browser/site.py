@@ -59,7 +59,7 @@ class Site:
         return await _json(request, content, status)
 
     def _refused(self, request: web.Request) -> web.Response | None:
-        """The platform answers a wrong key, without a body."""
+        """Return the answer of the platform to a wrong key, which has no body."""
         if self.key and request.headers.get("x-functions-key") != self.key:
             return web.Response(status=HTTPStatus.UNAUTHORIZED)
         return None
