@@ -70,7 +70,7 @@ function Entry({ tenant, entry, line, reason, zone, isOpened }) {
       ${line && html`<${Badge} name=${line.health} />`}
       ${line && html`<${Outcomes} names=${outcomesOf(line)} />`}
       <div class="do">
-        <${Act} ...${enqueue(seen)}>Run now…<//>
+        ${entry.enabled && html`<${Act} ...${enqueue(seen)}>Run now…<//>`}
         ${entry.enabled ? html`<${Act} ...${pause(seen)}>Pause…<//>` : html`<${Act} ...${resume(seen)}>Resume…<//>`}
         <${Act} ...${nextRun(seen)}>Next run…<//>
         <button type="button" aria-expanded=${isAsked} onClick=${() => setAsked(!isAsked)}>Why?</button>

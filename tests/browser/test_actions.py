@@ -1,7 +1,7 @@
 """Each action asks first, is sent once, and tells its result."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from playwright.async_api import Page, expect
@@ -26,29 +26,38 @@ def sent(site: Site) -> list[tuple[str, dict[str, Any]]]:
     return [(name, {field: value for field, value in body.items() if field != "actionId"}) for name, body in site.done]
 
 
-@pytest.mark.parametrize(
-    ("flow", "button", "fields", "action", "body"),
-    [
-        (FEED, "Run now…", {}, "enqueue", {}),
-        (FEED, "Pause…", {"Reason": "moves"}, "pause", {"reason": "moves", "seen": SEEN}),
-        ("weather", "Resume…", {}, "resume", {"seen": PAUSED}),
-        (FEED, "Next run…", {"Time in UTC": "2025-08-24T06:30:00"}, "next-run", {"at": "2025-08-24T06:30:00Z", "seen": SEEN}),
-        (FEED, "Next run…", {"Time in UTC": ""}, "next-run", {"at": None, "seen": SEEN}),
-    ],
-)  # fmt: skip
-async def test_an_action_on_a_flow(
-    page: Page, site: Site, flow: str, button: str, fields: dict[str, str], action: str, body: dict[str, Any]
-) -> None:
+class Case(NamedTuple):
+    flow: str
+    button: str
+    fields: dict[str, str]
+    action: str
+    body: dict[str, Any]
+
+
+CASES = [
+    Case(FEED, "Run now…", {}, "enqueue", {}),
+    Case(FEED, "Pause…", {"Reason": "moves"}, "pause", {"reason": "moves", "seen": SEEN}),
+    Case("weather", "Resume…", {}, "resume", {"seen": PAUSED}),
+    Case(
+        *(FEED, "Next run…", {"Time in UTC": "2025-08-24T06:30:00"}),
+        *("next-run", {"at": "2025-08-24T06:30:00Z", "seen": SEEN}),
+    ),
+    Case(FEED, "Next run…", {"Time in UTC": ""}, "next-run", {"at": None, "seen": SEEN}),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.button)
+async def test_an_action_on_a_flow(page: Page, site: Site, case: Case) -> None:
     """The body names the flow, the person, and what the person has seen. The result is announced."""
-    await ask(page, site, flow, button)
-    for label, value in fields.items():
+    await ask(page, site, case.flow, case.button)
+    for label, value in case.fields.items():
         await page.get_by_label(label).fill(value)
 
     await page.locator("dialog .primary").click()
 
-    await expect(page.locator(".news")).to_contain_text(f"{action} is done")
+    await expect(page.locator(".news")).to_contain_text(f"{case.action} is done")
     await expect(page.get_by_role("dialog")).to_have_count(0)
-    assert sent(site) == [(action, {"tenant": "acme-decks", "flow": flow, "who": "Ada", **body})]
+    assert sent(site) == [(case.action, {"tenant": "acme-decks", "flow": case.flow, "who": "Ada", **case.body})]
 
 
 async def test_dead_runs_are_run_again_when_their_number_is_typed_back(page: Page, site: Site) -> None:
