@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "dashboard" / "page" / "preact.js"
 
 VERSIONS = {"preact": "11.2.0", "htm": "3.1.1"}
+LICENCES = {"preact": "MIT", "htm": "Apache-2.0"}
 BUNDLER = "0.28.2"
 
 ENTRY = """\
