@@ -47,7 +47,7 @@ async def test_an_operator_finds_what_is_wrong(page: Page, running: RunningHost,
     await running.invoke("orchestrator")
 
     async def dead() -> bool:
-        return sum(record["outcome"] == "dead" for record in await world.records()) == 2
+        return [record["outcome"] for record in await world.records()].count("dead") == 2
 
     await wait_until(dead, description="the runs of bravo and charlie are dead", seconds=120)
     url = f"{running.url}/api/ops"
