@@ -1,7 +1,7 @@
-"""Who may see and change what.
+"""Decides who may see data, and who may make changes.
 
-Mode `key`: the platform has checked the function key of the request before this code runs. Whoever has the key may do
-everything, and types a name for the audit.
+Mode `key`: the platform has checked the function key of the request before this code runs. Everybody who has the key
+may do everything, and types a name for the audit.
 
 Mode `entra`: the authentication of App Service checks the sign-in, and puts the person into the header
 `X-MS-CLIENT-PRINCIPAL`. It removes this header from requests that come from outside, so the header can be believed only
@@ -59,7 +59,7 @@ class _Principal(msgspec.Struct, frozen=True):
 
 
 def reader(mode: Mode, request: Request, environ: Mapping[str, str]) -> Visitor:
-    """Return who asks for data.
+    """Return the person who asks for data.
 
     Raises:
         Refused: nobody is signed in, the person has no role, another site makes the browser ask, or the address has
@@ -84,7 +84,7 @@ def reader(mode: Mode, request: Request, environ: Mapping[str, str]) -> Visitor:
 
 
 def operator(mode: Mode, request: Request, environ: Mapping[str, str]) -> Visitor:
-    """Return who asks for a change.
+    """Return the person who asks for a change.
 
     A browser sets `Sec-Fetch-Site` itself and no page can change it. A page of another site cannot send our header, or
     JSON, without asking first, which no route allows.

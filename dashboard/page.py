@@ -1,4 +1,4 @@
-"""The page and its files: no data, and nothing that differs from one reader to the next."""
+"""Serves the page and its files. They hold no data, and are the same for every reader."""
 
 from functools import cache
 from hashlib import sha256

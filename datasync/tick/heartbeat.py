@@ -16,7 +16,7 @@ PATIENCE = 10
 async def beat(services: Services) -> None:
     """Send a GET request to HEARTBEAT_URL, if there is one. A failure is an event, and nothing else.
 
-    The address is a secret: whoever knows it can hide that ticks stay away. It is in no message.
+    The address is a secret: somebody who knows it can hide that ticks stay away. No message has it.
     """
     if (url := services.settings.heartbeat_url) is None:
         return

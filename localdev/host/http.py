@@ -25,7 +25,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from localdev.host.app import Function, HttpTrigger
 from localdev.host.config import HttpOptions
@@ -152,10 +151,11 @@ def _response(value: Any) -> web.Response:
     status = int(answer["status_code"].value)
     if not 200 <= status <= 999:  # noqa: PLR2004 - the last statuses that HTTP has room for; 1xx are not answers
         raise ValueError(f"{status} is not a status")
-    headers = CIMultiDict({name: each.value for name, each in answer["headers"].items()})
+    headers = {name: each.value for name, each in answer["headers"].items()}
+    made = web.Response(status=status, headers=headers, body=None if status in _BODILESS else answer["body"].value)
     for cookie in answer["cookies"] or ():
         for morsel in cookie.values():
-            headers.add("Set-Cookie", morsel.OutputString())
-    if any(set("\r\n") & set(text) for pair in headers.items() for text in pair):
+            made.headers.add("Set-Cookie", morsel.OutputString())
+    if any(set("\r\n") & set(text) for pair in made.headers.items() for text in pair):
         raise ValueError("a header has a line break")
-    return web.Response(status=status, headers=headers, body=None if status in _BODILESS else answer["body"].value)
+    return made

@@ -114,7 +114,7 @@ def files() -> Iterator[str]:
 @pytest.mark.parametrize("publishes", [core_tools_publishes, azd_publishes])
 def test_only_the_app_and_its_requirements_are_published(publishes: Callable[[str], bool]) -> None:
     """Nested caches, hidden files and local tools stay here."""
-    app = [path for path in files() if re.fullmatch(r"(datasync|flows)/.*\.py", path)]
+    app = [path for path in files() if re.fullmatch(r"(dashboard|datasync|flows)/.*\.py|dashboard/page/[^/]+", path)]
 
     published = {path for path in files() if publishes(path)}
 
@@ -247,8 +247,8 @@ def test_everything_the_app_imports_is_in_its_requirements() -> None:
     """Azure installs requirements.txt, and no package that only development needs."""
     required = requirements()
     distributions = importlib.metadata.packages_distributions()
-    own = {"datasync", "flows"}
-    app = [ROOT / "function_app.py", *(ROOT / "flows").glob("*.py")]
+    own = {"dashboard", "datasync", "flows"}
+    app = [ROOT / "function_app.py", *(ROOT / "dashboard").glob("*.py"), *(ROOT / "flows").glob("*.py")]
     app += [
         path for path in (ROOT / "datasync").rglob("*.py") if path.name != "__main__.py" and path.parent.name != "cli"
     ]
