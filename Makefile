@@ -4,11 +4,11 @@ BIN := .venv/bin
 WANTED := $(shell cat .python-version)
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-.PHONY: help install demo start tick test quick chaos fuzz check format lock licences audit clean
+.PHONY: help install demo start tick test quick chaos fuzz check format lock licences screenshots vendor audit clean
 
 help: ## Print this list.
 	@echo "Usage: make [PYTHON=/path/to/python$(WANTED)] TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 install: .venv/installed localdev/node_modules/installed ## Install the Python and npm packages.
 
@@ -53,6 +53,12 @@ lock: .venv/installed ## Pin the newest versions that the requirements allow, wi
 
 licences: install ## List the licences of all packages, in docs/licences.md.
 	$(BIN)/python -m localdev.licences
+
+screenshots: install ## Take the pictures of the page in docs/images, in Chromium.
+	$(BIN)/python -m tests.browser.screenshots
+
+vendor: install ## Write dashboard/page/preact.js from the npm packages.
+	$(BIN)/python -m localdev.vendor
 
 audit: install ## Look for known vulnerabilities in the packages.
 	$(BIN)/python -m localdev.audit

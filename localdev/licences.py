@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from localdev.vendor import LICENCES
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "licences.md"
 
@@ -13,13 +15,15 @@ HEAD = """\
 # Licences
 
 The packages that DataSync installs on Linux, and their licences, as the packages state them. `make licences` writes
-this page. The versions are in `constraints.txt`, `constraints-dev.txt` and `localdev/package-lock.json`.
+this page. The versions are in `constraints.txt`, `constraints-dev.txt`, `localdev/vendor.py` and
+`localdev/package-lock.json`.
 """
 
 HEADINGS = {
     "constraints.txt": "In the deployed app",
+    "preact.js": "In the page",
     "constraints-dev.txt": "For development only: Python packages",
-    "package-lock.json": "For development only: npm packages of the local services",
+    "package-lock.json": "For development only: npm packages of the local services and the tests",
 }
 
 
@@ -34,8 +38,8 @@ def page() -> str:
         name: {package: installed[package] for package in pinned(name) if package in installed}
         for name in ("constraints.txt", "constraints-dev.txt")
     }
-    tables["package-lock.json"] = npm_licences()
-    return HEAD + "".join(section(HEADINGS[name], licences) for name, licences in tables.items())
+    tables |= {"preact.js": LICENCES, "package-lock.json": npm_licences()}
+    return HEAD + "".join(section(heading, tables[name]) for name, heading in HEADINGS.items())
 
 
 def section(heading: str, licences: dict[str, str]) -> str:

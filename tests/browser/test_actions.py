@@ -1,0 +1,153 @@
+"""Each action asks first, is sent once, and tells its result."""
+
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import pytest
+from playwright.async_api import Page, expect
+
+from dashboard.access import Visitor
+from tests.browser.board import AWAY, FEED
+from tests.browser.site import Site
+
+SEEN = {"enabled": True, "nextRunUtc": "2025-08-23T13:00:00Z"}
+PAUSED = {"enabled": False, "nextRunUtc": None}
+
+
+async def ask(page: Page, site: Site, flow: str, button: str) -> None:
+    """Press a button of a flow of acme-decks, and type a name."""
+    await page.goto(f"{site.url}#/tenant/acme-decks")
+    await page.get_by_role("article", name=flow).get_by_role("button", name=button).click()
+    await page.get_by_label("Your name").fill("Ada")
+
+
+def sent(site: Site) -> list[tuple[str, dict[str, Any]]]:
+    """Return the actions without their ids, which are random."""
+    return [(name, {field: value for field, value in body.items() if field != "actionId"}) for name, body in site.done]
+
+
+class Case(NamedTuple):
+    flow: str
+    button: str
+    fields: dict[str, str]
+    action: str
+    body: dict[str, Any]
+
+
+CASES = [
+    Case(FEED, "Run now…", {}, "enqueue", {}),
+    Case(FEED, "Pause…", {"Reason": "moves"}, "pause", {"reason": "moves", "seen": SEEN}),
+    Case("weather", "Resume…", {}, "resume", {"seen": PAUSED}),
+    Case(
+        *(FEED, "Next run…", {"Time in UTC": "2025-08-24T06:30:00"}),
+        *("next-run", {"at": "2025-08-24T06:30:00Z", "seen": SEEN}),
+    ),
+    Case(FEED, "Next run…", {"Time in UTC": ""}, "next-run", {"at": None, "seen": SEEN}),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.button)
+async def test_an_action_on_a_flow(page: Page, site: Site, case: Case) -> None:
+    """The body names the flow, the person, and what the person has seen. The result is announced."""
+    await ask(page, site, case.flow, case.button)
+    for label, value in case.fields.items():
+        await page.get_by_label(label).fill(value)
+
+    await page.locator("dialog .primary").click()
+
+    await expect(page.locator(".news")).to_contain_text(f"{case.action} is done")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert sent(site) == [(case.action, {"tenant": "acme-decks", "flow": case.flow, "who": "Ada", **case.body})]
+
+
+async def test_dead_runs_are_run_again_when_their_number_is_typed_back(page: Page, site: Site) -> None:
+    """Another number sends nothing."""
+    await page.goto(site.url)
+    await page.get_by_role("button", name="Run these 72 again…").click()
+    await page.get_by_label("Your name").fill("Ada")
+    await page.get_by_label("Spread over").select_option("10 minutes")
+
+    await page.get_by_label("Type 72").fill("27")
+    await page.get_by_role("button", name="Run 72 again").click()
+    await expect(page.get_by_role("alert")).to_have_text("Type 72 to confirm. You typed 27.")
+    assert site.done == []
+    await page.get_by_label("Type 72").fill("72")
+    await page.get_by_role("button", name="Run 72 again").click()
+
+    await expect(page.locator(".news")).to_contain_text("retry is done")
+    assert sent(site) == [("retry", {"fingerprint": AWAY.fingerprint, "count": 72, "spreadSeconds": 600, "who": "Ada"})]
+
+
+async def test_a_repeated_click_has_the_same_id(page: Page, site: Site) -> None:
+    """When an answer was lost, the second try is the same action. The next action is another one."""
+    site.results["enqueue"] = [(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "the queue is away"})]
+    await ask(page, site, FEED, "Run now…")
+
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("alert")).to_have_text("the queue is away")
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await page.get_by_role("article", name=FEED).get_by_role("button", name="Run now…").click()
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    first, second, third = (body["actionId"] for _, body in site.done)
+    assert first == second != third
+
+
+async def test_a_double_click_is_one_request(page: Page, site: Site) -> None:
+    """While a request is on its way, the button does nothing."""
+    await ask(page, site, FEED, "Run now…")
+
+    await page.locator("dialog .primary").evaluate("(button) => { button.click(); button.click(); }")
+
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert len(site.done) == 1
+
+
+async def test_a_change_in_between_is_told(page: Page, site: Site) -> None:
+    """The operator sees why nothing was done, and the page reads the new values."""
+    site.results["pause"] = [(HTTPStatus.CONFLICT, {"error": "enabled is False now, and was True when you looked."})]
+    await ask(page, site, FEED, "Pause…")
+    before = len(site.asked)
+
+    await page.locator("dialog .primary").click()
+
+    await expect(page.get_by_role("alert")).to_contain_text("enabled is False now, and was True when you looked.")
+    await expect(page.get_by_role("alert")).to_contain_text("look at the new values")
+    await page.get_by_role("button", name="Cancel").click()
+    assert "tenant" in [name for name, _ in site.asked[before:]]
+
+
+async def test_a_dialog_gives_the_focus_back(page: Page, site: Site) -> None:
+    """Escape closes it, and sends nothing. The name is remembered for the next time."""
+    await ask(page, site, FEED, "Run now…")
+    await page.keyboard.press("Escape")
+
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await expect(page.get_by_role("article", name=FEED).get_by_role("button", name="Run now…")).to_be_focused()
+    assert site.done == []
+
+
+async def test_a_reader_has_no_actions(page: Page, site: Site) -> None:
+    """What a person may not do is not offered."""
+    site.data["me"] = Visitor(mode="entra", name="ada@example.com", can_operate=False)
+
+    await page.goto(f"{site.url}#/tenant/acme-decks")
+
+    await expect(page.get_by_role("button", name="Why?")).to_have_count(2)
+    await expect(page.get_by_text("ada@example.com (reader)")).to_be_visible()
+    await expect(page.get_by_role("button", name="Run now…")).to_have_count(0)
+
+
+async def test_a_signed_in_person_types_no_name(page: Page, site: Site) -> None:
+    """The app knows who it is."""
+    site.data["me"] = Visitor(mode="entra", name="ada@example.com", can_operate=True)
+    await page.goto(f"{site.url}#/tenant/acme-decks")
+    await page.get_by_role("article", name=FEED).get_by_role("button", name="Run now…").click()
+
+    await expect(page.get_by_label("Your name")).to_have_count(0)
+    await page.locator("dialog .primary").click()
+
+    await expect(page.locator(".news")).to_contain_text("enqueue is done")
+    assert sent(site) == [("enqueue", {"tenant": "acme-decks", "flow": FEED})]
