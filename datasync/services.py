@@ -77,7 +77,7 @@ class Services:
         self.settings = settings
         self.clock = clock or Clock()
         self.held: list[Leased] = []
-        """The documents whose leases this process holds, by nonce."""
+        """The documents whose leases this process holds."""
         self.running: Counter[str] = Counter()
         """Runs that are going on in this process, by tenant."""
         self.outages = Outages()

@@ -974,6 +974,8 @@ async def machine(world: World, monkeypatch: pytest.MonkeyPatch) -> Any:
         await services.tenants.ping()
         await services.runs.ping()
         await services.jobs.ping()
+        of_all_processes = (services.poison, services.fleet, services.vault, services.watchdog, services.http_transport)
+        assert all(each is not None for each in of_all_processes)
 
     Connected.world, Connected.services, Connected.loop = world, hosts, asyncio.get_running_loop()
     yield Connected
