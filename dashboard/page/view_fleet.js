@@ -139,8 +139,11 @@ function Rows({ lines, order, setOrder, handle }) {
       setWanted({ index: next });
     },
   };
+  const isMoving = useRef(false);
   useLayoutEffect(() => {
+    isMoving.current = true; // the next key may have been pressed already
     if (wanted) box.current.querySelector(`tr[aria-rowindex="${wanted.index + 2}"] a`)?.focus({ preventScroll: true });
+    isMoving.current = false;
   }, [wanted]);
 
   // The list may have become shorter than the place to which it was scrolled.
@@ -148,7 +151,7 @@ function Rows({ lines, order, setOrder, handle }) {
   const first = Math.max(0, Math.min(Math.floor(top / height), lines.length - Math.ceil(room / height)) - BEYOND);
   const noted = (event) => {
     const row = event.target.closest("tr[data-id]");
-    if (row) active.current = row.dataset.id;
+    if (row && !isMoving.current) active.current = row.dataset.id;
   };
   return html`<div class="rows" ref=${box} onScroll=${(event) => setTop(event.target.scrollTop)} onFocusIn=${noted} tabindex="0" role="region" aria-label="Flows">
     <table class="fleet" role="table" aria-label="Flows" aria-rowcount=${lines.length + 1}>

@@ -158,6 +158,7 @@ def run(run_id: str, outcome: str = "succeeded", before: timedelta = MINUTE, **f
         "attempts": 1,
         "counts": {"orders": 1204, "leads": 37} if outcome == "succeeded" else {},
         "error": None if outcome == "succeeded" else AWAY,
+        "unusual": (),
     }
     return RunLine(run_id=run_id, outcome=outcome, **{**usual, **fields})
 
