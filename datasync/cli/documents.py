@@ -16,7 +16,6 @@ from datasync.cli.common import (
     load_flows,
     operating,
 )
-from datasync.errors import ChangedMeanwhile
 from datasync.operate.action import Ask
 from datasync.operate.add_flow import Addition, NewEntry
 from datasync.operate.add_flow import add_flow as add_to_tenants
@@ -96,7 +95,7 @@ async def tenant_remove(session: Session, ask: Ask, *, tenant_id: str, typed: st
         await session.services.tenants.document(tenant_id)
         confirmed(f"To remove tenant {tenant_id!r}, type its id", tenant_id, f"--yes {tenant_id}")
     elif typed != tenant_id:
-        raise ChangedMeanwhile(f"--yes {typed!r} is not the tenant {tenant_id!r}: nothing was done")
+        raise click.BadParameter(f"{typed!r} is not the tenant {tenant_id!r}: nothing was done", param_hint="'--yes'")
     found = await remove_tenant(session.services, ask, tenant_id=tenant_id)
     session.answer(found, text.removed(found, session.services.settings.run_retention))
     return Exit.FINE

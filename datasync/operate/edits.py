@@ -69,7 +69,8 @@ async def pause(
         entry = entry_of(document, names_of(registry, flow or ""), flow or "", seen)
         before = _switch(entry)
         was_off = entry.get("enabled") is False
-        if not was_off or entry.pop("pausedWithTenant", None) or reason:
+        was_with_tenant = entry.pop("pausedWithTenant", None)
+        if not was_off or was_with_tenant or reason:
             entry.update(enabled=False, pauseReason=text)
         noted = ", and the reason is noted" if reason else ""
         said = f"it was disabled already{noted}" if was_off else "paused"

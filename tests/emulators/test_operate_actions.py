@@ -107,6 +107,18 @@ class TestPauseAndResume:
         again = await command(world, "resume", "t")
         assert (again.exit_code, "was paused with the whole tenant" in again.stderr) == (1, True)
 
+    async def test_an_entry_that_a_person_has_enabled_is_paused_by_itself(self, world: World) -> None:
+        """It was paused with the tenant, and enabled in the portal. Resuming the tenant does not enable it again."""
+        await command(world, "pause", "t")
+        stored = await world.document("t")
+        stored["flows"][0]["enabled"] = True
+        await world.put(stored)
+        await command(world, "pause", "t", "weather", "--reason", "by itself")
+
+        await command(world, "resume", "t")
+
+        assert (await switches(world))["weather"] == {"enabled": False, "pauseReason": "by itself"}
+
     async def test_a_resumed_flow_runs_once_for_all_missed_times(self, world: World, two: Fleet) -> None:
         """One run, at the next tick. The command says so."""
         await command(world, "pause", "t", "weather")
