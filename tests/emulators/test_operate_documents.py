@@ -150,7 +150,7 @@ class TestRemove:
         missing = await command(world, "tenant", "remove", "nobody")
 
         assert (asked.exit_code, "use --yes t" in asked.stderr) == (2, True)
-        assert (other.exit_code, missing.exit_code) == (5, 3)
+        assert (other.exit_code, missing.exit_code) == (2, 3)
         assert await ids(world) == {"t"}
 
     async def test_a_kill_half_way_is_completed_by_the_repeat(self, world: World, fleet: Fleet, wire: Wire) -> None:
