@@ -63,11 +63,13 @@ class _Dead(Body, kw_only=True):
     fingerprint: str | None = None
     tenant: str | None = None
     flow: str | None = None
+    since: Annotated[datetime, Meta(tz=True)] | None = None
+    """The earliest start of the runs that were counted."""
 
     @property
     def filter(self) -> DeadFilter:
         """Which dead runs."""
-        return DeadFilter(fingerprint=self.fingerprint, tenant_id=self.tenant, flow=self.flow)
+        return DeadFilter(fingerprint=self.fingerprint, tenant_id=self.tenant, flow=self.flow, since=self.since)
 
 
 class _Retry(_Dead):

@@ -148,7 +148,8 @@ export const nextRun = (line) => ({
 /** What the operator has seen of an entry: an action on all entries of a tenant has no such condition. */
 const seen = (line) => (line.flowName ? { enabled: line.enabled, nextRunUtc: line.nextRunUtc ?? null } : undefined);
 
-export const retry = (incident) => ({
+/** `since` is the earliest start of the runs that the incident counts. */
+export const retry = (incident, since) => ({
   action: "retry",
   title: `Run ${counted(incident.dead, "dead run")} again`,
   text: "Each run is sent to the queue once. Runs whose cause still exists die again.",
@@ -156,10 +157,10 @@ export const retry = (incident) => ({
     {
       name: "spread",
       label: "Spread over",
-      options: [["0", "no time: all at once"], ["600", "10 minutes"], ["3600", "1 hour"], ["14400", "4 hours"]],
+      options: [["600", "10 minutes"], ["3600", "1 hour"], ["14400", "4 hours"], ["0", "no time: all at once"]],
     },
   ],
   count: incident.dead,
   button: `Run ${grouped(incident.dead)} again`,
-  body: ({ spread }) => ({ fingerprint: incident.fingerprint, count: incident.dead, spreadSeconds: Number(spread) }),
+  body: ({ spread }) => ({ fingerprint: incident.fingerprint, since, count: incident.dead, spreadSeconds: Number(spread) }),
 });

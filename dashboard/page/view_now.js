@@ -60,14 +60,14 @@ function Incidents({ found }) {
   if (!found.incidents.length) return html`<p class="empty"><${Sign} name="succeeded" /> No flow is failing, and no run has died in the last 24 hours.</p>`;
   return html`
     <ol class="incidents">
-      ${found.incidents.map((each) => html`<${Incident} key=${each.fingerprint} incident=${each} most=${most} />`)}
+      ${found.incidents.map((each) => html`<${Incident} key=${each.fingerprint} incident=${each} most=${most} since=${found.sinceUtc} />`)}
     </ol>
     ${found.hasMore && html`<p class="note warn"><${Sign} name="problem" /> There are more dead runs than are read. The numbers of dead runs are too low.</p>`}
     ${found.unreadable.map((each) => html`<p class="note warn" key=${each}><${Sign} name="problem" /> <${Text}>${each}<//></p>`)}
   `;
 }
 
-function Incident({ incident, most }) {
+function Incident({ incident, most, since }) {
   const { error } = incident;
   const name = error ? [error.status, error.host].filter(Boolean).join(" ") || error.class : "Failing, and no record of a run is left";
   return html`<li class="incident">
@@ -85,7 +85,7 @@ function Incident({ incident, most }) {
     </div>
     <div class="do">
       ${incident.exampleRunId && html`<a href=${link.run(incident.exampleTenantId, incident.exampleRunId)}>Last failed run</a>`}
-      ${incident.dead > 0 && incident.fingerprint && html`<${Act} ...${retry(incident)}>${incident.dead === 1 ? "Run it again…" : `Run these ${grouped(incident.dead)} again…`}<//>`}
+      ${incident.dead > 0 && incident.fingerprint && html`<${Act} ...${retry(incident, since)}>${incident.dead === 1 ? "Run it again…" : `Run these ${grouped(incident.dead)} again…`}<//>`}
     </div>
   </li>`;
 }

@@ -47,6 +47,8 @@ class Incidents(msgspec.Struct, frozen=True, rename="camel"):
     """The incidents, the one with the most tenants first."""
 
     incidents: tuple[Incident, ...]
+    since_utc: datetime
+    """The earliest start of the dead runs that count."""
     has_more: bool
     """Whether older dead runs were left out."""
     unreadable: tuple[str, ...]
@@ -96,7 +98,12 @@ async def incidents(services: Services, registry: FlowRegistry, now: datetime, s
             group[own.tenant_id, own.flow_name] = msgspec.structs.replace(known, since=line.started_utc)
     made = [_incident(fingerprint, [*group.values()], numbers[fingerprint]) for fingerprint, group in groups.items()]
     made.sort(key=lambda each: (-each.tenants, each.fingerprint))
-    return Incidents(incidents=tuple(made), has_more=len(dead.records) > MOST_DEAD, unreadable=tuple(dead.unreadable))
+    return Incidents(
+        incidents=tuple(made),
+        since_utc=since,
+        has_more=len(dead.records) > MOST_DEAD,
+        unreadable=tuple(dead.unreadable),
+    )
 
 
 async def _failure(services: Services, registry: FlowRegistry, line: FlowLine) -> _Failure:

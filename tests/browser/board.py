@@ -330,6 +330,7 @@ def fill(site: Site, lines: list[FlowLine]) -> None:
                 incident(AWAY, sum(each.is_failing for each in lines)),
                 incident(EXPIRED, 1, dead=1, since_utc=NOW - 2 * HOUR, example_tenant_id="gulf-garages"),
             ),
+            since_utc=NOW - 24 * HOUR,
             has_more=False,
             unreadable=(),
         ),

@@ -75,7 +75,8 @@ async def test_dead_runs_are_run_again_when_their_number_is_typed_back(page: Pag
     await page.get_by_role("button", name="Run 72 again").click()
 
     await expect(page.locator(".news")).to_contain_text("retry is done")
-    assert sent(site) == [("retry", {"fingerprint": AWAY.fingerprint, "count": 72, "spreadSeconds": 600, "who": "Ada"})]
+    counted = {"fingerprint": AWAY.fingerprint, "since": "2025-08-22T12:00:00Z", "count": 72}
+    assert sent(site) == [("retry", {**counted, "spreadSeconds": 600, "who": "Ada"})]
 
 
 async def test_a_repeated_click_has_the_same_id(page: Page, site: Site) -> None:
