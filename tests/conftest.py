@@ -5,6 +5,7 @@ If Node or its packages are missing, tests that need them are skipped on a lapto
 
 import atexit
 import os
+import signal
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
@@ -36,6 +37,9 @@ from localdev.provision import provision  # noqa: E402
 from tests.faults import FaultyTransport, Wire  # noqa: E402
 from tests.stages import FakeClock  # noqa: E402
 from tests.world import World  # noqa: E402
+
+# A shell starts processes in the background with SIGINT ignored. The processes of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ("tests.chaos.options", "tests.fuzz.options")
 
