@@ -175,7 +175,7 @@ def test_an_alert_finds_its_lines_and_no_others(name: str, caplog: pytest.LogCap
 
 
 def test_one_page_for_each_cause_of_dead_runs(caplog: pytest.LogCaptureFixture) -> None:
-    """Runs of all tenants and flows that died of one cause have one fingerprint, whatever the text of the error says."""
+    """Runs of all tenants and flows that died of one cause have one fingerprint, whatever the error says."""
     first = RunEnded(record=ended(Outcome.DEAD, "acme", "weather", "HTTPStatusError: 401", "9c2e"))
     second = RunEnded(record=ended(Outcome.DEAD, "other", "orders", "HTTPStatusError: fingerprint=fake", "9c2e"))
     third = RunEnded(record=ended(Outcome.DEAD, "acme", "weather", "the process died", "process-died"))
@@ -187,7 +187,7 @@ def test_one_page_for_each_cause_of_dead_runs(caplog: pytest.LogCaptureFixture) 
 def test_every_alert_has_a_row_and_a_rule() -> None:
     """The table of the runbook and the commands below it name each query once."""
     table = [re.findall(r"\(alerts/([\w-]+)\.kql\)", cells[1]) for cells in rows(RUNBOOK, "Alerts")]
-    names = [path.stem for path in FILES]
+    names = sorted(path.stem for path in FILES)
 
     assert sorted(table) == [[name] for name in names]
     assert sorted(name for name, _ in rules()) == names
