@@ -219,7 +219,7 @@ def _after(
     if after and ending.outcome is Outcome.SUCCEEDED and (expected := delivery.expectation):
         after = after.expecting(expected.rev, partial(expected.stale_after, now), attempt.started_utc)
     if state and after and state.wanted and not after.wanted:
-        messages.append(PlannedJob(replace(state.wanted, enqueued_utc=now), now))
+        messages.append(PlannedJob(state.wanted, now))
     is_deferred = ending.outcome is Outcome.DEFERRED
     record = replace(
         record.after(attempt),

@@ -1,6 +1,5 @@
 """The fields of log lines that alerts need, from runs with real services."""
 
-import json
 import logging
 import re
 from datetime import timedelta
@@ -8,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from datasync.model.job import JobMessage
 from datasync.model.state import FlowState
 from datasync.operate.health import app_health
 from tests.deliveries import NOW, message
@@ -63,16 +61,6 @@ class TestQueued:
         await run(fleet, WAITED, **fields)
 
         assert "queued=" not in line(caplog, "START")
-
-    async def test_a_run_that_follows_another_is_due_when_it_is_sent(self, fleet: Fleet, world: World) -> None:
-        """It could not run before: the other one was in progress."""
-        wanted = JobMessage(tenant_id="acme", flow_name="weather", scheduled_utc=NOW, run_id="r-2", enqueued_utc=NOW)
-        state = FlowState(tenant_id="acme", flow_name="weather", wanted=wanted)
-        await world.runs.upsert_item(state.document())
-        await run(fleet, HOUR)
-
-        (sent,) = [json.loads(each) for each in await world.messages()]
-        assert (sent["runId"], sent["enqueuedUtc"]) == ("r-2", "2025-08-23T13:00:00Z")
 
 
 class TestLate:
