@@ -110,6 +110,8 @@ class Job(msgspec.Struct, frozen=True):
     message_id: str
     delivery: int
     """1 at the first delivery of this message."""
+    is_copy: bool = False
+    """Whether the message stands for an earlier one, which was put back."""
     rev: str | None = None
     redrive: int = 0
     part: int = 1
@@ -121,7 +123,7 @@ class Job(msgspec.Struct, frozen=True):
     unknown: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, message: JobMessage, delivery: int = 1) -> Self:
+    def of(cls, message: JobMessage, delivery: int = 1, *, is_copy: bool = False) -> Self:
         """Return the job of a message that has all fields.
 
         Raises:
@@ -131,12 +133,21 @@ class Job(msgspec.Struct, frozen=True):
         fields = msgspec.structs.asdict(message)
         if missing := [name for name, value in fields.items() if value is None and name not in ("rev", "unstarted")]:
             raise ValueError(f"the message lacks {', '.join(missing)}")
-        return cls(**fields, delivery=delivery)
+        return cls(**fields, delivery=delivery, is_copy=is_copy)
 
     @property
     def planned_ahead(self) -> bool:
         """Whether the occurrence was still in the future when the job was put on the queue."""
         return self.scheduled_utc > self.enqueued_utc
+
+    def queued(self, now: datetime) -> timedelta | None:
+        """Return how long a job that is due has been on the queue at `now` (aware).
+
+        None if its message was hidden meanwhile, so that this time says nothing about the queue: in a later delivery,
+        and if the job was put back, deferred or started again.
+        """
+        was_hidden = self.delivery > 1 or self.is_copy or self.deferral > 0 or self.redrive > 0
+        return None if was_hidden else max(now - max(self.enqueued_utc, self.scheduled_utc), timedelta())
 
     @property
     def is_asked_for(self) -> bool:

@@ -8,6 +8,8 @@ import msgspec
 from datasync.errors import ServiceUnavailable
 from datasync.operate.ticks import tick_status
 from datasync.services import Services
+from datasync.telemetry.emit import emit
+from datasync.telemetry.events import Unhealthy
 
 _PATIENCE = 20  # seconds for an answer: uptime monitors give up after about 30
 
@@ -21,15 +23,24 @@ class AppHealth(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def app_health(services: Services, now: datetime) -> AppHealth:
-    """Return whether ticks come and no flow is stale, at `now` (aware). It costs two small reads."""
+    """Return whether ticks come and no flow is stale, at `now` (aware). It costs two small reads.
+
+    What is wrong is also logged, for alerts.
+    """
     try:
         async with asyncio.timeout(_PATIENCE):
             tick, has_stale = await asyncio.gather(tick_status(services, now), services.overview.has_stale(now))
     except (ServiceUnavailable, TimeoutError):
-        return AppHealth(is_well=False, problems=("Cosmos DB cannot be read.",))
+        return _health("Cosmos DB cannot be read.")
     problems = []
     if tick.is_missing:
         problems.append("Two ticks in a row have not started.")
     if has_stale:
         problems.append("A flow has not succeeded in time.")
-    return AppHealth(is_well=not problems, problems=tuple(problems))
+    return _health(*problems)
+
+
+def _health(*problems: str) -> AppHealth:
+    if problems:
+        emit(Unhealthy(problems=problems))
+    return AppHealth(is_well=not problems, problems=problems)

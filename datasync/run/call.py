@@ -57,7 +57,8 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     job, flow, tenant = admitted.job, admitted.flow, admitted.tenant
     subject, attempt = f"{shown(tenant.id)}/{flow.name}", admitted.record.attempt_count + 1
     cursor = admitted.state and admitted.state.cursor
-    emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt))
+    queued = job.queued(services.clock.now())
+    emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt, queued=queued))
     redact, usage, window = Redaction(), HttpUsage(services.clock), _window(services, admitted)
     http = new_client(services.http_transport, usage, admitted.lease.check)
     run = FlowRun(

@@ -23,6 +23,7 @@ from datasync.flow.redact import Redaction
 from datasync.flow.registry import FlowRegistry
 from datasync.model.job import Job, PlannedJob, QueueMessage
 from datasync.model.run import Outcome, RunRecord
+from datasync.model.state import FlowState
 from datasync.run.admit import Admitted, Stop, admit, apart, find_flow, wait_until_scheduled
 from datasync.run.bury import keep_letter
 from datasync.run.call import call
@@ -157,7 +158,7 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
         emit(JobDropped(job=delivery.job, why=f"the run has ended already ({record.outcome})"))
         return None
     _keep_until_over(delivery, ending)
-    emit(RunEnded(record=record, traceback=ending.traceback))
+    emit(RunEnded(record=record, stale_utc=_stale_utc(delivery), traceback=ending.traceback))
     for each in record.unusual:
         emit(RunUnusual(record=record, unusual=each))
     await services.jobs.send_all(record.next)
@@ -166,6 +167,12 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
     if ending.raised and is_repeated_by_host:
         raise ending.raised
     return record
+
+
+def _stale_utc(delivery: Delivery) -> datetime | None:
+    """Return the time by which the flow should have succeeded; None if the attempt has not read its state."""
+    document = delivery.lease and delivery.lease.document
+    return document.stale_utc if isinstance(document, FlowState) else None
 
 
 def _keep_until_over(delivery: Delivery, ending: Ending) -> None:

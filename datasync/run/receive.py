@@ -56,7 +56,7 @@ def receive(message: QueueMessage) -> Job:
     )
     _check_part(message, complete)
     _check_size(message, complete)
-    return Job.of(complete, delivery=message.dequeue_count)
+    return Job.of(complete, delivery=message.dequeue_count, is_copy=wire.message_id is not None)
 
 
 def _instant(field: str, time: datetime) -> datetime:

@@ -16,10 +16,12 @@
 | WAITING       | warning | a message was put back on the queue |
 | SUPERSEDED    | warning | an attempt has lost its lease, and writes nothing more |
 | BLOCKED       | error   | a flow blocked the event loop, and so all flows of the process |
+| UNHEALTHY     | error   | a monitor was told that ticks stay away, or that a flow has not succeeded in time |
 | UNAVAILABLE   | error   | a run did not start or was not recorded, or a tick did not handle a tenant |
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -192,6 +194,19 @@ class HeartbeatFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unhealthy(Event):
+    """A monitor has asked for the health of the app, which is not well."""
+
+    level = logging.ERROR
+    problems: Sequence[str]
+    """Sentences, as the monitor gets them."""
+
+    def sentence(self) -> str:
+        """State the problems."""
+        return f"UNHEALTHY {' '.join(self.problems)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemsOmitted(Event):
     """There are more standing problems than a tick logs."""
 
@@ -234,14 +249,17 @@ class RunStarted(Event):
     """`tenant/flow`."""
     run: str
     attempt: int
+    queued: timedelta | None = None
+    """How long the job was due before; None if that says nothing about the queue (`Job.queued`)."""
 
     def sentence(self) -> str:
         """Name the tenant and the flow."""
         return f"START {shown(self.subject, 2 * NAME_LIMIT)}"
 
     def attributes(self) -> dict[str, object]:
-        """Return the run id and the attempt."""
-        return {"run": self.run, "attempt": self.attempt}
+        """Return the time on the queue, the run id and the attempt."""
+        queued = None if self.queued is None else f"{self.queued.total_seconds():.1f}s"
+        return {"queued": queued, "run": self.run, "attempt": self.attempt}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +289,7 @@ class FlowBlocked(Event):
         return {"run": self.run, "attempt": self.attempt}
 
 
-_RESERVED = ("http", "retried", "waited", "run", "attempt")
+_RESERVED = ("fingerprint", "late_since", "http", "retried", "waited", "run", "attempt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +297,8 @@ class RunEnded(Event):
     """An attempt ended, and the record of its run says how."""
 
     record: RunRecord
+    stale_utc: datetime | None = None
+    """The time by which the flow should have succeeded, as the attempt has read it."""
     traceback: str = ""
 
     @property
@@ -301,18 +321,28 @@ class RunEnded(Event):
         return f"{attempt.outcome.upper()} {subject} after {took}{why}"
 
     def attributes(self) -> dict[str, object]:
-        """Return the counts, the HTTP requests, the run id and the attempt. Zeros of the requests are left out.
+        """Return the fingerprint, the counts, the HTTP requests, the run id and the attempt.
 
-        A count that is named like an attribute of the app is shown as `count.http`.
+        Zeros of the requests are left out, and `late_since` unless the flow is late. A count that is named like an
+        attribute of the app is shown as `count.http`.
         """
-        record = self.record
+        record, attempt = self.record, self.record.attempts[-1]
+        found = {
+            "fingerprint": (attempt.outcome.is_failing and attempt.error and attempt.error.fingerprint) or None,
+            "late_since": self._late_since(),
+        }
         names = {"requests": "http", "retries": "retried"}
         http: dict[str, object] = {names[name]: int(n) for name, n in record.http.items() if n and name in names}
         if waited := record.http.get("waited"):
             http["waited"] = f"{waited:.1f}s"
         own = {**http, "run": record.run_id, "attempt": record.attempt_count}
         counts = {f"count.{name}" if name in _RESERVED else name: n for name, n in record.counts.items()}
-        return {**counts, **own}
+        return {**found, **counts, **own}
+
+    def _late_since(self) -> str | None:
+        ended = self.record.attempts[-1]
+        is_late = self.stale_utc and self.stale_utc < ended.finished_utc and ended.outcome is not Outcome.SUCCEEDED
+        return utc_text(self.stale_utc) if self.stale_utc and is_late else None
 
     def details(self) -> str:
         """Return the traceback of a failure."""

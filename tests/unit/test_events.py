@@ -39,6 +39,7 @@ from datasync.telemetry.events import (
     TenantFailed,
     TickEnded,
     TickFailed,
+    Unhealthy,
     WatermarkInvalid,
 )
 
@@ -64,9 +65,10 @@ def ended(
     *,
     counts: dict[str, int] | None = None,
     http: dict[str, float] | None = None,
+    fingerprint: str = "",
 ) -> RunRecord:
     """Return the record of a run after its first attempt, with that error."""
-    error = Failure(message=message) if message else None
+    error = Failure(message=message, fingerprint=fingerprint) if message else None
     attempt = Attempt(
         id="a-1", outcome=outcome, started_utc=NOON, finished_utc=NOON + timedelta(seconds=4.5), error=error
     )
@@ -163,6 +165,11 @@ EVENTS: list[tuple[Event, int, str]] = [
         "WARNING the request to HEARTBEAT_URL failed: the answer was 404",
     ),
     (
+        Unhealthy(problems=("Two ticks in a row have not started.", "A flow has not succeeded in time.")),
+        logging.ERROR,
+        "UNHEALTHY Two ticks in a row have not started. A flow has not succeeded in time.",
+    ),
+    (
         ProblemsOmitted(count=3),
         logging.ERROR,
         "INVALID 3 more problems: query partition @fleet of the runs container for type = 'Problem'",
@@ -178,6 +185,11 @@ EVENTS: list[tuple[Event, int, str]] = [
         "  Traceback …\n    in flows/crm.py\n  ImportError: no crm",
     ),
     (RunStarted(subject="acme/weather", run="5f", attempt=1), logging.INFO, "START acme/weather run=5f attempt=1"),
+    (
+        RunStarted(subject="acme/weather", run="5f", attempt=1, queued=timedelta(minutes=12)),
+        logging.INFO,
+        "START acme/weather queued=720.0s run=5f attempt=1",
+    ),
     (
         FlowBlocked(subject="acme/slow", seconds=8.04, place="flows/slow.py:11 (time.sleep)", run="5f", attempt=1),
         logging.ERROR,
@@ -208,6 +220,27 @@ EVENTS: list[tuple[Event, int, str]] = [
         RunEnded(record=ended(Outcome.DEAD, "OSError: down"), traceback="Traceback …"),
         logging.ERROR,
         "FAIL acme/weather after 4.5s (dead): OSError: down run=5f attempt=1\n  Traceback …",
+    ),
+    (
+        RunEnded(record=ended(Outcome.DEAD, "OSError: down", fingerprint="9c2e", http=HTTP), stale_utc=NOON),
+        logging.ERROR,
+        "FAIL acme/weather after 4.5s (dead): OSError: down fingerprint=9c2e late_since=2025-08-23T12:00:00Z http=13 "
+        "retried=4 waited=3.1s run=5f attempt=1",
+    ),
+    (
+        RunEnded(record=ended(Outcome.FAILED, "OSError: down"), stale_utc=NOON + timedelta(seconds=5)),
+        logging.ERROR,
+        "FAIL acme/weather after 4.5s (failed): OSError: down run=5f attempt=1",
+    ),
+    (
+        RunEnded(record=ended(Outcome.SUCCEEDED), stale_utc=NOON),
+        logging.INFO,
+        "DONE acme/weather in 4.5s run=5f attempt=1",
+    ),
+    (
+        RunEnded(record=ended(Outcome.SKIPPED_OVERLAP, "run 4e is going on", fingerprint="skipped_overlap")),
+        logging.WARNING,
+        "SKIPPED_OVERLAP acme/weather after 4.5s: run 4e is going on run=5f attempt=1",
     ),
     (
         RunEnded(record=ended(Outcome.CONTINUED, counts={"orders": 500})),
