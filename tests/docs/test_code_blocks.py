@@ -250,7 +250,7 @@ def test_commands_exist(words: tuple[str, ...]) -> None:
             assert options(arguments) <= set(re.findall(r"--[a-z-]+", help_of(module, command)))
         case ("python", "-m", "localdev.host", *arguments):
             assert options(arguments) <= set(re.findall(r"--[a-z-]+", help_of("localdev.host")))
-        case ("python", "-m", module, *arguments) if module.startswith(("benchmarks.", "localdev.")):
+        case ("python", "-m", module, *arguments) if module.startswith(("benchmarks.", "localdev.", "tests.")):
             assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
             assert options(arguments) <= set(re.findall(r"--[a-z-]+", help_of(module)))
         case ("python", "-m", "pytest" | "pip", *arguments):
