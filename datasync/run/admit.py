@@ -20,6 +20,7 @@ from datasync.errors import (
 )
 from datasync.flow.options import Overlap
 from datasync.flow.registry import Flow, FlowRegistry
+from datasync.model.decode import fits_in_id
 from datasync.model.failure import Failure
 from datasync.model.job import HEAD_START, Job
 from datasync.model.lease import Lease
@@ -157,7 +158,8 @@ async def find_flow(services: Services, registry: FlowRegistry, job: Job) -> Flo
         return registry.resolve(job.flow_name)
     except FlowUnknown as error:
         free = FlowState(tenant_id=job.tenant_id, flow_name=job.flow_name)
-        if back := await _settle_lost_attempt(services, (job.flow_name,), job, free):
+        # No flow can have a name under which no state can be stored.
+        if fits_in_id(job.flow_name) and (back := await _settle_lost_attempt(services, (job.flow_name,), job, free)):
             return back
         if services.clock.now() - job.enqueued_utc >= LONGEST_PARKING:
             raise
