@@ -70,6 +70,7 @@ async def test_only_changed_tenants_come_again(
         return [(line.tenant_id, line.flow_name) for line in found.lines]
 
     await fleet.add("edited", "ran", "same")
+    await fleet.tick()  # makes their states
     await world.put(document("broken", entry(cron="61 * * * * *")))
     before_run = await next_second(world)
     await fleet.run("ran", "r-1")

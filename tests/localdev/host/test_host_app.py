@@ -80,15 +80,15 @@ def test_unsupported_functions_are_left_out_with_a_warning(caplog: pytest.LogCap
     output = {"type": "queue", "name": "out", "direction": "OUT"}
     functions = functions_of(
         [
-            indexed("web", {"type": "httpTrigger", "name": "req"}),
+            indexed("web", {"type": "blobTrigger", "name": "blob"}),
             indexed("both", timer(), output),
             indexed("tick", timer()),
         ],
         STORAGE,
     )
     assert [function.name for function in functions] == ["tick"]
-    assert "Function 'web' (httpTrigger) is left out: the local host does not support it" in caplog.text
-    assert "Function 'both' (timerTrigger, queue) is left out: the local host does not support it" in caplog.text
+    assert "Function 'web' (blobTrigger) is left out: the local host does not support it" in caplog.text
+    assert "Function 'both' (queue, timerTrigger) is left out: the local host does not support it" in caplog.text
 
 
 def fixed_delay(seconds: int = 1, count: int = 3) -> RetryOptions:
