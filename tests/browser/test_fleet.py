@@ -112,10 +112,10 @@ async def test_the_keyboard_scrolls_through_a_long_list(page: Page, site: Site) 
     await open_fleet(page, site, fleet_of(100))
     await page.keyboard.press("j")
 
-    for _ in range(40):
+    for number in range(2, 42):
         await page.keyboard.press("j")
+        await expect(page.locator(f"{row(page, number)} a")).to_be_focused()
 
-    await expect(page.locator(f"{row(page, 41)} a")).to_be_focused()
     await expect(page.locator(row(page, 41))).to_be_in_viewport(ratio=1)
 
 

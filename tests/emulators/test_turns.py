@@ -117,7 +117,8 @@ async def test_a_tenant_with_many_problems_goes_to_the_end_of_the_line(
 
     assert (tally.problems, tally.enqueued) == (MOST_PROBLEMS + 1, 1)
     line = [request for request in wire.requests if SENT(request) or PROBLEM_SAVED(request)]
-    assert [SENT(request) for request in line].index(True) == REQUESTS
+    saved_before = [SENT(request) for request in line].index(True)
+    assert saved_before in (REQUESTS - 1, REQUESTS), "one request of the turn may be for the states of the flows"
 
 
 async def test_a_tenant_is_planned_once(world: World, services: Services, checking: FlowRegistry) -> None:
