@@ -60,8 +60,8 @@ async def test_sends_lose_their_answers(arena: Arena) -> None:
 async def test_writes_lose_their_answers(arena: Arena) -> None:
     """Four writes of ten to Cosmos DB are made, and look as if they were not. Each occurrence is executed once.
 
-    Some writes lose the answers to all tries of the client. It looks then as if Cosmos DB were away. The leases of these
-    tests are so short that one can be over before its attempt starts, which then counts as interrupted.
+    Some writes lose the answers to all tries of the client. It looks then as if Cosmos DB were away. The leases of
+    these tests are so short that one can be over before its attempt starts, which then counts as interrupted.
     """
     await arena.seed(12 * arena.scale, "work-0", "work-1", seconds=0.2)
     all_tries = Fault(kind=Kind.LOSE, matches=is_write, every=8, times=TRIES)
