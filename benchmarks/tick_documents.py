@@ -190,7 +190,7 @@ async def measure(settings: Settings, fleet: Fleet) -> list[Row]:
             ticks = Ticks(services, clock, runs, wire, fleet.tenants)
             rows = [
                 await ticks.next("first: complete scan", scan=True),
-                await ticks.next(QUIET),
+                await ticks.next("own notes come back", changed=fleet.tenants),
                 await ticks.next("due", due=fleet.due),
                 await ticks.next("own writes come back", changed=fleet.due),
             ]
@@ -199,6 +199,7 @@ async def measure(settings: Settings, fleet: Fleet) -> list[Row]:
             return [
                 *rows,
                 await ticks.next("edited", changed=fleet.edited),
+                await ticks.next("own notes come back", changed=fleet.edited),
                 await ticks.next(QUIET),
                 await ticks.next(QUIET),
             ]

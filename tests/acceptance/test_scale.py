@@ -21,7 +21,9 @@ async def test_a_thousand_due_flows_each_succeed_exactly_once(world: World, app:
     async with start() as host:
         await host.invoke("orchestrator")
         await wait_until(
-            lambda: app.has_logged("TICK tenants=500 due=1000 enqueued=1000"), description="all is enqueued"
+            lambda: app.has_logged("TICK tenants=500 due=1000 enqueued=1000"),
+            description="all is enqueued",
+            seconds=120,
         )
         await wait_until(world.drained, description="the queue is empty", seconds=120)
 

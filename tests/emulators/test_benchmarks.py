@@ -5,10 +5,10 @@ from tests.world import World
 
 
 async def test_ticks_read_the_documents_that_are_due_or_changed(world: World) -> None:
-    """The ticks: a complete scan, no work, four due documents, their four writes, three edits, and no work twice."""
+    """A complete scan, its notes, four due documents, their writes, three edits, their notes, no work twice."""
     rows = await tick_documents.measure(world.settings, tick_documents.Fleet(tenants=120, due=4, edited=3))
 
-    assert [row.transferred for row in rows] == [120, 0, 4, 4, 3, 0, 0]
+    assert [row.transferred for row in rows] == [120, 120, 4, 4, 3, 3, 0, 0]
     assert [row.expected for row in rows] == [row.transferred for row in rows]
     assert len(await world.messages()) == 4
 
