@@ -150,7 +150,7 @@ async def find_flow(services: Services, registry: FlowRegistry, job: Job) -> Flo
     """Return the flow of a job. A job for an unknown flow waits: a version of the app that has it may be on its way.
 
     Raises:
-        FlowUnknown: the job has waited for LONGEST_PARKING.
+        FlowUnknown: the job has waited for LONGEST_PARKING, or no flow can have this name.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
@@ -158,8 +158,9 @@ async def find_flow(services: Services, registry: FlowRegistry, job: Job) -> Flo
         return registry.resolve(job.flow_name)
     except FlowUnknown as error:
         free = FlowState(tenant_id=job.tenant_id, flow_name=job.flow_name)
-        # No flow can have a name under which no state can be stored.
-        if fits_in_id(job.flow_name) and (back := await _settle_lost_attempt(services, (job.flow_name,), job, free)):
+        if not fits_in_id(job.flow_name):  # no flow can have this name
+            raise
+        if back := await _settle_lost_attempt(services, (job.flow_name,), job, free):
             return back
         if services.clock.now() - job.enqueued_utc >= LONGEST_PARKING:
             raise

@@ -262,22 +262,27 @@ class TestSecrets:
         async def weather(tenant_id: str, kv: Any) -> None:
             pass
 
-        names = ("tenants--t--crm--token", "tenants--t--old--key", "tenants--t2--crm--token", "shared--key")
+        names = (
+            "tenants--listed--crm--token",
+            "tenants--listed--old--key",
+            "tenants--listed2--crm--token",
+            "shared--key",
+        )
         for name in names:
             vault.set_secret(name, "s3cret")
-        await world.put(document("t"))
-        found = await secrets(fleet.services, registry, "t")
-        shown = await command(world, "secrets", "t")
+        await world.put(document("listed"))
+        found = await secrets(fleet.services, registry, "listed")
+        shown = await command(world, "secrets", "listed")
         for name in names:
             vault.delete_secret(name)
 
         assert [(each.name, each.flows, each.is_present) for each in found] == [
             ("shared--key", ("weather",), True),
-            ("tenants--t--crm--token", ("weather",), True),
-            ("tenants--t--crm--url", ("weather",), False),
-            ("tenants--t--old--key", (), True),
+            ("tenants--listed--crm--token", ("weather",), True),
+            ("tenants--listed--crm--url", ("weather",), False),
+            ("tenants--listed--old--key", (), True),
         ]
-        assert "tenants--t--old--key" in shown.stdout
+        assert "tenants--listed--old--key" in shown.stdout
         assert "s3cret" not in shown.stdout
 
     async def test_the_names_of_a_large_vault_come_in_pages(self, fleet: Fleet, vault: KeyVault) -> None:
