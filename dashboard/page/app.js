@@ -1,6 +1,6 @@
 // The page: its header, its views, and the keys that work in all of them.
 
-import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./preact.js";
+import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./preact.js";
 import { Asked } from "./actions.js";
 import { followed, isRefused, key, me, refreshAll, useData, useSource } from "./api.js";
 import { news, Sign, Text } from "./parts.js";
@@ -46,7 +46,7 @@ function App() {
   const status = useData("status", {}, 15);
   const { data: own } = useSource(me);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     const moved = () => setAt(address());
     addEventListener("hashchange", moved);
     return () => removeEventListener("hashchange", moved);

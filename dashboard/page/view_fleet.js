@@ -47,7 +47,8 @@ function Lines({ lines, filter, change }) {
   const input = useRef();
   const list = useRef();
 
-  useEffect(() => {
+  // A layout effect: rows that are on the screen answer to the keyboard.
+  useLayoutEffect(() => {
     const press = (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
       const isTyping = event.target.closest("input, select, textarea, [contenteditable]");
