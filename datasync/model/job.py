@@ -34,13 +34,17 @@ class Trigger(LenientEnum):
     """A run that was dead is attempted again."""
 
 
+MOST_COUNTED = 1_000_000
+"""A count in a message does not grow beyond this. Only a message that was posted by hand comes so far."""
+
+_COUNTS = ("redrive", "deferral", "outages", "spread", "rounds")
 _LONGEST_BASE = 190
 """The length of a run id to which the number of a part can be added."""
 
 type _RunId = Annotated[str, Meta(pattern="^[0-9A-Za-z_.:-]{1,200}$")]
 type _MessageId = Annotated[str, Meta(pattern=NO_SURROGATES, min_length=1, max_length=200)]
 type _Rev = Annotated[str, Meta(pattern=NO_SURROGATES)]
-type _Count = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number")]
+type _Count = Annotated[int, Meta(ge=0, le=MOST_COUNTED, description="a whole number")]
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 
 
@@ -166,8 +170,8 @@ class Job(msgspec.Struct, frozen=True):
 
     def copy(self, **changes: Any) -> JobMessage:
         """Return a message that stands for this one, with some fields changed."""
-        fields = {name: getattr(self, name) for name in JobMessage.__struct_fields__}
-        return JobMessage(**(fields | changes))
+        fields = {name: getattr(self, name) for name in JobMessage.__struct_fields__} | changes
+        return JobMessage(**fields | {name: min(fields[name], MOST_COUNTED) for name in _COUNTS})
 
     def next_deferral(self) -> JobMessage:
         """Return the message that asks for the run again after it was deferred."""

@@ -81,6 +81,15 @@ def test_the_message_after_a_deferral_is_a_new_one_of_the_same_run(job: Job) -> 
     assert message == replace(job.copy(), **new)
 
 
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_count_that_was_posted_by_hand_does_not_grow_beyond_what_a_message_may_hold(count: str) -> None:
+    """The app receives each message that it sends itself."""
+    largest = replace(job(), **{count: 1_000_000})
+
+    assert getattr(received(largest.copy(**{count: 1_000_001})), count) == 1_000_000
+    assert received(largest.next_deferral()).deferral in (1, 1_000_000)
+
+
 @pytest.mark.parametrize(
     ("run", "part", "following"),
     [
