@@ -191,8 +191,7 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
         if stop:
             return stop
     delay = outage_pause(job.outages)
-    again = job.copy(outages=job.outages + 1)
-    return PutBack(again, delay, "the state of the flow was changed by others all the time")
+    return PutBack(job.after_outage(None), delay, "the state of the flow was changed by others all the time")
 
 
 def _first_stop(candidate: Candidate) -> Stop | None:

@@ -76,7 +76,7 @@ async def _attempt(services: Services, registry: FlowRegistry, job: Job) -> RunR
     except ServiceUnavailable as error:
         pause, now = outage_pause(job.outages), services.clock.now()
         emit(ServiceAway(job=job, error=error, since=services.outages.note(error, now), pause=pause))
-        again = job.copy(outages=job.outages + 1, unstarted=error.unstarted or job.unstarted)
+        again = job.after_outage(error.unstarted)
         await services.jobs.send(PlannedJob(again, now + pause))
         return None
 
