@@ -15,7 +15,7 @@ from datasync.operate.status import FlowCounts, status
 from tests.deliveries import NOW
 from tests.documents import document, entry
 from tests.faults import Wire, to
-from tests.operating import FEED, HOUR, Fleet, command
+from tests.operating import FEED, HOUR, NEXT, Fleet, command
 from tests.world import World
 
 DAY = timedelta(days=1)
@@ -49,6 +49,23 @@ class TestFlows:
             "wrong/weather": Health.PROBLEM,
             "busy/weather": Health.RUNNING,
         }
+
+    async def test_a_flow_that_allows_overlapping_runs_is_running_while_one_is_going_on(
+        self, world: World, fleet: Fleet
+    ) -> None:
+        """Also in the numbers of the fleet."""
+        seen: list[tuple[Health, int]] = []
+
+        @fleet.registry.flow("side", overlap="allow")
+        async def side(tenant_id: str, kv: object) -> None:
+            counts = (await status(fleet.services, fleet.registry, NOW)).flows
+            seen.append(((await health(fleet))["t/side"], counts.running if counts else 0))
+
+        await world.put(document("t", entry("side", nextRunUtc=NEXT)), document("u", entry("side", nextRunUtc=NEXT)))
+        await fleet.run("t", "r-1", flow="side")
+
+        assert seen == [(Health.RUNNING, 1)]
+        assert (await health(fleet))["t/side"] is Health.WELL
 
     async def test_a_flow_is_late_when_two_occurrences_and_a_tick_have_passed_without_a_success(
         self, fleet: Fleet
