@@ -3,7 +3,7 @@
 They change nothing. They read states, and the first records of an order. `WHERE` and `ORDER BY` use indexed paths only.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -130,12 +130,28 @@ class Overview:
         query = f"SELECT TOP {most:d} {_RECORD} FROM c WHERE {where} ORDER BY c.startedUtc {order}"  # noqa: S608 - texts of our own
         records: list[RunRecord] = []
         unreadable: list[str] = []
+        async for each in self._records(query, wanted, values):
+            if isinstance(each, RunRecord):
+                records.append(each)
+            else:
+                unreadable.append(str(each))
+        return Records(records=records, unreadable=unreadable)
+
+    async def every_record(self, wanted: RunFilter) -> AsyncGenerator[RunRecord | StateInvalid]:
+        """Yield all records, those of the newest runs first, page by page; an error for each that cannot be read."""
+        where, values = _conditions(wanted)
+        query = f"SELECT {_RECORD} FROM c WHERE {where} ORDER BY c.startedUtc DESC"  # noqa: S608 - texts of our own
+        async for each in self._records(query, wanted, values):
+            yield each
+
+    async def _records(
+        self, query: str, wanted: RunFilter, values: dict[str, object]
+    ) -> AsyncIterator[RunRecord | StateInvalid]:
         async for document in self._found(query, partition=wanted.tenant_id, **values):
             try:
-                records.append(as_record(document))
+                yield as_record(document)
             except StateInvalid as error:
-                unreadable.append(str(error))
-        return Records(records=records, unreadable=unreadable)
+                yield error
 
     async def cooldowns(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the documents of the cool-downs of all tenants, readable or not."""
@@ -183,7 +199,7 @@ def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
             values |= own
     if wanted.since:
         conditions.append("c.startedUtc >= @since")
-        values["since"] = utc_text(wanted.since)
+        values["since"] = utc_text(wanted.since).removesuffix("Z") + "."  # sorts before all texts of its second
     if wanted.until:
         conditions.append("c.startedUtc <= @until")
         values["until"] = utc_text(wanted.until)
