@@ -45,7 +45,7 @@ def _fields(document: Mapping[str, Any]) -> Iterator[_Field]:
     for name, value in document.items():
         if not name.startswith("_") and name not in _SAME_IN_ALL:
             yield shown(name), (name in _KEPT_OF_TENANTS, value)
-    entries = document.get("flows")
+    entries = document.get("flows", [])
     if not isinstance(entries, list):
         yield "flows", (False, entries)
         return

@@ -335,7 +335,7 @@ class TestPurge:
             record = await world.runs.read_item("run-r-a", partition_key="a")
             await world.runs.upsert_item({**record, "redrive": 1})
 
-        wire.after(to("POST", "/docs", "Audit"), again)
+        wire.before_each(to("PATCH", "/docs/run-r-a"), again)
         await purge(died.services, died.registry, ask(), DeadFilter(), count=3)
 
         assert await listed(world) == ["r-a"]
