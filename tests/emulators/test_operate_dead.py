@@ -218,8 +218,8 @@ class TestRetry:
         monkeypatch.setattr(dead_module, "SLICE", 1)
         services = died.services
         await asyncio.gather(services.runs.ping(), services.jobs.ping(), services.tenants.ping())
-        sent = iter(range(9))
-        wire.kill_before(lambda request: "/messages" in request[1] and next(sent) == 1)
+        numbers = iter(range(9))
+        wire.kill_before(lambda request: "/messages" in request[1] and next(numbers) == 1)
         with pytest.raises((Killed, BaseExceptionGroup)):
             await retry(services, died.registry, ask(), DeadFilter(since=NOW), count=3, spread=timedelta())
         wire.heal()
