@@ -16,7 +16,7 @@ from datasync.cli.common import (
     load_flows,
     operating,
 )
-from datasync.operate.action import Ask
+from datasync.operate.action import Ask, is_known
 from datasync.operate.add_flow import Addition, NewEntry
 from datasync.operate.add_flow import add_flow as add_to_tenants
 from datasync.operate.documents import put_tenant, remove_tenant
@@ -91,10 +91,10 @@ async def tenant_remove(session: Session, ask: Ask, *, tenant_id: str, typed: st
     The id has to be typed at a terminal, or given with --yes. The records of its runs stay until they expire. The
     secrets are not deleted: the commands for that are printed.
     """
-    if typed is None:
+    if typed is None and not await is_known(session.services, ask):
         await session.services.tenants.document(tenant_id)
         confirmed(f"To remove tenant {tenant_id!r}, type its id", tenant_id, f"--yes {tenant_id}")
-    elif typed != tenant_id:
+    elif typed not in (None, tenant_id):
         raise click.BadParameter(f"{typed!r} is not the tenant {tenant_id!r}: nothing was done", param_hint="'--yes'")
     found = await remove_tenant(session.services, ask, tenant_id=tenant_id)
     session.answer(found, text.removed(found, session.services.settings.run_retention))

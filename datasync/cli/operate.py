@@ -101,7 +101,7 @@ async def incidents(session: Session, since: datetime, package: str) -> Exit:
     found = await find_incidents(session.services, load_flows(package), session.now, since)
     session.answer(found, text.incidents(found))
     if found.has_more:
-        session.note("Older dead runs were left out: use a shorter --since")
+        session.note(f"Only the dead runs since {text.time(found.since_utc)} are counted: `dead list` counts all")
     for why in found.unreadable:
         session.note(f"Error: {why}")
     return Exit.WRONG if found.incidents else Exit.FINE

@@ -190,9 +190,8 @@ def runs(found: Runs) -> Iterator[str]:
     )
 
 
-def dead(found: DeadRuns, most: int) -> Iterator[str]:
-    """Yield a line for each dead run, up to `most`, and their number."""
-    shown_runs = found.runs[:most]
+def dead(found: DeadRuns) -> Iterator[str]:
+    """Yield a line for each dead run that is listed, and the number of all."""
     if found.runs:
         yield from table(
             ("finished", "tenant", "flow", "outcome", "run", "fingerprint", "error"),
@@ -206,12 +205,12 @@ def dead(found: DeadRuns, most: int) -> Iterator[str]:
                     (each.error.fingerprint if each.error else "") or "-",
                     each.error.message if each.error else "-",
                 )
-                for each in shown_runs
+                for each in found.runs
             ],
         )
         yield ""
-    left_out = len(found.runs) - len(shown_runs)
-    yield _count(len(found.runs), "dead run") + (f", of which {left_out} are not listed" if left_out else "")
+    left_out = found.count - len(found.runs)
+    yield _count(found.count, "dead run") + (f", of which {left_out} are not listed" if left_out else "")
 
 
 def run_end(found: RunLine) -> Iterator[str]:

@@ -23,7 +23,7 @@ from datasync.operate.ticks import TickStatus, tick_status
 from datasync.schedule import second_tick_after, tick_after
 from datasync.services import Services
 from datasync.stores.fleet import StandingProblem
-from datasync.stores.overview import Records, RunFilter
+from datasync.stores.overview import Records, RunFilter, Running
 
 _LONGEST_REASON = 500  # characters
 
@@ -133,6 +133,8 @@ class _Facts(msgspec.Struct, frozen=True):
     queues: Queues
     tick: TickStatus
     closed_until: datetime | None
+    running: tuple[Running, ...]
+    """Runs that have a lease of their own."""
 
 
 class _Question:
@@ -200,14 +202,22 @@ class _Question:
 
     async def _facts(self) -> _Facts:
         overview = self._services.overview
-        last, failed, both, tick, closed = await asyncio.gather(
+        last, failed, both, tick, closed, running = await asyncio.gather(
             overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names), 1),
             overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names, outcomes=FAILED), 1),
             queues(self._services),
             tick_status(self._services, self._now),
             self._closed(),
+            overview.running(self._now, self._tenant_id),
         )
-        return _Facts(last=_first(last), failed=_first(failed), queues=both, tick=tick, closed_until=closed)
+        return _Facts(
+            last=_first(last),
+            failed=_first(failed),
+            queues=both,
+            tick=tick,
+            closed_until=closed,
+            running=tuple(each for each in running if each.flow_name in self._names),
+        )
 
     async def _closed(self) -> datetime | None:
         """Return until when the provider of the flow is closed, as far as the flow is known here."""
@@ -227,7 +237,7 @@ class _Question:
         else:
             reason = f"the entry is disabled: {shown(entry.pause_reason or 'enabled is false', _LONGEST_REASON)}"
             yield found(Cause.DISABLED, reason, command("resume", tenant.id, entry.name))
-        yield self._running(state)
+        yield self._running(state, facts)
         yield self._closed_finding(facts)
         yield self._deferred(state, facts)
         yield self._waiting(Cause.POISONED, "the poison queue", facts)
@@ -241,7 +251,12 @@ class _Question:
         if entry.enabled and not has_problem:
             yield self._schedule(entry)
 
-    def _running(self, state: FlowState) -> Finding:
+    def _running(self, state: FlowState, facts: _Facts) -> Finding:
+        if facts.running:
+            first = min(facts.running, key=lambda each: each.lease.started_utc or self._now)
+            since = utc_text(first.lease.started_utc) if first.lease.started_utc else "?"
+            others = f", and {len(facts.running) - 1} more of the flow" if facts.running[1:] else ""
+            return found(Cause.RUNNING, f"run {first.run_id} is going on since {since}{others}", command("queue"))
         lease = state.lease
         if lease is None or lease.until is None:
             return ruled_out(Cause.RUNNING, "no attempt holds its lease")

@@ -47,6 +47,8 @@ class Drop(msgspec.Struct, frozen=True):
     why: str
     send: tuple[PlannedJob, ...] = ()
     """Messages to send before, since the process may have died before it sent them."""
+    stays_dead: bool = False
+    """Whether the run is dead, could not be attempted again, and stays dead."""
 
 
 class PutBack(msgspec.Struct, frozen=True):

@@ -37,6 +37,7 @@ from datasync.telemetry.events import (
     JobPutBack,
     JobRefused,
     RunEnded,
+    RunStaysDead,
     RunSuperseded,
     RunUnusual,
     ServiceAway,
@@ -127,7 +128,7 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
     match stop:
         case Drop():
             await services.jobs.send_all(stop.send)
-            emit(JobDropped(job=job, why=stop.why))
+            emit((RunStaysDead if stop.stays_dead else JobDropped)(job=job, why=stop.why))
             return None
         case PutBack():
             await _put_back(services, job, stop)

@@ -191,7 +191,7 @@ class TestNextRun:
         services, registry = two.services, two.registry
         saw: dict[str, Any] = {"nextRunUtc": "2025-08-23T14:00:00Z"}
         with pytest.raises(ChangedMeanwhile, match="nextRunUtc is '2025-08-23T13:00:00Z' now"):
-            await set_next_run(services, registry, ask(), tenant_id="t", flow="weather", at=None, seen=saw)
+            await set_next_run(services, registry, ask("a-0"), tenant_id="t", flow="weather", at=None, seen=saw)
 
         saw = {"nextRunUtc": "2025-08-23T15:00:00+02:00", "enabled": True}
         await set_next_run(services, registry, ask(), tenant_id="t", flow="weather", at=None, seen=saw)
@@ -409,6 +409,35 @@ class TestOthers:
         await pause(two.services, two.registry, ask(), tenant_id="t", flow="weather", reason="r")
         with pytest.raises(ActionInvalid, match=r"was used for another action \(pause t/weather\)"):
             await pause(two.services, two.registry, ask(), tenant_id="t", flow=FEED, reason="r")
+
+
+class TestRefusals:
+    async def test_a_refused_action_has_an_audit(self, world: World) -> None:
+        """With its name and the reason. A repeat is refused as well, also when it would be possible by then."""
+        await command(world, "pause", "t", "weather", "--reason", "no contract")
+        words = ("enqueue", "t", "weather", "--as", "Bob", "--action-id", "b")
+        refused = await command(world, *words, after=HOUR)
+        await command(world, "resume", "t", "weather")
+        again = await command(world, *words, after=HOUR)
+
+        assert (refused.exit_code, again.exit_code, again.stderr) == (1, 1, refused.stderr)
+        (audit,) = [each for each in await audits(world) if each["actionId"] == "b"]
+        assert (audit["who"], audit["end"]) == ("Bob (typed)", "refused")
+        assert audit["message"].startswith("t/weather is disabled (no contract)")
+        assert await world.drained()
+
+    async def test_what_an_operator_saw_wrongly_is_in_the_audit_without_values_of_settings(
+        self, world: World, two: Fleet
+    ) -> None:
+        """As an action that was changed meanwhile."""
+        await world.put(document("t", entry(settings={"units": "own-value"})))
+        with pytest.raises(ChangedMeanwhile, match="settings was changed since you looked"):
+            await pause(
+                two.services, two.registry, ask(), tenant_id="t", flow="weather", reason="", seen={"settings": {}}
+            )
+
+        (audit,) = await audits(world)
+        assert (audit["end"], audit["who"], "own-value" in str(audit)) == ("changed", "Ada", False)
 
 
 class TestAudit:

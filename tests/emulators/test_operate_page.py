@@ -15,6 +15,7 @@ from datasync.model.times import utc_text
 from datasync.operate import fleet as fleet_module
 from datasync.operate.fleet import fleet as find_fleet
 from datasync.operate.fleet import fleet_since
+from datasync.operate.flows import Health
 from datasync.operate.load import MINUTES, load
 from datasync.operate.tenant import tenant
 from datasync.services import Services
@@ -22,7 +23,8 @@ from datasync.settings import Settings
 from datasync.tick.plan import Advance, plan
 from tests.deliveries import NOW
 from tests.documents import document, entry
-from tests.operating import FEED, Fleet
+from tests.faults import Wire
+from tests.operating import FEED, NEXT, Fleet
 from tests.waiting import wait_until
 from tests.world import World
 
@@ -85,6 +87,39 @@ async def test_only_changed_tenants_come_again(
     assert sorted(await changed(before_tick)) == sorted([*broken, *edited])
     assert sorted(await changed(before_edit)) == sorted(edited)
     assert await changed(after) == []
+
+
+async def test_the_start_of_an_overlapping_run_is_a_change(
+    fleet: Fleet, services: Services, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is in its record, and the state of its flow stays as it is."""
+    monkeypatch.setattr(fleet_module, "OVERLAP", 0)
+    seen: list[tuple[str, Health]] = []
+
+    @fleet.registry.flow("side", overlap="allow")
+    async def side(tenant_id: str, kv: object) -> None:
+        found = await fleet_since(services, fleet.registry, NOW, before)
+        seen.extend((line.tenant_id, line.health) for line in found.lines)
+
+    await world.put(*(document(each, entry("side", nextRunUtc=NEXT)) for each in ("t", "u")))
+    before = await next_second(world)
+    await fleet.run("t", "r-1", flow="side")
+
+    assert seen == [("t", Health.RUNNING)]
+
+
+async def test_the_standing_problems_are_read_once_for_all_changed_tenants(
+    fleet: Fleet, services: Services, wire: Wire
+) -> None:
+    """However many have changed."""
+    await fleet.add("a", "b", "c", cron="x")
+    await fleet.tick()
+    wire.requests.clear()
+
+    found = await fleet_since(services, fleet.registry, NOW, 0)
+
+    assert [line.health for line in found.lines] == [Health.PROBLEM] * 3
+    assert len([body for _, _, body in wire.requests if "SELECT * FROM c WHERE c.type = 'Problem'" in body]) == 1
 
 
 async def test_many_changes_bring_the_whole_fleet(
