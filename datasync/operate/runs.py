@@ -200,29 +200,29 @@ async def follow_runs(
     names = () if flow is None else names_of(registry, flow) if registry else (flow,)
     wanted = RunFilter(tenant_id=tenant_id, names=names, outcomes=outcomes)
     newest = await services.overview.newest()
-    before = {_end_of(record): ts async for ts, record in services.overview.written(wanted, newest) if ts == newest}
+    before = {_attempt(record): ts async for ts, record in services.overview.written(wanted, newest) if ts == newest}
     return _ended(services, wanted, newest, before, pause)
 
 
-type _End = tuple[str, str, datetime]
-"""The end of a run: its tenant, its id, and the time. A run that was sent again ends again."""
+type _Attempt = tuple[str, str, int, int]
+"""The tenant and the id of a run, how often it was sent again, and the number of its last attempt."""
 
 
-def _end_of(record: RunRecord) -> _End:
-    return record.tenant_id, record.run_id, record.finished_utc
+def _attempt(record: RunRecord) -> _Attempt:
+    return record.tenant_id, record.run_id, record.redrive, record.attempt_count
 
 
 async def _ended(
-    services: Services, wanted: RunFilter, start: int, seen: dict[_End, int], pause: timedelta
+    services: Services, wanted: RunFilter, start: int, seen: dict[_Attempt, int], pause: timedelta
 ) -> AsyncIterator[RunLine]:
     newest = start
     while True:
         async for ts, record in services.overview.written(wanted, max(start, newest - _OVERLAP)):
-            is_new = _end_of(record) not in seen and record.purged_utc is None
-            seen[_end_of(record)], newest = ts, max(newest, ts)
+            is_new = _attempt(record) not in seen and record.purged_utc is None
+            seen[_attempt(record)], newest = ts, max(newest, ts)
             if is_new and record.outcome and record.outcome.is_final:
                 yield RunLine.of(record)
-        seen = {end: ts for end, ts in seen.items() if ts >= newest - _OVERLAP}
+        seen = {attempt: ts for attempt, ts in seen.items() if ts >= newest - _OVERLAP}
         await services.clock.sleep(pause)
 
 

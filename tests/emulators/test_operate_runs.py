@@ -133,15 +133,15 @@ class TestFollow:
 
         await fleet.run("bad", "r-bad", attempts=4)
         await fleet.run("t", "r-1")
-        assert (await anext(found)).run_id == "r-1"
+        assert (await soon(found)).run_id == "r-1"
         await fleet.deliver(JobMessage(tenant_id="bad", flow_name="weather", run_id="r-bad").encode(), 5)
-        dead = await anext(found)
+        dead = await soon(found)
         assert (dead.run_id, dead.outcome, dead.attempts) == ("r-bad", "dead", 5)
         await purge(fleet.services, fleet.registry, ASK, DeadFilter(), count=1)
         again = JobMessage(tenant_id="bad", flow_name="weather", run_id="r-bad", redrive=1)
         fleet.ends.clear()
         await fleet.deliver(again.encode(), after=HOUR)
-        assert (await anext(found)).outcome == "succeeded"
+        assert (await soon(found)).outcome == "succeeded"
 
     async def test_runs_of_a_tenant_a_flow_and_an_outcome_are_followed(self, fleet: Fleet) -> None:
         """As in the list."""
@@ -153,7 +153,7 @@ class TestFollow:
         await fleet.run("other", "r-2")
         await fleet.run("t", "r-3", HOUR)
 
-        assert (await anext(found)).run_id == "r-3"
+        assert (await soon(found)).run_id == "r-3"
 
     @pytest.mark.parametrize("option", [("--since", "24h"), ("--limit", "5")])
     async def test_options_about_the_past_are_refused(self, world: World, option: tuple[str, str]) -> None:
@@ -179,6 +179,12 @@ class TestFollow:
         output, _ = await started.communicate()
 
         assert (started.returncode, output.decode()) == (130, "Interrupted\n")
+
+
+async def soon(found: AsyncIterator[RunLine]) -> RunLine:
+    """Wait for the next run that ends."""
+    async with asyncio.timeout(30):
+        return await anext(found)
 
 
 async def following(
