@@ -130,11 +130,17 @@ def write_exit_codes(formatter: click.HelpFormatter, meanings: Mapping[Exit, str
 # --- output
 
 _LONGEST = 4000  # characters of a line
+MODULE = "python -m datasync"
+"""How the command line is called from the folder of the project."""
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a text, in which names, ids and values of documents can neither start a line nor hide anything."""
-    click.echo(shown(text, _LONGEST), err=err)
+    """Print a text, in which names, ids and values of documents can neither start a line nor hide anything.
+
+    Commands to run next begin like this one: `bin/datasync` runs in folders where `-m` finds nothing.
+    """
+    program = os.environ.get("DATASYNC_COMMAND", MODULE)
+    click.echo(shown(text.replace(f"{MODULE} ", f"{program} "), _LONGEST), err=err)
 
 
 def say_interrupted() -> None:
