@@ -200,29 +200,33 @@ async def follow_runs(
     names = () if flow is None else names_of(registry, flow) if registry else (flow,)
     wanted = RunFilter(tenant_id=tenant_id, names=names, outcomes=outcomes)
     newest = await services.overview.newest()
-    before = {_attempt(record): ts async for ts, record in services.overview.written(wanted, newest) if ts == newest}
+    before = {end: ts async for ts, record in services.overview.written(wanted, newest) if (end := _end_of(record))}
     return _ended(services, wanted, newest, before, pause)
 
 
-type _Attempt = tuple[str, str, int, int]
-"""The tenant and the id of a run, how often it was sent again, and the number of its last attempt."""
+type _End = tuple[str, str, int, int]
+"""The tenant and the id of a run, how often it was sent again, and the number of attempts."""
 
 
-def _attempt(record: RunRecord) -> _Attempt:
+def _end_of(record: RunRecord) -> _End | None:
+    """Return what tells the end of a run from others; None if it goes on, or if only its record was purged."""
+    if record.outcome is None or not record.outcome.is_final or record.purged_utc:
+        return None
     return record.tenant_id, record.run_id, record.redrive, record.attempt_count
 
 
 async def _ended(
-    services: Services, wanted: RunFilter, start: int, seen: dict[_Attempt, int], pause: timedelta
+    services: Services, wanted: RunFilter, start: int, seen: dict[_End, int], pause: timedelta
 ) -> AsyncIterator[RunLine]:
     newest = start
     while True:
         async for ts, record in services.overview.written(wanted, max(start, newest - _OVERLAP)):
-            is_new = _attempt(record) not in seen and record.purged_utc is None
-            seen[_attempt(record)], newest = ts, max(newest, ts)
-            if is_new and record.outcome and record.outcome.is_final:
+            newest, end = max(newest, ts), _end_of(record)
+            if end and end not in seen:
                 yield RunLine.of(record)
-        seen = {attempt: ts for attempt, ts in seen.items() if ts >= newest - _OVERLAP}
+            if end:
+                seen[end] = ts
+        seen = {end: ts for end, ts in seen.items() if ts >= newest - _OVERLAP}
         await services.clock.sleep(pause)
 
 

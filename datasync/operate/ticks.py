@@ -30,25 +30,6 @@ class TickStatus(msgspec.Struct, frozen=True, rename="camel"):
     """The error of the last of these; None if it was killed."""
 
 
-async def tick_status(services: Services, now: datetime) -> TickStatus:
-    """Return the state of the ticks, as of `now` (aware). Raises ServiceUnavailable."""
-    started, found = await asyncio.gather(services.fleet.last_tick(), _last(services, now, _LAST))
-    return _status(services, now, started, found)
-
-
-def _status(services: Services, now: datetime, started: datetime | None, found: "Sequence[TickLine]") -> TickStatus:
-    schedule = services.settings.schedule
-    over = [each for each in found if each.result is not Result.RUNNING]
-    failed = [*takewhile(lambda each: each.result is not Result.COMPLETE, over[:_LAST])]
-    return TickStatus(
-        started_utc=started,
-        schedule=schedule,
-        is_missing=started is None or now > second_tick_after(schedule, started),
-        failed=len(failed),
-        failure=failed[0].failure if failed else None,
-    )
-
-
 class Result(StrEnum):
     """How a tick ended."""
 
@@ -87,10 +68,29 @@ class Ticks(msgspec.Struct, frozen=True, rename="camel"):
         return not self.last.is_missing and not self.last.failed
 
 
+async def tick_status(services: Services, now: datetime) -> TickStatus:
+    """Return the state of the ticks, as of `now` (aware). Raises ServiceUnavailable."""
+    started, found = await asyncio.gather(services.fleet.last_tick(), _last(services, now, _LAST))
+    return _status(services, now, started, found)
+
+
 async def ticks(services: Services, now: datetime, most: int) -> Ticks:
     """Return up to `most` ticks, as of `now` (aware). Raises ServiceUnavailable."""
     started, found = await asyncio.gather(services.fleet.last_tick(), _last(services, now, max(most, _LAST)))
     return Ticks(last=_status(services, now, started, found), ticks=tuple(found[:most]))
+
+
+def _status(services: Services, now: datetime, started: datetime | None, found: Sequence[TickLine]) -> TickStatus:
+    schedule = services.settings.schedule
+    over = [each for each in found if each.result is not Result.RUNNING]
+    failed = [*takewhile(lambda each: each.result is not Result.COMPLETE, over[:_LAST])]
+    return TickStatus(
+        started_utc=started,
+        schedule=schedule,
+        is_missing=started is None or now > second_tick_after(schedule, started),
+        failed=len(failed),
+        failure=failed[0].failure if failed else None,
+    )
 
 
 async def _last(services: Services, now: datetime, most: int) -> list[TickLine]:
