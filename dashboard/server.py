@@ -11,17 +11,7 @@ from dashboard.access import Mode, check_page, operator, reader
 from dashboard.actions import ACTIONS, Wanted
 from dashboard.data import QUESTIONS, Asked
 from dashboard.web import Answer, Refused, Request, json_answer
-from datasync.errors import (
-    ActionInvalid,
-    ActionRefused,
-    ChangedMeanwhile,
-    DataSyncError,
-    EntryUnknown,
-    RunUnknown,
-    ServiceUnavailable,
-    SettingsInvalid,
-    TenantUnknown,
-)
+from datasync.errors import DataSyncError, Kind
 from datasync.flow.registry import FlowRegistry
 from datasync.services import shared_services
 
@@ -76,18 +66,16 @@ async def _explained(request: Request, work: Callable[[], Awaitable[Answer]]) ->
     except Refused as error:
         return await json_answer(request, {"error": str(error)}, error.status)
     except DataSyncError as error:
-        return await json_answer(request, {"error": str(error)}, _status(error))
+        return await json_answer(request, {"error": str(error)}, STATUSES[error.kind])
 
 
-def _status(error: DataSyncError) -> HTTPStatus:
-    match error:
-        case TenantUnknown() | EntryUnknown() | RunUnknown():
-            return HTTPStatus.NOT_FOUND
-        case ActionInvalid():
-            return HTTPStatus.BAD_REQUEST
-        case ActionRefused() | ChangedMeanwhile():
-            return HTTPStatus.CONFLICT
-        case ServiceUnavailable() | SettingsInvalid():
-            return HTTPStatus.SERVICE_UNAVAILABLE
-        case _:  # a document, a state or a record that was edited and cannot be read
-            return HTTPStatus.UNPROCESSABLE_ENTITY
+STATUSES = {
+    Kind.UNUSABLE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Kind.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Kind.INVALID: HTTPStatus.BAD_REQUEST,
+    Kind.REFUSED: HTTPStatus.CONFLICT,
+    Kind.CHANGED: HTTPStatus.CONFLICT,
+    Kind.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Kind.NOT_LET_IN: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The status of the answer about an error."""

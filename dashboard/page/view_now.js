@@ -25,12 +25,18 @@ export function Now() {
   `;
 }
 
+function wrongTicks({ isMissing, failed }) {
+  if (isMissing) return "ticks are missing";
+  if (!failed) return "";
+  return failed === 1 ? "the last one failed" : `the last ${failed} failed`;
+}
+
 function Status({ status }) {
   const { tick, queue, poison, flows } = status;
   return html`
     ${status.unavailable.map((each) => html`<p class="note bad" key=${each}><${Sign} name="failed" /> <${Text}>${each}<//></p>`)}
     <dl class="tiles">
-      <${Tile} name="Last tick" tone=${tick?.isMissing ? "bad" : ""} note=${tick?.isMissing && "ticks are missing"}>
+      <${Tile} name="Last tick" tone=${tick && wrongTicks(tick) ? "bad" : ""} note=${tick && wrongTicks(tick)}>
         ${tick ? html`<${Ago} at=${tick.startedUtc} none="none yet" />` : "?"}
       <//>
       <${Tile} name="Failing" to=${link.fleet("is:failing")} tone=${flows?.failing ? "bad" : ""}>${flows ? grouped(flows.failing) : "?"}<//>

@@ -8,8 +8,9 @@ import click
 
 from datasync.cli import text
 from datasync.cli.common import (
+    Command,
     Exit,
-    OperatingCommand,
+    Group,
     Session,
     acting,
     confirmed,
@@ -53,17 +54,23 @@ def _span(_: click.Context, __: click.Parameter, value: str) -> timedelta:
     return found
 
 
-@click.group("dead", short_help="List dead runs, attempt them again, or purge them.")
+@click.group("dead", cls=Group, example="dead list", short_help="List dead runs, attempt them again, or purge them.")
 def dead() -> None:
     """List the runs that failed for the last time, or in which the flow gave up; attempt them again, or purge them."""
 
 
-@dead.command("list", cls=OperatingCommand, short_help="List dead runs.")
+@dead.command(
+    "list",
+    cls=Command,
+    example="dead list --since 7d",
+    wrong="there is a dead run, or a service is away",
+    short_help="List dead runs.",
+)
 @_filtered
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Number of runs.")
 @operating
 async def list_(session: Session, /, *, package: str, limit: int, **options: Any) -> Exit:
-    """List the dead runs, the newest first, and count them. Purged ones are left out. Exit code 1 if there is any."""
+    """List the dead runs, the newest first, and count them. Purged ones are left out."""
     found = await find_dead(session.services, load_flows(package), DeadFilter(**options), limit)
     session.answer(found, text.dead(found))
     for why in found.unreadable:
@@ -71,7 +78,13 @@ async def list_(session: Session, /, *, package: str, limit: int, **options: Any
     return Exit.WRONG if found.count else Exit.FINE
 
 
-@dead.command("show", cls=OperatingCommand, short_help="Show a dead run with its attempts.")
+@dead.command(
+    "show",
+    cls=Command,
+    example="dead show 90d4 --tenant gulf-garages",
+    wrong="a service is away",
+    short_help="Show a dead run with its attempts.",
+)
 @click.argument("run_id", metavar="RUN")
 @click.option("--tenant", "tenant_id", metavar="TENANT", help="Its tenant. Without it, all tenants are searched.")
 @operating
@@ -82,7 +95,13 @@ async def show(session: Session, run_id: str, tenant_id: str | None) -> Exit:
     return Exit.FINE
 
 
-@dead.command("retry", cls=OperatingCommand, short_help="Attempt dead runs again.")
+@dead.command(
+    "retry",
+    cls=Command,
+    example="dead retry --fingerprint ac78c4c51bf563de --spread 1h",
+    wrong="it is not possible, or a service is away",
+    short_help="Attempt dead runs again.",
+)
 @_filtered
 @click.option(
     "--spread", metavar="SPAN", default="10m", show_default=True, callback=_span, help="The time over which they start."
@@ -95,7 +114,7 @@ async def retry(
     """Attempt all dead runs that match again, each with its own id and five attempts.
 
     Runs whose flow is disabled or removed are left out, and stay dead. The number of runs has to be typed at a
-    terminal, or given with --yes. If it is another one by then, nothing is done, and the exit code is 5.
+    terminal, or given with --yes. If it is another one by then, nothing is done.
     """
     registry, wanted = load_flows(package), DeadFilter(**options)
     count = await _confirmed(session, ask, registry, wanted, count=count, doing="attempt again")
@@ -104,7 +123,13 @@ async def retry(
     return Exit.FINE
 
 
-@dead.command("purge", cls=OperatingCommand, short_help="Take dead runs off the list.")
+@dead.command(
+    "purge",
+    cls=Command,
+    example="dead purge --tenant gulf-garages",
+    wrong="it is not possible, or a service is away",
+    short_help="Take dead runs off the list.",
+)
 @_filtered
 @_yes
 @acting
@@ -112,7 +137,7 @@ async def purge(session: Session, ask: Ask, *, package: str, count: int | None, 
     """Take all dead runs that match off the list, for good. Their records stay until they expire.
 
     The number of runs has to be typed at a terminal, or given with --yes. If it is another one by then, nothing is
-    done, and the exit code is 5.
+    done.
     """
     registry, wanted = load_flows(package), DeadFilter(**options)
     count = await _confirmed(session, ask, registry, wanted, count=count, doing="purge")

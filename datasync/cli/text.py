@@ -60,6 +60,8 @@ def status(found: Status) -> Iterator[str]:
 def _status(found: Status) -> Iterator[tuple[str, str]]:
     unread = "could not be read"
     yield "last tick", _tick(found.tick, found.at_utc) if found.tick else unread
+    if found.tick and found.tick.failed:
+        yield "ticks", _failed_ticks(found.tick)
     yield "queue", f"{found.queue.name}: {_count(found.queue.length, 'message')}" if found.queue else unread
     yield "poison", f"{found.poison.name}: {_count(found.poison.length, 'message')}" if found.poison else unread
     if found.flows is None:
@@ -104,6 +106,11 @@ def _tick(tick: TickStatus, now: datetime) -> str:
         return f"none so far: is the function orchestrator running? Its schedule is {tick.schedule}"
     missing = f". The next ones are missing: the schedule is {tick.schedule}" if tick.is_missing else ""
     return f"{time(tick.started_utc)}, {age(now - tick.started_utc)} ago{missing}"
+
+
+def _failed_ticks(tick: TickStatus) -> str:
+    last = "the last tick" if tick.failed == 1 else f"the last {tick.failed} ticks"
+    return f"{last} failed (python -m datasync ticks): {tick.failure or 'the process died'}"
 
 
 def _with_command(number: int, command: str) -> str:
@@ -211,6 +218,12 @@ def dead(found: DeadRuns) -> Iterator[str]:
         yield ""
     left_out = found.count - len(found.runs)
     yield _count(found.count, "dead run") + (f", of which {left_out} are not listed" if left_out else "")
+
+
+def ended(found: RunLine) -> Iterator[str]:
+    """Yield when and how a run has ended."""
+    for line in run_end(found):
+        yield f"{time(found.finished_utc)} {line}"
 
 
 def run_end(found: RunLine) -> Iterator[str]:

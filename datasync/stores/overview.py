@@ -153,6 +153,17 @@ class Overview:
             except StateInvalid as error:
                 yield error
 
+    async def written(self, wanted: RunFilter, since: int) -> AsyncIterator[tuple[int, RunRecord]]:
+        """Yield the records that were written since a time by the clock of Cosmos DB, with that of each, in its order.
+
+        They are without attempts and cursors. One that was edited and cannot be read is left out.
+        """
+        where, values = _conditions(wanted)
+        query = f"SELECT {_RECORD}, c._ts FROM c WHERE {where} AND c._ts >= @ts ORDER BY c._ts"  # noqa: S608 - texts of our own
+        async for document in self._found(query, partition=wanted.tenant_id, ts=since, **values):
+            with suppress(StateInvalid):
+                yield int(document["_ts"]), as_record(document)
+
     async def cooldowns(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the documents of the cool-downs of all tenants, readable or not."""
         async for document in self._found("SELECT * FROM c WHERE c.type = 'Cooldown'"):

@@ -46,6 +46,16 @@ async def test_now_tells_missing_ticks_and_services_that_are_away(page: Page, si
     await expect(page.get_by_text("the queue is away")).to_be_visible()
 
 
+async def test_now_tells_ticks_that_fail_each_time(page: Page, site: Site) -> None:
+    """They come, and do not do their work."""
+    tick = {"startedUtc": "2025-08-23T12:00:00Z", "schedule": "0 0 * * * *", "isMissing": False, "failed": 3}
+    site.data["status"] = msgspec.to_builtins(status_of([line("acme")])) | {"tick": tick}
+
+    await page.goto(site.url)
+
+    await expect(page.locator(".tile", has_text="Last tick")).to_contain_text("the last 3 failed")
+
+
 async def test_now_leads_to_the_failing_flows_and_to_the_last_failed_run(page: Page, site: Site) -> None:
     """From an incident, one click leads to its tenants, and another one to an example."""
     await page.goto(site.url)

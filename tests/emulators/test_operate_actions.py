@@ -12,14 +12,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from datasync.cli.common import exit_of
 from datasync.errors import (
     ActionInvalid,
-    ActionRefused,
     ChangedMeanwhile,
-    DataSyncError,
-    EntryUnknown,
-    ServiceUnavailable,
 )
 from datasync.operate.action import Ask, Done
 from datasync.operate.edits import pause, resume, set_next_run
@@ -545,21 +540,6 @@ class TestEveryAction:
         assert "repeat the command with --action-id a" in away.stderr
         assert again.exit_code == 0
         assert len(await world.messages()) == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (EntryUnknown("no entry"), 3),
-        (ChangedMeanwhile("changed"), 5),
-        (ActionRefused("disabled"), 1),
-        (ActionInvalid("no id"), 2),
-        (ServiceUnavailable("away"), 1),
-    ],
-)
-def test_errors_of_actions_have_exit_codes(error: DataSyncError, code: int) -> None:
-    """A script can tell a change by somebody else from an outage."""
-    assert exit_of(error) == code
 
 
 async def connect(services: Services) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import signal
 import sys
 from datetime import timedelta
 from typing import Any
@@ -312,6 +313,30 @@ class TestRetry:
         assert b"type their number" in errors
         assert len(await world.take()) == sent
         assert (b"3 dead runs attempted again" in output) == (sent > 0)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminal")
+    async def test_ctrl_c_at_the_question_does_nothing(self, world: World) -> None:
+        """Exit code 130, with one line, at once."""
+        controller, terminal = pty.openpty()
+        try:
+            started = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "datasync", "dead", "retry"),
+                cwd=ROOT,
+                env={**os.environ, **world.environ},
+                stdin=terminal,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            assert started.stderr
+            await started.stderr.readuntil(b"type their number: ")
+            started.send_signal(signal.SIGINT)
+            output, errors = await started.communicate()
+        finally:
+            os.close(controller)
+            os.close(terminal)
+
+        assert (started.returncode, output, errors) == (130, b"", b"Interrupted\n")
+        assert await world.drained()
 
 
 class TestPurge:

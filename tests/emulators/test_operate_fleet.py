@@ -191,6 +191,15 @@ class TestStatus:
         assert "missing" not in await last_tick(late)
         assert "The next ones are missing" in await last_tick(late + timedelta(seconds=1))
 
+    async def test_the_next_command_begins_like_this_one(self, world: World, fleet: Fleet) -> None:
+        """The program of `bin/datasync` says its name to the command line."""
+        await fleet.add("wrong", cron="0 * * * *")
+        await fleet.tick()
+
+        shown = await command(world, "status", DATASYNC_COMMAND="datasync")
+
+        assert shown.stdout.splitlines()[-1] == "problems     1: datasync flows --problems"
+
     async def test_a_fleet_without_a_tick_is_not_well(self, world: World) -> None:
         """The line names the function that should run."""
         shown = await command(world, "status")

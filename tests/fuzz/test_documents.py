@@ -160,7 +160,7 @@ def test_validate_reads_any_file(campaign: Campaign) -> None:
         report = Report(REGISTRY, NOW)
         for line in report.documents("file.json", content):
             yield
-            line.encode()
+            str(line).encode()
         report.summary().encode()
 
     campaign.run(800, bytes_of, check)
