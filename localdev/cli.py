@@ -53,9 +53,10 @@ def demo_command() -> None:
 
 
 @cli.command()
-def start() -> None:
+@click.option("--trace", is_flag=True, help="Turn OpenTelemetry on, and print a line for each span.")
+def start(*, trace: bool) -> None:
     """Run everything on fixed ports until Ctrl-C."""
-    run(until_interrupted(_start()))
+    run(until_interrupted(_start(trace=trace)))
 
 
 @cli.command()
@@ -104,7 +105,7 @@ async def _provision(settings: Settings) -> None:
     )
 
 
-async def _start() -> None:
+async def _start(*, trace: bool) -> None:
     async with stack(PORTS, QUICK_RETRIES) as running:
         await seed(running, datetime.now(UTC))
         click.echo(
@@ -121,7 +122,8 @@ async def _start() -> None:
             "Ctrl-C stops everything."
         )
         # The host does not ask for the key, as with Core Tools.
-        async with host({**running.environ, "DASHBOARD": "key"}, port=HOST_PORT, on_line=click.echo) as app:
+        environ = {**running.environ, "DASHBOARD": "key"}
+        async with host(environ, port=HOST_PORT, trace=trace, on_line=click.echo) as app:
             click.echo(f"Dashboard      {app.url}/api/ops")
             with _announced(running):
                 click.echo("Command line   python -m datasync status --local")

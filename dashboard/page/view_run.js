@@ -43,6 +43,7 @@ function Detail({ detail }) {
         ${attempts.map((each, index) => html`<${Attempt} key=${each.startedUtc} attempt=${each} before=${attempts[index - 1]} />`)}
       </ol>
     </section>
+    <${Log} lines=${detail.log} leftOut=${detail.logLeftOut} />
     <${Cursors} detail=${detail} />
   `;
 }
@@ -91,6 +92,23 @@ function Attempt({ attempt, before }) {
     ${secrets.length > 0 &&
     html`<details><summary>Secrets: ${secrets.length}</summary><ul>${secrets.map(([name, at]) => html`<li key=${name}><code><${Text}>${name}<//></code> read <${Time} at=${at} /></li>`)}</ul></details>`}
   </li>`;
+}
+
+function Log({ lines, leftOut }) {
+  if (!lines.length) return null;
+  return html`<section aria-labelledby="log">
+    <h2 id="log">Log of the last attempt</h2>
+    ${leftOut > 0 && html`<p class="quiet">${grouped(leftOut)} earlier ${leftOut === 1 ? "line is" : "lines are"} not kept.</p>`}
+    <${Table} label="Log of the last attempt" head=${["Seconds", "Level", "Line"]} numbers=${["Seconds"]}>
+      ${lines.map(
+        (each, index) => html`<tr key=${index}>
+          <td class="number">${each.seconds.toFixed(3)}</td>
+          <td><${Text}>${each.level}<//></td>
+          <td><${Text}>${each.text}<//></td>
+        </tr>`,
+      )}
+    <//>
+  </section>`;
 }
 
 function Cursors({ detail }) {

@@ -252,6 +252,17 @@ def run(found: RunDetail) -> Iterator[str]:
         last = each.error
         for name, at in each.secrets.items():
             yield f"  secret {name}, read from the vault at {time(at)}"
+    yield from _log(found)
+
+
+def _log(found: RunDetail) -> Iterator[str]:
+    if not found.log:
+        return
+    left_out = f" ({_count(found.log_left_out, 'earlier line')} left out)" if found.log_left_out else ""
+    yield ""
+    yield f"log of the last attempt{left_out}"
+    for each in found.log:
+        yield f"  {each.seconds:>8.3f} s{_GAP}{each.level:<8}{_GAP}{each.text}"
 
 
 def _facts(found: RunDetail) -> Iterator[tuple[str, str]]:

@@ -80,6 +80,9 @@ class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     """How often the message was sent again from the poison queue."""
     unstarted: Annotated[tuple[_Nonce, ...], Meta(description="a list of nonces")] = ()
     """The nonces of leases of which one may have been taken for the message, and whose attempts did not start."""
+    traceparent: Any = None
+    """The span that has sent the message, if OpenTelemetry is on. Another value than
+    https://www.w3.org/TR/trace-context/#traceparent-header is ignored."""
 
     def encode(self) -> str:
         """Return the message body: JSON, before the queue's base64."""
@@ -126,6 +129,7 @@ class Job(msgspec.Struct, frozen=True):
     spread: int = 0
     rounds: int = 0
     unstarted: tuple[str, ...] = ()
+    traceparent: str | None = None
     unknown: dict[str, Any] = {}
 
     @classmethod
@@ -137,7 +141,8 @@ class Job(msgspec.Struct, frozen=True):
 
         """
         fields = msgspec.structs.asdict(message)
-        if missing := [name for name, value in fields.items() if value is None and name != "rev"]:
+        optional = ("rev", "traceparent")
+        if missing := [name for name, value in fields.items() if value is None and name not in optional]:
             raise ValueError(f"the message lacks {', '.join(missing)}")
         return cls(**fields, delivery=delivery, is_copy=is_copy)
 

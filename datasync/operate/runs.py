@@ -9,7 +9,7 @@ import msgspec
 from datasync.errors import RunUnknown
 from datasync.flow.registry import FlowRegistry
 from datasync.model.failure import Failure
-from datasync.model.run import Attempt, Outcome, RunRecord, RunWindow
+from datasync.model.run import Attempt, LogLine, Outcome, RunRecord, RunWindow
 from datasync.operate.flows import UnusualLine, names_of
 from datasync.services import Services
 from datasync.stores.overview import RunFilter
@@ -121,6 +121,22 @@ class AttemptLine(msgspec.Struct, frozen=True, rename="camel"):
         )
 
 
+class LoggedLine(msgspec.Struct, frozen=True, rename="camel"):
+    """A line that a flow has logged, without secrets."""
+
+    level: str
+    """`info`, `warning`, …"""
+    seconds: float
+    """Since the start of the attempt."""
+    text: str
+    """Up to 200 characters."""
+
+    @classmethod
+    def of(cls, line: LogLine) -> Self:
+        """Return the line of a record."""
+        return cls(level=line.level, seconds=line.seconds, text=line.text)
+
+
 class RunDetail(msgspec.Struct, frozen=True, rename="camel"):
     """A run with its attempts."""
 
@@ -137,6 +153,10 @@ class RunDetail(msgspec.Struct, frozen=True, rename="camel"):
     window: RunWindow | None
     cursor_before: Any
     cursor_after: Any
+    log: tuple[LoggedLine, ...]
+    """The last lines that the flow has logged in the last attempt, up to 20, oldest first."""
+    log_left_out: int
+    """The lines before them, which are not kept."""
 
 
 async def runs(
@@ -260,4 +280,6 @@ async def run(services: Services, run_id: str, tenant_id: str | None) -> RunDeta
         window=found.window,
         cursor_before=found.cursor_before,
         cursor_after=found.cursor_after,
+        log=tuple(map(LoggedLine.of, found.log)),
+        log_left_out=found.log_left_out,
     )

@@ -61,7 +61,8 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
     try:
         job = receive(message)
         await wait_until_scheduled(services, job)
-        return await _attempt(services, registry, job)
+        with services.spans.process(services.settings.queue_name, job, message.id):
+            return await _attempt(services, registry, job)
     except JobInvalid as error:
         emit(JobRefused(error=error, attempt=message.dequeue_count))
         await keep_letter(services, message, str(error))
@@ -135,6 +136,7 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
             return None
         case RunRecord():
             emit(RunEnded(record=stop))
+            services.spans.ended(stop)
             return stop
         case Ending():
             return await _end(services, delivery, stop)
@@ -160,6 +162,7 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
         return None
     _keep_until_over(delivery, ending)
     emit(RunEnded(record=record, stale_utc=_stale_utc(delivery), traceback=ending.traceback))
+    services.spans.ended(record)
     for each in record.unusual:
         emit(RunUnusual(record=record, unusual=each))
     await services.jobs.send_all(record.next)

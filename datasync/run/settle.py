@@ -228,6 +228,8 @@ def _after(
         counts=ending.counts,
         unusual=_new(state, after),
         http=ending.http,
+        log=ending.log,
+        log_left_out=ending.log_left_out,
         window=ending.window,
         cursor_before=_short(ending.cursor_before),
         cursor_after=_short(after.cursor) if after else None,

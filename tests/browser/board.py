@@ -12,7 +12,7 @@ from datasync.operate.flows import FlowLine, Health
 from datasync.operate.incidents import Incident, Incidents
 from datasync.operate.load import MINUTES, Load, ProviderLoad
 from datasync.operate.queue import QueueLook
-from datasync.operate.runs import AttemptLine, ErrorLine, RunDetail, RunLine, Runs
+from datasync.operate.runs import AttemptLine, ErrorLine, LoggedLine, RunDetail, RunLine, Runs
 from datasync.operate.status import FlowCounts, Status
 from datasync.operate.tenant import EntryTimes, Occurrence, TenantDetail
 from datasync.operate.ticks import TickStatus
@@ -185,6 +185,11 @@ def run_detail(line: RunLine) -> RunDetail:
         cursor_before={"page": 3},
         cursor_after={"page": 3},
         purged_utc=None,
+        log=(
+            LoggedLine(level="info", seconds=0.412, text="page 3: 100 orders"),
+            LoggedLine(level="warning", seconds=3.9, text="order 8123 has no address"),
+        ),
+        log_left_out=4,
     )
 
 

@@ -9,7 +9,7 @@ from playwright.async_api import Browser, Page, expect
 
 from datasync.operate.files import BrokenFile, FlowFiles
 from datasync.operate.flows import Health
-from datasync.operate.runs import ErrorLine
+from datasync.operate.runs import ErrorLine, LoggedLine
 from tests.browser.board import FEED, NOW, audit, fill, fleet_of, incident, line, run, run_detail, tenant_detail, why
 from tests.browser.conftest import watched
 from tests.browser.site import Site
@@ -120,7 +120,8 @@ def make_hostile(site: Site) -> None:
     own = incident(error, 1, flows=(HOSTILE,), example_tenant_id=HOSTILE, example_run_id=HOSTILE)
     site.data["incidents"] = {"incidents": [own], "hasMore": True, "unreadable": [HOSTILE]}
     site.data["runs"] = {"runs": [dead], "hasMore": False, "unreadable": [HOSTILE]}
-    site.data["run"] = run_detail(dead)
+    logged = (LoggedLine(level=HOSTILE, seconds=0.1, text=HOSTILE),)
+    site.data["run"] = msgspec.structs.replace(run_detail(dead), log=logged)
     site.data["why"] = why(HOSTILE, HOSTILE)
     site.data["tenant"] = _hostile(tenant_detail(HOSTILE), FEED, "Acme Decks")
     site.data["load"] = {

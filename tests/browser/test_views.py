@@ -1,6 +1,7 @@
 """Each view shows what the app knows."""
 
 import msgspec
+from msgspec.structs import replace
 from playwright.async_api import Page, expect
 
 from datasync.operate.flows import Health
@@ -121,6 +122,24 @@ async def test_a_run_shows_its_attempts_its_error_and_the_answer_of_the_server(p
     await expect(attempts).to_have_count(5)
     await expect(attempts.last).to_contain_text("The same error.")
     await expect(page.locator(".facts")).to_contain_text("requests 3, retries 2, waited 7.5")
+
+
+async def test_a_run_shows_the_last_lines_that_its_flow_has_logged(page: Page, site: Site) -> None:
+    """With their times since the start, and the number of lines before them. A run without lines has no such table."""
+    await page.goto(f"{site.url}#/run/acme-decks/e27a90d4")
+
+    rows = page.get_by_role("region", name="Log of the last attempt").get_by_role("row")
+    await expect(rows).to_have_text(
+        ["SecondsLevelLine", "0.412infopage 3: 100 orders", "3.900warningorder 8123 has no address"]
+    )
+    await expect(page.get_by_text("4 earlier lines are not kept.")).to_be_visible()
+
+    site.data["run"] = replace(run_detail(run("r-1")), log=(), log_left_out=0)
+    await page.goto(f"{site.url}#/run/acme-decks/r-1")
+
+    await expect(page.get_by_role("heading", name="Run r-1")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Attempts")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Log of the last attempt")).to_have_count(0)
 
 
 async def test_a_run_is_compared_with_the_usual_numbers(page: Page, site: Site) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -11,16 +13,23 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from azure.keyvault.secrets.aio import SecretClient
 
-from datasync.errors import GiveUp
+from datasync import FlowRun
+from datasync.cli.common import exit_of
+from datasync.errors import FlowFailed, GiveUp, RunUnknown, ServiceUnavailable, TenantUnknown
 from datasync.model.job import JobMessage
 from datasync.model.run import Outcome
 from datasync.operate.action import Ask
 from datasync.operate.dead import DeadFilter, purge
 from datasync.operate.runs import FAILED, RunLine, follow_runs
+from datasync.services import Services
 from localdev.hosting import ROOT
-from tests.deliveries import NOW
+from localdev.keyvault import KeyVault
+from tests.deliveries import NOW, message, registered
+from tests.documents import document, entry
 from tests.operating import HOUR, Fleet, command
+from tests.stages import deliver
 from tests.world import World
 
 ASK = Ask(action_id="a-1", who="Ada", at=NOW)
@@ -28,6 +37,9 @@ COMMANDS = (
     ("status",), ("flows",), ("incidents",), ("runs",), ("show", "r-1"), ("why", "t", "weather"), ("queue",),
     ("check",),
 )  # fmt: skip
+
+
+SECRET = "tenants--t--crm--key"
 
 
 @pytest_asyncio.fixture
@@ -93,6 +105,50 @@ class TestRuns:
 
         assert "r-1" in shown.stdout
         assert "run record id='run-r-2' of tenant 't'" in shown.stderr
+
+
+async def logs(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+    """Log 21 lines and fail, and log one line in the next attempt."""
+    if run.attempt > 1:
+        run.log.warning("the key is %s", (await kv.get_secret(SECRET)).value)
+        return
+    for number in range(1, 22):
+        run.log.info("page %d", number)
+    raise FlowFailed("page 22 is missing")
+
+
+class TestLog:
+    async def test_a_run_shows_what_its_flow_has_logged_in_the_last_attempt(
+        self, world: World, services: Services, vault: KeyVault, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The last lines of it, without secrets, with the seconds since its start."""
+        caplog.set_level(logging.INFO, "datasync")
+        vault.set_secret(SECRET, "s3cret-key")
+        await world.put(document("t", entry("flow")))
+        with pytest.raises(FlowFailed):
+            await deliver(services, registered(logs), message(1), NOW)
+        failed = (await command(world, "show", "r-1")).stdout.splitlines()
+        await deliver(services, registered(logs), message(2), NOW + HOUR)
+        shown = await command(world, "show", "r-1")
+        as_json = json.loads((await command(world, "show", "r-1", "--json")).stdout)
+
+        at = failed.index("log of the last attempt (1 earlier line left out)")
+        kept = [line.split("info")[1].strip() for line in failed[at + 1 :]]
+        assert kept == [f"page {number}" for number in range(2, 22)]
+        title, line = shown.stdout.splitlines()[-2:]
+        assert title == "log of the last attempt"
+        assert re.fullmatch(r"  +[0-9]+\.[0-9]{3} s   warning    the key is <crm--key>", line)
+        assert [(each["level"], each["text"]) for each in as_json["log"]] == [("warning", "the key is <crm--key>")]
+        assert as_json["logLeftOut"] == 0
+
+    async def test_a_run_without_lines_has_no_log(self, fleet: Fleet, world: World) -> None:
+        """As the records of earlier versions."""
+        await fleet.add("t")
+        await fleet.run("t", "r-1")
+
+        (record,) = await world.records()
+        assert "log" not in record
+        assert "log of" not in (await command(world, "show", "r-1")).stdout
 
 
 @pytest.mark.usefixtures("lived")

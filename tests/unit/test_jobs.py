@@ -14,6 +14,7 @@ from datasync.model.job import Job, JobMessage, Trigger
 from tests.runs import NOON, job
 
 LATER = NOON + timedelta(minutes=5)
+SPAN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 COUNTS = ("redrive", "deferral", "outages", "spread", "rounds")
 
 counts = st.integers(0, 1_000_000)
@@ -36,6 +37,7 @@ def jobs(draw: st.DrawFn) -> Job:
         message_id=draw(names),
         delivery=draw(st.integers(1, 9)),
         rev=draw(st.none() | names),
+        traceparent=draw(st.none() | st.just(SPAN)),
         part=draw(st.integers(1, 999_999)),
         unstarted=draw(st.lists(st.just("0123456789abcdef" * 2), max_size=10).map(tuple)),
         **{name: draw(counts) for name in COUNTS},
