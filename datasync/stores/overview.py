@@ -22,7 +22,7 @@ _STATES = (
     "c.consecutiveFailures, c.staleUtc, c.outcomes, c.usual, c.unusual FROM c WHERE c.type = 'FlowState'"
 )
 _CHANGED = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'FlowState' AND c._ts >= @since"
-_CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type = 'Problem' AND c._ts >= @since"
+_CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type IN ('Problem', 'Corrected') AND c._ts >= @since"
 _STALE = "SELECT TOP 1 VALUE c.id FROM c WHERE c.type = 'FlowState' AND c.staleUtc < @now"
 _NEWEST = "SELECT TOP 1 VALUE c._ts FROM c ORDER BY c._ts DESC"
 _RECORD = (
@@ -76,7 +76,10 @@ class Overview:
             yield _state(document)
 
     async def changed(self, since: int) -> set[str]:
-        """Return the tenants with states or problems that have changed since a time, by the clock of Cosmos DB."""
+        """Return the tenants with states or problems that have changed since a time, by the clock of Cosmos DB.
+
+        A problem that was corrected is a change too.
+        """
         of_states = {str(tenant) async for tenant in self._found(_CHANGED, since=since)}
         return of_states | {str(each) async for each in self._found(_CHANGED_PROBLEMS, partition=FLEET, since=since)}
 

@@ -22,7 +22,7 @@ from datasync.settings import Settings
 from datasync.tick.plan import Advance, plan
 from tests.deliveries import NOW
 from tests.documents import document, entry
-from tests.operating import FEED, Fleet
+from tests.operating import FEED, NEXT, Fleet
 from tests.waiting import wait_until
 from tests.world import World
 
@@ -85,6 +85,39 @@ async def test_only_changed_tenants_come_again(
     assert sorted(await changed(before_tick)) == sorted([*broken, *edited])
     assert sorted(await changed(before_edit)) == sorted(edited)
     assert await changed(after) == []
+
+
+async def test_a_corrected_problem_is_a_change(
+    fleet: Fleet, services: Services, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the tick that finds it corrected writes neither a document nor a state."""
+    monkeypatch.setattr(fleet_module, "OVERLAP", 0)
+    await world.put(document("acme", entry(nextRunUtc=NEXT), {"name": 7}))
+    await fleet.tick()
+    await world.put({**await world.document("acme"), "flows": [entry(nextRunUtc=NEXT)]})
+    before = await next_second(world)
+
+    await fleet.tick(timedelta(minutes=1))
+
+    found = await fleet_since(services, fleet.registry, NOW, before)
+    assert [(line.flow_name, line.problem) for line in found.lines] == [("weather", None)]
+    assert await services.fleet.problems() == []
+
+
+async def test_a_line_says_when_it_becomes_late_and_where_its_tenant_is(
+    fleet: Fleet, services: Services, world: World
+) -> None:
+    """A page that holds the lines needs no change of a document to see that time has passed."""
+    await world.put(document("acme", entry(nextRunUtc=NEXT), entry(FEED, enabled=False), timezone="Europe/Berlin"))
+
+    on, off = sorted((await find_fleet(services, fleet.registry, NOW)).lines, key=lambda line: not line.enabled)
+
+    assert (on.overdue_utc, off.overdue_utc) == (NOW + timedelta(hours=3, minutes=5), None)
+    assert on.overdue_utc
+    for after, late in ((timedelta(), None), (timedelta(seconds=1), NOW + HOUR)):
+        later = (await find_fleet(services, fleet.registry, on.overdue_utc + after)).lines
+        assert [line.late_since_utc for line in later if line.enabled] == [late]
+    assert (on.timezone, off.timezone) == ("Europe/Berlin", "Europe/Berlin")
 
 
 async def test_many_changes_bring_the_whole_fleet(
