@@ -106,7 +106,7 @@ async def test_what_a_flow_keeps_is_shown_set_and_reset(page: Page, site: Site) 
     await expect(entry.get_by_role("region", name="Cursor")).to_have_text(str(MEMORY["cursorJson"]))
 
     for case in KEPT:
-        await entry.get_by_role("button", name=case.button).click()
+        await entry.get_by_role("button", name=case.button, exact=True).click()
         for label, value in case.fields.items():
             await page.get_by_label(label).fill(value)
         await page.get_by_label("Your name").fill("Ada")

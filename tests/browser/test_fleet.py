@@ -193,7 +193,7 @@ async def test_the_numbers_of_the_states_are_those_of_their_filters(page: Page, 
     lines.append(line("echo", health=Health.RUNNING, enabled=False))
     await open_fleet(page, site, lines)
 
-    said = await page.locator(".healths button").all_inner_texts()
+    said = [" ".join(each.split()) for each in await page.locator(".healths button").all_inner_texts()]
     assert said == ["problem 2", "failing 2", "late 2", "running 1", "disabled 2", "well 1"]
     for text in said:
         state, number = text.split()

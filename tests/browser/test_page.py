@@ -59,7 +59,7 @@ async def test_the_page_asks_for_the_function_key(page: Page, site: Site) -> Non
 
 @pytest.mark.parametrize("status", [HTTPStatus.FOUND, HTTPStatus.UNAUTHORIZED])
 async def test_a_sign_in_that_is_over_is_told(page: Page, site: Site, status: HTTPStatus) -> None:
-    """The page does not ask for a key. A link leads to the sign-in, and back to the view. Nothing on the page is lost."""
+    """The page does not ask for a key. A link leads to the sign-in, and back to the view. The data stay."""
     site.mode, site.data["me"] = "entra", Visitor(mode="entra", name="ada@acme.example", can_operate=True)
     await page.goto(f"{site.url}#/tenant/acme-decks")
     await settled(page)
