@@ -42,7 +42,7 @@ _THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re
 
 @web.middleware
 async def for_this_machine(
-    request: web.Request, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Answer requests for a name of this machine. Others are answered with 421."""
     name = request.headers.get("Host", "")
@@ -52,7 +52,7 @@ async def for_this_machine(
             "http://localhost or http://127.0.0.1, with the port. If a tool forwards requests to this port, let it set "
             "the header Host to localhost"
         )
-    return await answer(request)
+    return await handler(request)
 
 
 class HttpListener:

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from playwright.async_api import Page, expect
@@ -188,7 +189,7 @@ async def test_the_states_are_filters(page: Page, site: Site) -> None:
 
 async def test_the_numbers_of_the_states_are_those_of_their_filters(page: Page, site: Site) -> None:
     """A flow to which several apply counts in each: it is failing, and late too."""
-    both = {"late_since_utc": NOW, "consecutive_failures": 3}
+    both: dict[str, Any] = {"late_since_utc": NOW, "consecutive_failures": 3}
     lines = [*SMALL, line("charlie", health=Health.FAILING, **both), line("delta", health=Health.PROBLEM, problem="x")]
     lines.append(line("echo", health=Health.RUNNING, enabled=False))
     await open_fleet(page, site, lines)
@@ -204,7 +205,7 @@ async def test_the_numbers_of_the_states_are_those_of_their_filters(page: Page, 
 async def test_a_flow_becomes_late_when_time_passes(page: Page, site: Site) -> None:
     """No document changes for that. A flow with a problem stays one, and one that is failing stays failing too."""
     await page.clock.install()
-    soon = {"stale_utc": NOW + MINUTE}
+    soon: dict[str, Any] = {"stale_utc": NOW + MINUTE}
     lines = [
         line("acme", overdue_utc=NOW + MINUTE, next_run_utc=NOW - MINUTE),
         line("bravo", **soon),

@@ -70,7 +70,7 @@ async def test_a_cursor_is_text_that_a_browser_does_not_change(fleet: Fleet, wor
     """What the operator has seen is compared as JSON. A run, or another operator, may have changed it meanwhile."""
     await fleet.add("acme")
     await fleet.run("acme", "r-1")
-    entry = {"tenant": "acme", "flow": "weather"}
+    entry: dict[str, Any] = {"tenant": "acme", "flow": "weather"}
     state = await world.runs.read_item("state-weather", partition_key="acme")
     await world.runs.upsert_item({**state, "cursor": {"page": 2.0, "at": 9007199254740991}})
 
