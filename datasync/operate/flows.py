@@ -72,6 +72,8 @@ class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
     health: Health
     enabled: bool = False
     cron: str | None = None
+    timezone: str | None = None
+    """That of the tenant; None where the document cannot be read. The entry may have another one."""
     next_run_utc: datetime | None = None
     last_run_utc: datetime | None = None
     last_outcome: str | None = None
@@ -79,6 +81,8 @@ class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
     consecutive_failures: int = 0
     late_since_utc: datetime | None = None
     """The occurrence that was not enqueued, or the time by which it should have succeeded; None if it is not late."""
+    overdue_utc: datetime | None = None
+    """The time from which it is late, unless it is enqueued before. None if no time is set, or it is disabled."""
     stale_utc: datetime | None = None
     """The time from which it is late, unless it succeeds before."""
     outcomes: tuple[str, ...] = ()
@@ -197,6 +201,7 @@ class _Fleet:
                     tenant_id=tenant.id,
                     flow_name=each.flow,
                     health=Health.PROBLEM,
+                    timezone=tenant.timezone,
                     problem=f"{each.path}: {each.why}",
                     problem_since_utc=each.since_utc,
                 )
@@ -213,19 +218,22 @@ class _Fleet:
         why = f"{problem.path}: {problem.why}" if problem and entry.enabled else None
         if isinstance(stored, UnreadableState):
             why = why or stored.why
-        late = late_since(self.schedule, entry, state, self.now) if entry.enabled and not why else None
+        overdue = _overdue(self.schedule, entry) if entry.enabled else None
+        late = _late_since(entry, state, overdue, self.now) if entry.enabled and not why else None
         return FlowLine(
             tenant_id=tenant.id,
             flow_name=entry.name,
             health=_health(entry, state, self.now, why, late, is_running=is_running),
             enabled=entry.enabled,
             cron=entry.cron,
+            timezone=tenant.timezone,
             next_run_utc=entry.next_run,
             last_run_utc=state.last_run_utc,
             last_outcome=state.last_outcome,
             last_success_utc=state.last_success_utc,
             consecutive_failures=state.consecutive_failures,
             late_since_utc=late,
+            overdue_utc=overdue,
             stale_utc=state.stale_utc,
             outcomes=state.last_outcomes,
             unusual=UnusualLine.all(state.unusual),
@@ -259,6 +267,14 @@ def late_since(schedule: str, entry: FlowEntry, state: FlowState, now: datetime)
     An entry is late in two cases. Two ticks have passed, and it is still due. Or it has not succeeded by the time that
     its state names (`stale_utc`).
     """
-    if entry.next_run and now > second_tick_after(schedule, entry.next_run):
+    return _late_since(entry, state, _overdue(schedule, entry), now)
+
+
+def _overdue(schedule: str, entry: FlowEntry) -> datetime | None:
+    return second_tick_after(schedule, entry.next_run) if entry.next_run else None
+
+
+def _late_since(entry: FlowEntry, state: FlowState, overdue: datetime | None, now: datetime) -> datetime | None:
+    if overdue and now > overdue:
         return entry.next_run
     return state.stale_utc if state.stale_utc and now > state.stale_utc else None

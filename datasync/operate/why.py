@@ -14,9 +14,10 @@ from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.display import shown
 from datasync.model.run import Outcome
 from datasync.model.state import FlowState
-from datasync.model.tenant import FlowEntry, Tenant
+from datasync.model.tenant import FLEET, FlowEntry, Tenant
 from datasync.model.times import utc_text
 from datasync.operate.flows import late_since, names_of
+from datasync.operate.gates import Gate
 from datasync.operate.queue import Queues, queues
 from datasync.operate.runs import FAILED, RunLine
 from datasync.operate.ticks import TickStatus, tick_status
@@ -79,6 +80,10 @@ class Finding(msgspec.Struct, frozen=True, rename="camel"):
     """A sentence: what was found, or what rules the cause out."""
     next: str | None = None
     """The command to run next, or the edit to make."""
+    run_id: str | None = None
+    """The run that it is about."""
+    gate: Gate | None = None
+    """The provider that is closed."""
 
 
 class Why(msgspec.Struct, frozen=True, rename="camel"):
@@ -264,7 +269,8 @@ class _Question:
         run = holder.run_id if holder else "?"
         since = utc_text(lease.started_utc) if lease.started_utc else "?"
         if lease.is_live(self._now):
-            return found(Cause.RUNNING, f"run {run} is going on since {since}", command("queue"))
+            why = f"run {run} is going on since {since}"
+            return found(Cause.RUNNING, why, command("queue"), holder.run_id if holder else None)
         return ruled_out(
             Cause.RUNNING,
             f"the process of run {run} died, or stood still, in an attempt of {since}: "
@@ -272,10 +278,11 @@ class _Question:
         )
 
     def _closed_finding(self, facts: _Facts) -> Finding:
-        if facts.closed_until:
-            provider = self._flow.provider if self._flow else ""
-            until = utc_text(facts.closed_until)
-            return found(Cause.CLOSED, f"{provider} has asked not to be called until {until}", command("queue"))
+        if facts.closed_until and self._flow and self._flow.provider:
+            provider, partition = self._flow.provider, self._flow.cooldown_partition(self._tenant_id)
+            gate = Gate(provider, None if partition == FLEET else partition, facts.closed_until, None)
+            why = f"{provider} has asked not to be called until {utc_text(facts.closed_until)}"
+            return msgspec.structs.replace(found(Cause.CLOSED, why, command("queue")), gate=gate)
         if self._flow is None:
             return ruled_out(Cause.CLOSED, "the flow is unknown here, and so is its provider: cool-downs not read")
         if self._flow.provider is None:
@@ -289,7 +296,7 @@ class _Question:
         error = facts.last.error if facts.last and facts.last.run_id == deferral.run_id else None
         reason = f": {error.message}" if error else ""
         until = utc_text(deferral.until_utc)
-        return found(Cause.DEFERRED, f"run {deferral.run_id} waits until {until}{reason}", self._show(deferral.run_id))
+        return self._of_run(Cause.DEFERRED, deferral.run_id, f"run {deferral.run_id} waits until {until}{reason}")
 
     def _waiting(self, cause: Cause, name: str, facts: _Facts) -> Finding:
         queue = facts.queues.poison if cause is Cause.POISONED else facts.queues.jobs
@@ -335,14 +342,14 @@ class _Question:
             return found(Cause.FAILING, times, command("runs", self._tenant_id, entry.name))
         again = ". It will be attempted again" if run.outcome == Outcome.FAILED else ""
         text = f"{times}; run {run.run_id} is {run.outcome}: {run.error.message}{again}"
-        return found(Cause.FAILING, text, self._show(run.run_id))
+        return self._of_run(Cause.FAILING, run.run_id, text)
 
     def _skipped(self, facts: _Facts) -> Finding:
         last = facts.last
         if last is None or last.outcome is None or not last.outcome.startswith("skipped"):
             return ruled_out(Cause.SKIPPED, "its last run was not skipped" if last else "it has no record of a run")
         reason = f": {last.error.message}" if last.error else ""
-        return found(Cause.SKIPPED, f"run {last.run_id} was {last.outcome}{reason}", self._show(last.run_id))
+        return self._of_run(Cause.SKIPPED, last.run_id, f"run {last.run_id} was {last.outcome}{reason}")
 
     def _late(self, entry: FlowEntry, state: FlowState) -> Finding:
         late = late_since(self._services.settings.schedule, entry, state, self._now) if entry.enabled else None
@@ -382,8 +389,8 @@ class _Question:
             f"correct the document of tenant {shown(self._tenant_id)}; {command('flows', '--tenant', self._tenant_id)}"
         )
 
-    def _show(self, run_id: str) -> str:
-        return command("show", run_id, "--tenant", self._tenant_id)
+    def _of_run(self, cause: Cause, run_id: str, why: str) -> Finding:
+        return found(cause, why, command("show", run_id, "--tenant", self._tenant_id), run_id)
 
 
 def _resolved(registry: FlowRegistry, name: str) -> Flow | None:
@@ -408,9 +415,9 @@ def _said(problem: StandingProblem) -> str:
     return f"{problem.path}: {problem.why} (found at the tick of {problem.since_utc})"
 
 
-def found(cause: Cause, why: str, following: str | None = None) -> Finding:
+def found(cause: Cause, why: str, following: str | None = None, run_id: str | None = None) -> Finding:
     """Return a cause that applies."""
-    return Finding(cause=cause, applies=True, why=why, next=following)
+    return Finding(cause=cause, applies=True, why=why, next=following, run_id=run_id)
 
 
 def ruled_out(cause: Cause, because: str) -> Finding:

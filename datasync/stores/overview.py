@@ -26,7 +26,7 @@ _STATES = (
 )
 _CHANGED = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'FlowState' AND c._ts >= @since"
 _CHANGED_RUNS = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'Run' AND c.lease.until >= @live AND c._ts >= @since"
-_CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type = 'Problem' AND c._ts >= @since"
+_CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type IN ('Problem', 'Corrected') AND c._ts >= @since"
 _RUNNING = "SELECT c.tenantId, c.flowName, c.runId, c.lease FROM c WHERE c.type = 'Run' AND c.lease.until >= @live"
 _STALE = "SELECT TOP 1 VALUE c.id FROM c WHERE c.type = 'FlowState' AND c.staleUtc < @now"
 _NEWEST = "SELECT TOP 1 VALUE c._ts FROM c ORDER BY c._ts DESC"
@@ -104,6 +104,8 @@ class Overview:
 
     async def changed(self, since: int, now: datetime) -> set[str]:
         """Return the tenants with states, problems or live leases of runs that have changed since a time.
+
+        A problem that was corrected is a change too.
 
         Args:
             since: The time, in seconds since 1970 by the clock of Cosmos DB.

@@ -1,12 +1,17 @@
 """Each view shows what the app knows."""
 
+from typing import Any
+
 import msgspec
 from msgspec.structs import replace
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
+from dashboard.access import Visitor
 from datasync.operate.flows import Health
-from tests.browser.board import AWAY, FEED, WRONG_CRON, fill, line, run, run_detail, status_of
-from tests.browser.site import Site
+from datasync.operate.gates import Gate
+from datasync.operate.why import Cause, Finding
+from tests.browser.board import AWAY, FEED, HOUR, WRONG_CRON, fill, line, run, run_detail, status_of, why
+from tests.browser.site import NOW, Site
 
 
 async def test_now_shows_the_numbers_and_the_incidents(page: Page, site: Site) -> None:
@@ -26,6 +31,7 @@ async def test_now_says_that_nothing_is_wrong(page: Page, site: Site) -> None:
     """Where no flow fails, the page says so, and shows no empty tables."""
     fill(site, [line("acme")])
     site.data["incidents"] = {"incidents": [], "hasMore": False, "unreadable": []}
+    site.data["gates"] = []
 
     await page.goto(site.url)
 
@@ -89,7 +95,7 @@ async def test_a_tenant_shows_its_flows_their_next_times_and_what_happened(page:
 
 
 async def test_a_tenant_answers_why_a_flow_does_not_run(page: Page, site: Site) -> None:
-    """The answer, other causes, what was ruled out, and the next command."""
+    """The answer, other causes, and what was ruled out. A screen reader says the cause alone."""
     await page.goto(f"{site.url}#/tenant/acme-decks")
 
     await page.get_by_role("article", name=FEED).get_by_role("button", name="Why?").click()
@@ -97,9 +103,42 @@ async def test_a_tenant_answers_why_a_flow_does_not_run(page: Page, site: Site) 
     answer = page.locator(".why")
     await expect(answer.locator(".answer")).to_contain_text("failing: 5 failed attempts in a row")
     await expect(answer).to_contain_text("Also: not due: the next run is at 2025-08-23T13:00:00Z")
-    await expect(answer).to_contain_text("python -m datasync show e27a90d4 --tenant acme-decks")
+    await expect(answer.get_by_role("status")).to_have_text("Why: failing")
     await answer.get_by_text("Ruled out: 1").click()
     await expect(answer).to_contain_text("no attempt holds its lease")
+
+
+STEPS: dict[Cause, list[str]] = {
+    Cause.FAILING: ["Run e27a90d4", "Run it now…", "Run 3 dead runs again…", "Purge…"],
+    Cause.SKIPPED: ["Run e27a90d4"],
+    Cause.LATE: ["Run it now…"],
+    Cause.DISABLED: ["Resume it…"],
+    Cause.CLOSED: ["Open homedepot…"],
+    Cause.PROBLEM: ["Edit the document…"],
+    Cause.NO_TICK: ["The last tick"],
+}
+
+
+async def test_the_next_step_is_a_button_or_a_link(page: Page, site: Site) -> None:
+    """Where the page has none, and for somebody who may only read, it is the command."""
+    gate = Gate("homedepot", None, NOW + HOUR, None)
+
+    async def next_step(cause: Cause, answer: Any) -> Locator:
+        run_id = "e27a90d4" if cause in (Cause.FAILING, Cause.SKIPPED) else None
+        finding = Finding(cause, applies=True, why="so", next="datasync queue", run_id=run_id, gate=gate)
+        site.data["why"] = msgspec.structs.replace(answer, answer=finding)
+        await page.goto(f"{site.url}#/tenant/acme-decks")
+        await page.reload()
+        await page.get_by_role("article", name=FEED).get_by_role("button", name="Why?").click()
+        await expect(page.locator(".answer")).to_contain_text("so")
+        return page.locator(".why")
+
+    for cause, steps in STEPS.items():
+        shown = await next_step(cause, why("acme-decks", FEED))
+        await expect(shown.locator(".next a, .next button"), cause).to_have_text(steps)
+    await expect(await next_step(Cause.QUEUED, why("acme-decks", FEED))).to_contain_text("Next: datasync queue")
+    site.data["me"] = Visitor(mode="entra", name="ada@acme.example", can_operate=False)
+    await expect(await next_step(Cause.DISABLED, why("acme-decks", FEED))).to_contain_text("Next: datasync queue")
 
 
 async def test_an_unknown_tenant_is_named(page: Page, site: Site) -> None:

@@ -122,6 +122,39 @@ async def test_the_standing_problems_are_read_once_for_all_changed_tenants(
     assert len([body for _, _, body in wire.requests if "SELECT * FROM c WHERE c.type = 'Problem'" in body]) == 1
 
 
+async def test_a_corrected_problem_is_a_change(
+    fleet: Fleet, services: Services, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the tick that finds it corrected writes neither a document nor a state."""
+    monkeypatch.setattr(fleet_module, "OVERLAP", 0)
+    await world.put(document("acme", entry(nextRunUtc=NEXT), {"name": 7}))
+    await fleet.tick()
+    await world.put({**await world.document("acme"), "flows": [entry(nextRunUtc=NEXT)]})
+    before = await next_second(world)
+
+    await fleet.tick(timedelta(minutes=1))
+
+    found = await fleet_since(services, fleet.registry, NOW, before)
+    assert [(line.flow_name, line.problem) for line in found.lines] == [("weather", None)]
+    assert await services.fleet.problems() == []
+
+
+async def test_a_line_says_when_it_becomes_late_and_where_its_tenant_is(
+    fleet: Fleet, services: Services, world: World
+) -> None:
+    """A page that holds the lines needs no change of a document to see that time has passed."""
+    await world.put(document("acme", entry(nextRunUtc=NEXT), entry(FEED, enabled=False), timezone="Europe/Berlin"))
+
+    on, off = sorted((await find_fleet(services, fleet.registry, NOW)).lines, key=lambda line: not line.enabled)
+
+    assert (on.overdue_utc, off.overdue_utc) == (NOW + timedelta(hours=3, minutes=5), None)
+    assert on.overdue_utc
+    for after, late in ((timedelta(), None), (timedelta(seconds=1), NOW + HOUR)):
+        later = (await find_fleet(services, fleet.registry, on.overdue_utc + after)).lines
+        assert [line.late_since_utc for line in later if line.enabled] == [late]
+    assert (on.timezone, off.timezone) == ("Europe/Berlin", "Europe/Berlin")
+
+
 async def test_many_changes_bring_the_whole_fleet(
     fleet: Fleet, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,7 @@ import pytest_asyncio
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRun
-from datasync.cli.common import exit_of
-from datasync.errors import FlowFailed, GiveUp, RunUnknown, ServiceUnavailable, TenantUnknown
+from datasync.errors import FlowFailed, GiveUp
 from datasync.model.job import JobMessage
 from datasync.model.run import Outcome
 from datasync.operate.action import Ask
