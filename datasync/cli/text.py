@@ -104,8 +104,10 @@ _MISSING = (
     "check, in this order:",
     "* On your machine: does `make start` run?",
     "* On Azure: does the app run? az functionapp show --name <app> --resource-group <group> --query state -o tsv",
-    "* Does it have the function orchestrator? az functionapp function list --name <app> --resource-group <group> "
-    '--query "[].name" -o tsv',
+    (
+        "* Does it have the function orchestrator? az functionapp function list --name <app> --resource-group <group> "
+        '--query "[].name" -o tsv'
+    ),
     "* A restart starts the timer again: az functionapp restart --name <app> --resource-group <group>",
 )
 

@@ -30,7 +30,8 @@ _LONGEST_REASON = 500  # characters
 _ENDING = timedelta(minutes=1)  # for a flow that is cancelled, and for clocks that differ
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _RESTART = (
-    "end its process, and its message is delivered again: az functionapp restart --name <app> --resource-group <group>; "
+    "restart the app, and the message is delivered again: "
+    "az functionapp restart --name <app> --resource-group <group>; "
     "on your machine, end `make start`, and start it again"
 )
 
@@ -371,8 +372,8 @@ class _Question:
             return ruled_out(Cause.UNUSUAL, why)
         numbers = ", ".join(map(str, state.unusual))
         since = utc_text(min(each.since_utc for each in state.unusual))
-        is_last = facts.last is not None and facts.last.outcome == Outcome.SUCCEEDED
-        following = self._show(facts.last.run_id) if facts.last and is_last else self._runs(entry)
+        is_first = facts.last is not None and bool(facts.last.unusual)
+        following = self._show(facts.last.run_id) if facts.last and is_first else self._runs(entry)
         return found(
             Cause.UNUSUAL, f"its last successful run differs from those before: {numbers} (since {since})", following
         )

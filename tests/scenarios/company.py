@@ -1,7 +1,7 @@
-"""A company that runs DataSync: its flow files, its tenants, and the shop whose orders they copy. Its clock is the test's.
+"""A company that runs DataSync: its flow files, its tenants, and the shop whose orders they copy.
 
 The app is the real one over real services: ticks, runs and the dead letters go through its own code. The test takes the
-part of the host, which delivers messages.
+part of the host, which delivers messages, and sets the time.
 """
 
 import asyncio
@@ -103,8 +103,8 @@ class Shop:
 class Company:
     """The app of the company, and everything around it."""
 
-    def __init__(  # noqa: PLR0917 - the parts
-        self, world: World, services: Services, wire: Wire, vault: KeyVault, shop: Shop, folder: Path
+    def __init__(
+        self, world: World, services: Services, wire: Wire, *, vault: KeyVault, shop: Shop, folder: Path
     ) -> None:
         self.world = world
         self.services = services

@@ -25,9 +25,9 @@ async def shop() -> AsyncGenerator[Shop]:
 
 
 @pytest_asyncio.fixture
-async def company(
+async def company(  # noqa: PLR0917 - the parts of the company
     world: World, wire: Wire, services: Services, vault: KeyVault, shop: Shop, tmp_path: Path
 ) -> AsyncGenerator[Company]:
     """Return the company. It has no tenant yet."""
     with own_flows(tmp_path):
-        yield Company(world, services, wire, vault, shop, tmp_path)
+        yield Company(world, services, wire, vault=vault, shop=shop, folder=tmp_path)
