@@ -190,8 +190,8 @@ async def _memory(asked: Asked) -> object:
 
 async def _dead(asked: Asked) -> object:
     wanted = asked.read(_Dead)
-    found = await dead(asked.services, asked.registry, DeadFilter(tenant_id=wanted.tenant, flow=wanted.flow))
-    return {"count": len(found.runs)}
+    found = await dead(asked.services, asked.registry, DeadFilter(tenant_id=wanted.tenant, flow=wanted.flow), 0)
+    return {"count": found.count}
 
 
 async def _gates(asked: Asked) -> object:

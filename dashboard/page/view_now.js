@@ -52,8 +52,21 @@ function Status({ status }) {
         ${flows ? grouped(flows.enabled) : "?"}
       <//>
     </dl>
+    ${tick?.isMissing && html`<${Missing} />`}
   `;
 }
+
+const AZURE = "--name <app> --resource-group <group>";
+
+const Missing = () => html`<div class="note bad" role="note"><${Sign} name="failed" /><div>
+  <p>Two ticks in a row have not started. Nothing runs until one does. Check, in this order:</p>
+  <ol>
+    <li>On your machine: does <code>make start</code> run?</li>
+    <li>On Azure: does the app run? <code>az functionapp show ${AZURE} --query state -o tsv</code></li>
+    <li>Does it have the function orchestrator? <code>az functionapp function list ${AZURE} --query "[].name" -o tsv</code></li>
+    <li>A restart starts the timer again: <code>az functionapp restart ${AZURE}</code></li>
+  </ol>
+</div></div>`;
 
 function Tile({ name, to, tone = "", note, children }) {
   const value = tone ? html`<${Sign} name=${tone === "bad" ? "failed" : "late"} /> ${children}` : children;

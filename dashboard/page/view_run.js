@@ -24,6 +24,7 @@ function Detail({ detail }) {
   return html`
     <p class="lead"><${Badge} name=${run.outcome ?? "running"} /> <a href=${link.tenant(run.tenantId, run.flowName)}><${Text}>${run.flowName}<//></a></p>
     ${run.error && html`<${ErrorBox} error=${run.error} />`}
+    ${REFUSED.includes(run.error?.status) && html`<${Credentials} tenant=${run.tenantId} names=${Object.keys(attempts.at(-1)?.secrets ?? {})} />`}
     <dl class="facts">
       <div><dt>Trigger</dt><dd><${Text}>${words(run.trigger)}<//></dd></div>
       <div><dt>Scheduled</dt><dd><${Time} at=${run.scheduledUtc} zone=${zone} /></dd></div>
@@ -58,6 +59,20 @@ function ErrorBox({ error }) {
       ${error.body && html`<details open><summary>The answer</summary><pre tabindex="0" role="region" aria-label="The answer of the server"><${Text}>${error.body}<//></pre></details>`}
     </div>
   </div>`;
+}
+
+const REFUSED = [401, 403];
+
+/** What to do about credentials that a server has refused: `names` are those of the secrets within the tenant. */
+function Credentials({ tenant, names }) {
+  const commands = names.map((name) => {
+    const full = name.startsWith("shared--") ? name : `tenants--${tenant}--${name}`;
+    return `az keyvault secret set --vault-name <vault> --name ${full} --value <value>`;
+  });
+  return html`<div class="note warn"><${Sign} name="problem" /><div>
+    <p>The server has refused the credentials. ${commands.length ? "Set a new value, and run the flow again:" : "The run has read no secret."}</p>
+    ${commands.map((each) => html`<p key=${each}><code><${Text}>${each}<//></code></p>`)}
+  </div></div>`;
 }
 
 /** The counts of a run, and its seconds, beside the means of the last successful runs of the flow. */

@@ -23,6 +23,7 @@ from datasync.operate.add_flow import add_flow as add_to_tenants
 from datasync.operate.documents import put_tenant, remove_tenant
 from datasync.operate.documents import secrets as find_secrets
 from datasync.operate.documents import tenants as find_tenants
+from datasync.operate.why import command
 
 _of_flows = flows_option("Package that contains the flow files, which check the entries.")
 
@@ -63,6 +64,7 @@ async def tenant_get(session: Session, tenant_id: str) -> Exit:
     """
     document = await session.services.tenants.document(tenant_id)
     session.print_json({name: value for name, value in document.items() if not name.startswith("_") or name == "_etag"})
+    session.note(f"To change it, edit it in a file, and store that: {command('tenant', 'put', 'FILE')}")
     return Exit.FINE
 
 

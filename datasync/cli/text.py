@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -59,7 +60,7 @@ def status(found: Status) -> Iterator[str]:
 
 def _status(found: Status) -> Iterator[tuple[str, str]]:
     unread = "could not be read"
-    yield "last tick", _tick(found.tick, found.at_utc) if found.tick else unread
+    yield "last tick", _last_tick(found.tick, found.at_utc) if found.tick else unread
     if found.tick and found.tick.failed:
         yield "ticks", _failed_ticks(found.tick)
     yield "queue", f"{found.queue.name}: {_count(found.queue.length, 'message')}" if found.queue else unread
@@ -96,9 +97,28 @@ def ticks(found: Ticks, now: datetime) -> Iterator[str]:
             yield f"failed: {time(each.started_utc)} {each.failure}"
     if found.last.is_missing or not found.ticks:
         yield f"last tick: {_tick(found.last, now)}"
+    if found.last.is_missing:
+        yield from _MISSING
+        yield f"* Do the services answer? {command('check')}"
+
+
+_MISSING = (
+    "check, in this order:",
+    "* On your machine: does `make start` run?",
+    "* On Azure: does the app run? az functionapp show --name <app> --resource-group <group> --query state -o tsv",
+    (
+        "* Does it have the function orchestrator? az functionapp function list --name <app> --resource-group <group> "
+        '--query "[].name" -o tsv'
+    ),
+    "* A restart starts the timer again: az functionapp restart --name <app> --resource-group <group>",
+)
 
 
 _TALLY = ("tenants", "due", "enqueued", "advanced", "conflicts", "problems", "broken", "failed")
+
+
+def _last_tick(tick: TickStatus, now: datetime) -> str:
+    return f"{_tick(tick, now)}{f': {command("ticks")}' if tick.is_missing else ''}"
 
 
 def _tick(tick: TickStatus, now: datetime) -> str:
@@ -149,6 +169,10 @@ def flows(found: Sequence[FlowLine]) -> Iterator[str]:
             yield f"late: {subject} should have {what} {time(line.late_since_utc)}"
         for each in line.unusual if line.is_unusual else ():
             yield f"unusual: {subject} {each.text} (since {time(each.since_utc)})"
+    if wrong := next((line for line in found if line.is_wrong), None):
+        is_entry = wrong.flow_name and wrong.cron is not None
+        own = ("why", wrong.tenant_id, wrong.flow_name or "") if is_entry else ("tenant", "get", wrong.tenant_id)
+        yield f"next: {command(*own)}"
 
 
 def incidents(found: Incidents) -> Iterator[str]:
@@ -253,6 +277,9 @@ def run(found: RunDetail) -> Iterator[str]:
         for name, at in each.secrets.items():
             yield f"  secret {name}, read from the vault at {time(at)}"
     yield from _log(found)
+    if following := [*_next_steps(found)]:
+        yield ""
+        yield from following
 
 
 def _log(found: RunDetail) -> Iterator[str]:
@@ -263,6 +290,24 @@ def _log(found: RunDetail) -> Iterator[str]:
     yield f"log of the last attempt{left_out}"
     for each in found.log:
         yield f"  {each.seconds:>8.3f} s{_GAP}{each.level:<8}{_GAP}{each.text}"
+
+
+def _next_steps(found: RunDetail) -> Iterator[str]:
+    """Yield the commands that an operator may want to run after seeing a run."""
+    own, error, window = found.run, found.run.error, found.window
+    if error and error.status in _REFUSED:
+        yield f"the server refused the credentials; the secrets: {command('secrets', own.tenant_id)}"
+    if error and error.fingerprint and own.outcome in _DEAD and found.purged_utc is None:
+        again = command("dead", "retry", "--tenant", own.tenant_id, "--fingerprint", error.fingerprint)
+        yield f"attempt the dead again, when the cause is gone: {again}"
+    if own.unusual and window and window.start:
+        set_back = command("window", "set", own.tenant_id, own.flow_name, utc_text(window.start))
+        yield f"read the window again, when the cause is gone: {set_back}"
+        yield f"  and then: {command('enqueue', own.tenant_id, own.flow_name)}"
+
+
+_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_DEAD = ("dead", "gave_up")
 
 
 def _facts(found: RunDetail) -> Iterator[tuple[str, str]]:
@@ -412,6 +457,12 @@ def secrets(found: Sequence[SecretLine]) -> Iterator[str]:
     yield from table(
         ("secret", "in the vault", "declared by"),
         [(each.name, "yes" if each.is_present else "MISSING", ", ".join(each.flows) or "-") for each in found],
+    )
+    missing = next((each.name for each in found if not each.is_present), None)
+    yield ""
+    yield (
+        "to set a value, which runs read within five minutes: "
+        f"az keyvault secret set --vault-name <vault> --name {missing or found[0].name} --value <value>"
     )
 
 

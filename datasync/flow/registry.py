@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
 from hashlib import sha256
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -188,7 +189,7 @@ class FlowRegistry:
         raise FlowUnknown(f"no flow is named {quoted(name)}{similar or '.'} Known flows: {known}{causes}")
 
     def cause(self, module: str) -> str:
-        """Return the last line of a broken module's traceback: the exception."""
+        """Return the last line of a broken module's traceback: the exception, the file and the line."""
         return self.broken[module].strip().splitlines()[-1]
 
     @property
@@ -229,6 +230,8 @@ def _own_traceback(error: BaseException) -> str:
     lines = traceback.format_exception(type(error), error, at)
     if isinstance(error, SyntaxError):
         lines[-1] = f"SyntaxError: {error}"  # the text names the file and the line
+    elif at:
+        lines[-1] = f"{lines[-1].rstrip()} ({Path(at.tb_frame.f_code.co_filename).name}, line {at.tb_lineno})"
     return "".join(lines).rstrip()
 
 

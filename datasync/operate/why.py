@@ -3,9 +3,10 @@
 import asyncio
 import shlex
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from enum import StrEnum
+from http import HTTPStatus
 
 import msgspec
 
@@ -27,6 +28,13 @@ from datasync.stores.fleet import StandingProblem
 from datasync.stores.overview import Records, RunFilter, Running
 
 _LONGEST_REASON = 500  # characters
+_ENDING = timedelta(minutes=1)  # for a flow that is cancelled, and for clocks that differ
+_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_RESTART = (
+    "restart the app, and the message is delivered again: "
+    "az functionapp restart --name <app> --resource-group <group>; "
+    "on your machine, end `make start`, and start it again"
+)
 
 
 class Cause(StrEnum):
@@ -37,6 +45,8 @@ class Cause(StrEnum):
     PROBLEM = "problem"
     """The document, the entry or the state has to be corrected."""
     DISABLED = "disabled"
+    STUCK = "stuck"
+    """An attempt holds the lease, and the time limit of its flow has passed."""
     RUNNING = "running"
     CLOSED = "closed"
     """Its provider has asked not to be called until a time."""
@@ -68,7 +78,15 @@ class Cause(StrEnum):
     @property
     def is_wrong(self) -> bool:
         """Whether somebody has to do something."""
-        return self in (Cause.PROBLEM, Cause.POISONED, Cause.NO_TICK, Cause.FAILING, Cause.LATE, Cause.UNUSUAL)
+        return self in (
+            Cause.PROBLEM,
+            Cause.STUCK,
+            Cause.POISONED,
+            Cause.NO_TICK,
+            Cause.FAILING,
+            Cause.LATE,
+            Cause.UNUSUAL,
+        )
 
 
 class Finding(msgspec.Struct, frozen=True, rename="camel"):
@@ -149,6 +167,7 @@ class _Question:
         self._tenant_id = tenant_id
         self._name = flow
         self._names = names_of(registry, flow)
+        self._registry = registry
         self._flow = _resolved(registry, flow)
         self.entry: FlowEntry | None = None
         self.state: FlowState | None = None
@@ -189,7 +208,7 @@ class _Question:
     async def _problem(self, tenant: Tenant, entry: FlowEntry) -> Finding:
         for each in await self._services.fleet.problems():
             if each.level == "error" and each.tenant == tenant.id and _stops(each, entry):
-                return found(Cause.PROBLEM, _said(each), self._correct)
+                return found(Cause.PROBLEM, _said(each), self._deploy if self._is_broken(each) else self._correct)
         try:
             self.state = await self._services.runs.state(self._tenant_id, self._names)
         except StateInvalid as error:
@@ -252,7 +271,7 @@ class _Question:
         yield self._skipped(facts)
         if not has_problem:
             yield self._late(entry, state)
-        yield self._unusual(entry, state)
+        yield self._unusual(entry, state, facts)
         if entry.enabled and not has_problem:
             yield self._schedule(entry)
 
@@ -269,8 +288,14 @@ class _Question:
         run = holder.run_id if holder else "?"
         since = utc_text(lease.started_utc) if lease.started_utc else "?"
         if lease.is_live(self._now):
-            why = f"run {run} is going on since {since}"
-            return found(Cause.RUNNING, why, command("queue"), holder.run_id if holder else None)
+            text = f"run {run} is going on since {since}, and its lease lasts until {_utc_text(lease.until)}"
+            own = holder.run_id if holder else None
+            limit = self._flow.timeout if self._flow else None
+            if limit and lease.started_utc and self._now > lease.started_utc + limit + _ENDING:
+                why = f"{text}, although the time limit of the flow, {limit}, has passed: the flow ignores that"
+                return found(Cause.STUCK, why, _RESTART, own)
+            by = f". Its time limit is {limit}" if limit else ""
+            return found(Cause.RUNNING, text + by, command("runs", self._tenant_id, state.flow_name), own)
         return ruled_out(
             Cause.RUNNING,
             f"the process of run {run} died, or stood still, in an attempt of {since}: "
@@ -322,7 +347,7 @@ class _Question:
             due = f", and it is due since {utc_text(entry.next_run)}" if is_due and entry.next_run else ""
             text = f"no tick has started {when}{due}"
             if is_due or (entry.enabled and entry.next_run is None):
-                return found(Cause.NO_TICK, text, command("status"))
+                return found(Cause.NO_TICK, text, command("ticks"))
             return ruled_out(Cause.NO_TICK, f"{text}, but the flow is not due yet")
         if is_due and entry.next_run and self._now > second_tick_after(tick.schedule, entry.next_run):
             return found(
@@ -342,6 +367,8 @@ class _Question:
             return found(Cause.FAILING, times, command("runs", self._tenant_id, entry.name))
         again = ". It will be attempted again" if run.outcome == Outcome.FAILED else ""
         text = f"{times}; run {run.run_id} is {run.outcome}: {run.error.message}{again}"
+        if run.error.status in _REFUSED:
+            return found(Cause.FAILING, text, command("secrets", self._tenant_id), run.run_id)
         return self._of_run(Cause.FAILING, run.run_id, text)
 
     def _skipped(self, facts: _Facts) -> Finding:
@@ -362,16 +389,16 @@ class _Question:
         text = f"it should {what} {utc_text(late)}; {success or 'it has never succeeded'}"
         return found(Cause.LATE, text, command("runs", self._tenant_id, entry.name))
 
-    def _unusual(self, entry: FlowEntry, state: FlowState) -> Finding:
+    def _unusual(self, entry: FlowEntry, state: FlowState, facts: _Facts) -> Finding:
         if not (entry.enabled and state.unusual):
             why = "its last successful run was as usual" if state.usual else "no run of it has succeeded yet"
             return ruled_out(Cause.UNUSUAL, why)
         numbers = ", ".join(map(str, state.unusual))
         since = utc_text(min(each.since_utc for each in state.unusual))
-        following = command("runs", self._tenant_id, entry.name)
-        return found(
-            Cause.UNUSUAL, f"its last successful run differs from those before: {numbers} (since {since})", following
-        )
+        why = f"its last successful run differs from those before: {numbers} (since {since})"
+        if facts.last and facts.last.unusual:
+            return self._of_run(Cause.UNUSUAL, facts.last.run_id, why)
+        return found(Cause.UNUSUAL, why, self._runs(entry))
 
     def _schedule(self, entry: FlowEntry) -> Finding:
         following = utc_text(tick_after(self._services.settings.schedule, self._now))
@@ -380,14 +407,22 @@ class _Question:
         next_run = utc_text(entry.next_run)
         if entry.next_run <= self._now:
             return found(Cause.DUE, f"it is due since {next_run}: the next tick is at {following}")
-        following = command("runs", self._tenant_id, entry.name)
-        return found(Cause.NOT_DUE, f"the next run is at {next_run}", following)
+        return found(Cause.NOT_DUE, f"the next run is at {next_run}", self._runs(entry))
 
     @property
     def _correct(self) -> str:
-        return (
-            f"correct the document of tenant {shown(self._tenant_id)}; {command('flows', '--tenant', self._tenant_id)}"
-        )
+        return f"correct the document: {command('tenant', 'get', self._tenant_id)}"
+
+    @property
+    def _deploy(self) -> str:
+        return f"correct the flow file, and deploy the app. To check it before: {command('check', '--tenants')}"
+
+    def _is_broken(self, problem: StandingProblem) -> bool:
+        """Return whether a problem is that of a flow whose file cannot be loaded, as far as that is known here."""
+        return self._flow is None and bool(self._registry.broken) and problem.path.endswith(".name")
+
+    def _runs(self, entry: FlowEntry) -> str:
+        return command("runs", self._tenant_id, entry.name)
 
     def _of_run(self, cause: Cause, run_id: str, why: str) -> Finding:
         return found(cause, why, command("show", run_id, "--tenant", self._tenant_id), run_id)
@@ -413,6 +448,11 @@ def _stops(problem: StandingProblem, entry: FlowEntry) -> bool:
 
 def _said(problem: StandingProblem) -> str:
     return f"{problem.path}: {problem.why} (found at the tick of {problem.since_utc})"
+
+
+def _utc_text(seconds: float) -> str:
+    """Return an instant that is given in seconds since 1970."""
+    return utc_text(datetime.fromtimestamp(int(seconds), UTC))
 
 
 def found(cause: Cause, why: str, following: str | None = None, run_id: str | None = None) -> Finding:

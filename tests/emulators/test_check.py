@@ -362,8 +362,8 @@ class TestTenants:
 
         code, lines = await check_tenants(world, flows)
 
-        cause = "cannot be loaded; its flows cannot run: ModuleNotFoundError: No module named 'no_such_library'"
-        assert f"declaring.broken: {cause}" in lines
+        cause = "ModuleNotFoundError: No module named 'no_such_library' (broken.py, line 1)"
+        assert f"declaring.broken: cannot be loaded; its flows cannot run: {cause}" in lines
         assert (code, lines[-1]) == (1, "0 tenants, 0 declared secrets, 0 missing, 1 problem")
 
     async def test_a_vault_that_refuses_is_one_sentence(self, world: World, vault: KeyVault, flows: Path) -> None:

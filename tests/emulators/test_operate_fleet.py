@@ -205,7 +205,8 @@ class TestStatus:
         shown = await command(world, "status")
 
         assert shown.stdout.splitlines()[0] == (
-            "last tick    none so far: is the function orchestrator running? Its schedule is 0 0 * * * *"
+            "last tick    none so far: is the function orchestrator running? Its schedule is 0 0 * * * *: "
+            "python -m datasync ticks"
         )
         assert shown.exit_code == 1
 
@@ -343,6 +344,7 @@ class TestCommands:
             "well     weather   well      2025-08-23T12:00:00Z   2025-08-23T13:00:00Z   succeeded      0",
             "",
             "2 flows",
+            "next: python -m datasync why bad weather",
         ]
         assert every.exit_code == 1
         failing = await command(world, "flows", "--failing", "--json")

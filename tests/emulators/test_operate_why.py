@@ -54,7 +54,7 @@ async def test_a_document_that_cannot_be_used(world: World, fleet: Fleet) -> Non
 
     assert found.answer.cause is Cause.PROBLEM
     assert 'flows: expected a list of flow entries, got "weather"' in found.answer.why
-    assert found.answer.next == "correct the document of tenant t; python -m datasync flows --tenant t"
+    assert found.answer.next == "correct the document: python -m datasync tenant get t"
 
 
 async def test_a_tenant_without_an_entry_for_the_flow(fleet: Fleet) -> None:
@@ -134,7 +134,10 @@ async def test_a_run_that_is_going_on(world: World, fleet: Fleet) -> None:
     running, over = await why(fleet), await why(fleet, after=4 * MINUTE)
 
     assert running.answer.cause is Cause.RUNNING
-    assert running.answer.why.endswith("is going on since 2025-08-23T12:00:00Z")
+    assert running.answer.why.endswith(
+        "is going on since 2025-08-23T12:00:00Z, and its lease lasts until 2025-08-23T12:03:00Z. "
+        "Its time limit is 0:10:00"
+    )
     assert over.answer.cause is Cause.NOT_DUE
     assert "died, or stood still" in next(each.why for each in over.ruled_out if each.cause is Cause.RUNNING)
 
@@ -151,6 +154,20 @@ async def test_a_run_beside_others_is_going_on(world: World, fleet: Fleet) -> No
     await fleet.run("t", "r-1", flow="side")
 
     assert [each.answer.why for each in seen] == ["run r-1 is going on since 2025-08-23T12:00:00Z"]
+
+
+async def test_a_run_that_does_not_end(world: World, fleet: Fleet) -> None:
+    """Its process renews the lease although the time limit of the flow has passed. A restart ends it."""
+    await fleet.add("t")
+    await fleet.tick()
+    lease = Lease(until=(NOW + 14 * MINUTE).timestamp(), nonce="n", started_utc=NOW)
+    await world.runs.upsert_item(FlowState(tenant_id="t", flow_name="weather", lease=lease).document())
+
+    found = await why(fleet, after=12 * MINUTE)
+
+    assert (found.answer.cause, found.is_wrong) == (Cause.STUCK, True)
+    assert "although the time limit of the flow, 0:10:00, has passed" in found.answer.why
+    assert "az functionapp restart" in (found.answer.next or "")
 
 
 async def test_a_closed_provider(world: World, fleet: Fleet) -> None:
@@ -219,7 +236,7 @@ async def test_a_tick_that_does_not_come(fleet: Fleet) -> None:
     assert found.answer.why == (
         "no tick has started since 2025-08-23T12:00:00Z, and it is due since 2025-08-23T13:00:00Z"
     )
-    assert found.answer.next == "python -m datasync status"
+    assert found.answer.next == "python -m datasync ticks"
 
 
 async def test_a_run_that_died(fleet: Fleet) -> None:
@@ -318,7 +335,8 @@ async def test_an_entry_that_is_not_due(fleet: Fleet) -> None:
     assert (found.answer.cause, found.answer.why) == (Cause.NOT_DUE, "the next run is at 2025-08-23T13:00:00Z")
     assert found.answer.next == "python -m datasync runs t weather"
     of_the_past = {Cause.RAN, Cause.EDITED, Cause.EXPIRED, Cause.UNKNOWN}
-    assert {each.cause for each in found.ruled_out} == {*Cause} - {Cause.DUE, Cause.NOT_DUE} - of_the_past
+    of_a_run = {Cause.STUCK}  # it is not stuck, because it is not running
+    assert {each.cause for each in found.ruled_out} == {*Cause} - {Cause.DUE, Cause.NOT_DUE} - of_a_run - of_the_past
     assert found.last_success_utc == NOW
 
 

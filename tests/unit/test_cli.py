@@ -624,8 +624,8 @@ def test_flow_names_come_from_the_given_package(tmp_path: Path, flow_package: st
 
     code, lines = validate("--flows", flow_package, file)
 
-    cause = "cannot be loaded; its flows cannot run: ModuleNotFoundError: No module named 'no_such_library'"
-    assert lines[0] == f"{flow_package}.bad: {cause}"
+    cause = "ModuleNotFoundError: No module named 'no_such_library' (bad.py, line 1)"
+    assert lines[0] == f"{flow_package}.bad: cannot be loaded; its flows cannot run: {cause}"
     assert lines[1].startswith(
         f"{file}: tenant-1/weather flows[1].name: no flow is named 'weather'. Known flows: 'new'"
     )

@@ -92,7 +92,7 @@ def test_a_broken_file_is_logged_with_its_traceback(package: Package, caplog: py
 
     assert "flow file flows_under_test.broken could not be loaded" in caplog.text
     assert 'broken.py", line 2' in caplog.text
-    assert "RuntimeError: at line 2" in caplog.text
+    assert "RuntimeError: at line 2 (broken.py, line 2)" in caplog.text
 
 
 def test_the_included_flows_load() -> None:
