@@ -114,7 +114,7 @@ function Freshness() {
     const timer = setInterval(() => beat((number) => number + 1), 1000);
     return () => clearInterval(timer);
   }, []);
-  const states = all.filter((each) => each.seconds <= 60).map((each) => ({ ...each.state.get(), seconds: each.seconds }));
+  const states = all.filter((each) => each !== me).map((each) => ({ ...each.state.get(), seconds: each.seconds }));
   const read = states.filter((each) => each.at);
   const oldest = read.reduce((a, b) => (b.at < a.at ? b : a), read[0]);
   const lost = states.find((each) => each.error && each.error.status !== 404 && each.error.status !== 401);
