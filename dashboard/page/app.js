@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./preact.js";
 import { Asked } from "./actions.js";
-import { followed, key, me, needed, refreshAll, signIn, useSource } from "./api.js";
+import { followed, key, me, needed, refreshAll, signIn, useData, useSource } from "./api.js";
 import { news, Sign, Text } from "./parts.js";
 import { useStore } from "./store.js";
 import { agoText, durationText, plain, zoneChoice } from "./text.js";
@@ -43,6 +43,7 @@ function App() {
   const [at, setAt] = useState(address);
   const main = useRef();
   const isFirst = useRef(true);
+  useData("status", {}, 15); // in every view: it tells whether the app answers
   const { data: own } = useSource(me);
 
   useLayoutEffect(() => {

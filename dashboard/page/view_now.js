@@ -120,7 +120,7 @@ function Gates({ gates }) {
   if (!gates.length) return null;
   return html`<section aria-labelledby="gates">
     <h2 id="gates">Closed providers</h2>
-    <${Table} label="Closed providers" head=${["Provider", "Tenant", "Since", "Until", ""]}>
+    <${Table} label="Closed providers" head=${["Provider", "Tenant", "Since", "Until", "Action"]}>
       ${gates.map(
         (each) => html`<tr key=${JSON.stringify([each.provider, each.tenantId])}>
           <td><${Text}>${each.provider}<//></td>

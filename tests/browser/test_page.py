@@ -11,6 +11,7 @@ from playwright.async_api import Browser, Page, expect
 from dashboard.access import Visitor
 from datasync.operate.files import BrokenFile, FlowFiles
 from datasync.operate.flows import Health
+from datasync.operate.gates import Gate
 from datasync.operate.runs import ErrorLine, LoggedLine
 from tests.browser.board import FEED, audit, fill, fleet_of, incident, line, run, run_detail, tenant_detail, why
 from tests.browser.conftest import watched
@@ -157,6 +158,7 @@ def make_hostile(site: Site) -> None:
     logged = (LoggedLine(level=HOSTILE, seconds=0.1, text=HOSTILE),)
     site.data["run"] = msgspec.structs.replace(run_detail(dead), log=logged)
     site.data["why"] = why(HOSTILE, HOSTILE)
+    site.data["gates"] = [Gate(HOSTILE, HOSTILE, None, HOSTILE, HOSTILE)]
     site.data["tenant"] = _hostile(tenant_detail(HOSTILE), FEED, "Acme Decks")
     site.data["load"] = {
         "fromUtc": NOW,
@@ -187,6 +189,11 @@ async def test_axe_finds_nothing(browser: Browser, site: Site, axe: str, view: s
     if view == "tenant":
         await page.get_by_role("button", name="Why?").first.click()
         await expect(page.locator(".answer")).to_be_visible()
+        await page.get_by_role("button", name="Cursor and window").first.click()
+        await expect(page.get_by_role("region", name="Cursor")).to_be_visible()
+        await page.locator("summary", has_text="Document").click()
+        await page.get_by_role("button", name="Edit…").click()
+        await expect(page.get_by_label("Document, as JSON")).to_be_focused()
 
     assert await violations(page) == []
     await page.emulate_media(color_scheme="dark")
