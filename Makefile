@@ -15,8 +15,8 @@ install: .venv/installed localdev/node_modules/installed ## Install the Python a
 demo: install ## Run the whole pipeline once, on local parts, and print the results.
 	$(BIN)/python -m localdev demo
 
-start: install ## Run the app and its services locally until Ctrl-C.
-	$(BIN)/python -m localdev start
+start: install ## Run the app and its services locally until Ctrl-C. TRACE=1 prints spans.
+	$(BIN)/python -m localdev start $(if $(TRACE),--trace)
 
 tick: install ## Make the app that `make start` runs look for due flows now.
 	$(BIN)/python -m localdev tick
@@ -28,7 +28,7 @@ quick: install ## Run the fast tests only: unit, fundamentals and flows.
 	$(BIN)/python -m pytest tests/unit tests/fundamentals tests/flows tests/test_*.py
 
 chaos: install ## Kill, freeze and cut off the app at random, with many tenants.
-	$(BIN)/python -m pytest tests/chaos --chaos-scale=10 -o faulthandler_timeout=3600
+	$(BIN)/python -m pytest tests/chaos --chaos-scale=10 -o faulthandler_timeout=3600 --numprocesses=2 --dist=worksteal
 
 fuzz: install ## Attack the code with generated input for an hour.
 	$(BIN)/python -m pytest tests/fuzz --fuzz-seconds=3600 -o faulthandler_timeout=3600

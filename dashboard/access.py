@@ -28,7 +28,10 @@ READER = "Reader"
 OPERATOR = "Operator"
 
 LARGEST_BODY = 65_536
-"""The most bytes of an action: tenant documents are not sent."""
+"""The most bytes of a change, but for that of a tenant document."""
+
+LARGEST_DOCUMENT = 4 * 1024 * 1024
+"""The most bytes of the change of a tenant document: Cosmos DB keeps up to 2 MB, and spaces and escapes add to them."""
 
 _ROLES = "roles"
 _NAMES = ("preferred_username", "upn", "email", "name")
@@ -83,8 +86,8 @@ def reader(mode: Mode, request: Request, environ: Mapping[str, str]) -> Visitor:
     return Visitor(mode=mode, name=name, can_operate=OPERATOR in roles)
 
 
-def operator(mode: Mode, request: Request, environ: Mapping[str, str]) -> Visitor:
-    """Return the person who asks for a change.
+def operator(mode: Mode, request: Request, environ: Mapping[str, str], largest: int = LARGEST_BODY) -> Visitor:
+    """Return the person who asks for a change, which has at most `largest` bytes.
 
     A browser sets `Sec-Fetch-Site` itself and no page can change it. A page of another site cannot send our header, or
     JSON, without asking first, which no route allows.
@@ -105,10 +108,8 @@ def operator(mode: Mode, request: Request, environ: Mapping[str, str]) -> Visito
     visitor = reader(mode, request, environ)
     if not visitor.can_operate:
         raise Refused(HTTPStatus.FORBIDDEN, f"{visitor.name} may read. Changes need the app role {OPERATOR}")
-    if len(request.body) > LARGEST_BODY:
-        raise Refused(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has {len(request.body)} bytes of {LARGEST_BODY}"
-        )
+    if len(request.body) > largest:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has {len(request.body)} bytes of {largest}")
     return visitor
 
 

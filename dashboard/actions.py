@@ -1,5 +1,6 @@
 """The changes that the page makes, carried out by `datasync.operate`."""
 
+import json
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -13,6 +14,7 @@ from dashboard.web import Refused
 from datasync.flow.registry import FlowRegistry
 from datasync.operate.action import Ask, Done
 from datasync.operate.dead import DeadFilter, purge, retry
+from datasync.operate.documents import document_problems, put_tenant
 from datasync.operate.edits import instant, pause, resume, set_next_run
 from datasync.operate.enqueue import enqueue
 from datasync.operate.gates import open_gate
@@ -52,6 +54,23 @@ class _NextRun(_Entry, kw_only=True):
     """None for the next time of the cron."""
 
 
+class _Cursor(Body, kw_only=True):
+    tenant: str
+    flow: str
+    cursor_json: str | None
+    """JSON; None to forget the cursor."""
+    seen_json: str
+    """The cursor as the operator saw it."""
+
+
+class _Document(Body, kw_only=True):
+    tenant: str
+    etag: str
+    """The version that the operator has edited."""
+    document: str
+    """JSON, as the operator has typed it."""
+
+
 class _Window(_Entry, kw_only=True):
     window_end_utc: str | None
     """None to forget the windows."""
@@ -80,6 +99,8 @@ class _Gate(Body, kw_only=True):
     provider: str
     tenant: str | None = None
     """None to open it for all tenants."""
+    until_utc: Annotated[datetime, Meta(tz=True)] | None
+    """Until when it is closed, as the operator saw it; None if that could not be read."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -159,19 +180,21 @@ async def _purge(wanted: Wanted) -> Done:
 
 async def _gate_open(wanted: Wanted) -> Done:
     body, ask = wanted.read(_Gate)
-    return await open_gate(wanted.services, ask, provider=body.provider, tenant_id=body.tenant)
+    return await open_gate(
+        wanted.services, ask, provider=body.provider, tenant_id=body.tenant, seen_until=body.until_utc
+    )
 
 
-async def _cursor_reset(wanted: Wanted) -> Done:
-    body, ask = wanted.read(_Entry)
+async def _cursor_set(wanted: Wanted) -> Done:
+    body, ask = wanted.read(_Cursor)
     return await set_cursor(
         wanted.services,
         wanted.registry,
         ask,
         tenant_id=body.tenant,
         flow=body.flow,
-        cursor=None,
-        seen=body.seen,
+        cursor=None if body.cursor_json is None else _read(body.cursor_json, "the cursor"),
+        seen={"cursor": _read(body.seen_json, "the cursor as it was seen")},
     )
 
 
@@ -188,6 +211,33 @@ async def _window_set(wanted: Wanted) -> Done:
     )
 
 
+async def _tenant_put(wanted: Wanted) -> Done:
+    body, ask = wanted.read(_Document)
+    document = _read(body.document, "the document")
+    if not isinstance(document, dict) or document.get("id") != body.tenant:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the document must be a JSON object, and its id must stay as it is")
+    content = {name: value for name, value in document.items() if not name.startswith("_")}
+    if problems := document_problems(wanted.registry, content, ask):
+        raise Refused(HTTPStatus.BAD_REQUEST, "the document was not stored, since it has problems", problems)
+    return await put_tenant(wanted.services, wanted.registry, ask, {**content, "_etag": body.etag})
+
+
+def _read(text: str, what: str) -> Any:
+    """Return the value of a JSON text. Raises Refused, also for a name that an object has twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice in one object")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"{what} is not JSON: {error}") from None
+
+
 ACTIONS: dict[str, Action] = {
     "enqueue": _enqueue,
     "pause": _pause,
@@ -196,7 +246,8 @@ ACTIONS: dict[str, Action] = {
     "retry": _retry,
     "purge": _purge,
     "gate-open": _gate_open,
-    "cursor-reset": _cursor_reset,
+    "cursor-set": _cursor_set,
     "window-set": _window_set,
+    "tenant-put": _tenant_put,
 }
 """The changes by the last part of their path, `/api/ops/actions/…`."""

@@ -61,9 +61,12 @@ def routes(mode: DashboardMode, registry: FlowRegistry) -> func.Blueprint:
 
 
 def _request(req: func.HttpRequest) -> "Request":
+    from urllib.parse import urlsplit
+
     from dashboard.web import Request
 
-    return Request(method=req.method, query=req.params, headers=req.headers, body=req.get_body())
+    path = urlsplit(req.url).path
+    return Request(method=req.method, query=req.params, headers=req.headers, body=req.get_body(), path=path)
 
 
 def _response(answer: "Answer") -> func.HttpResponse:

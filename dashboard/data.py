@@ -1,31 +1,40 @@
 """The questions that the page asks, answered by `datasync.operate`."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
+from async_lru import alru_cache
 from msgspec import Meta
 
 from dashboard.access import Visitor
 from dashboard.web import Refused
 from datasync.flow.registry import FlowRegistry
 from datasync.operate.audit import audit
+from datasync.operate.dead import DeadFilter, dead
 from datasync.operate.files import flow_files
 from datasync.operate.fleet import fleet, fleet_since
-from datasync.operate.incidents import incidents
+from datasync.operate.gates import gates
+from datasync.operate.incidents import Incidents, incidents
 from datasync.operate.load import load
+from datasync.operate.memory import memory
 from datasync.operate.queue import queues
 from datasync.operate.runs import FAILED, run, runs
 from datasync.operate.since import since
-from datasync.operate.status import status
+from datasync.operate.status import Status, status
 from datasync.operate.tenant import tenant
 from datasync.operate.ticks import ticks
 from datasync.operate.why import why
 from datasync.services import Services
 
 type Question = Callable[[Asked], Awaitable[object]]
+
+STATUS_KEPT = 15
+INCIDENTS_KEPT = 30
+"""Seconds for which a process gives all readers one answer: as often as a page asks. Each reads the whole fleet."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -56,6 +65,11 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """No parameter."""
 
 
+class _Status(msgspec.Struct, forbid_unknown_fields=True):
+    fresh: bool = False
+    """Whether an answer that this process has kept will not do: the reader has just changed something."""
+
+
 class _Ticks(msgspec.Struct, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 24
 
@@ -66,6 +80,7 @@ class _Changes(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Incidents(msgspec.Struct, forbid_unknown_fields=True):
     since: str = "24h"
+    fresh: bool = False
 
 
 class _Runs(msgspec.Struct, forbid_unknown_fields=True):
@@ -92,13 +107,27 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     flow: str
 
 
+class _Dead(msgspec.Struct, forbid_unknown_fields=True):
+    tenant: str
+    flow: str
+
+
 class _Tenant(msgspec.Struct, forbid_unknown_fields=True):
     tenant: str
 
 
 async def _status(asked: Asked) -> object:
-    asked.read(_Nothing)
-    return await status(asked.services, asked.registry, asked.now)
+    if asked.read(_Status).fresh:
+        _kept_status.cache_clear()
+    found = await _kept_status(asked.services, asked.registry)
+    if found.unavailable:
+        _kept_status.cache_clear()
+    return found
+
+
+@alru_cache(maxsize=1, ttl=STATUS_KEPT)
+async def _kept_status(services: Services, registry: FlowRegistry) -> Status:
+    return await status(services, registry, services.clock.now())
 
 
 async def _fleet(asked: Asked) -> object:
@@ -109,8 +138,23 @@ async def _fleet(asked: Asked) -> object:
 
 
 async def _incidents(asked: Asked) -> object:
-    start = asked.since(asked.read(_Incidents).since)
-    return await incidents(asked.services, asked.registry, asked.now, start)
+    wanted = asked.read(_Incidents)
+    asked.since(wanted.since)
+    if wanted.fresh:
+        _kept_incidents.cache_clear()
+    return await _kept_incidents(asked.services, asked.registry, wanted.since)
+
+
+@alru_cache(maxsize=4, ttl=INCIDENTS_KEPT)
+async def _kept_incidents(services: Services, registry: FlowRegistry, start: str) -> Incidents:
+    now = services.clock.now()
+    return await incidents(services, registry, now, since(start, now))
+
+
+def forget() -> None:
+    """Forget the answers that are kept: something was changed."""
+    _kept_status.cache_clear()
+    _kept_incidents.cache_clear()
 
 
 async def _runs(asked: Asked) -> object:
@@ -134,6 +178,25 @@ async def _run(asked: Asked) -> object:
 async def _why(asked: Asked) -> object:
     wanted = asked.read(_Entry)
     return await why(asked.services, asked.registry, wanted.tenant, wanted.flow, asked.now)
+
+
+async def _memory(asked: Asked) -> object:
+    """Answer with the cursor as text: a browser would read some numbers as others."""
+    wanted = asked.read(_Entry)
+    found = await memory(asked.services, asked.registry, wanted.tenant, wanted.flow)
+    text = json.dumps(found.cursor, indent=2, ensure_ascii=False)
+    return {"cursorJson": text, "windowEndUtc": found.window_end_utc, "running": found.running}
+
+
+async def _dead(asked: Asked) -> object:
+    wanted = asked.read(_Dead)
+    found = await dead(asked.services, asked.registry, DeadFilter(tenant_id=wanted.tenant, flow=wanted.flow), 0)
+    return {"count": found.count}
+
+
+async def _gates(asked: Asked) -> object:
+    asked.read(_Nothing)
+    return await gates(asked.services, asked.now)
 
 
 async def _tenant(asked: Asked) -> object:
@@ -177,6 +240,9 @@ QUESTIONS: dict[str, Question] = {
     "runs": _runs,
     "run": _run,
     "why": _why,
+    "memory": _memory,
+    "dead": _dead,
+    "gates": _gates,
     "tenant": _tenant,
     "queue": _queue,
     "ticks": _ticks,

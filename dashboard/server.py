@@ -7,28 +7,23 @@ from http import HTTPStatus
 import msgspec
 
 from dashboard import page
-from dashboard.access import Mode, check_page, operator, reader
+from dashboard.access import LARGEST_BODY, LARGEST_DOCUMENT, Mode, check_page, operator, reader
 from dashboard.actions import ACTIONS, Wanted
-from dashboard.data import QUESTIONS, Asked
+from dashboard.data import QUESTIONS, Asked, forget
 from dashboard.web import Answer, Refused, Request, json_answer
-from datasync.errors import (
-    ActionInvalid,
-    ActionRefused,
-    ChangedMeanwhile,
-    DataSyncError,
-    EntryUnknown,
-    RunUnknown,
-    ServiceUnavailable,
-    SettingsInvalid,
-    TenantUnknown,
-)
+from datasync.errors import DataSyncError, Kind
 from datasync.flow.registry import FlowRegistry
 from datasync.services import shared_services
 
 
 async def index(mode: Mode, request: Request) -> Answer:
     """Return the page."""
-    return await _explained(request, lambda: _file(mode, request, "index.html"))
+
+    async def work() -> Answer:
+        check_page(mode, request, os.environ)
+        return page.index(request, mode)
+
+    return await _explained(request, work)
 
 
 async def asset(mode: Mode, request: Request, name: str) -> Answer:
@@ -54,11 +49,15 @@ async def action(mode: Mode, registry: FlowRegistry, request: Request, name: str
     """Make a change."""
 
     async def work() -> Answer:
-        visitor = operator(mode, request, os.environ)
+        largest = LARGEST_DOCUMENT if name == "tenant-put" else LARGEST_BODY
+        visitor = operator(mode, request, os.environ, largest)
         if (act := ACTIONS.get(name)) is None:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such action")
         services = shared_services()
-        done = await act(Wanted(services, registry, services.clock.now(), visitor, request.body))
+        try:
+            done = await act(Wanted(services, registry, services.clock.now(), visitor, request.body))
+        finally:  # also one that failed may have changed something
+            forget()
         return await json_answer(request, {"ok": True, **msgspec.to_builtins(done)})
 
     return await _explained(request, work)
@@ -70,24 +69,23 @@ async def _file(mode: Mode, request: Request, name: str) -> Answer:
 
 
 async def _explained(request: Request, work: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Do the work, and answer with its error as JSON: `{"error": "sentence"}`."""
+    """Do the work, and answer with its error as JSON: `{"error": "sentence"}`, perhaps with `problems`."""
     try:
         return await work()
     except Refused as error:
-        return await json_answer(request, {"error": str(error)}, error.status)
+        problems = {"problems": error.problems} if error.problems else {}
+        return await json_answer(request, {"error": str(error), **problems}, error.status)
     except DataSyncError as error:
-        return await json_answer(request, {"error": str(error)}, _status(error))
+        return await json_answer(request, {"error": str(error)}, STATUSES[error.kind])
 
 
-def _status(error: DataSyncError) -> HTTPStatus:
-    match error:
-        case TenantUnknown() | EntryUnknown() | RunUnknown():
-            return HTTPStatus.NOT_FOUND
-        case ActionInvalid():
-            return HTTPStatus.BAD_REQUEST
-        case ActionRefused() | ChangedMeanwhile():
-            return HTTPStatus.CONFLICT
-        case ServiceUnavailable() | SettingsInvalid():
-            return HTTPStatus.SERVICE_UNAVAILABLE
-        case _:  # a document, a state or a record that was edited and cannot be read
-            return HTTPStatus.UNPROCESSABLE_ENTITY
+STATUSES = {
+    Kind.UNUSABLE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Kind.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Kind.INVALID: HTTPStatus.BAD_REQUEST,
+    Kind.REFUSED: HTTPStatus.CONFLICT,
+    Kind.CHANGED: HTTPStatus.CONFLICT,
+    Kind.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Kind.NOT_LET_IN: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The status of the answer about an error."""

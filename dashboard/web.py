@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -29,6 +29,8 @@ class Request(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     """By their names in small letters."""
     body: bytes = b""
+    path: str = ""
+    """As the browser has sent it, with the prefix of the routes."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -42,9 +44,11 @@ class Answer(msgspec.Struct, frozen=True):
 class Refused(Exception):
     """A request is refused. The message is a sentence for the person who reads the page."""
 
-    def __init__(self, status: HTTPStatus, why: str) -> None:
+    def __init__(self, status: HTTPStatus, why: str, problems: Sequence[str] = ()) -> None:
         super().__init__(why)
         self.status = status
+        self.problems = problems
+        """What has to be corrected, each as its place and a sentence."""
 
 
 async def json_answer(request: Request, content: object, status: HTTPStatus = HTTPStatus.OK) -> Answer:

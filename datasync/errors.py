@@ -36,16 +36,41 @@ FlowSignal
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from enum import Enum, auto
+from http import HTTPStatus
 
 from azure.core.exceptions import ResourceNotFoundError
+
+
+class Kind(Enum):
+    """What an error means for the operator who asked: the exit code of a command, and the status of an answer."""
+
+    UNUSABLE = auto()
+    """Something that is stored cannot be used as it is, such as a document that was edited."""
+    NOT_FOUND = auto()
+    """What was asked for does not exist."""
+    INVALID = auto()
+    """The question or the action cannot be asked for like this."""
+    REFUSED = auto()
+    """The action is not possible at present."""
+    CHANGED = auto()
+    """Something was changed meanwhile, and nothing was done."""
+    UNAVAILABLE = auto()
+    """A service is away, or the app has no valid settings."""
+    NOT_LET_IN = auto()
+    """A service refused the key or the identity."""
 
 
 class DataSyncError(Exception):
     """Base of every error DataSync raises."""
 
+    kind = Kind.UNUSABLE
+
 
 class SettingsInvalid(DataSyncError):
     """An app setting is missing or malformed."""
+
+    kind = Kind.UNAVAILABLE
 
 
 class ServiceUnavailable(DataSyncError):
@@ -57,8 +82,12 @@ class ServiceUnavailable(DataSyncError):
         """`Cosmos DB`, `the queue` or `Key Vault`."""
         self.status = status
         """The HTTP status of the answer; None if there was none."""
+        self.kind = Kind.NOT_LET_IN if status in _NOT_LET_IN else Kind.UNAVAILABLE
         self.unstarted: str | None = None
         """The nonce of a lease that may have been taken for an attempt, which did not start because of this error."""
+
+
+_NOT_LET_IN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 class RequestRefused(ServiceUnavailable):
@@ -78,7 +107,9 @@ class TenantInvalid(DataSyncError):
     """A tenant document cannot be used."""
 
     def __init__(self, tenant_id: str, path: str, why: str, flow: str | None = None) -> None:
-        super().__init__(f"{tenant_id:.200}{(flow and f'/{flow:.200}') or ''} {path}: {why}")
+        self.place = f"{tenant_id:.200}{(flow and f'/{flow:.200}') or ''} {path}"
+        """The tenant, the flow and the field, such as `tenant-123/weather flows[2].cron`."""
+        super().__init__(f"{self.place}: {why}")
         self.tenant_id = tenant_id
         """The tenant's id, as far as the document has one."""
         self.path = path
@@ -89,25 +120,37 @@ class TenantInvalid(DataSyncError):
 class TenantUnknown(DataSyncError):
     """A tenant has no document."""
 
+    kind = Kind.NOT_FOUND
+
 
 class RunUnknown(DataSyncError):
     """A run has no record."""
+
+    kind = Kind.NOT_FOUND
 
 
 class EntryUnknown(DataSyncError):
     """A tenant has no entry for a flow."""
 
+    kind = Kind.NOT_FOUND
+
 
 class ActionInvalid(DataSyncError):
     """An action of an operator cannot be asked for like this."""
+
+    kind = Kind.INVALID
 
 
 class ActionRefused(DataSyncError):
     """An action of an operator is not possible at present."""
 
+    kind = Kind.REFUSED
+
 
 class ChangedMeanwhile(DataSyncError):
     """Something was changed since an operator saw it, or since an action began. Nothing was done."""
+
+    kind = Kind.CHANGED
 
 
 class StateInvalid(DataSyncError):

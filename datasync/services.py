@@ -28,6 +28,7 @@ from datasync.stores.jobs import JobQueue
 from datasync.stores.overview import Overview
 from datasync.stores.runs import RunStore
 from datasync.stores.tenants import TenantStore
+from datasync.telemetry.spans import Spans
 
 
 class Pingable(Protocol):
@@ -123,7 +124,7 @@ class Services:
     @cached_property
     def poison(self) -> JobQueue:
         """The queue of the jobs that failed for the last time."""
-        return self._queue(f"{self.settings.queue_name}-poison")
+        return self._queue(self.settings.poison_queue_name)
 
     @cached_property
     def vault(self) -> Vault:
@@ -146,6 +147,15 @@ class Services:
         self._open.push_async_callback(transport.aclose)
         return transport
 
+    @cached_property
+    def spans(self) -> Spans:
+        """The spans of ticks, messages and runs."""
+        if not self.settings.traces:
+            return Spans()
+        from datasync.telemetry.opentelemetry_spans import OpenTelemetrySpans  # noqa: PLC0415 - off, it is not imported
+
+        return OpenTelemetrySpans()
+
     @property
     def external(self) -> list[ExternalService]:
         """The services outside the process. Key Vault is left out where none is configured."""
@@ -155,7 +165,7 @@ class Services:
             ExternalService(f"Cosmos DB {database}/{settings.tenants_container}", cosmos, lambda: self.tenants),
             ExternalService(f"Cosmos DB {database}/{settings.runs_container}", cosmos, lambda: self.runs),
             ExternalService(f"queue {settings.queue_name}", storage, lambda: self.jobs),
-            ExternalService(f"queue {settings.queue_name}-poison", storage, lambda: self.poison),
+            ExternalService(f"queue {settings.poison_queue_name}", storage, lambda: self.poison),
         ]
         if settings.key_vault_url:
             external.append(ExternalService(f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", lambda: self.vault))
@@ -192,7 +202,7 @@ class Services:
     def _queue(self, name: str) -> JobQueue:
         client = queue_client(self.settings.storage, name, self._credential)
         self._open.push_async_callback(client.close)
-        return JobQueue(client, self.clock.now)
+        return JobQueue(client, self.clock.now, partial(self.spans.send, name))
 
 
 @cache

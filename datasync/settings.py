@@ -43,6 +43,11 @@ _HALF_AN_HOUR = timedelta(minutes=30)
 """The default of the host, but for the Consumption plan, which has five minutes:
 https://learn.microsoft.com/azure/azure-functions/functions-scale#timeout"""
 
+_OPENTELEMETRY = ("PYTHON_ENABLE_OPENTELEMETRY", "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY")
+"""The settings by which the Python worker of Azure traces. It takes these words for yes and no:
+https://github.com/Azure/azure-functions-python-worker (app_setting_manager.py)"""
+_YES, _NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
+
 _KNOWN = (
     "AzureWebJobsStorage",
     "AzureWebJobsStorage__accountName",
@@ -63,6 +68,7 @@ _KNOWN = (
     "RUN_RETENTION_DAYS",
     "DASHBOARD",
     "HEARTBEAT_URL",
+    *_OPENTELEMETRY,
     _ATTEMPTS,
     _PAUSE,
     _TIMEOUT,
@@ -134,6 +140,7 @@ class Settings:
     key_vault_verify_challenge: bool
     """False only for a vault outside Azure's domains, such as the local one."""
     queue_name: str = field(repr=False)
+    """The queue of the jobs."""
     cosmos_database: str = field(repr=False)
     tenants_container: str = field(repr=False)
     runs_container: str = field(repr=False)
@@ -161,8 +168,15 @@ class Settings:
 
     function_timeout: timedelta
     """The time after which the host ends the process of an invocation (host.json, `functionTimeout`)."""
+    traces: bool = False
+    """Whether OpenTelemetry is on."""
     warnings: tuple[str, ...] = ()
     """Probable mistakes: the setting and the reason, without the value."""
+
+    @property
+    def poison_queue_name(self) -> str:
+        """The queue to which the host moves the messages that have failed for the last time."""
+        return f"{self.queue_name}-poison"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], *, host_json: Path = HOST_JSON) -> Self:
@@ -211,6 +225,7 @@ class Settings:
             retry_delay=read(_PAUSE, _time_span, _host_option(host_json, _PAUSE, _time_span, timedelta())),
             function_timeout=read(_TIMEOUT, _limit, _host_option(host_json, _TIMEOUT, _limit, _HALF_AN_HOUR)),
             heartbeat_url=_heartbeat_url(environ),
+            traces=any(environ.get(name, "").strip().lower() in _YES for name in _OPENTELEMETRY),
             warnings=tuple(_warnings(environ)),
         )
         if settings.tenants_container == settings.runs_container:
@@ -302,6 +317,9 @@ def _optional_warnings(environ: Mapping[str, str]) -> Iterator[str]:
         yield f"DASHBOARD: expected {', '.join(_DASHBOARD[:-1])} or {_DASHBOARD[-1]}, got {_harmless(text)}: it is off"
     if environ.get("HEARTBEAT_URL") and _heartbeat_url(environ) is None:
         yield "HEARTBEAT_URL: expected an https:// address: no request is sent"
+    for name in _OPENTELEMETRY:
+        if environ.get(name) and environ[name].strip().lower() not in (*_YES, *_NO):
+            yield f"{name}: expected true or false, got {_harmless(environ[name])}: it counts as false"
 
 
 def _heartbeat_url(environ: Mapping[str, str]) -> str | None:

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -19,7 +20,7 @@ from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosHttpResponseError
 from rich.console import Console
 
-from datasync.cli.local_settings import local_settings
+from datasync.cli.local_settings import STARTED, local_settings
 from datasync.cli.validate import Report, load
 from datasync.clients import CosmosAccount, Credential
 from datasync.errors import DataSyncError, ServiceUnavailable, SettingsInvalid
@@ -32,7 +33,7 @@ from localdev.identity import issue_token
 from localdev.interrupt import INTERRUPTED
 from localdev.keyvault import AUDIENCE
 from localdev.provision import provision
-from localdev.stack import Ports, stack
+from localdev.stack import Ports, Stack, stack
 
 PORTS = Ports(queue=10001, blob=10000, table=10002, cosmos=8081, vault=8443, identity=8444, demo=8080)
 HOST_PORT = 7071
@@ -52,9 +53,10 @@ def demo_command() -> None:
 
 
 @cli.command()
-def start() -> None:
+@click.option("--trace", is_flag=True, help="Turn OpenTelemetry on, and print a line for each span.")
+def start(*, trace: bool) -> None:
     """Run everything on fixed ports until Ctrl-C."""
-    run(until_interrupted(_start()))
+    run(until_interrupted(_start(trace=trace)))
 
 
 @cli.command()
@@ -103,7 +105,7 @@ async def _provision(settings: Settings) -> None:
     )
 
 
-async def _start() -> None:
+async def _start(*, trace: bool) -> None:
     async with stack(PORTS, QUICK_RETRIES) as running:
         await seed(running, datetime.now(UTC))
         click.echo(
@@ -120,9 +122,31 @@ async def _start() -> None:
             "Ctrl-C stops everything."
         )
         # The host does not ask for the key, as with Core Tools.
-        async with host({**running.environ, "DASHBOARD": "key"}, port=HOST_PORT, on_line=click.echo) as app:
+        environ = {**running.environ, "DASHBOARD": "key"}
+        async with host(environ, port=HOST_PORT, trace=trace, on_line=click.echo) as app:
             click.echo(f"Dashboard      {app.url}/api/ops")
-            await app.ended()
+            with _announced(running):
+                click.echo("Command line   python -m datasync status --local")
+                await app.ended()
+
+
+@contextmanager
+def _announced(running: Stack) -> Generator[None]:
+    """Write the settings for `--local` of the command line, and remove them at the end."""
+    settings = running.settings
+    values = {
+        **running.environ,
+        "COSMOS_DATABASE": settings.cosmos_database,
+        "COSMOS_TENANTS_CONTAINER": settings.tenants_container,
+        "COSMOS_RUNS_CONTAINER": settings.runs_container,
+        "QUEUE_NAME": settings.queue_name,
+        "ORCHESTRATOR_SCHEDULE": settings.schedule,
+    }
+    STARTED.write_text(json.dumps({"IsEncrypted": False, "Values": values}, indent=2), encoding="utf-8")
+    try:
+        yield
+    finally:
+        STARTED.unlink(missing_ok=True)
 
 
 async def _secret(name: str, value: str) -> None:

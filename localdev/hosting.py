@@ -52,17 +52,18 @@ async def host(
     *,
     app: Path = ROOT,
     port: int = 0,
+    trace: bool = False,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> AsyncGenerator[RunningHost]:
     """Run an app in the local Functions host. Port 0 means a free port.
 
     The host is a child process that ends with this one, also when this one is killed. At the end of the block, running
-    functions have 10 s to finish. `on_line` gets each line that the host and the app write. Raises StartFailed, with
-    the last of these lines.
+    functions have 10 s to finish. With `trace`, it logs the spans of the app. `on_line` gets each line that the host
+    and the app write. Raises StartFailed, with the last of these lines.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "localdev.host", "--app", str(app), "--port", str(port), "--stdin-from-parent"),
+        *("-m", "localdev.host", "--app", str(app), "--port", str(port), "--stdin-from-parent", *["--trace"] * trace),
         cwd=ROOT,
         stdin=PIPE,
         stdout=PIPE,

@@ -38,6 +38,7 @@ RUNS_INDEX = _only(
     "/lastSuccessUtc/?",
     "/staleUtc/?",
     "/consecutiveFailures/?",
+    "/lease/until/?",
 )
 """The paths in `WHERE` and `ORDER BY` of the app's queries and of those in docs/queries.md."""
 

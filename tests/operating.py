@@ -1,6 +1,7 @@
 """An app over some tenants whose flows do as a test says, and the commands that look into it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -31,11 +32,15 @@ class Fleet:
         self.services = services
         self.ends: dict[str, BaseException] = {}
         """How the flows of a tenant end, unless they succeed."""
+        self.during: dict[str, Callable[[], Awaitable[None]]] = {}
+        """What happens while a flow of a tenant runs."""
         self.registry = FlowRegistry()
         self.registry.flow("weather", aliases=("forecast",))(self._flow)
         self.registry.flow(FEED, provider="homedepot")(self._flow)
 
     async def _flow(self, tenant_id: str, _kv: SecretClient) -> None:
+        if act := self.during.get(tenant_id):
+            await act()
         if end := self.ends.get(tenant_id):
             raise end
 

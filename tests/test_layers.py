@@ -21,7 +21,7 @@ PARTS = {
     "telemetry": {"errors", "model"},
     "clients": {"errors", "settings", "stores"},
     "flow": {"clock", "errors", "model", "telemetry", "version"},
-    "services": {"clients", "clock", "errors", "flow", "model", "settings", "stores"},
+    "services": {"clients", "clock", "errors", "flow", "model", "settings", "stores", "telemetry"},
     "health": {"errors", "services"},
     "schedule": {"cron", "errors", "model"},
     "tick": {
@@ -139,7 +139,8 @@ def test_flows_import_the_framework_only(path: Path) -> None:
     [
         ("azure.functions", {"function_app.py", "blueprint.py"}),
         ("croniter", {"cron.py"}),
-        ("click", {"main.py", "common.py", "operate.py", "act.py", "dead.py", "documents.py"}),
+        ("click", {"main.py", "common.py", "operate.py", "act.py", "dead.py", "documents.py", "checks.py"}),
+        ("opentelemetry", {"opentelemetry_spans.py"}),
         ("threading", {"watchdog.py", "redact.py", "execute.py"}),
     ],
 )

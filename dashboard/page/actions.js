@@ -12,8 +12,9 @@ const typedName = kept(localStorage, "datasync.name", "");
 /**
  * Ask before an action.
  *
- * `{action, title, text, fields, count, body, button}`: `body(values)` is what is sent; `fields` are `{name, label, …}` of
- * inputs; the user types `count` back if there is one. A second click sends the same action id, which the app does once.
+ * `{action, title, text, more, fields, count, body, button, done, failed}`: `body(values)` is what is sent; `more` is shown
+ * below the text; `fields` are `{name, label, …}` of inputs; the user types `count` back if there is one. A second click
+ * sends the same action id, which the app does once. `done()` and `failed(error)` are called at the end.
  */
 export function ask(action) {
   asked.set({ ...action, actionId: crypto.randomUUID() });
@@ -45,7 +46,7 @@ function Dialog({ action }) {
     if (isSending.current) return;
     const values = Object.fromEntries(new FormData(event.target));
     if (count !== undefined && values.count.replaceAll(/[,\s]/g, "") !== String(count)) {
-      setError(`Type ${grouped(count)} to confirm. You typed ${plain(values.count) || "nothing"}.`);
+      setError({ message: `Type ${grouped(count)} to confirm. You typed ${plain(values.count) || "nothing"}.` });
       return;
     }
     if (needsName) typedName.set(values.who.trim());
@@ -57,12 +58,15 @@ function Dialog({ action }) {
       const answer = await post(action.action, body);
       news.set(answer.message ?? `Done: ${action.title}`);
       asked.set(null);
-      refreshAll();
+      action.done?.();
+      refreshAll({ isFresh: true });
     } catch (failure) {
       isSending.current = false;
       setBusy(false);
-      setError(failure.status === 409 ? `${failure.message} Close this, look at the new values, and try again.` : failure.message);
-      if (failure.status === 409) refreshAll();
+      const message = failure.status === 409 ? `${failure.message} Close this, look at the new values, and try again.` : failure.message;
+      setError({ message, problems: failure.problems });
+      action.failed?.(failure);
+      if (failure.status === 409) refreshAll({ isFresh: true });
     }
   };
 
@@ -70,10 +74,13 @@ function Dialog({ action }) {
     <form onSubmit=${send} novalidate=${false}>
       <h2 id="asked"><${Text}>${action.title}<//></h2>
       ${action.text && html`<p><${Text}>${action.text}<//></p>`}
+      ${action.more}
       ${fields.map(
-        ({ name, label, hint, options, ...rest }) => html`<label>
+        ({ name, label, hint, options, rows, ...rest }) => html`<label>
           <span>${label}</span>
-          ${options
+          ${rows
+            ? html`<textarea name=${name} rows=${rows} spellcheck=${false} ...${rest}></textarea>`
+            : options
             ? html`<select name=${name} ...${rest}>${options.map(([value, said]) => html`<option value=${value}>${said}</option>`)}</select>`
             : html`<input name=${name} autocomplete="off" ...${rest} />`}
           ${hint && html`<small class="quiet">${hint}</small>`}
@@ -83,7 +90,7 @@ function Dialog({ action }) {
       html`<label><span>Type <strong>${grouped(count)}</strong> to confirm</span><input name="count" inputmode="numeric" autocomplete="off" required /></label>`}
       ${needsName &&
       html`<label><span>Your name, for the audit</span><input name="who" autocomplete="name" required maxlength="100" defaultValue=${typedName.get()} /></label>`}
-      ${error && html`<p class="note bad" role="alert"><${Text}>${error}<//></p>`}
+      ${error && html`<div class="note bad" role="alert"><div><${Text}>${error.message}<//><${Problems} problems=${error.problems} /></div></div>`}
       <div class="buttons">
         <button type="button" onClick=${() => dialog.current.close()}>Cancel</button>
         <button type="submit" class="primary" aria-disabled=${isBusy}>${isBusy ? "Working…" : action.button}</button>
@@ -91,6 +98,10 @@ function Dialog({ action }) {
     </form>
   </dialog>`;
 }
+
+/** What has to be corrected, each with its place. */
+export const Problems = ({ problems }) =>
+  problems?.length > 0 && html`<ul>${problems.map((each) => html`<li key=${each}><${Text}>${each}<//></li>`)}</ul>`;
 
 /** Whether the user may change something. */
 export const useCanOperate = () => useSource(me).data?.canOperate ?? false;
@@ -142,16 +153,19 @@ export const nextRun = (line) => ({
     },
   ],
   button: "Set",
-  body: ({ at }) => ({ tenant: line.tenantId, flow: line.flowName, at: at ? `${at.length === 16 ? `${at}:00` : at}Z` : null, seen: seen(line) }),
+  body: ({ at }) => ({ tenant: line.tenantId, flow: line.flowName, at: at ? utcOf(at) : null, seen: seen(line) }),
 });
+
+/** Return the time of an input, which leaves out seconds that are zero. */
+const utcOf = (at) => `${at.length === 16 ? `${at}:00` : at}Z`;
 
 /** What the operator has seen of an entry: an action on all entries of a tenant has no such condition. */
 const seen = (line) => (line.flowName ? { enabled: line.enabled, nextRunUtc: line.nextRunUtc ?? null } : undefined);
 
-/** `since` is the earliest start of the runs that the incident counts. */
-export const retry = (incident, since) => ({
+/** `filter` says which dead runs: `{fingerprint, since}`, or `{tenant, flow}`; `count` is how many the operator has seen. */
+export const retry = (filter, count) => ({
   action: "retry",
-  title: `Run ${counted(incident.dead, "dead run")} again`,
+  title: `Run ${counted(count, "dead run")} again`,
   text: "Each run is sent to the queue once. Runs whose cause still exists die again.",
   fields: [
     {
@@ -160,7 +174,59 @@ export const retry = (incident, since) => ({
       options: [["600", "10 minutes"], ["3600", "1 hour"], ["14400", "4 hours"], ["0", "no time: all at once"]],
     },
   ],
-  count: incident.dead,
-  button: `Run ${grouped(incident.dead)} again`,
-  body: ({ spread }) => ({ fingerprint: incident.fingerprint, since, count: incident.dead, spreadSeconds: Number(spread) }),
+  count,
+  button: `Run ${grouped(count)} again`,
+  body: ({ spread }) => ({ ...filter, count, spreadSeconds: Number(spread) }),
+});
+
+export const purge = (filter, count) => ({
+  action: "purge",
+  title: `Purge ${counted(count, "dead run")}`,
+  text: "They leave the list of dead runs for good, and cannot be run again. Their records stay until they expire.",
+  count,
+  button: `Purge ${grouped(count)}`,
+  body: () => ({ ...filter, count }),
+});
+
+export const openGate = (gate) => ({
+  action: "gate-open",
+  title: `Open ${gate.provider} for ${gate.tenantId ?? "all tenants"}`,
+  text: `${gate.provider} has asked not to be called${gate.untilUtc ? ` until ${gate.untilUtc}` : ""}. If you open it, it is called again now. Runs that wait stay on the queue until their time.`,
+  button: "Open",
+  body: () => ({ provider: gate.provider, tenant: gate.tenantId, untilUtc: gate.untilUtc }),
+});
+
+/** `memory` is what the operator has seen: `{cursorJson, windowEndUtc}`. */
+export const setCursor = (line, memory) => ({
+  action: "cursor-set",
+  title: `Cursor of ${what(line.tenantId, line.flowName)}`,
+  text: "The next run starts from this value.",
+  fields: [{ name: "cursor", label: "Cursor, as JSON", rows: 6, required: true, defaultValue: memory.cursorJson }],
+  button: "Set",
+  body: ({ cursor }) => ({ tenant: line.tenantId, flow: line.flowName, cursorJson: cursor, seenJson: memory.cursorJson }),
+});
+
+export const resetCursor = (line, memory) => ({
+  action: "cursor-set",
+  title: `Reset the cursor of ${what(line.tenantId, line.flowName)}`,
+  text: "The next run starts from the beginning.",
+  button: "Reset",
+  body: () => ({ tenant: line.tenantId, flow: line.flowName, cursorJson: null, seenJson: memory.cursorJson }),
+});
+
+export const setWindow = (line, memory) => ({
+  action: "window-set",
+  title: `Window of ${what(line.tenantId, line.flowName)}`,
+  text: "The next window starts at this time.",
+  fields: [{ name: "at", label: "Time in UTC", type: "datetime-local", step: 1, required: true, defaultValue: memory.windowEndUtc?.slice(0, 19) ?? "" }],
+  button: "Set",
+  body: ({ at }) => ({ tenant: line.tenantId, flow: line.flowName, windowEndUtc: utcOf(at), seen: { windowEndUtc: memory.windowEndUtc } }),
+});
+
+export const resetWindow = (line, memory) => ({
+  action: "window-set",
+  title: `Reset the window of ${what(line.tenantId, line.flowName)}`,
+  text: "The next window has no start, as if no run had succeeded.",
+  button: "Reset",
+  body: () => ({ tenant: line.tenantId, flow: line.flowName, windowEndUtc: null, seen: { windowEndUtc: memory.windowEndUtc } }),
 });

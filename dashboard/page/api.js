@@ -2,20 +2,27 @@
 
 import { useEffect, useMemo, useState } from "./preact.js";
 import { kept, store } from "./store.js";
+import { skew } from "./text.js";
 
 const ROOT = new URL("../", import.meta.url); // …/api/ops/
 const TIMEOUT = 30_000;
+/** How people are let in: "key" or "entra". */
+const MODE = document.documentElement.dataset.mode;
 
 /** The function key. It is kept for this tab only, and sent in a header only. */
 export const key = kept(sessionStorage, "datasync.key", "");
-/** Whether the app has refused a request because the key was missing or wrong. */
-export const isRefused = store(false);
+/** What the user has to do before the app answers: type the "key", "sign in", or "" for nothing. */
+export const needed = store("");
+
+/** Return the address at which the platform signs people in, and that brings them back to this view. */
+export const signIn = () => `/.auth/login/aad?post_login_redirect_uri=${encodeURIComponent(location.pathname + location.hash)}`;
 
 /** A request that the app, or the network, did not answer as wished. `status` is 0 where there was no answer. */
 export class Refused extends Error {
-  constructor(message, status) {
+  constructor(message, status, problems = []) {
     super(message);
     this.status = status;
+    this.problems = problems;
   }
 }
 
@@ -40,15 +47,27 @@ async function answer(url, { headers = {}, ...options }) {
   let response;
   let body;
   try {
-    response = await fetch(url, { ...options, headers: sent, signal, cache: "no-store", redirect: "error" });
+    response = await fetch(url, { ...options, headers: sent, signal, cache: "no-store", redirect: "manual" });
     const text = await response.text();
     body = text ? parsed(text) : null;
   } catch (error) {
     const why = error.name === "TimeoutError" ? "the app has not answered in 30 seconds" : "the app cannot be reached";
     throw new Refused(why, 0);
   }
-  if (response.status === 401) isRefused.set(true);
-  if (!response.ok) throw new Refused(body?.error ?? body?.message ?? `the answer has status ${response.status}`, response.status);
+  const isElsewhere = response.type === "opaqueredirect"; // to the sign-in: no route of the app leads elsewhere
+  if (MODE === "entra" && (isElsewhere || response.status === 401)) {
+    needed.set("sign in");
+    throw new Refused("Your sign-in is over.", 401);
+  }
+  if (response.status === 401) needed.set("key");
+  if (isElsewhere) throw new Refused("something between this page and the app has led the request elsewhere", 0);
+  if (needed.get() === "sign in") needed.set("");
+  // Whole seconds, which is enough to say how long ago something was.
+  const time = Date.parse(response.headers.get("Date") ?? "");
+  if (time) skew.set(time - Date.now());
+  if (!response.ok) {
+    throw new Refused(body?.error ?? body?.message ?? `the answer has status ${response.status}`, response.status, body?.problems);
+  }
   if (body === undefined || body === null) throw new Refused("the answer is not JSON", response.status);
   return body;
 }
@@ -92,9 +111,10 @@ export class Source {
     };
   }
 
-  /** Read now. An answer that fails leaves the data as they are. */
-  async refresh() {
+  /** Read now; `isFresh`: not an answer that the app has kept. An answer that fails leaves the data as they are. */
+  async refresh(isFresh = false) {
     clearTimeout(this.timer);
+    this.isFresh ||= isFresh;
     if (this.isReading) {
       this.isAskedAgain = true;
       return;
@@ -102,8 +122,10 @@ export class Source {
     this.isReading = true;
     this.isAskedAgain = false;
     const before = this.state.get();
+    const wasFresh = this.isFresh;
+    this.isFresh = false;
     try {
-      this.state.set({ data: await this.read(before.data), at: Date.now(), error: undefined });
+      this.state.set({ data: await this.read(before.data, wasFresh), at: Date.now(), error: undefined });
     } catch (error) {
       if (!(error instanceof Refused)) console.error(error);
       this.state.set({ ...before, error });
@@ -112,9 +134,9 @@ export class Source {
     if (this.number) this.timer = setTimeout(() => this.wake(), this.isAskedAgain ? 0 : this.seconds * 1000);
   }
 
-  /** Read again, unless nobody can see the page, or the app asks for the key. */
+  /** Read again, unless nobody can see the page, or the app lets nobody in. */
   wake() {
-    if (!document.hidden && !isRefused.get()) this.refresh();
+    if (!document.hidden && !needed.get()) this.refresh();
   }
 }
 
@@ -124,10 +146,12 @@ document.addEventListener("visibilitychange", () => {
   for (const each of followed.get().filter(old)) each.refresh();
 });
 
-/** Read everything that is on the page again. */
-export function refreshAll() {
-  for (const each of followed.get()) each.refresh();
+/** Read everything that is on the page again; `isFresh`: also what the app keeps for all readers. */
+export function refreshAll({ isFresh = false } = {}) {
+  for (const each of followed.get()) each.refresh(isFresh);
 }
+
+const KEPT_BY_THE_APP = ["status", "incidents"];
 
 const sources = new Map();
 const MOST_SOURCES = 40;
@@ -135,7 +159,7 @@ const MOST_SOURCES = 40;
 /** Return the source of a path: the same one each time, so that a view that is opened again shows its last data. */
 export function source(path, parameters = {}, seconds = 30) {
   const name = JSON.stringify([path, parameters]);
-  const found = sources.get(name) ?? new Source(() => get(path, parameters), seconds);
+  const found = sources.get(name) ?? new Source((_, isFresh) => get(path, isFresh && KEPT_BY_THE_APP.includes(path) ? { ...parameters, fresh: 1 } : parameters), seconds);
   sources.delete(name);
   sources.set(name, found);
   for (const [oldest, each] of sources) {

@@ -2,10 +2,10 @@
 
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./preact.js";
 import { Asked } from "./actions.js";
-import { followed, isRefused, key, me, refreshAll, useData, useSource } from "./api.js";
+import { followed, key, me, needed, refreshAll, signIn, useSource } from "./api.js";
 import { news, Sign, Text } from "./parts.js";
 import { useStore } from "./store.js";
-import { agoText, durationText, plain, skew, zoneChoice } from "./text.js";
+import { agoText, durationText, plain, zoneChoice } from "./text.js";
 import { Audit } from "./view_audit.js";
 import { Files } from "./view_files.js";
 import { Fleet } from "./view_fleet.js";
@@ -43,7 +43,6 @@ function App() {
   const [at, setAt] = useState(address);
   const main = useRef();
   const isFirst = useRef(true);
-  const status = useData("status", {}, 15);
   const { data: own } = useSource(me);
 
   useLayoutEffect(() => {
@@ -51,10 +50,6 @@ function App() {
     addEventListener("hashchange", moved);
     return () => removeEventListener("hashchange", moved);
   }, []);
-
-  useEffect(() => {
-    if (status.data) skew.set(new Date(status.data.atUtc).getTime() - status.at);
-  }, [status.data]);
 
   const place = [at.name, ...at.words].join("/");
   useEffect(() => {
@@ -113,6 +108,7 @@ function Zone() {
 /** How old the data are, and whether the app answers. */
 function Freshness() {
   const all = useStore(followed);
+  const isOut = useStore(needed) === "sign in";
   const [, beat] = useState(0);
   useEffect(() => {
     const timer = setInterval(() => beat((number) => number + 1), 1000);
@@ -124,19 +120,21 @@ function Freshness() {
   const lost = states.find((each) => each.error && each.error.status !== 404 && each.error.status !== 401);
   const isOld = read.some((each) => Date.now() - each.at > each.seconds * 3000 + 10_000);
   const age = oldest ? durationText(Math.max(0, (Date.now() - oldest.at) / 1000)) : null;
-  const said = lost
+  const said = isOut
+    ? `Your sign-in is over.${age ? ` The data are ${age} old.` : ""}`
+    : lost
     ? `${lost.error.status ? "The app has refused a request" : "The connection is lost"}: ${plain(lost.error.message)}.${age ? ` The data are ${age} old.` : ""} The page tries again by itself.`
     : isOld
       ? `The data are ${age} old.`
       : "";
   // The live region stays on the page, and its text has no number that changes each second.
   return html`
-    <aside class="fresh" aria-label="Age of the data" data-state=${lost ? "lost" : isOld ? "old" : "fresh"}>
+    <aside class="fresh" aria-label="Age of the data" data-state=${isOut || lost ? "lost" : isOld ? "old" : "fresh"}>
       ${said
-        ? html`<p class="note ${lost ? "bad" : "warn"}"><${Sign} name=${lost ? "failed" : "late"} /> <span>${said}</span> <button type="button" onClick=${refreshAll}>Try now</button></p>`
+        ? html`<p class="note ${isOut || lost ? "bad" : "warn"}"><${Sign} name=${isOut || lost ? "failed" : "late"} /> <span>${said}</span> ${isOut && html`<a href=${signIn()}>Sign in again</a>`} <button type="button" onClick=${() => refreshAll()}>Try now</button></p>`
         : html`<p class="quiet updated">${oldest ? `Updated ${agoText(oldest.at, Date.now())}` : "Reading…"}</p>`}
     </aside>
-    <p class="hidden" role="status">${lost ? "The connection is lost. The data are old." : isOld ? "The data are old." : ""}</p>
+    <p class="hidden" role="status">${isOut ? "Your sign-in is over." : lost ? "The connection is lost. The data are old." : isOld ? "The data are old." : ""}</p>
   `;
 }
 
@@ -152,7 +150,7 @@ function News() {
 
 /** Asks for the function key when the app refuses a request without it. */
 function Key() {
-  const isAsked = useStore(isRefused);
+  const isAsked = useStore(needed) === "key";
   const dialog = useRef();
   const wasSent = Boolean(key.get());
   useEffect(() => {
@@ -162,7 +160,7 @@ function Key() {
   const send = (event) => {
     event.preventDefault();
     key.set(new FormData(event.target).get("key").trim());
-    isRefused.set(false);
+    needed.set("");
     refreshAll();
   };
   return html`<dialog ref=${dialog} aria-labelledby="key-title" onCancel=${(event) => event.preventDefault()}>

@@ -1,13 +1,13 @@
 // The flows of the fleet, as the browser holds them, and the language that filters them.
 
 import { Source, get } from "./api.js";
-import { words } from "./text.js";
+import { now, words } from "./text.js";
 
 /** The states of a flow, the most urgent first. */
 export const HEALTHS = ["problem", "failing", "late", "unusual", "running", "deferred", "disabled", "new", "well"];
 
 const EVERY = 20; // seconds
-const ALL_EVERY = 600_000; // ms: flows become late without a change of any document
+const ALL_EVERY = 600_000; // ms: leases and deferrals end without a change of any document
 
 /** The fleet: `{atTs, lines, readAt}`. The first answer has all lines, later ones those of the changed tenants. */
 export const fleet = new Source(read, EVERY);
@@ -15,9 +15,21 @@ export const fleet = new Source(read, EVERY);
 async function read(before) {
   const isDelta = before && Date.now() - before.readAt < ALL_EVERY;
   const answer = await get("fleet", isDelta ? { since: before.atTs } : {});
-  if (!isDelta || answer.complete) return { atTs: answer.atTs, readAt: Date.now(), lines: sorted(answer.lines.map(prepared)) };
-  if (!answer.lines.length && !answer.removed?.length) return { ...before, atTs: answer.atTs };
-  return { ...before, atTs: answer.atTs, lines: sorted(merged(before.lines, answer)) };
+  if (!isDelta || answer.complete) return { atTs: answer.atTs, readAt: Date.now(), lines: aged(sorted(answer.lines.map(prepared))) };
+  const isSame = !answer.lines.length && !answer.removed?.length;
+  return { ...before, atTs: answer.atTs, lines: aged(isSame ? before.lines : sorted(merged(before.lines, answer))) };
+}
+
+/** Return the lines as they are now: a flow becomes late when time passes, without a change. The same list if none has. */
+function aged(lines) {
+  const present = now();
+  if (!lines.some((line) => line.lateFrom < present)) return lines;
+  return lines.map((line) => {
+    if (!(line.lateFrom < present)) return line;
+    const lateSinceUtc = Date.parse(line.overdueUtc) < present ? line.nextRunUtc : line.staleUtc;
+    const health = urgency(line) > HEALTHS.indexOf("late") ? "late" : line.health;
+    return { ...line, lateSinceUtc, health, lateFrom: Infinity };
+  });
 }
 
 /** Return the lines with those of the tenants in a delta in place of the former ones. */
@@ -30,10 +42,13 @@ function prepared(line) {
   const text = [line.tenantId, line.flowName, line.problem, line.lastOutcome && words(line.lastOutcome)];
   return {
     ...line,
+    lateFrom: line.enabled && !isProblem(line) && !isLate(line) ? Math.min(...[line.overdueUtc, line.staleUtc].map(timeOf)) : Infinity,
     id: JSON.stringify([line.tenantId, line.flowName, line.flowName ? null : line.problem]),
     searched: text.filter(Boolean).join("\n").toLowerCase(),
   };
 }
+
+const timeOf = (utc) => (utc == null ? Infinity : Date.parse(utc));
 
 const byText = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 

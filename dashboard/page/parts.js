@@ -96,7 +96,7 @@ function Failed({ error, what }) {
   if (error.status === 404) return html`<p class="note warn"><${Sign} name="problem" /> <${Text}>${error.message}<//></p>`;
   return html`<p class="note bad">
     <${Sign} name="failed" /> <span>Reading ${what} has failed: <${Text}>${error.message}<//>.</span>
-    <button type="button" onClick=${refreshAll}>Try again</button>
+    <button type="button" onClick=${() => refreshAll()}>Try again</button>
   </p>`;
 }
 

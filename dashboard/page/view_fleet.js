@@ -3,7 +3,7 @@
 
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.js";
 import { useSource } from "./api.js";
-import { csv, fleet, HEALTHS, ORDERS, outcomesOf, parseFilter } from "./fleet.js";
+import { csv, fleet, HEALTHS, linesThatAre, ORDERS, outcomesOf, parseFilter } from "./fleet.js";
 import { Ago, Badge, link, Loaded, Outcomes, Sign, Text, Title } from "./parts.js";
 import { counted, grouped, plain, words } from "./text.js";
 
@@ -89,13 +89,9 @@ function Lines({ lines, filter, change }) {
   `;
 }
 
-/** The states, with their numbers, as filters. */
+/** The states, with the numbers of flows that their filters find: a flow that is failing and late counts in both. */
 function Healths({ lines, filter, change }) {
-  const numbers = useMemo(() => {
-    const found = {};
-    for (const each of lines) found[each.health] = (found[each.health] ?? 0) + 1;
-    return found;
-  }, [lines]);
+  const numbers = useMemo(() => Object.fromEntries(HEALTHS.map((name) => [name, linesThatAre(name, lines).length])), [lines]);
   const names = HEALTHS.filter((each) => numbers[each]);
   return html`<div class="healths" role="group" aria-label="States">
     ${names.map((name) => {

@@ -1,7 +1,7 @@
 // Now: whether anything is wrong, and the one action that fixes it.
 
 import { html, useMemo } from "./preact.js";
-import { Act, retry } from "./actions.js";
+import { Act, openGate, purge, retry } from "./actions.js";
 import { useData, useSource } from "./api.js";
 import { exactly, fleet, linesThatAre } from "./fleet.js";
 import { Ago, Badge, link, Loaded, Sign, Table, Text, Time, Title } from "./parts.js";
@@ -12,6 +12,7 @@ const SHOWN = 8;
 export function Now() {
   const status = useData("status", {}, 15);
   const found = useData("incidents", {}, 30);
+  const gates = useData("gates", {}, 30);
   const all = useSource(fleet);
   return html`
     <${Title} title="Now">Now<//>
@@ -21,8 +22,15 @@ export function Now() {
       <p class="quiet lead">One error of one host, in all tenants: failing now, or dead in the last 24 hours.</p>
       <${Loaded} from=${found} what="the incidents"><${Incidents} found=${found.data} /><//>
     </section>
+    <${Loaded} from=${gates} what="the closed providers"><${Gates} gates=${gates.data} /><//>
     <${Loaded} from=${all} what="the fleet"><${Wrong} lines=${all.data?.lines} /><//>
   `;
+}
+
+function wrongTicks({ isMissing, failed }) {
+  if (isMissing) return "ticks are missing";
+  if (!failed) return "";
+  return failed === 1 ? "the last one failed" : `the last ${failed} failed`;
 }
 
 function Status({ status }) {
@@ -30,7 +38,7 @@ function Status({ status }) {
   return html`
     ${status.unavailable.map((each) => html`<p class="note bad" key=${each}><${Sign} name="failed" /> <${Text}>${each}<//></p>`)}
     <dl class="tiles">
-      <${Tile} name="Last tick" tone=${tick?.isMissing ? "bad" : ""} note=${tick?.isMissing && "ticks are missing"}>
+      <${Tile} name="Last tick" tone=${tick && wrongTicks(tick) ? "bad" : ""} note=${tick && wrongTicks(tick)}>
         ${tick ? html`<${Ago} at=${tick.startedUtc} none="none yet" />` : "?"}
       <//>
       <${Tile} name="Failing" to=${link.fleet("is:failing")} tone=${flows?.failing ? "bad" : ""}>${flows ? grouped(flows.failing) : "?"}<//>
@@ -82,6 +90,9 @@ function Incidents({ found }) {
 
 function Incident({ incident, most, since }) {
   const { error } = incident;
+  // `since` is the earliest start of the runs that the incident counts.
+  const dead = [{ fingerprint: incident.fingerprint, since }, incident.dead];
+  const hasDead = incident.dead > 0 && incident.fingerprint;
   const name = error ? [error.status, error.host].filter(Boolean).join(" ") || error.class : "Failing, and no record of a run is left";
   return html`<li class="incident">
     <div class="bar" style=${{ width: `${(100 * incident.tenants) / most}%` }}></div>
@@ -98,9 +109,29 @@ function Incident({ incident, most, since }) {
     </div>
     <div class="do">
       ${incident.exampleRunId && html`<a href=${link.run(incident.exampleTenantId, incident.exampleRunId)}>Last failed run</a>`}
-      ${incident.dead > 0 && incident.fingerprint && html`<${Act} ...${retry(incident, since)}>${incident.dead === 1 ? "Run it again…" : `Run these ${grouped(incident.dead)} again…`}<//>`}
+      ${hasDead && html`<${Act} ...${retry(...dead)}>${incident.dead === 1 ? "Run it again…" : `Run these ${grouped(incident.dead)} again…`}<//>`}
+      ${hasDead && html`<${Act} ...${purge(...dead)}>Purge…<//>`}
     </div>
   </li>`;
+}
+
+/** The providers that have asked not to be called for a time. */
+function Gates({ gates }) {
+  if (!gates.length) return null;
+  return html`<section aria-labelledby="gates">
+    <h2 id="gates">Closed providers</h2>
+    <${Table} label="Closed providers" head=${["Provider", "Tenant", "Since", "Until", ""]}>
+      ${gates.map(
+        (each) => html`<tr key=${JSON.stringify([each.provider, each.tenantId])}>
+          <td><${Text}>${each.provider}<//></td>
+          <td>${each.tenantId === null ? "all" : html`<a href=${link.tenant(each.tenantId)}><${Text}>${each.tenantId}<//></a>`}</td>
+          <td><${Time} at=${each.sinceUtc} /></td>
+          <td class="wide">${each.why === null ? html`<${Time} at=${each.untilUtc} />` : html`<${Text}>${each.why}<//>`}</td>
+          <td><${Act} ...${openGate(each)}>Open…<//></td>
+        </tr>`,
+      )}
+    <//>
+  </section>`;
 }
 
 function Wrong({ lines }) {
@@ -117,7 +148,7 @@ function Wrong({ lines }) {
             <td><a href=${link.tenant(each.tenantId)}><${Text}>${each.tenantId}<//></a></td>
             <td>${each.flowName ? html`<${Text}>${each.flowName}<//>` : html`<span class="quiet">document</span>`}</td>
             <td class="wide"><${Text}>${each.problem}<//></td>
-            <td><${Ago} at=${each.problemSinceUtc} /></td>
+            <td><${Ago} at=${each.problemSinceUtc} zone=${each.timezone} /></td>
           </tr>`,
         )}
       <//>
@@ -131,8 +162,8 @@ function Wrong({ lines }) {
           (each) => html`<tr key=${each.id}>
             <td><a href=${link.tenant(each.tenantId, each.flowName)}><${Text}>${each.tenantId}<//></a></td>
             <td><${Text}>${each.flowName}<//></td>
-            <td><${Time} at=${each.lateSinceUtc} /></td>
-            <td><${Time} at=${each.lastSuccessUtc} none="never" /></td>
+            <td><${Time} at=${each.lateSinceUtc} zone=${each.timezone} /></td>
+            <td><${Time} at=${each.lastSuccessUtc} none="never" zone=${each.timezone} /></td>
             <td><${Badge} name=${each.health} /></td>
           </tr>`,
         )}
@@ -148,7 +179,7 @@ function Wrong({ lines }) {
             <td><a href=${link.tenant(each.tenantId, each.flowName)}><${Text}>${each.tenantId}<//></a></td>
             <td><${Text}>${each.flowName}<//></td>
             <td class="wide"><${Text}>${each.unusual.map(({ text }) => text).join(", ")}<//></td>
-            <td><${Time} at=${each.unusual[0].sinceUtc} /></td>
+            <td><${Time} at=${each.unusual[0].sinceUtc} zone=${each.timezone} /></td>
           </tr>`,
         )}
       <//>

@@ -20,18 +20,19 @@ function Detail({ detail }) {
   const { run, attempts, http, window } = detail;
   const all = useSource(fleet).data?.lines;
   const line = useMemo(() => all?.find((each) => each.tenantId === run.tenantId && each.flowName === run.flowName), [all, run]);
+  const zone = line?.timezone;
   return html`
     <p class="lead"><${Badge} name=${run.outcome ?? "running"} /> <a href=${link.tenant(run.tenantId, run.flowName)}><${Text}>${run.flowName}<//></a></p>
     ${run.error && html`<${ErrorBox} error=${run.error} />`}
     ${REFUSED.includes(run.error?.status) && html`<${Credentials} tenant=${run.tenantId} names=${Object.keys(attempts.at(-1)?.secrets ?? {})} />`}
     <dl class="facts">
       <div><dt>Trigger</dt><dd><${Text}>${words(run.trigger)}<//></dd></div>
-      <div><dt>Scheduled</dt><dd><${Time} at=${run.scheduledUtc} /></dd></div>
-      <div><dt>Started</dt><dd><${Time} at=${run.startedUtc} /></dd></div>
-      <div><dt>Ended</dt><dd><${Time} at=${run.finishedUtc} /></dd></div>
+      <div><dt>Scheduled</dt><dd><${Time} at=${run.scheduledUtc} zone=${zone} /></dd></div>
+      <div><dt>Started</dt><dd><${Time} at=${run.startedUtc} zone=${zone} /></dd></div>
+      <div><dt>Ended</dt><dd><${Time} at=${run.finishedUtc} zone=${zone} /></dd></div>
       <div><dt>Attempts</dt><dd>${grouped(run.attempts)}${detail.redrive > 0 && html` <span class="quiet">sent again ${grouped(detail.redrive)} times</span>`}</dd></div>
       ${detail.part > 1 && html`<div><dt>Part</dt><dd>${grouped(detail.part)}</dd></div>`}
-      ${window && html`<div><dt>Window</dt><dd><${Time} at=${window.startUtc ?? window.start} ago=${false} none="the start" /> to <${Time} at=${window.endUtc ?? window.end} ago=${false} /></dd></div>`}
+      ${window && html`<div><dt>Window</dt><dd><${Time} at=${window.startUtc ?? window.start} ago=${false} none="the start" zone=${zone} /> to <${Time} at=${window.endUtc ?? window.end} ago=${false} zone=${zone} /></dd></div>`}
       <div><dt>HTTP, last attempt</dt><dd>${Object.keys(http).length ? Object.entries(http).map(([name, number]) => `${words(name)} ${grouped(number)}`).join(", ") : html`<span class="quiet">no requests</span>`}</dd></div>
     </dl>
     <div class="do"><${Act} ...${enqueue(run)}>Run the flow now…<//></div>
@@ -41,9 +42,10 @@ function Detail({ detail }) {
       <h2 id="attempts">Attempts</h2>
       ${run.attempts > attempts.length && html`<p class="quiet">The last ${attempts.length} of ${grouped(run.attempts)}.</p>`}
       <ol class="attempts" start=${run.attempts - attempts.length + 1}>
-        ${attempts.map((each, index) => html`<${Attempt} key=${each.startedUtc} attempt=${each} before=${attempts[index - 1]} />`)}
+        ${attempts.map((each, index) => html`<${Attempt} key=${each.startedUtc} attempt=${each} before=${attempts[index - 1]} zone=${zone} />`)}
       </ol>
     </section>
+    <${Log} lines=${detail.log} leftOut=${detail.logLeftOut} />
     <${Cursors} detail=${detail} />
   `;
 }
@@ -97,15 +99,32 @@ function Counts({ run, line, attempt }) {
   </section>`;
 }
 
-function Attempt({ attempt, before }) {
+function Attempt({ attempt, before, zone }) {
   const isSame = attempt.error && before?.error && JSON.stringify(attempt.error) === JSON.stringify(before.error);
   const secrets = Object.entries(attempt.secrets);
   return html`<li>
-    <${Badge} name=${attempt.outcome} /> <span>after ${durationText(secondsBetween(attempt.startedUtc, attempt.finishedUtc))}, at <${Time} at=${attempt.startedUtc} /></span>
+    <${Badge} name=${attempt.outcome} /> <span>after ${durationText(secondsBetween(attempt.startedUtc, attempt.finishedUtc))}, at <${Time} at=${attempt.startedUtc} zone=${zone} /></span>
     ${attempt.error && (isSame ? html`<p class="quiet">The same error.</p>` : html`<p class="error"><${Text}>${attempt.error.message}<//></p>`)}
     ${secrets.length > 0 &&
-    html`<details><summary>Secrets: ${secrets.length}</summary><ul>${secrets.map(([name, at]) => html`<li key=${name}><code><${Text}>${name}<//></code> read <${Time} at=${at} /></li>`)}</ul></details>`}
+    html`<details><summary>Secrets: ${secrets.length}</summary><ul>${secrets.map(([name, at]) => html`<li key=${name}><code><${Text}>${name}<//></code> read <${Time} at=${at} zone=${zone} /></li>`)}</ul></details>`}
   </li>`;
+}
+
+function Log({ lines, leftOut }) {
+  if (!lines.length) return null;
+  return html`<section aria-labelledby="log">
+    <h2 id="log">Log of the last attempt</h2>
+    ${leftOut > 0 && html`<p class="quiet">${grouped(leftOut)} earlier ${leftOut === 1 ? "line is" : "lines are"} not kept.</p>`}
+    <${Table} label="Log of the last attempt" head=${["Seconds", "Level", "Line"]} numbers=${["Seconds"]}>
+      ${lines.map(
+        (each, index) => html`<tr key=${index}>
+          <td class="number">${each.seconds.toFixed(3)}</td>
+          <td><${Text}>${each.level}<//></td>
+          <td><${Text}>${each.text}<//></td>
+        </tr>`,
+      )}
+    <//>
+  </section>`;
 }
 
 function Cursors({ detail }) {

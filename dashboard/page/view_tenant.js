@@ -1,26 +1,29 @@
 // Tenant: its entries, and what has happened to them.
 
 import { html, useEffect, useMemo, useRef, useState } from "./preact.js";
-import { Act, enqueue, nextRun, pause, resume } from "./actions.js";
+import {
+  Act, enqueue, nextRun, openGate, pause, purge, resetCursor, resetWindow, resume, retry, setCursor, setWindow, useCanOperate,
+} from "./actions.js";
 import { useData, useSource } from "./api.js";
 import { fleet, outcomesOf } from "./fleet.js";
 import { Badge, link, Loaded, Outcomes, Sign, Text, Time, Title } from "./parts.js";
-import { durationText, grouped, plain, secondsBetween, timeText, timeTitle, words } from "./text.js";
+import { counted, durationText, grouped, plain, secondsBetween, timeText, timeTitle, words } from "./text.js";
+import { Document, draftOf } from "./view_document.js";
 
 export function Tenant({ words: [tenant], query }) {
   const own = useData("tenant", { tenant }, 30);
   const all = useSource(fleet);
+  const [draft, edit] = useState(null);
   const lines = useMemo(() => (all.data?.lines ?? []).filter((each) => each.tenantId === tenant), [all.data, tenant]);
   return html`
     <p class="crumbs"><a href=${link.fleet()}>Fleet</a></p>
     <${Title} title=${tenant}><${Text}>${tenant}<//><//>
     <${Loaded} from=${own} what="the tenant">
       <${Facts} own=${own.data} />
-      <${Entries} tenant=${tenant} own=${own.data} lines=${lines} opened=${query.get("flow")} />
+      <${Entries} tenant=${tenant} own=${own.data} lines=${lines} opened=${query.get("flow")} edit=${() => edit(draft ?? draftOf(own.data))} />
     <//>
     <${Timeline} tenant=${tenant} zone=${own.data?.zone} />
-    ${own.data &&
-    html`<details class="document"><summary>Document</summary><pre tabindex="0" role="region" aria-label="Document"><${Text}>${JSON.stringify(own.data.document, null, 2)}<//></pre></details>`}
+    ${own.data && html`<${Document} own=${own.data} draft=${draft} edit=${edit} />`}
   `;
 }
 
@@ -31,7 +34,7 @@ function Facts({ own }) {
   </p>`;
 }
 
-function Entries({ tenant, own, lines, opened }) {
+function Entries({ tenant, own, lines, opened, edit }) {
   const stray = lines.filter((each) => !own.entries.some((entry) => entry.flowName === each.flowName));
   return html`
     ${own.problems.map((each) => html`<p class="note bad" key=${each}><${Sign} name="problem" /> <${Text}>${each}<//></p>`)}
@@ -48,15 +51,16 @@ function Entries({ tenant, own, lines, opened }) {
       ${own.entries.map((entry) => {
         const found = lines.find((each) => each.flowName === entry.flowName);
         const reason = own.document.flows?.[entry.index]?.pauseReason;
-        return html`<${Entry} key=${entry.flowName} tenant=${tenant} entry=${entry} line=${found} reason=${reason} zone=${own.zone} isOpened=${opened === entry.flowName} />`;
+        return html`<${Entry} key=${entry.flowName} tenant=${tenant} entry=${entry} line=${found} reason=${reason} zone=${own.zone} isOpened=${opened === entry.flowName} edit=${edit} />`;
       })}
     </section>
   `;
 }
 
-function Entry({ tenant, entry, line, reason, zone, isOpened }) {
+function Entry({ tenant, entry, line, reason, zone, isOpened, edit }) {
   const card = useRef();
   const [isAsked, setAsked] = useState(false);
+  const [isKeptShown, setKeptShown] = useState(false);
   useEffect(() => {
     if (isOpened) card.current.scrollIntoView({ block: "nearest" });
   }, [isOpened]);
@@ -74,12 +78,14 @@ function Entry({ tenant, entry, line, reason, zone, isOpened }) {
         ${entry.enabled ? html`<${Act} ...${pause(seen)}>Pause…<//>` : html`<${Act} ...${resume(seen)}>Resume…<//>`}
         <${Act} ...${nextRun(seen)}>Next run…<//>
         <button type="button" aria-expanded=${isAsked} onClick=${() => setAsked(!isAsked)}>Why?</button>
+        <button type="button" aria-expanded=${isKeptShown} onClick=${() => setKeptShown(!isKeptShown)}>Cursor and window</button>
       </div>
     </div>
     ${problems.map((each) => html`<p class="note bad" key=${each}><${Sign} name="problem" /> <${Text}>${each}<//></p>`)}
     ${!entry.enabled && html`<p class="note mute"><${Sign} name="disabled" /> <span>Paused${reason ? html`: <${Text}>${reason}<//>` : ""}</span></p>`}
     ${line?.unusual?.map((each) => html`<p class="note warn" key=${each.text}><${Sign} name="unusual" /> <span>Unusual: <${Text}>${each.text}<//>, since <${Time} at=${each.sinceUtc} zone=${zone} /></span></p>`)}
-    ${isAsked && html`<${Why} tenant=${tenant} flow=${entry.flowName} />`}
+    ${isAsked && html`<${Why} seen=${seen} edit=${edit} />`}
+    ${isKeptShown && html`<${Kept} seen=${seen} zone=${zone} />`}
     <dl class="facts">
       <div><dt>Cron</dt><dd><code><${Text}>${entry.cron}<//></code> <span class="quiet"><${Text}>${entry.timezone}<//></span></dd></div>
       <div><dt>Next run</dt><dd><${Time} at=${entry.nextRunUtc} zone=${zone} none="at the next tick" /></dd></div>
@@ -93,21 +99,83 @@ function Entry({ tenant, entry, line, reason, zone, isOpened }) {
   </article>`;
 }
 
-function Why({ tenant, flow }) {
-  const asked = useData("why", { tenant, flow }, 30);
-  return html`<div class="why" role="status">
-    <${Loaded} from=${asked} what="why"><${Answer} why=${asked.data} /><//>
+function Why({ seen, edit }) {
+  const asked = useData("why", { tenant: seen.tenantId, flow: seen.flowName }, 30);
+  // A screen reader says the cause. The rest is there to be read.
+  return html`<div class="why">
+    <p class="hidden" role="status">${asked.data ? `Why: ${words(asked.data.answer.cause)}` : ""}</p>
+    <${Loaded} from=${asked} what="why"><${Answer} why=${asked.data} seen=${seen} edit=${edit} /><//>
   </div>`;
 }
 
 const Finding = ({ finding }) => html`<span class="cause">${words(finding.cause)}:</span> <${Text}>${finding.why}<//>`;
 
-function Answer({ why }) {
+function Answer({ why, seen, edit }) {
   return html`
     <p class="answer"><${Finding} finding=${why.answer} /></p>
     ${why.also.length > 0 && html`<ul>${why.also.map((each) => html`<li key=${each.cause}>Also: <${Finding} finding=${each} /></li>`)}</ul>`}
-    ${why.answer.next && html`<p>Next: <code><${Text}>${why.answer.next}<//></code></p>`}
+    <${Next} finding=${why.answer} seen=${seen} edit=${edit} />
     <details><summary>Ruled out: ${why.ruledOut.length}</summary><ul>${why.ruledOut.map((each) => html`<li key=${each.cause}><${Finding} finding=${each} /></li>`)}</ul></details>
+  `;
+}
+
+/** The buttons that are the next step, for a user who may press them; a link; else the command. */
+function Next({ finding, seen, edit }) {
+  const canOperate = useCanOperate();
+  const steps = [
+    finding.runId && html`<a href=${link.run(seen.tenantId, finding.runId)}>Run <${Text}>${finding.runId}<//></a>`,
+    finding.cause === "no_tick" && html`<a href=${link.now()}>The last tick</a>`,
+    canOperate && STEPS[finding.cause]?.(finding, seen, edit),
+  ].filter(Boolean);
+  if (steps.length) return html`<div class="do next"><span>Next:</span> ${steps}</div>`;
+  return finding.next && html`<p>Next: <code><${Text}>${finding.next}<//></code></p>`;
+}
+
+const Edit = ({ edit }) => html`<button type="button" onClick=${edit}>Edit the document…</button>`;
+const RunNow = ({ seen }) => seen.enabled && html`<${Act} ...${enqueue(seen)}>Run it now…<//>`;
+
+/** The buttons for a cause: a function of the finding, of what the operator has seen, and of how the document is edited. */
+const STEPS = {
+  problem: (_, __, edit) => html`<${Edit} edit=${edit} />`,
+  no_entry: (_, __, edit) => html`<${Edit} edit=${edit} />`,
+  disabled: (_, seen) => html`<${Act} ...${resume(seen)}>Resume it…<//>`,
+  closed: ({ gate }) => gate && html`<${Act} ...${openGate(gate)}>Open <${Text}>${gate.provider}<//>…<//>`,
+  failing: (_, seen) => html`<${RunNow} seen=${seen} /> <${Dead} seen=${seen} />`,
+  late: (_, seen) => html`<${RunNow} seen=${seen} />`,
+  due: (_, seen) => html`<${RunNow} seen=${seen} />`,
+  not_due: (_, seen) => html`<${RunNow} seen=${seen} />`,
+};
+
+function Dead({ seen }) {
+  const filter = { tenant: seen.tenantId, flow: seen.flowName };
+  const count = useData("dead", filter, 30).data?.count;
+  if (!count) return null;
+  return html`
+    <${Act} ...${retry(filter, count)}>Run ${counted(count, "dead run")} again…<//>
+    <${Act} ...${purge(filter, count)}>Purge…<//>
+  `;
+}
+
+/** What a flow keeps from run to run. */
+function Kept({ seen, zone }) {
+  const kept = useData("memory", { tenant: seen.tenantId, flow: seen.flowName }, 30);
+  return html`<div class="why"><${Loaded} from=${kept} what="the cursor and the window"><${Memory} seen=${seen} zone=${zone} memory=${kept.data} /><//></div>`;
+}
+
+function Memory({ seen, zone, memory }) {
+  const hasCursor = memory.cursorJson !== "null";
+  return html`
+    ${memory.running !== null && html`<p class="note warn"><${Sign} name="running" /> <span>Run <${Text}>${memory.running}<//> is going on. Nothing can be changed until it ends.</span></p>`}
+    <dl class="facts">
+      <div class="wide"><dt>Cursor</dt><dd>
+        ${hasCursor ? html`<pre tabindex="0" role="region" aria-label="Cursor"><${Text}>${memory.cursorJson}<//></pre>` : html`<span class="quiet">none</span>`}
+        <div class="do"><${Act} ...${setCursor(seen, memory)}>Set the cursor…<//>${hasCursor && html`<${Act} ...${resetCursor(seen, memory)}>Reset the cursor…<//>`}</div>
+      </dd></div>
+      <div class="wide"><dt>The next window starts at</dt><dd>
+        <${Time} at=${memory.windowEndUtc} zone=${zone} none="no time: no run has succeeded" />
+        <div class="do"><${Act} ...${setWindow(seen, memory)}>Set the window…<//>${memory.windowEndUtc && html`<${Act} ...${resetWindow(seen, memory)}>Reset the window…<//>`}</div>
+      </dd></div>
+    </dl>
   `;
 }
 

@@ -1,4 +1,4 @@
-"""The commands that act on a running app, and the audit. `datasync/operate/` has the actions."""
+"""The commands that act on a running app. `datasync/operate/` has the actions."""
 
 import asyncio
 import json
@@ -10,20 +10,19 @@ import click
 
 from datasync.cli import text
 from datasync.cli.common import (
+    Command,
     Exit,
-    OperatingCommand,
+    Group,
     Session,
     acting,
     flows_option,
     load_flows,
     operating,
-    since_argument,
 )
 from datasync.errors import ActionInvalid
 from datasync.model.run import Outcome
 from datasync.model.times import EXPECTED, read_utc
 from datasync.operate.action import Ask
-from datasync.operate.audit import audit as find_audit
 from datasync.operate.edits import instant, set_next_run
 from datasync.operate.edits import pause as pause_flows
 from datasync.operate.edits import resume as resume_flows
@@ -38,29 +37,16 @@ from datasync.operate.why import command
 _of_flows = flows_option("Package that contains the flow files: their names and aliases.")
 
 
-@click.command("audit", cls=OperatingCommand, short_help="List what operators have done.")
-@click.option("--tenant", "tenant_id", metavar="TENANT", help="Actions on this tenant.")
-@click.option("--since", metavar="SPAN", callback=since_argument, help="Actions since then: 30m, 24h, 7d, or a time.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Number of actions.")
-@operating
-async def audit(session: Session, tenant_id: str | None, since: datetime | None, limit: int) -> Exit:
-    """List what operators have done with this command line and the dashboard. The newest action is the first.
-
-    Edits of documents in other ways are not listed.
-    """
-    found = await find_audit(session.services, tenant_id=tenant_id, since=since, most=limit)
-    session.answer(found, text.audit(found))
-    if found.has_more:
-        session.note(f"Only the last {limit} actions are listed: --limit lists more")
-    for why in found.unreadable:
-        session.note(f"Error: {why}")
-    return Exit.FINE
-
-
-@click.command("enqueue", cls=OperatingCommand, short_help="Run a flow of a tenant now.")
+@click.command(
+    "enqueue",
+    cls=Command,
+    example="enqueue acme-cabinets weather --wait",
+    wrong="it is not possible, the run did not succeed (--wait), or a service is away",
+    short_help="Run a flow of a tenant now.",
+)
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("flow_name", metavar="FLOW")
-@click.option("--wait", is_flag=True, help="Wait for the end of the run. Exit code 1 unless it succeeds.")
+@click.option("--wait", is_flag=True, help="Wait for the end of the run.")
 @_of_flows
 @acting
 async def enqueue(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, wait: bool, package: str) -> Exit:
@@ -96,7 +82,13 @@ async def _followed(session: Session, tenant_id: str, run: str) -> RunLine:
     return last
 
 
-@click.command("pause", cls=OperatingCommand, short_help="Disable a flow of a tenant, or all of its flows.")
+@click.command(
+    "pause",
+    cls=Command,
+    example='pause acme-cabinets weather --reason "token expired"',
+    wrong="it is not possible, or a service is away",
+    short_help="Disable a flow of a tenant, or all of its flows.",
+)
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("flow_name", metavar="[FLOW]", required=False)
 @click.option("--reason", metavar="TEXT", default="", help="Why. `why` and the document show it.")
@@ -116,7 +108,13 @@ async def pause(
     return Exit.FINE
 
 
-@click.command("resume", cls=OperatingCommand, short_help="Enable a flow of a tenant, or a paused tenant.")
+@click.command(
+    "resume",
+    cls=Command,
+    example="resume acme-cabinets weather",
+    wrong="it is not possible, or a service is away",
+    short_help="Enable a flow of a tenant, or a paused tenant.",
+)
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("flow_name", metavar="[FLOW]", required=False)
 @_of_flows
@@ -138,7 +136,13 @@ def _instant(_: click.Context, __: click.Parameter, value: str) -> datetime | No
         raise click.BadParameter(str(why)) from None
 
 
-@click.command("next-run", cls=OperatingCommand, short_help="Set the next run of a flow of a tenant.")
+@click.command(
+    "next-run",
+    cls=Command,
+    example="next-run acme-cabinets weather 2025-08-23T18:30:00-05:00",
+    wrong="it is not possible, or a service is away",
+    short_help="Set the next run of a flow of a tenant.",
+)
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("flow_name", metavar="FLOW")
 @click.argument("at", metavar="ISO|null", callback=_instant)
@@ -156,12 +160,18 @@ async def next_run(
     return Exit.FINE
 
 
-@click.group("gate", short_help="List the providers that are closed, and open them.")
+@click.group("gate", cls=Group, example="gate list", short_help="List the providers that are closed, and open them.")
 def gate() -> None:
     """List the providers that have asked not to be called for a time, and let them be called again."""
 
 
-@gate.command("list", cls=OperatingCommand, short_help="List the providers that are closed.")
+@gate.command(
+    "list",
+    cls=Command,
+    example="gate list",
+    wrong="a service is away",
+    short_help="List the providers that are closed.",
+)
 @operating
 async def gate_list(session: Session) -> Exit:
     """List the providers that are closed, for a tenant or for all."""
@@ -170,7 +180,13 @@ async def gate_list(session: Session) -> Exit:
     return Exit.FINE
 
 
-@gate.command("open", cls=OperatingCommand, short_help="Let a provider be called again now.")
+@gate.command(
+    "open",
+    cls=Command,
+    example="gate open homedepot acme-cabinets",
+    wrong="it is not possible, or a service is away",
+    short_help="Let a provider be called again now.",
+)
 @click.argument("provider", metavar="PROVIDER")
 @click.argument("tenant_id", metavar="[TENANT]", required=False)
 @acting
@@ -184,12 +200,22 @@ async def gate_open(session: Session, ask: Ask, *, provider: str, tenant_id: str
     return Exit.FINE
 
 
-@click.group("cursor", short_help="Show, set or reset the cursor of a flow of a tenant.")
+@click.group(
+    "cursor",
+    cls=Group,
+    example="cursor show acme-cabinets weather",
+    short_help="Show, set or reset the cursor of a flow of a tenant.",
+)
 def cursor() -> None:
     """Show, set or reset the value that a flow keeps from run to run. It is changed only while no run is going on."""
 
 
-@click.group("window", short_help="Show, set or reset the start of the next window.")
+@click.group(
+    "window",
+    cls=Group,
+    example="window show acme-cabinets weather",
+    short_help="Show, set or reset the start of the next window.",
+)
 def window() -> None:
     """Show, set or reset the time at which the next window starts. It is changed only while no run is going on."""
 
@@ -205,7 +231,13 @@ def _of_entry(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@cursor.command("show", cls=OperatingCommand, short_help="Show the cursor, as JSON.")
+@cursor.command(
+    "show",
+    cls=Command,
+    example="cursor show acme-cabinets weather",
+    wrong="a service is away",
+    short_help="Show the cursor, as JSON.",
+)
 @_of_entry
 @operating
 async def cursor_show(session: Session, tenant_id: str, flow_name: str, package: str) -> Exit:
@@ -215,7 +247,13 @@ async def cursor_show(session: Session, tenant_id: str, flow_name: str, package:
     return Exit.FINE
 
 
-@window.command("show", cls=OperatingCommand, short_help="Show the start of the next window.")
+@window.command(
+    "show",
+    cls=Command,
+    example="window show acme-cabinets weather",
+    wrong="a service is away",
+    short_help="Show the start of the next window.",
+)
 @_of_entry
 @operating
 async def window_show(session: Session, tenant_id: str, flow_name: str, package: str) -> Exit:
@@ -232,7 +270,13 @@ def _json(_: click.Context, __: click.Parameter, value: str) -> Any:
         raise click.BadParameter(f"expected JSON, such as 42 or '\"a text\"': {error}") from None
 
 
-@cursor.command("set", cls=OperatingCommand, short_help="Set the cursor to a JSON value.")
+@cursor.command(
+    "set",
+    cls=Command,
+    example="cursor set acme-cabinets weather 42",
+    wrong="it is not possible, or a service is away",
+    short_help="Set the cursor to a JSON value.",
+)
 @_of_entry
 @click.argument("value", metavar="JSON", callback=_json)
 @acting
@@ -244,7 +288,13 @@ async def cursor_set(session: Session, ask: Ask, *, tenant_id: str, flow_name: s
     return Exit.FINE
 
 
-@cursor.command("reset", cls=OperatingCommand, short_help="Forget the cursor.")
+@cursor.command(
+    "reset",
+    cls=Command,
+    example="cursor reset acme-cabinets weather",
+    wrong="it is not possible, or a service is away",
+    short_help="Forget the cursor.",
+)
 @_of_entry
 @acting
 async def cursor_reset(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, package: str) -> Exit:
@@ -262,7 +312,13 @@ def _time(_: click.Context, __: click.Parameter, value: str) -> datetime:
         raise click.BadParameter(f"expected {EXPECTED}, got {value!r}") from None
 
 
-@window.command("set", cls=OperatingCommand, short_help="Set the start of the next window.")
+@window.command(
+    "set",
+    cls=Command,
+    example="window set acme-cabinets weather 2025-08-20T00:00:00Z",
+    wrong="it is not possible, or a service is away",
+    short_help="Set the start of the next window.",
+)
 @_of_entry
 @click.argument("end", metavar="ISO", callback=_time)
 @acting
@@ -276,7 +332,13 @@ async def window_set(
     return Exit.FINE
 
 
-@window.command("reset", cls=OperatingCommand, short_help="Forget the windows.")
+@window.command(
+    "reset",
+    cls=Command,
+    example="window reset acme-cabinets weather",
+    wrong="it is not possible, or a service is away",
+    short_help="Forget the windows.",
+)
 @_of_entry
 @acting
 async def window_reset(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, package: str) -> Exit:
@@ -287,5 +349,6 @@ async def window_reset(session: Session, ask: Ask, *, tenant_id: str, flow_name:
     return Exit.FINE
 
 
-COMMANDS: tuple[click.Command, ...] = (audit, enqueue, pause, resume, next_run, gate, cursor, window)
+COMMANDS: tuple[click.Command, ...] = (enqueue, pause, resume, next_run, gate)
+MEMORY: tuple[click.Command, ...] = (cursor, window)
 """The commands of this module. `main.py` registers them."""

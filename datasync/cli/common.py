@@ -1,39 +1,29 @@
-"""The parts that the commands share: options, exit codes, output, and the services that a command works on."""
+"""The parts that the commands share: help, options, exit codes, output, and the services that a command works on."""
 
 import asyncio
 import getpass
 import logging
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import wraps
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Concatenate, override
+from typing import Any, Concatenate, NoReturn, override
 from uuid import uuid4
 
 import click
 import msgspec
 
-from datasync.cli.local_settings import local_settings
+from datasync.cli.local_settings import local_settings, started_settings
 from datasync.cli.validate import load
-from datasync.errors import (
-    ActionInvalid,
-    ActionRefused,
-    ChangedMeanwhile,
-    DataSyncError,
-    EntryUnknown,
-    RunUnknown,
-    ServiceUnavailable,
-    SettingsInvalid,
-    TenantUnknown,
-)
+from datasync.errors import ActionInvalid, ActionRefused, DataSyncError, Kind, ServiceUnavailable, SettingsInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.display import shown
 from datasync.operate.action import COMMAND_LINE, Ask
@@ -60,73 +50,108 @@ class Exit(IntEnum):
     """Ctrl-C, as a shell reports it."""
 
 
+EXITS: Mapping[Kind, Exit] = {
+    Kind.UNUSABLE: Exit.WRONG,
+    Kind.NOT_FOUND: Exit.NOT_FOUND,
+    Kind.INVALID: Exit.USAGE,
+    Kind.REFUSED: Exit.WRONG,
+    Kind.CHANGED: Exit.CHANGED,
+    Kind.UNAVAILABLE: Exit.WRONG,
+    Kind.NOT_LET_IN: Exit.NOT_LET_IN,
+}
+"""The exit code for an error."""
+
+
+# --- help
+
+MEANINGS: Mapping[Exit, str] = {
+    Exit.FINE: "fine",
+    Exit.WRONG: "something is wrong, or a service is away",
+    Exit.USAGE: "wrong arguments",
+    Exit.NOT_FOUND: "no such tenant, entry or run",
+    Exit.NOT_LET_IN: "a service refused the key or the identity",
+    Exit.CHANGED: "something was changed meanwhile, and nothing was done",
+    Exit.INTERRUPTED: "interrupted",
+}
+"""The exit codes as the help names them."""
+
+
+_CODES_OF_OPTIONS = {
+    Exit.NOT_FOUND: {"tenant_id", "tenant_ids", "run_id", "document"},
+    Exit.NOT_LET_IN: {"is_local"},
+    Exit.CHANGED: {"action_id"},
+}
+"""Exit codes that only a command with one of these options has."""
+
+
+class Command(click.Command):
+    """A command whose help ends with an example and the exit codes."""
+
+    def __init__(self, *args: Any, example: str, wrong: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._example = example
+        self._wrong = wrong
+
+    @override
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(ctx, formatter, self._example)
+        options = {parameter.name for parameter in self.params}
+        possible = {Exit.FINE, Exit.WRONG, Exit.USAGE, Exit.INTERRUPTED}
+        possible |= {code for code, names in _CODES_OF_OPTIONS.items() if names & options}
+        meanings = {**MEANINGS, Exit.WRONG: self._wrong}
+        write_exit_codes(formatter, {code: each for code, each in meanings.items() if code in possible})
+
+
+class Group(click.Group):
+    """A group of commands, whose help has an example."""
+
+    def __init__(self, *args: Any, example: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._example = example
+
+    @override
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(ctx, formatter, self._example)
+
+
+def write_examples(ctx: click.Context, formatter: click.HelpFormatter, *examples: str) -> None:
+    """Write commands, without the name of the program, on a line each, which can be copied."""
+    with formatter.section("Example" if len(examples) == 1 else "Examples"):
+        for example in examples:
+            formatter.write(f"{'':{formatter.current_indent}}{ctx.find_root().info_name} {example}\n")
+
+
+def write_exit_codes(formatter: click.HelpFormatter, meanings: Mapping[Exit, str]) -> None:
+    """Write the exit codes as one sentence."""
+    formatter.write_paragraph()
+    formatter.write_text(f"Exit codes: {'; '.join(f'{code:d} {meaning}' for code, meaning in meanings.items())}.")
+
+
+# --- output
+
 _LONGEST = 4000  # characters of a line
+MODULE = "python -m datasync"
+"""How the command line is called from the folder of the project."""
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a text, in which names, ids and values of documents can neither start a line nor hide anything."""
-    click.echo(shown(text, _LONGEST), err=err)
+    """Print a text, in which names, ids and values of documents can neither start a line nor hide anything.
+
+    Commands to run next begin like this one: `bin/datasync` runs in folders where `-m` finds nothing.
+    """
+    program = os.environ.get("DATASYNC_COMMAND", MODULE)
+    click.echo(shown(text.replace(f"{MODULE} ", f"{program} "), _LONGEST), err=err)
 
 
-def load_flows(package: str) -> FlowRegistry:
-    """Load a package of flow files. Raises BadParameter if there is none."""
-    try:
-        return load(package)
-    except ValueError as why:
-        raise click.BadParameter(str(why), param_hint="'--flows'") from None
-
-
-def _local_settings(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, str] | None:
-    try:
-        return local_settings(file) if file else None
-    except SettingsInvalid as why:
-        raise click.BadParameter(str(why)) from None
-
-
-settings_option = click.option(
-    "--settings",
-    "local",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    callback=_local_settings,
-    help="Use the Values of this local.settings.json, as func does. Environment variables take precedence.",
-)
-
-
-def flows_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option that names the package of flow files."""
-    return click.option("--flows", "package", metavar="MODULE", default="flows", show_default=True, help=help_text)
-
-
-def since_argument(ctx: click.Context, _: click.Parameter, value: str | None) -> datetime | None:
-    """Read a time span before now, or a time. Raises BadParameter."""
-    if value is None:
-        return None
-    try:
-        return since(value, ctx.obj or datetime.min.replace(tzinfo=UTC))
-    except ValueError as why:
-        raise click.BadParameter(str(why)) from None
-
-
-class OperatingCommand(click.Command):
-    """A command that works on the services of an app: it can run again in a process with the settings of a file."""
-
-    @override
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_ARGUMENTS] = [*args]  # click uses up the list
-        return super().parse_args(ctx, args)
-
-
-_ARGUMENTS = "datasync.arguments"
+def say_interrupted() -> None:
+    """Say that Ctrl-C has ended the command. A terminal shows `^C` before it."""
+    click.echo(f"{'\n' if sys.stderr.isatty() else ''}Interrupted", err=True)
 
 
 @dataclass(frozen=True)
-class Session:
-    """The services that a command works on, and the form of its answer."""
+class Output:
+    """The form of an answer. Everything that is not the answer is printed on standard error."""
 
-    services: Services
-    now: datetime
-    """The time at which the command was started (aware, UTC)."""
     as_json: bool
 
     def answer(self, content: object, lines: Iterable[str]) -> None:
@@ -137,10 +162,15 @@ class Session:
         for line in lines:
             say(line)
 
-    def print_json(self, content: object) -> None:
-        """Print a value on standard output as JSON."""
-        text = msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
+    def print_json(self, content: object, *, indent: int = 2) -> None:
+        """Print a value on standard output as JSON; on one line with an indent of -1."""
+        text = msgspec.json.format(msgspec.json.encode(content), indent=indent).decode()
         click.echo(_UNPRINTED.sub(_escape, text))
+
+    def word(self, text: str) -> None:
+        """Print a line of an answer in words. JSON has its content at the end."""
+        if not self.as_json:
+            say(text)
 
     def note(self, text: str) -> None:
         """Print a sentence beside the answer, on standard error."""
@@ -158,32 +188,93 @@ def _escape(match: re.Match[str]) -> str:
     return re.sub("(....)", r"\\u\1", character.encode("utf-16-be", "surrogatepass").hex())
 
 
+# --- options
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+def load_flows(package: str) -> FlowRegistry:
+    """Load a package of flow files. Raises BadParameter if there is none."""
+    try:
+        return load(package)
+    except ValueError as why:
+        raise click.BadParameter(str(why), param_hint="'--flows'") from None
+
+
+def flows_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option that names the package of flow files."""
+    return click.option("--flows", "package", metavar="MODULE", default="flows", show_default=True, help=help_text)
+
+
+def since_argument(ctx: click.Context, _: click.Parameter, value: str | None) -> datetime | None:
+    """Read a time span before now, or a time. Raises BadParameter."""
+    if value is None:
+        return None
+    try:
+        return since(value, ctx.obj or datetime.min.replace(tzinfo=UTC))
+    except ValueError as why:
+        raise click.BadParameter(str(why)) from None
+
+
+def _settings_of(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, str]:
+    try:
+        return local_settings(file) if file else {}
+    except SettingsInvalid as why:
+        raise click.BadParameter(str(why)) from None
+
+
+_settings_option = click.option(
+    "--settings",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    callback=_settings_of,
+    help="Use the Values of this local.settings.json, as func does. Environment variables take precedence.",
+)
+_local_option = click.option(
+    "--local", "is_local", is_flag=True, help="Use the services that `make start` runs on this machine."
+)
+
+
+# --- commands on the services of an app
+
+
+@dataclass(frozen=True)
+class Session(Output):
+    """The services that a command works on, and the form of its answer."""
+
+    services: Services
+    now: datetime
+    """The time at which the command was started (aware, UTC)."""
+
+
 def operating[**P](
     function: Callable[Concatenate[Session, P], Awaitable[Exit]],
 ) -> Callable[..., None]:
-    """Make the function of an `OperatingCommand` from a coroutine function that returns the exit code.
+    """Make the function of a `Command` from a coroutine function that returns the exit code.
 
-    The command gets the options `--settings` and `--json`. An error of DataSync becomes a line on standard error and an
-    exit code.
+    The command gets the options `--settings`, `--local` and `--json`. An error of DataSync becomes a line on standard
+    error and an exit code.
     """
 
-    @settings_option
-    @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+    @_settings_option
+    @_local_option
+    @json_option
     @wraps(function)
     def command(
-        local: dict[str, str] | None,
+        settings: dict[str, str],
+        is_local: bool,  # noqa: FBT001 - a flag
         as_json: bool,  # noqa: FBT001 - a flag
         *args: P.args,
         **options: P.kwargs,
     ) -> None:
-        use(local)
-        settings = read_settings()
+        _use(settings, is_local=is_local)
+        found = _read_settings()
         now = click.get_current_context().obj
 
         async def work() -> Exit:
-            services = Services(settings)
+            services = Services(found)
             try:
-                return await function(Session(services, now, as_json), *args, **options)
+                return await function(Session(as_json, services, now), *args, **options)
             finally:
                 await services.close()
 
@@ -193,7 +284,7 @@ def operating[**P](
 
 
 def acting(function: Callable[..., Awaitable[Exit]]) -> Callable[..., None]:
-    """Make the function of an `OperatingCommand` that changes something, as `operating` does.
+    """Make the function of a `Command` that changes something, as `operating` does.
 
     The coroutine function has the session, the `Ask`, and the options. The command also gets the options `--as` and
     `--action-id`.
@@ -225,11 +316,19 @@ def confirmed(question: str, expected: str, flag: str) -> None:
     Raises:
         UsageError: there is no terminal; the message names the flag to use.
         ActionRefused: another text was typed.
+        KeyboardInterrupt: Ctrl-C was typed.
 
     """
     if not sys.stdin.isatty():
         raise click.UsageError(f"there is no terminal to confirm this on: use {flag}")
-    if click.prompt(question, err=True, default="", show_default=False).strip() != expected:
+    click.echo(f"{question}: ", err=True, nl=False)
+    # asyncio's handler would only note a first Ctrl-C, and the command would go on reading.
+    of_asyncio = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        typed = sys.stdin.readline()
+    finally:
+        signal.signal(signal.SIGINT, of_asyncio)
+    if typed.strip() != expected:
         raise ActionRefused("it was not confirmed, and nothing was done")
 
 
@@ -248,13 +347,31 @@ async def _who(services: Services, name: str | None) -> str:
     return f"{user} on {socket.gethostname()}"
 
 
-def use(local: dict[str, str] | None) -> None:
-    """Run the present `OperatingCommand` in another process if the environment lacks settings of a file, and exit."""
-    if local is not None and not local.keys() <= os.environ.keys():
-        sys.exit(_in_process_with(local, click.get_current_context()))
+def _use(settings: Mapping[str, str], *, is_local: bool) -> None:
+    """Run the program again if its environment lacks settings that it was asked to use."""
+    if settings and is_local:
+        raise click.UsageError("--settings and --local name different services: use one of them")
+    lacking = {name: value for name, value in settings.items() if name not in os.environ}
+    if is_local:
+        try:
+            started = started_settings()
+        except SettingsInvalid as why:
+            raise click.ClickException(str(why)) from None
+        lacking = {name: value for name, value in started.items() if os.environ.get(name) != value}
+    if lacking:
+        _again({**os.environ, **lacking})
 
 
-def read_settings() -> Settings:
+def _again(environ: Mapping[str, str]) -> NoReturn:
+    """Start the program again in this environment: some libraries read it when they are imported."""
+    arguments = [sys.executable, *sys.orig_argv[1:]]
+    if sys.platform == "win32":  # exec returns to the shell at once there
+        signal.signal(signal.SIGINT, lambda *_: None)  # the other process gets Ctrl-C too, and ends by itself
+        sys.exit(subprocess.run(arguments, env=environ, check=False).returncode)  # noqa: S603 - our own program
+    os.execve(sys.executable, arguments, environ)  # noqa: S606 - our own program
+
+
+def _read_settings() -> Settings:
     """Return the settings of the environment, and print the warnings about them.
 
     Raises:
@@ -271,40 +388,9 @@ def read_settings() -> Settings:
     return settings
 
 
-def _in_process_with(local: dict[str, str], ctx: click.Context) -> int:
-    """Run the same command with the settings of a file, in a new process, as func does.
-
-    Some libraries read the environment when they are imported.
-    """
-    names: list[str] = []
-    at: click.Context | None = ctx
-    while at and at.parent:
-        names.insert(0, at.info_name or "")
-        at = at.parent
-    again = [sys.executable, "-m", "datasync", *names, *ctx.meta[_ARGUMENTS]]
-    return subprocess.run(again, env={**local, **os.environ}, check=False).returncode  # noqa: S603 - our own module
-
-
 def _run(work: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
     try:
         return asyncio.run(work())
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
     except DataSyncError as error:
         say(f"Error: {error}", err=True)
-        return exit_of(error)
-
-
-def exit_of(error: DataSyncError) -> Exit:
-    """Return the exit code for an error."""
-    if isinstance(error, TenantUnknown | RunUnknown | EntryUnknown):
-        return Exit.NOT_FOUND
-    if isinstance(error, ChangedMeanwhile):
-        return Exit.CHANGED
-    if isinstance(error, ActionInvalid):
-        return Exit.USAGE
-    is_refused = isinstance(error, ServiceUnavailable) and error.status in _REFUSALS
-    return Exit.NOT_LET_IN if is_refused else Exit.WRONG
-
-
-_REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+        return EXITS[error.kind]

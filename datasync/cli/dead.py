@@ -8,8 +8,9 @@ import click
 
 from datasync.cli import text
 from datasync.cli.common import (
+    Command,
     Exit,
-    OperatingCommand,
+    Group,
     Session,
     acting,
     confirmed,
@@ -19,7 +20,7 @@ from datasync.cli.common import (
     since_argument,
 )
 from datasync.flow.registry import FlowRegistry
-from datasync.operate.action import Ask
+from datasync.operate.action import Ask, is_known
 from datasync.operate.dead import DeadFilter
 from datasync.operate.dead import dead as find_dead
 from datasync.operate.dead import purge as purge_runs
@@ -53,26 +54,37 @@ def _span(_: click.Context, __: click.Parameter, value: str) -> timedelta:
     return found
 
 
-@click.group("dead", short_help="List dead runs, attempt them again, or purge them.")
+@click.group("dead", cls=Group, example="dead list", short_help="List dead runs, attempt them again, or purge them.")
 def dead() -> None:
     """List the runs that failed for the last time, or in which the flow gave up; attempt them again, or purge them."""
 
 
-@dead.command("list", cls=OperatingCommand, short_help="List dead runs.")
+@dead.command(
+    "list",
+    cls=Command,
+    example="dead list --since 7d",
+    wrong="there is a dead run, or a service is away",
+    short_help="List dead runs.",
+)
 @_filtered
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Number of runs.")
 @operating
 async def list_(session: Session, /, *, package: str, limit: int, **options: Any) -> Exit:
-    """List the dead runs, the newest first, and count them. Purged ones are left out. Exit code 1 if there is any."""
-    found = await find_dead(session.services, load_flows(package), DeadFilter(**options))
-    session.answer(found, text.dead(found, limit))
-    _note_more(session, has_more=found.has_more)
+    """List the dead runs, the newest first, and count them. Purged ones are left out."""
+    found = await find_dead(session.services, load_flows(package), DeadFilter(**options), limit)
+    session.answer(found, text.dead(found))
     for why in found.unreadable:
         session.note(f"Error: {why}")
-    return Exit.WRONG if found.runs else Exit.FINE
+    return Exit.WRONG if found.count else Exit.FINE
 
 
-@dead.command("show", cls=OperatingCommand, short_help="Show a dead run with its attempts.")
+@dead.command(
+    "show",
+    cls=Command,
+    example="dead show 90d4 --tenant gulf-garages",
+    wrong="a service is away",
+    short_help="Show a dead run with its attempts.",
+)
 @click.argument("run_id", metavar="RUN")
 @click.option("--tenant", "tenant_id", metavar="TENANT", help="Its tenant. Without it, all tenants are searched.")
 @operating
@@ -83,7 +95,13 @@ async def show(session: Session, run_id: str, tenant_id: str | None) -> Exit:
     return Exit.FINE
 
 
-@dead.command("retry", cls=OperatingCommand, short_help="Attempt dead runs again.")
+@dead.command(
+    "retry",
+    cls=Command,
+    example="dead retry --fingerprint ac78c4c51bf563de --spread 1h",
+    wrong="it is not possible, or a service is away",
+    short_help="Attempt dead runs again.",
+)
 @_filtered
 @click.option(
     "--spread", metavar="SPAN", default="10m", show_default=True, callback=_span, help="The time over which they start."
@@ -95,17 +113,23 @@ async def retry(
 ) -> Exit:
     """Attempt all dead runs that match again, each with its own id and five attempts.
 
-    The number of runs has to be typed at a terminal, or given with --yes. If it is another one by then, nothing is
-    done, and the exit code is 5.
+    Runs whose flow is disabled or removed are left out, and stay dead. The number of runs has to be typed at a
+    terminal, or given with --yes. If it is another one by then, nothing is done.
     """
     registry, wanted = load_flows(package), DeadFilter(**options)
-    count = await _confirmed(session, registry, wanted, count, "attempt again")
+    count = await _confirmed(session, ask, registry, wanted, count=count, doing="attempt again")
     found = await retry_runs(session.services, registry, ask, wanted, count=count, spread=spread)
     session.answer(found, text.done(found))
     return Exit.FINE
 
 
-@dead.command("purge", cls=OperatingCommand, short_help="Take dead runs off the list.")
+@dead.command(
+    "purge",
+    cls=Command,
+    example="dead purge --tenant gulf-garages",
+    wrong="it is not possible, or a service is away",
+    short_help="Take dead runs off the list.",
+)
 @_filtered
 @_yes
 @acting
@@ -113,33 +137,27 @@ async def purge(session: Session, ask: Ask, *, package: str, count: int | None, 
     """Take all dead runs that match off the list, for good. Their records stay until they expire.
 
     The number of runs has to be typed at a terminal, or given with --yes. If it is another one by then, nothing is
-    done, and the exit code is 5.
+    done.
     """
     registry, wanted = load_flows(package), DeadFilter(**options)
-    count = await _confirmed(session, registry, wanted, count, "purge")
+    count = await _confirmed(session, ask, registry, wanted, count=count, doing="purge")
     found = await purge_runs(session.services, registry, ask, wanted, count=count)
     session.answer(found, text.done(found))
     return Exit.FINE
 
 
 async def _confirmed(
-    session: Session, registry: FlowRegistry, wanted: DeadFilter, count: int | None, doing: str
+    session: Session, ask: Ask, registry: FlowRegistry, wanted: DeadFilter, *, count: int | None, doing: str
 ) -> int:
-    """Return the number of runs that the operator has given or typed."""
-    if count is not None:
-        return count
-    found = await find_dead(session.services, registry, wanted)
-    for line in text.dead(found, 10):
+    """Return the number of runs that the operator has given or typed. A repeat of an action has been confirmed."""
+    if count is not None or await is_known(session.services, ask):
+        return count or 0
+    found = await find_dead(session.services, registry, wanted, 10)
+    for line in text.dead(found):
         session.note(line)
-    _note_more(session, has_more=found.has_more)
-    if found.runs:
-        confirmed(f"To {doing} all of them, type their number", str(len(found.runs)), f"--yes {len(found.runs)}")
-    return len(found.runs)
-
-
-def _note_more(session: Session, *, has_more: bool) -> None:
-    if has_more:
-        session.note("There are more dead runs than can be read at once: use a filter, or --since")
+    if found.count:
+        confirmed(f"To {doing} all of them, type their number", str(found.count), f"--yes {found.count}")
+    return found.count
 
 
 COMMANDS: tuple[click.Command, ...] = (dead,)

@@ -7,8 +7,9 @@ import click
 
 from datasync.cli import text
 from datasync.cli.common import (
+    Command,
     Exit,
-    OperatingCommand,
+    Group,
     Session,
     acting,
     confirmed,
@@ -16,7 +17,7 @@ from datasync.cli.common import (
     load_flows,
     operating,
 )
-from datasync.operate.action import Ask
+from datasync.operate.action import Ask, is_known
 from datasync.operate.add_flow import Addition, NewEntry
 from datasync.operate.add_flow import add_flow as add_to_tenants
 from datasync.operate.documents import put_tenant, remove_tenant
@@ -27,21 +28,33 @@ from datasync.operate.why import command
 _of_flows = flows_option("Package that contains the flow files, which check the entries.")
 
 
-@click.group("tenant", short_help="List, get, put or remove tenant documents.")
+@click.group("tenant", cls=Group, example="tenant list", short_help="List, get, put or remove tenant documents.")
 def tenant() -> None:
     """List tenants, print, store or remove their documents."""
 
 
-@tenant.command("list", cls=OperatingCommand, short_help="List the tenants.")
+@tenant.command(
+    "list",
+    cls=Command,
+    example="tenant list",
+    wrong="a document cannot be used, or a service is away",
+    short_help="List the tenants.",
+)
 @operating
 async def tenant_list(session: Session) -> Exit:
-    """List all tenants. Exit code 1 if a document cannot be used."""
+    """List all tenants."""
     found = await find_tenants(session.services)
     session.answer(found, text.tenants(found))
     return Exit.WRONG if any(line.problem for line in found) else Exit.FINE
 
 
-@tenant.command("get", cls=OperatingCommand, short_help="Print a tenant document.")
+@tenant.command(
+    "get",
+    cls=Command,
+    example="tenant get acme-cabinets > acme-cabinets.json",
+    wrong="a service is away",
+    short_help="Print a tenant document.",
+)
 @click.argument("tenant_id", metavar="TENANT")
 @operating
 async def tenant_get(session: Session, tenant_id: str) -> Exit:
@@ -68,7 +81,13 @@ def _document(_: click.Context, __: click.Parameter, path: str) -> dict[str, Any
     return read
 
 
-@tenant.command("put", cls=OperatingCommand, short_help="Store a tenant document.")
+@tenant.command(
+    "put",
+    cls=Command,
+    example="tenant put acme-cabinets.json",
+    wrong="the document has a problem, or a service is away",
+    short_help="Store a tenant document.",
+)
 @click.argument("document", metavar="FILE", callback=_document)
 @_of_flows
 @acting
@@ -83,7 +102,13 @@ async def tenant_put(session: Session, ask: Ask, *, document: dict[str, Any], pa
     return Exit.FINE
 
 
-@tenant.command("remove", cls=OperatingCommand, short_help="Remove a paused tenant.")
+@tenant.command(
+    "remove",
+    cls=Command,
+    example="tenant remove acme-cabinets",
+    wrong="it is not possible, or a service is away",
+    short_help="Remove a paused tenant.",
+)
 @click.argument("tenant_id", metavar="TENANT")
 @click.option("--yes", "typed", metavar="TENANT", help="Do not ask: the id of the tenant once more.")
 @acting
@@ -93,10 +118,10 @@ async def tenant_remove(session: Session, ask: Ask, *, tenant_id: str, typed: st
     The id has to be typed at a terminal, or given with --yes. The records of its runs stay until they expire. The
     secrets are not deleted: the commands for that are printed.
     """
-    if typed is None:
+    if typed is None and not await is_known(session.services, ask):
         await session.services.tenants.document(tenant_id)
         confirmed(f"To remove tenant {tenant_id!r}, type its id", tenant_id, f"--yes {tenant_id}")
-    elif typed != tenant_id:
+    elif typed not in (None, tenant_id):
         raise click.BadParameter(f"{typed!r} is not the tenant {tenant_id!r}: nothing was done", param_hint="'--yes'")
     found = await remove_tenant(session.services, ask, tenant_id=tenant_id)
     session.answer(found, text.removed(found, session.services.settings.run_retention))
@@ -115,7 +140,13 @@ def _settings(_: click.Context, __: click.Parameter, value: str | None) -> dict[
     return read
 
 
-@click.command("add-flow", cls=OperatingCommand, short_help="Add a flow to many tenants.")
+@click.command(
+    "add-flow",
+    cls=Command,
+    example='add-flow weather --cron "0 30 6 * * *" --all',
+    wrong="a tenant has a problem with the entry, or a service is away",
+    short_help="Add a flow to many tenants.",
+)
 @click.argument("flow_name", metavar="FLOW")
 @click.option("--cron", metavar="CRON", required=True, help="Six fields, seconds first, in quotes.")
 @click.option("--tz", "timezone", metavar="ZONE", help="An IANA name, or tenant for the tenant's own.  [default: UTC]")
@@ -140,7 +171,7 @@ async def add_flow(
 ) -> Exit:
     """Add an entry for a flow to tenants that have none. It first runs at the next time of its cron.
 
-    Without --apply, nothing is changed. Exit code 1 if a tenant has a problem with the entry.
+    Without --apply, nothing is changed.
     """
     if of_all == bool(tenant_ids):
         raise click.UsageError("name the tenants with --tenant, or take all of them with --all")
@@ -159,15 +190,18 @@ async def add_flow(
     return Exit.WRONG if any(line.what is Addition.PROBLEM for line in found) else Exit.FINE
 
 
-@click.command("secrets", cls=OperatingCommand, short_help="List the names of a tenant's secrets.")
+@click.command(
+    "secrets",
+    cls=Command,
+    example="secrets acme-cabinets",
+    wrong="a declared secret is missing, or a service is away",
+    short_help="List the names of a tenant's secrets.",
+)
 @click.argument("tenant_id", metavar="TENANT")
 @_of_flows
 @operating
 async def secrets(session: Session, tenant_id: str, package: str) -> Exit:
-    """List the secrets that the flows of a tenant declare, and those that the vault has. Values are not read.
-
-    Exit code 1 if a declared secret is missing.
-    """
+    """List the secrets that the flows of a tenant declare, and those that the vault has. Values are not read."""
     found = await find_secrets(session.services, load_flows(package), tenant_id)
     session.answer(found, text.secrets(found))
     return Exit.FINE if all(line.is_present for line in found) else Exit.WRONG

@@ -1,4 +1,4 @@
-"""Reads settings from local.settings.json, as func does."""
+"""Reads settings from local.settings.json, as func does, and those of `make start`."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,23 @@ from pathlib import Path
 from datasync.errors import SettingsInvalid
 from datasync.model.decode import has_half_a_pair
 from datasync.model.display import shown
+
+STARTED = Path(__file__).parents[2] / ".started.json"
+"""The settings of the services of `make start`, as long as it runs. It has the form of a local.settings.json."""
+
+
+def started_settings() -> dict[str, str]:
+    """Return the settings of the services that `make start` runs.
+
+    Raises:
+        SettingsInvalid: it does not run.
+
+    """
+    if STARTED.exists():
+        settings = local_settings(STARTED)
+        if Path(settings.get("SSL_CERT_FILE", "")).is_file():  # gone after a kill, unlike the settings
+            return settings
+    raise SettingsInvalid(f"no services run on this machine: run `make start` in {STARTED.parent} first")
 
 
 def local_settings(file: Path) -> dict[str, str]:

@@ -3,14 +3,18 @@
 from datetime import datetime
 
 import click
+from click.core import ParameterSource
 
 from datasync.cli import text
-from datasync.cli.common import Exit, OperatingCommand, Session, flows_option, load_flows, operating, since_argument
+from datasync.cli.common import Command, Exit, Session, flows_option, load_flows, operating, since_argument
+from datasync.flow.registry import FlowRegistry
+from datasync.model.run import Outcome
 from datasync.model.times import EXPECTED, read_utc
+from datasync.operate.audit import audit as find_audit
 from datasync.operate.flows import flows as find_flows
 from datasync.operate.incidents import incidents as find_incidents
 from datasync.operate.queue import queues
-from datasync.operate.runs import FAILED
+from datasync.operate.runs import FAILED, follow_runs
 from datasync.operate.runs import run as find_run
 from datasync.operate.runs import runs as find_runs
 from datasync.operate.status import status as find_status
@@ -29,13 +33,19 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> datetime 
         raise click.BadParameter(f"expected {EXPECTED}, got {value!r}") from None
 
 
-@click.command("status", cls=OperatingCommand, short_help="Show what is wrong in the fleet, in numbers.")
+@click.command(
+    "status",
+    cls=Command,
+    example="status",
+    wrong="something is wrong, or a service is away",
+    short_help="Show what is wrong in the fleet, in numbers.",
+)
 @_of_flows
 @operating
 async def status(session: Session, package: str) -> Exit:
-    """Show the last tick, the queues, and how many flows are failing, late, or need a correction.
+    """Show the last ticks, the queues, and how many flows are failing, late, or need a correction.
 
-    Exit code 1 if any of these needs somebody.
+    Where something is wrong, the line names the command to run next.
     """
     found = await find_status(session.services, load_flows(package), session.now)
     session.answer(found, text.status(found))
@@ -44,7 +54,13 @@ async def status(session: Session, package: str) -> Exit:
     return Exit.FINE if found.is_well else Exit.WRONG
 
 
-@click.command("flows", cls=OperatingCommand, short_help="List the flows of all tenants.")
+@click.command(
+    "flows",
+    cls=Command,
+    example="flows --failing --late",
+    wrong="a listed flow is failing, late, unusual, or has a problem, or a service is away",
+    short_help="List the flows of all tenants.",
+)
 @click.option("--failing", is_flag=True, help="Flows whose last attempts failed.")
 @click.option("--late", is_flag=True, help="Flows that have not succeeded, or have not been enqueued, in time.")
 @click.option(
@@ -68,8 +84,7 @@ async def flows(
 ) -> Exit:
     """List the flows of all tenants, with their last and next runs.
 
-    --failing, --late, --unusual and --problems together list the flows to which any of them applies. Exit code 1 if a
-    listed flow is failing, late, unusual, or has a problem.
+    --failing, --late, --unusual and --problems together list the flows to which any of them applies.
     """
     registry = load_flows(package)
     found = await find_flows(session.services, registry, session.now, tenant_id=tenant_id, flow=flow_name)
@@ -86,7 +101,13 @@ async def flows(
     return Exit.WRONG if any(line.is_wrong for line in found) else Exit.FINE
 
 
-@click.command("incidents", cls=OperatingCommand, short_help="List failures, by their error.")
+@click.command(
+    "incidents",
+    cls=Command,
+    example="incidents --since 7d",
+    wrong="there is an incident, or a service is away",
+    short_help="List failures, by their error.",
+)
 @click.option(
     "--since", metavar="SPAN", default="24h", show_default=True, callback=since_argument, help="Dead runs since then."
 )
@@ -95,19 +116,24 @@ async def flows(
 async def incidents(session: Session, since: datetime, package: str) -> Exit:
     """List the errors of the flows that are failing now, and of the runs that have died.
 
-    Each line is one error, with the number of tenants that have it: failures with the same fingerprint. Exit code 1 if
-    there is any.
+    Each line is one error, with the number of tenants that have it: failures with the same fingerprint.
     """
     found = await find_incidents(session.services, load_flows(package), session.now, since)
     session.answer(found, text.incidents(found))
     if found.has_more:
-        session.note("Older dead runs were left out: use a shorter --since")
+        session.note(f"Only the dead runs since {text.time(found.since_utc)} are counted: `dead list` counts all")
     for why in found.unreadable:
         session.note(f"Error: {why}")
     return Exit.WRONG if found.incidents else Exit.FINE
 
 
-@click.command("runs", cls=OperatingCommand, short_help="List the last runs.")
+@click.command(
+    "runs",
+    cls=Command,
+    example="runs acme-cabinets weather --failed --since 24h",
+    wrong="a service is away",
+    short_help="List the last runs.",
+)
 @click.argument("tenant_id", metavar="[TENANT", required=False)
 @click.argument("flow_name", metavar="[FLOW]]", required=False)
 @click.option("--failed", is_flag=True, help="Runs that failed, died, or in which the flow gave up.")
@@ -115,6 +141,7 @@ async def incidents(session: Session, since: datetime, package: str) -> Exit:
     "--since", metavar="SPAN", callback=since_argument, help="Runs that started since: 30m, 24h, 7d, or a time."
 )
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Number of runs.")
+@click.option("--follow", is_flag=True, help="Print runs as they end, from now on, until Ctrl-C.")
 @_of_flows
 @operating
 async def runs(
@@ -125,12 +152,23 @@ async def runs(
     failed: bool,
     since: datetime | None,
     limit: int,
+    follow: bool,
     package: str,
 ) -> Exit:
-    """List the runs that started last, of all tenants, or of a TENANT and a FLOW. The newest is the first."""
+    """List the runs that started last, of all tenants, or of a TENANT and a FLOW. The newest is the first.
+
+    With --follow, print each run of these when it ends. With --json, each is one line then.
+    """
+    registry = load_flows(package) if flow_name else None
+    if follow:
+        source = click.get_current_context().get_parameter_source("limit")
+        if since or source is not ParameterSource.DEFAULT:
+            raise click.UsageError("--follow prints the runs that end from now on: leave out --since and --limit")
+        await _follow(session, registry, tenant_id, flow_name, FAILED if failed else ())
+        return Exit.FINE
     found = await find_runs(
         session.services,
-        load_flows(package) if flow_name else None,
+        registry,
         tenant_id=tenant_id,
         flow=flow_name,
         outcomes=FAILED if failed else (),
@@ -145,21 +183,46 @@ async def runs(
     return Exit.FINE
 
 
-@click.command("show", cls=OperatingCommand, short_help="Show a run with its attempts.")
+async def _follow(
+    session: Session,
+    registry: FlowRegistry | None,
+    tenant_id: str | None,
+    flow_name: str | None,
+    outcomes: tuple[Outcome, ...],
+) -> None:
+    found = await follow_runs(session.services, registry, tenant_id=tenant_id, flow=flow_name, outcomes=outcomes)
+    session.note("Runs are printed as they end, until Ctrl-C")
+    async for each in found:
+        if session.as_json:
+            session.print_json(each, indent=-1)
+        for line in text.ended(each):
+            session.word(line)
+
+
+@click.command(
+    "show",
+    cls=Command,
+    example="show 90d4 --tenant gulf-garages",
+    wrong="a service is away",
+    short_help="Show a run with its attempts.",
+)
 @click.argument("run_id", metavar="RUN")
 @click.option("--tenant", "tenant_id", metavar="TENANT", help="Its tenant. Without it, all tenants are searched.")
 @operating
 async def show(session: Session, run_id: str, tenant_id: str | None) -> Exit:
-    """Show a run with its attempts and their errors. RUN is the `run=` of a log line.
-
-    Exit code 3 if there is no record of the run.
-    """
+    """Show a run with its attempts and their errors. RUN is the `run=` of a log line."""
     found = await find_run(session.services, run_id, tenant_id)
     session.answer(found, text.run(found))
     return Exit.FINE
 
 
-@click.command("why", cls=OperatingCommand, short_help="Explain why a flow of a tenant does not run.")
+@click.command(
+    "why",
+    cls=Command,
+    example="why acme-cabinets weather --at 2025-08-23T01:00:00Z",
+    wrong="somebody has to do something, or a service is away",
+    short_help="Explain why a flow of a tenant does not run.",
+)
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("flow_name", metavar="FLOW")
 @click.option("--at", metavar="TIME", callback=_time, help="Explain this time instead: 2025-08-23T01:00:00Z.")
@@ -169,8 +232,6 @@ async def why(session: Session, tenant_id: str, flow_name: str, at: datetime | N
     """Explain why a flow of a tenant does not run now, what was ruled out, and the command to run next.
 
     With --at, explain what happened to the last occurrence of its schedule until a time, or what is planned for it.
-
-    Exit code 1 if somebody has to do something, 3 if the tenant or its entry does not exist.
     """
     flows, now = load_flows(package), session.now
     if at:
@@ -183,30 +244,64 @@ async def why(session: Session, tenant_id: str, flow_name: str, at: datetime | N
     return Exit.WRONG if found.is_wrong else Exit.FINE
 
 
-@click.command("queue", cls=OperatingCommand, short_help="Show the job queue and the poison queue.")
+@click.command(
+    "queue",
+    cls=Command,
+    example="queue",
+    wrong="a message waits in the poison queue, or a service is away",
+    short_help="Show the job queue and the poison queue.",
+)
 @operating
 async def queue(session: Session) -> Exit:
     """Show the length of the job queue and of the poison queue, and the messages at the front.
 
-    Nothing is taken from the queues. Exit code 1 if a message waits in the poison queue.
+    Nothing is taken from the queues.
     """
     found = await queues(session.services)
     session.answer(found, text.queues(found, session.now))
     return Exit.FINE if found.is_well else Exit.WRONG
 
 
-@click.command("ticks", cls=OperatingCommand, short_help="List the last ticks.")
+@click.command(
+    "ticks",
+    cls=Command,
+    example="ticks --limit 100",
+    wrong="the last tick failed or was killed, ticks are missing, or a service is away",
+    short_help="List the last ticks.",
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=24, show_default=True, help="Number of ticks.")
 @operating
 async def ticks(session: Session, limit: int) -> Exit:
-    """List the last ticks, with what each has found. The newest is the first.
-
-    Exit code 1 if the last tick failed or was killed, or if ticks are missing.
-    """
+    """List the last ticks, with what each has found. The newest is the first."""
     found = await find_ticks(session.services, session.now, limit)
     session.answer(found, text.ticks(found, session.now))
     return Exit.FINE if found.is_well else Exit.WRONG
 
 
-COMMANDS: tuple[click.Command, ...] = (status, flows, incidents, runs, show, why, queue, ticks)
+@click.command(
+    "audit",
+    cls=Command,
+    example="audit --tenant acme-cabinets --since 7d",
+    wrong="a service is away",
+    short_help="List what operators have done.",
+)
+@click.option("--tenant", "tenant_id", metavar="TENANT", help="Actions on this tenant.")
+@click.option("--since", metavar="SPAN", callback=since_argument, help="Actions since then: 30m, 24h, 7d, or a time.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Number of actions.")
+@operating
+async def audit(session: Session, tenant_id: str | None, since: datetime | None, limit: int) -> Exit:
+    """List what operators have done with this command line and the dashboard. The newest action is the first.
+
+    Edits of documents in other ways are not listed.
+    """
+    found = await find_audit(session.services, tenant_id=tenant_id, since=since, most=limit)
+    session.answer(found, text.audit(found))
+    if found.has_more:
+        session.note(f"Only the last {limit} actions are listed: --limit lists more")
+    for why in found.unreadable:
+        session.note(f"Error: {why}")
+    return Exit.FINE
+
+
+COMMANDS: tuple[click.Command, ...] = (status, incidents, why, flows, runs, show, ticks, queue, audit)
 """The commands of this module. `main.py` registers them."""

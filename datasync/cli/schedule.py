@@ -2,13 +2,47 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Self
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from datasync.cron import CronSchedule
 from datasync.model.times import utc_text
 
 _SECOND = timedelta(seconds=1)
 _LISTED = 3  # times skipped by a clock change that a note lists
+
+
+class Occurrence(msgspec.Struct, frozen=True):
+    """One occurrence."""
+
+    utc: datetime
+    local: datetime
+    notes: list[str]
+    """Sentences about clock changes."""
+
+
+class Occurrences(msgspec.Struct, frozen=True, rename="camel"):
+    """The next occurrences of a cron expression."""
+
+    cron: str
+    timezone: str
+    after_utc: datetime
+    occurrences: list[Occurrence]
+
+    @classmethod
+    def of(cls, schedule: CronSchedule, zone: ZoneInfo, after: datetime, found: Sequence[datetime]) -> Self:
+        """Return the occurrences that were found after an instant (aware)."""
+        return cls(
+            cron=schedule.expression,
+            timezone=zone.key,
+            after_utc=after.replace(microsecond=0),
+            occurrences=[
+                Occurrence(at, at.astimezone(zone), [*_notes(schedule, zone, at, previous)])
+                for previous, at in zip((None, *found), found, strict=False)
+            ],
+        )
 
 
 def occurrences(schedule: CronSchedule, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from datasync.cli.validate import count
+import msgspec
+
+from datasync.cli.validate import Finding, count
 from datasync.errors import DataSyncError, SecretNotFound, TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.flow.secrets import Vault, declared_secret
 from datasync.model.display import shown
-from datasync.model.tenant import Problem, Tenant, is_tenant_document
+from datasync.model.tenant import Level, Problem, Tenant, is_tenant_document
 from datasync.services import Services
 from datasync.tick.check import Spellings, entry_problems, tenant_problems
 from datasync.tick.warn import entry_warnings, field_warnings
@@ -23,8 +25,20 @@ https://learn.microsoft.com/azure/key-vault/general/service-limits
 """
 
 
+class TenantsChecked(msgspec.Struct, frozen=True, rename="camel"):
+    """The result of `check --tenants`, in numbers and with each finding."""
+
+    tenants: int
+    declared_secrets: int
+    missing: int
+    """Declared secrets that are not in the vault. A shared secret counts for each entry."""
+    problems: int
+    warnings: int
+    findings: list[Finding]
+
+
 class TenantsReport:
-    """Reports the problems and warnings of stored documents, and the secrets that enabled entries lack."""
+    """Finds the problems and warnings of stored documents, and the secrets that enabled entries lack."""
 
     def __init__(self, services: Services, registry: FlowRegistry, now: datetime) -> None:
         self._services = services
@@ -37,9 +51,10 @@ class TenantsReport:
         """Number of declared secrets that are not in the vault. A shared secret counts for each entry."""
         self.problems = 0
         self._warnings = 0
+        self._findings: list[Finding] = []
 
-    async def lines(self) -> AsyncIterator[str]:
-        """Yield a line for each broken flow file, each problem, each warning, and each missing secret.
+    async def findings(self) -> AsyncIterator[Finding]:
+        """Yield each broken flow file, each problem, each warning, and each missing secret.
 
         Disabled entries are not checked. An entry with a problem does not run, so its secrets are not read.
 
@@ -50,7 +65,9 @@ class TenantsReport:
         """
         for module in self._registry.broken:
             self.problems += 1
-            yield f"{module}: cannot be loaded; its flows cannot run: {self._registry.cause(module)}"
+            yield self._found(
+                "error", module, f"cannot be loaded; its flows cannot run: {self._registry.cause(module)}"
+            )
         async for page in self._services.tenants.all():
             examined = [
                 _examine(document, self._spellings, self._registry, self._now)
@@ -63,12 +80,27 @@ class TenantsReport:
             for problem in (each for found, _ in examined for each in found):
                 self.problems += problem.level == "error"
                 self._warnings += problem.level == "warning"
-                yield str(problem)
+                yield self._found(problem.level, problem.place, shown(problem.why, 2000))
             missing = await _missing(self._services.vault, {name for _, name in declared})
             for subject, name in declared:
                 if name in missing:
                     self.missing += 1
-                    yield f"{subject}: {missing[name]}"
+                    yield self._found("error", subject, str(missing[name]))
+
+    def _found(self, level: Level, place: str, why: str) -> Finding:
+        self._findings.append(Finding(level, None, place, why))
+        return self._findings[-1]
+
+    def result(self) -> TenantsChecked:
+        """Return everything that was found."""
+        return TenantsChecked(
+            tenants=self._tenants,
+            declared_secrets=self._declared,
+            missing=self.missing,
+            problems=self.problems,
+            warnings=self._warnings,
+            findings=self._findings,
+        )
 
     def summary(self) -> str:
         """Return the numbers of tenants, declared secrets, missing secrets, problems and warnings."""

@@ -61,6 +61,8 @@ def status(found: Status) -> Iterator[str]:
 def _status(found: Status) -> Iterator[tuple[str, str]]:
     unread = "could not be read"
     yield "last tick", _last_tick(found.tick, found.at_utc) if found.tick else unread
+    if found.tick and found.tick.failed:
+        yield "ticks", _failed_ticks(found.tick)
     yield "queue", f"{found.queue.name}: {_count(found.queue.length, 'message')}" if found.queue else unread
     yield "poison", f"{found.poison.name}: {_count(found.poison.length, 'message')}" if found.poison else unread
     if found.flows is None:
@@ -124,6 +126,11 @@ def _tick(tick: TickStatus, now: datetime) -> str:
         return f"none so far: is the function orchestrator running? Its schedule is {tick.schedule}"
     missing = f". The next ones are missing: the schedule is {tick.schedule}" if tick.is_missing else ""
     return f"{time(tick.started_utc)}, {age(now - tick.started_utc)} ago{missing}"
+
+
+def _failed_ticks(tick: TickStatus) -> str:
+    last = "the last tick" if tick.failed == 1 else f"the last {tick.failed} ticks"
+    return f"{last} failed (python -m datasync ticks): {tick.failure or 'the process died'}"
 
 
 def _with_command(number: int, command: str) -> str:
@@ -214,9 +221,8 @@ def runs(found: Runs) -> Iterator[str]:
     )
 
 
-def dead(found: DeadRuns, most: int) -> Iterator[str]:
-    """Yield a line for each dead run, up to `most`, and their number."""
-    shown_runs = found.runs[:most]
+def dead(found: DeadRuns) -> Iterator[str]:
+    """Yield a line for each dead run that is listed, and the number of all."""
     if found.runs:
         yield from table(
             ("finished", "tenant", "flow", "outcome", "run", "fingerprint", "error"),
@@ -230,12 +236,18 @@ def dead(found: DeadRuns, most: int) -> Iterator[str]:
                     (each.error.fingerprint if each.error else "") or "-",
                     each.error.message if each.error else "-",
                 )
-                for each in shown_runs
+                for each in found.runs
             ],
         )
         yield ""
-    left_out = len(found.runs) - len(shown_runs)
-    yield _count(len(found.runs), "dead run") + (f", of which {left_out} are not listed" if left_out else "")
+    left_out = found.count - len(found.runs)
+    yield _count(found.count, "dead run") + (f", of which {left_out} are not listed" if left_out else "")
+
+
+def ended(found: RunLine) -> Iterator[str]:
+    """Yield when and how a run has ended."""
+    for line in run_end(found):
+        yield f"{time(found.finished_utc)} {line}"
 
 
 def run_end(found: RunLine) -> Iterator[str]:
@@ -264,9 +276,20 @@ def run(found: RunDetail) -> Iterator[str]:
         last = each.error
         for name, at in each.secrets.items():
             yield f"  secret {name}, read from the vault at {time(at)}"
+    yield from _log(found)
     if following := [*_next_steps(found)]:
         yield ""
         yield from following
+
+
+def _log(found: RunDetail) -> Iterator[str]:
+    if not found.log:
+        return
+    left_out = f" ({_count(found.log_left_out, 'earlier line')} left out)" if found.log_left_out else ""
+    yield ""
+    yield f"log of the last attempt{left_out}"
+    for each in found.log:
+        yield f"  {each.seconds:>8.3f} s{_GAP}{each.level:<8}{_GAP}{each.text}"
 
 
 def _next_steps(found: RunDetail) -> Iterator[str]:

@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, override
+
+import msgspec
 
 from datasync.errors import SecretRefused, TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.flow.secrets import check_name, tenant_secret
 from datasync.model.decode import joined, shorten
 from datasync.model.display import shown
-from datasync.model.tenant import Problem, Tenant, tenant_label
+from datasync.model.tenant import Level, Problem, Tenant, tenant_label
 from datasync.tick.check import Spellings, entry_problems, tenant_problems
 from datasync.tick.warn import entry_warnings, field_warnings
 
@@ -20,31 +22,61 @@ type _Repeated = Mapping[int, tuple[dict[str, Any], list[str]]]
 """Objects with the keys that a file gives them more than once, by the `id()` of the object."""
 
 
+class Finding(msgspec.Struct, frozen=True):
+    """A problem or a warning."""
+
+    level: Level
+    file: str | None
+    """The file; None for a stored document and for a flow file."""
+    place: str | None
+    """The tenant, the flow and the field, such as `tenant-123/weather flows[2].cron`; None for a whole file."""
+    why: str
+
+    @override
+    def __str__(self) -> str:
+        """Render as one line."""
+        parts = (self.file, self.place, "warning" if self.level == "warning" else None, self.why)
+        return ": ".join(part for part in parts if part is not None)
+
+
+class Validated(msgspec.Struct, frozen=True):
+    """The result of `validate`, in numbers and with each finding."""
+
+    documents: int
+    problems: int
+    warnings: int
+    unread: int
+    """Files that could not be read."""
+    findings: list[Finding]
+
+
 class Report:
-    """Reports problems and warnings, one line each, and counts them."""
+    """Finds problems and warnings, and counts them."""
 
     def __init__(self, registry: FlowRegistry, now: datetime) -> None:
         self._registry = registry
         self._now = now
         self._documents = 0
         self._warnings = 0
+        self._findings: list[Finding] = []
         self._places: dict[str, str] = {}
         self._spellings = Spellings()
         self.problems = 0
         self.unread = 0
         """Number of files that could not be read. The caller, which reads the files, counts them."""
 
-    def flow_files(self) -> Iterator[str]:
-        """Yield a line for each flow file that could not be loaded."""
+    def flow_files(self) -> Iterator[Finding]:
+        """Yield each flow file that could not be loaded."""
         for module in self._registry.broken:
-            yield self._problem(module, f"cannot be loaded; its flows cannot run: {self._registry.cause(module)}")
+            why = f"cannot be loaded; its flows cannot run: {self._registry.cause(module)}"
+            yield self._found(Finding("error", None, module, why))
 
-    def documents(self, file: str, content: bytes) -> Iterator[str]:
-        """Yield a line for each problem and warning in a file, which holds a tenant document or a list of documents."""
+    def documents(self, file: str, content: bytes) -> Iterator[Finding]:
+        """Yield each problem and warning in a file, which holds a tenant document or a list of documents."""
         try:
             read, repeated = _parse(content)
         except ValueError as why:
-            yield self._problem(file, why)
+            yield self._found(Finding("error", file, None, str(why)))
             return
         if not isinstance(read, list):
             yield from self._document(file, file, read, repeated)
@@ -61,11 +93,22 @@ class Report:
             counts.append(f"{count(self.unread, 'file')} not read")
         return ", ".join(counts)
 
-    def _document(self, file: str, place: str, document: object, repeated: _Repeated) -> Iterator[str]:
+    def result(self) -> Validated:
+        """Return everything that was found."""
+        return Validated(
+            documents=self._documents,
+            problems=self.problems,
+            warnings=self._warnings,
+            unread=self.unread,
+            findings=self._findings,
+        )
+
+    def _document(self, file: str, place: str, document: object, repeated: _Repeated) -> Iterator[Finding]:
         self._documents += 1
         if not isinstance(document, dict):
             got = shorten(json.dumps(document, ensure_ascii=False), 80)
-            yield self._problem(place, f"expected a tenant document, which is a JSON object, got {got}")
+            why = f"expected a tenant document, which is a JSON object, got {got}"
+            yield self._found(Finding("error", place, None, why))
             return
         label = tenant_label(document)
         for path, name in _repetitions(document, repeated):
@@ -73,16 +116,16 @@ class Report:
         try:
             tenant = Tenant.from_document(document)
         except TenantInvalid as error:
-            yield self._problem(place, error)
+            yield self._found(Finding("error", place, error.place, error.why))
             for warning in field_warnings(document):
                 yield self._warning(file, warning.place, warning.why)
             return
         first = self._places.setdefault(tenant.id, place)
         if first != place:
             why = f"{place} and {first} are documents of the same tenant: merge them"
-            yield self._problem(file, f"{shown(tenant.id)} tenantId: {why}")
+            yield self._found(Finding("error", file, f"{shown(tenant.id)} tenantId", why))
         for problem in [*self._spellings.problems(tenant.id), *_problems(tenant, self._registry, self._now)]:
-            yield self._problem(file, problem)
+            yield self._found(Finding("error", file, problem.place, shown(problem.why, 2000)))
         for warning in [*field_warnings(document), *self._entry_warnings(tenant)]:
             yield self._warning(file, warning.place, shown(warning.why, 2000))
         if refused := _refused_secret(tenant.id):
@@ -94,13 +137,14 @@ class Report:
         for entry in tenant.flows:
             yield from entry_warnings(tenant, entry, self._registry, self._now, self._now)
 
-    def _warning(self, file: str, place: str, why: str) -> str:
-        self._warnings += 1
-        return f"{file}: {place}: warning: {why}"
+    def _warning(self, file: str, place: str, why: str) -> Finding:
+        return self._found(Finding("warning", file, place, why))
 
-    def _problem(self, place: str, what: object) -> str:
-        self.problems += 1
-        return f"{place}: {what}"
+    def _found(self, finding: Finding) -> Finding:
+        self.problems += finding.level == "error"
+        self._warnings += finding.level == "warning"
+        self._findings.append(finding)
+        return finding
 
 
 def load(package: str) -> FlowRegistry:

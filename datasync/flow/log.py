@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any, override
 
 from datasync.flow.redact import TEXT, Redaction
+from datasync.flow.tail import Tail
 from datasync.model.display import shown_lines
 from datasync.telemetry.emit import logger
 
@@ -16,12 +17,13 @@ _LEAST = 20  # characters that a value or a name in `extra` counts as, at least
 
 
 class RunLog(logging.LoggerAdapter[logging.Logger]):
-    """The `run.log` of a flow: a standard logger that names the run and replaces its secrets."""
+    """The `run.log` of a flow: a standard logger that names the run, replaces its secrets, and keeps its last lines."""
 
-    def __init__(self, subject: str, fields: Mapping[str, object], redact: Redaction) -> None:
+    def __init__(self, subject: str, fields: Mapping[str, object], redact: Redaction, tail: Tail | None = None) -> None:
         super().__init__(logger, {"fields": dict(fields)})
         self._subject = subject
         self._redact = redact
+        self._tail = tail
 
     @override
     def log(self, level: int, msg: object, *args: object, exc_info: object = None, **kwargs: Any) -> None:
@@ -31,8 +33,11 @@ class RunLog(logging.LoggerAdapter[logging.Logger]):
             text = logging.LogRecord("", level, "", 0, msg, args, None).getMessage()
         except Exception:  # noqa: BLE001 - a format that does not fit its arguments fails no run, as elsewhere in logging
             text = f"{_text_of(msg)} {_text_of(args)}"
-        text = f"{self._subject}: {self._redact.start(text)}"
-        if exc_info and (error := _error(exc_info)):
+        text, error = self._redact.start(text), _error(exc_info) if exc_info else None
+        if self._tail:
+            self._tail.add(level, f"{text}: {self._redact.one_line(error)}" if error else text)
+        text = f"{self._subject}: {text}"
+        if error:
             text = f"{text}\n{self._redact.traceback(error)}"
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, "%s", shown_lines(text), **kwargs)

@@ -34,13 +34,19 @@ class Trigger(LenientEnum):
     """A run that was dead is attempted again."""
 
 
+MOST_COUNTED = 1_000_000
+"""A count in a message does not grow beyond this. Only a message that was posted by hand comes so far."""
+
+_COUNTS = ("redrive", "deferral", "outages", "spread", "rounds")
+_MOST_NONCES = 10  # the first ones of more are those of leases that are over by now
 _LONGEST_BASE = 190
 """The length of a run id to which the number of a part can be added."""
 
 type _RunId = Annotated[str, Meta(pattern="^[0-9A-Za-z_.:-]{1,200}$")]
 type _MessageId = Annotated[str, Meta(pattern=NO_SURROGATES, min_length=1, max_length=200)]
+type _Nonce = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", description="32 hexadecimal digits")]
 type _Rev = Annotated[str, Meta(pattern=NO_SURROGATES)]
-type _Count = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number")]
+type _Count = Annotated[int, Meta(ge=0, le=MOST_COUNTED, description="a whole number")]
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 
 
@@ -72,8 +78,11 @@ class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     """Interrupted attempts of the run after which its message was put back."""
     rounds: _Count = 0
     """How often the message was sent again from the poison queue."""
-    unstarted: Annotated[str | None, Meta(description="a text")] = None
-    """The nonce of a lease that may have been taken for the message, and whose attempt did not start."""
+    unstarted: Annotated[tuple[_Nonce, ...], Meta(description="a list of nonces")] = ()
+    """The nonces of leases of which one may have been taken for the message, and whose attempts did not start."""
+    traceparent: Any = None
+    """The span that has sent the message, if OpenTelemetry is on. Another value than
+    https://www.w3.org/TR/trace-context/#traceparent-header is ignored."""
 
     def encode(self) -> str:
         """Return the message body: JSON, before the queue's base64."""
@@ -119,7 +128,8 @@ class Job(msgspec.Struct, frozen=True):
     outages: int = 0
     spread: int = 0
     rounds: int = 0
-    unstarted: str | None = None
+    unstarted: tuple[str, ...] = ()
+    traceparent: str | None = None
     unknown: dict[str, Any] = {}
 
     @classmethod
@@ -131,7 +141,8 @@ class Job(msgspec.Struct, frozen=True):
 
         """
         fields = msgspec.structs.asdict(message)
-        if missing := [name for name, value in fields.items() if value is None and name not in ("rev", "unstarted")]:
+        optional = ("rev", "traceparent")
+        if missing := [name for name, value in fields.items() if value is None and name not in optional]:
             raise ValueError(f"the message lacks {', '.join(missing)}")
         return cls(**fields, delivery=delivery, is_copy=is_copy)
 
@@ -166,12 +177,22 @@ class Job(msgspec.Struct, frozen=True):
 
     def copy(self, **changes: Any) -> JobMessage:
         """Return a message that stands for this one, with some fields changed."""
-        fields = {name: getattr(self, name) for name in JobMessage.__struct_fields__}
-        return JobMessage(**(fields | changes))
+        fields = {name: getattr(self, name) for name in JobMessage.__struct_fields__} | changes
+        return JobMessage(**fields | {name: min(fields[name], MOST_COUNTED) for name in _COUNTS})
+
+    def after_outage(self, unstarted: str | None) -> JobMessage:
+        """Return the message that asks for the run again after a service was away.
+
+        Args:
+            unstarted: The nonce of a lease that may have been taken meanwhile.
+
+        """
+        nonces = (*self.unstarted, unstarted)[-_MOST_NONCES:] if unstarted else self.unstarted
+        return self.copy(outages=self.outages + 1, unstarted=nonces)
 
     def next_deferral(self) -> JobMessage:
         """Return the message that asks for the run again after it was deferred."""
-        return self.copy(message_id=None, deferral=self.deferral + 1, outages=0, spread=0, rounds=0, unstarted=None)
+        return self.copy(message_id=None, deferral=self.deferral + 1, outages=0, spread=0, rounds=0, unstarted=())
 
     def next_part(self, now: datetime) -> JobMessage:
         """Return the message that asks for the next part of a run, sent at `now`."""

@@ -80,6 +80,16 @@ class RunWindow(Stored, frozen=True):
     end: datetime
 
 
+class LogLine(Stored, frozen=True):
+    """A line that a flow has logged, without secrets."""
+
+    level: str
+    """`info`, `warning`, …"""
+    seconds: float
+    """Since the start of the attempt."""
+    text: str
+
+
 class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The record of one run: all attempts of one decision."""
 
@@ -118,6 +128,10 @@ class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The counts, and the duration, that differ from the usual ones, since the last attempt."""
     http: dict[str, float] = msgspec.field(default_factory=dict)
     """HTTP requests of the last attempt: requests, retries, and the seconds waited for retries and connections."""
+    log: tuple[LogLine, ...] = ()
+    """The last lines that the flow has logged in the last attempt, oldest first."""
+    log_left_out: int = 0
+    """The lines before them, which are not kept."""
     window: RunWindow | None = None
     cursor_before: Any = None
     cursor_after: Any = None

@@ -1,7 +1,8 @@
 """Actions: the changes that an operator asks for. Each is done once, however often it is asked for, and has an audit.
 
 An action is first stored as an intent, then made, then stored as done. If the process dies, or an answer is lost, in
-between, a repeat with the same action id makes what is left, and nothing a second time.
+between, a repeat with the same action id makes what is left, and nothing a second time. An action that is refused is
+stored with the reason.
 """
 
 import re
@@ -100,6 +101,19 @@ class Action(msgspec.Struct, frozen=True):
     flow_name: str | None = None
     arguments: Mapping[str, Any] = {}
     """JSON."""
+    varying: frozenset[str] = frozenset()
+    """Arguments that a repeat may have with other values, as time has passed: those of the first request count."""
+
+
+async def is_known(services: Services, ask: Ask) -> bool:
+    """Return whether an earlier request with this id has begun an action, or was refused.
+
+    Raises:
+        StateInvalid: its audit was edited and cannot be read.
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+    """
+    return await services.audits.get(ask.action_id) is not None
 
 
 async def perform(
@@ -121,7 +135,7 @@ async def perform(
 
     Raises:
         ActionInvalid: the id was used for another action.
-        ChangedMeanwhile, ActionRefused: nothing was done. A repeat raises the same.
+        ChangedMeanwhile, ActionRefused: nothing was done, and that has an audit. A repeat raises the same.
         ServiceUnavailable: a service refused or could not be reached. The action may have been done. A repeat completes
             it.
 
@@ -129,22 +143,7 @@ async def perform(
     stored = await services.audits.get(ask.action_id)
     is_repeat = stored is not None
     if stored is None:
-        change = await decide()
-        intent = Audit(
-            action_id=ask.action_id,
-            action=action.verb,
-            who=ask.who,
-            via=ask.via,
-            started_utc=ask.at,
-            tenant=action.tenant_id,
-            flow=action.flow_name,
-            arguments=dict(action.arguments),
-            before=change.before,
-            after=change.after,
-            basis=change.basis,
-            message=change.message,
-        )
-        stored = await services.audits.begin(intent)
+        stored = await services.audits.begin(await _decided(services, ask, action, decide))
         if stored is None:  # a second request came at the same time, or the answer of a first try was lost
             stored, is_repeat = await _present(services, ask), True
     _check_same(stored, action)
@@ -153,20 +152,48 @@ async def perform(
     return _result(stored, is_repeat=is_repeat)
 
 
+async def _decided(services: Services, ask: Ask, action: Action, decide: Callable[[], Awaitable[Change]]) -> Audit:
+    """Return the intent of an action; with its end, if it is refused."""
+    intent = Audit(
+        action_id=ask.action_id,
+        action=action.verb,
+        who=ask.who,
+        via=ask.via,
+        started_utc=ask.at,
+        tenant=action.tenant_id,
+        flow=action.flow_name,
+        arguments=dict(action.arguments),
+    )
+    try:
+        change = await decide()
+    except (ChangedMeanwhile, ActionRefused) as error:
+        return _not_done(services, intent, error)
+    return replace(intent, before=change.before, after=change.after, basis=change.basis, message=change.message)
+
+
+def _not_done(services: Services, intent: Audit, error: ChangedMeanwhile | ActionRefused) -> Audit:
+    end = End.CHANGED if isinstance(error, ChangedMeanwhile) else End.REFUSED
+    return replace(intent, end=end, message=str(error), ended_utc=services.clock.now(), basis=None)
+
+
 async def _complete(
     services: Services, intent: Audit, make: Callable[[Audit, bool], Awaitable[Change]], *, is_repeat: bool
 ) -> Audit:
     """Make the change of an intent, and store how it ended."""
-    ended = intent
     try:
         change = await make(intent, is_repeat)
-    except ChangedMeanwhile as error:
-        ended = replace(ended, end=End.CHANGED, message=str(error))
-    except ActionRefused as error:
-        ended = replace(ended, end=End.REFUSED, message=str(error))
+    except (ChangedMeanwhile, ActionRefused) as error:
+        ended = _not_done(services, intent, error)
     else:
-        ended = replace(ended, end=End.DONE, message=change.message, before=change.before, after=change.after)
-    ended = replace(ended, ended_utc=services.clock.now(), basis=None)
+        ended = replace(
+            intent,
+            end=End.DONE,
+            message=change.message,
+            before=change.before,
+            after=change.after,
+            ended_utc=services.clock.now(),
+            basis=None,
+        )
     if saved := await services.audits.save(ended):
         return saved
     present = await services.audits.get(intent.action_id)  # of another request with this id, or of our own first try
@@ -182,8 +209,12 @@ async def _present(services: Services, ask: Ask) -> Audit:
 
 def _check_same(stored: Audit, action: Action) -> None:
     """Check that an id was not used for another action."""
-    of_action = (str(action.verb), action.tenant_id, action.flow_name, dict(action.arguments))
-    if (stored.action, stored.tenant, stored.flow, stored.arguments) != of_action:
+    given, first = (
+        {name: name if name in action.varying else value for name, value in each.items()}
+        for each in (action.arguments, stored.arguments)
+    )
+    of_action = (str(action.verb), action.tenant_id, action.flow_name, given)
+    if (stored.action, stored.tenant, stored.flow, first) != of_action:
         subject = "/".join(each for each in (stored.tenant, stored.flow) if each)
         raise ActionInvalid(
             f"action id {stored.action_id!r} was used for another action ({stored.action} {shorten(subject)}): "

@@ -2,8 +2,10 @@
 
 import asyncio
 import copy
+import json
 from collections.abc import Sequence
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from datasync.operate.action import Action, Ask, Change
 from datasync.operate.documents import document_problems
 from datasync.operate.edits import Document, edit, entries_of
 from datasync.operate.flows import names_of
+from datasync.operate.told import difference
 from datasync.services import Services
 
 _AT_ONCE = 8
@@ -119,14 +122,16 @@ def _look(registry: FlowRegistry, ask: Ask, entry: NewEntry, document: Document)
 
 async def _add(services: Services, registry: FlowRegistry, ask: Ask, entry: NewEntry, tenant_id: str) -> AdditionLine:
     own = replace(ask, action_id=run_id(ask.action_id, tenant_id))
-    action = Action(Verb.ADD_FLOW, tenant_id, entry.flow, {"entry": entry.content()})
+    _, told = difference(None, {"flows": [entry.content()]})
+    digest = sha256(json.dumps(entry.content(), sort_keys=True).encode()).hexdigest()
+    action = Action(Verb.ADD_FLOW, tenant_id, entry.flow, {"sha256": digest})
 
     def append(document: Document) -> Change:
         line = _look(registry, ask, entry, document)
         if line.what is not Addition.ADD:
             return Change(f"{shown(tenant_id)}/{shown(entry.flow)}: {line.what}")
         document["flows"].append(copy.deepcopy(entry.content()))
-        return Change(f"{shown(tenant_id)}/{shown(entry.flow)} is added", None, entry.content())
+        return Change(f"{shown(tenant_id)}/{shown(entry.flow)} is added", None, told)
 
     try:
         done = await edit(services, own, action, append)

@@ -1,6 +1,5 @@
 """Tenant documents: listed, stored, removed. And the names of a tenant's secrets."""
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -26,11 +25,11 @@ from datasync.model.state import FlowState
 from datasync.model.tenant import Tenant, is_tenant_document
 from datasync.operate.action import Action, Ask, Change, Done, perform
 from datasync.operate.edits import LAST_ACTION, Document, entries_of
+from datasync.operate.told import difference
 from datasync.services import Services
 from datasync.tick.check import entry_problems, tenant_problems
 from datasync.tries import MOST, tries
 
-_LARGEST_KEPT = 64 * 1024  # bytes of JSON: an audit keeps the document before and after, if it is not larger
 _MOST_PROBLEMS = 5
 
 
@@ -90,8 +89,7 @@ async def put_tenant(services: Services, registry: FlowRegistry, ask: Ask, docum
         present = await _present(services, tenant_id)
         _check_etag(tenant_id, present, etag)
         said = "replaced" if present else "created"
-        before = None if present is None else {k: v for k, v in present.items() if not k.startswith("_")}
-        return Change(f"tenant {shown(tenant_id)}: {said}", _kept(before), _kept(content))
+        return Change(f"tenant {shown(tenant_id)}: {said}", *difference(present, content))
 
     async def make(intent: Audit, _: bool) -> Change:  # noqa: FBT001 - the signature of `perform`
         done = Change(intent.message, intent.before, intent.after)
@@ -119,7 +117,8 @@ async def remove_tenant(services: Services, ask: Ask, *, tenant_id: str) -> Done
         TenantUnknown: it has no document.
         ActionRefused: an entry is enabled, or a run is going on.
         ChangedMeanwhile: the tenant was stored again since the action began.
-        ServiceUnavailable: Cosmos DB refused or could not be reached.
+        ServiceUnavailable: Cosmos DB refused or could not be reached; or a run has started at the same time, and keeps
+            its state until its end. A repeat completes the action.
 
     """
 
@@ -127,7 +126,7 @@ async def remove_tenant(services: Services, ask: Ask, *, tenant_id: str) -> Done
         document = await services.tenants.document(tenant_id)
         await _check_removable(services, tenant_id, document)
         after = {"secrets": await _present_secrets(services, tenant_id)}
-        before = _kept({name: value for name, value in document.items() if not name.startswith("_")})
+        before, _ = difference(document, None)
         message = f"tenant {shown(tenant_id)} is removed"
         return Change(message, before, after, basis={LAST_ACTION: document.get(LAST_ACTION)})
 
@@ -145,7 +144,12 @@ async def remove_tenant(services: Services, ask: Ask, *, tenant_id: str) -> Done
                 break
         else:
             raise ServiceUnavailable(f"tenant {tenant_id!r} was changed by others in each of {MOST} tries")
-        states = await services.runs.forget(tenant_id)
+        if run := await _run_of(services, tenant_id):
+            raise ServiceUnavailable(
+                f"the document of tenant {shown(tenant_id)!r} is removed, and a run of {run} is going on, which needs "
+                "its state. Repeat the action with its id after the end of the run"
+            )
+        states = await services.runs.forget(tenant_id, services.clock.now())
         after = intent.after if isinstance(intent.after, dict) else {}
         return Change(intent.message, intent.before, {**after, "states": states})
 
@@ -225,12 +229,20 @@ async def _check_removable(services: Services, tenant_id: str, document: Mapping
             f"tenant {shown(tenant_id)!r} has enabled entries. Pause it (datasync pause {shown(tenant_id)}), and wait "
             "until its messages are gone: their runs would end as dead"
         )
+    if run := await _run_of(services, tenant_id):
+        raise ActionRefused(f"a run of {run} is going on: wait for its end, and try again")
+
+
+async def _run_of(services: Services, tenant_id: str) -> str | None:
+    """Return the tenant and the flow of a run that is going on; None if there is none."""
     now = services.clock.now()
-    async for state in services.overview.states(tenant_id):
-        if isinstance(state, FlowState) and state.lease and state.lease.is_live(now):
-            raise ActionRefused(
-                f"a run of {shown(tenant_id)}/{shown(state.flow_name)} is going on: wait for its end, and try again"
-            )
+    flows = [each.flow_name for each in await services.overview.running(now, tenant_id)]
+    flows += [
+        state.flow_name
+        async for state in services.overview.states(tenant_id)
+        if isinstance(state, FlowState) and state.lease and state.lease.is_live(now)
+    ]
+    return f"{shown(tenant_id)}/{shown(flows[0])}" if flows else None
 
 
 async def _present_secrets(services: Services, tenant_id: str) -> Sequence[str] | None:
@@ -249,11 +261,3 @@ def _line(document: Mapping[str, Any]) -> TenantLine:
         return TenantLine(error.tenant_id, "", "", 0, 0, f"{error.path}: {error.why}")
     enabled = sum(entry.enabled for entry in tenant.flows)
     return TenantLine(tenant.id, tenant.name, tenant.timezone, len(tenant.flows), enabled, None)
-
-
-def _kept(document: Mapping[str, Any] | None) -> Any:
-    """Return a document as an audit keeps it."""
-    if document is None:
-        return None
-    size = len(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
-    return copy.deepcopy(dict(document)) if size <= _LARGEST_KEPT else {"bytes": size}

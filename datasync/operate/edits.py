@@ -19,6 +19,7 @@ from datasync.model.display import shown
 from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.operate.action import Action, Ask, Change, Done, perform
 from datasync.operate.flows import names_of
+from datasync.operate.told import KEPT_OF_ENTRIES
 from datasync.services import Services
 from datasync.tries import MOST, tries
 
@@ -219,9 +220,11 @@ def entry_of(
         )
     for name, value in (seen or {}).items():
         if not _is_same(found[0].get(name), value):
+            is_told = name in KEPT_OF_ENTRIES
+            now = f"is {shown(repr(found[0].get(name)))} now, and was {shown(repr(value))} when you looked"
             raise ChangedMeanwhile(
-                f"{_subject(str(document.get('id')), flow)}: {shown(name)} is {shown(repr(found[0].get(name)))} now, "
-                f"and was {shown(repr(value))} when you looked"
+                f"{_subject(str(document.get('id')), flow)}: {shown(name)} "
+                f"{now if is_told else 'was changed since you looked'}"
             )
     return found[0]
 

@@ -38,7 +38,7 @@ async def fleet(services: Services, registry: FlowRegistry, now: datetime) -> Fl
 
 
 async def fleet_since(services: Services, registry: FlowRegistry, now: datetime, since: int) -> Fleet:
-    """Return the flows of the tenants whose document, states or problems have changed since a time.
+    """Return the flows of the tenants whose document, states, runs or problems have changed since a time.
 
     A flow that is late since then because time has passed is not among them. All flows are returned if many tenants
     have changed.
@@ -49,17 +49,18 @@ async def fleet_since(services: Services, registry: FlowRegistry, now: datetime,
     """
     newest = await _newest(services)
     documents, others = await asyncio.gather(
-        services.tenants.changed(since - OVERLAP), services.overview.changed(since - OVERLAP)
+        services.tenants.changed(since - OVERLAP), services.overview.changed(since - OVERLAP, now)
     )
     changed = sorted(documents | others)
     if len(changed) > MOST_CHANGED:
         return await fleet(services, registry, now)
+    problems = await services.fleet.problems() if changed else ()
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def read(tenant_id: str) -> list[FlowLine] | None:
         async with limit:
             try:
-                return await flows(services, registry, now, tenant_id=tenant_id)
+                return await flows(services, registry, now, tenant_id=tenant_id, problems=problems)
             except TenantUnknown:
                 return None
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -71,6 +72,8 @@ class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
     health: Health
     enabled: bool = False
     cron: str | None = None
+    timezone: str | None = None
+    """That of the tenant; None where the document cannot be read. The entry may have another one."""
     next_run_utc: datetime | None = None
     last_run_utc: datetime | None = None
     last_outcome: str | None = None
@@ -78,6 +81,8 @@ class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
     consecutive_failures: int = 0
     late_since_utc: datetime | None = None
     """The occurrence that was not enqueued, or the time by which it should have succeeded; None if it is not late."""
+    overdue_utc: datetime | None = None
+    """The time from which it is late, unless it is enqueued before. None if no time is set, or it is disabled."""
     stale_utc: datetime | None = None
     """The time from which it is late, unless it succeeds before."""
     outcomes: tuple[str, ...] = ()
@@ -112,7 +117,13 @@ class FlowLine(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def flows(
-    services: Services, registry: FlowRegistry, now: datetime, *, tenant_id: str | None = None, flow: str | None = None
+    services: Services,
+    registry: FlowRegistry,
+    now: datetime,
+    *,
+    tenant_id: str | None = None,
+    flow: str | None = None,
+    problems: Sequence[StandingProblem] | None = None,
 ) -> list[FlowLine]:
     """Return the flows of the fleet, or of one tenant, as of `now` (aware), by tenant and flow.
 
@@ -122,18 +133,20 @@ async def flows(
         now: The present time.
         tenant_id: Only this tenant.
         flow: Only the flow of this name.
+        problems: The standing problems, if they are read already.
 
     Raises:
         TenantUnknown: there is no such tenant.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
-    problems: defaultdict[str, list[StandingProblem]] = defaultdict(list)
-    for each in await services.fleet.problems():
+    standing: defaultdict[str, list[StandingProblem]] = defaultdict(list)
+    for each in await services.fleet.problems() if problems is None else problems:
         if each.level == "error":
-            problems[each.tenant].append(each)
+            standing[each.tenant].append(each)
+    running = {(each.tenant_id, each.flow_name) for each in await services.overview.running(now, tenant_id)}
     states = {(each.tenant_id, each.flow_name): each async for each in services.overview.states(tenant_id)}
-    fleet = _Fleet(registry, services.settings.schedule, now, states, problems)
+    fleet = _Fleet(registry, services.settings.schedule, now, states, running, standing)
     found: list[FlowLine] = []
     if tenant_id is not None:
         found += fleet.lines(await services.tenants.document(tenant_id))
@@ -163,6 +176,8 @@ class _Fleet:
     schedule: str
     now: datetime
     states: Mapping[tuple[str, str], State]
+    running: AbstractSet[tuple[str, str]]
+    """The tenants and flows with a run that has a lease of its own."""
     problems: Mapping[str, Sequence[StandingProblem]]
 
     def lines(self, document: Mapping[str, Any]) -> Iterator[FlowLine]:
@@ -186,6 +201,7 @@ class _Fleet:
                     tenant_id=tenant.id,
                     flow_name=each.flow,
                     health=Health.PROBLEM,
+                    timezone=tenant.timezone,
                     problem=f"{each.path}: {each.why}",
                     problem_since_utc=each.since_utc,
                 )
@@ -197,22 +213,27 @@ class _Fleet:
         stored = next((self.states[tenant.id, name] for name in names if (tenant.id, name) in self.states), None)
         state = stored if isinstance(stored, FlowState) else FlowState(tenant_id=tenant.id, flow_name=entry.name)
         usual = state.usual
+        has_run = any((tenant.id, name) in self.running for name in names)
+        is_running = has_run or (state.lease is not None and state.lease.is_live(self.now))
         why = f"{problem.path}: {problem.why}" if problem and entry.enabled else None
         if isinstance(stored, UnreadableState):
             why = why or stored.why
-        late = late_since(self.schedule, entry, state, self.now) if entry.enabled and not why else None
+        overdue = _overdue(self.schedule, entry) if entry.enabled else None
+        late = _late_since(entry, state, overdue, self.now) if entry.enabled and not why else None
         return FlowLine(
             tenant_id=tenant.id,
             flow_name=entry.name,
-            health=_health(entry, state, self.now, why, late),
+            health=_health(entry, state, self.now, why, late, is_running=is_running),
             enabled=entry.enabled,
             cron=entry.cron,
+            timezone=tenant.timezone,
             next_run_utc=entry.next_run,
             last_run_utc=state.last_run_utc,
             last_outcome=state.last_outcome,
             last_success_utc=state.last_success_utc,
             consecutive_failures=state.consecutive_failures,
             late_since_utc=late,
+            overdue_utc=overdue,
             stale_utc=state.stale_utc,
             outcomes=state.last_outcomes,
             unusual=UnusualLine.all(state.unusual),
@@ -224,13 +245,15 @@ class _Fleet:
         )
 
 
-def _health(entry: FlowEntry, state: FlowState, now: datetime, why: str | None, late: datetime | None) -> Health:
+def _health(
+    entry: FlowEntry, state: FlowState, now: datetime, why: str | None, late: datetime | None, *, is_running: bool
+) -> Health:
     applies = {
         Health.PROBLEM: why is not None,
         Health.FAILING: entry.enabled and state.consecutive_failures > 0,
         Health.LATE: late is not None,
         Health.UNUSUAL: entry.enabled and bool(state.unusual),
-        Health.RUNNING: state.lease is not None and state.lease.is_live(now),
+        Health.RUNNING: is_running,
         Health.DEFERRED: state.deferred(now) is not None,
         Health.DISABLED: not entry.enabled,
         Health.NEW: state.last_run_utc is None,
@@ -244,6 +267,14 @@ def late_since(schedule: str, entry: FlowEntry, state: FlowState, now: datetime)
     An entry is late in two cases. Two ticks have passed, and it is still due. Or it has not succeeded by the time that
     its state names (`stale_utc`).
     """
-    if entry.next_run and now > second_tick_after(schedule, entry.next_run):
+    return _late_since(entry, state, _overdue(schedule, entry), now)
+
+
+def _overdue(schedule: str, entry: FlowEntry) -> datetime | None:
+    return second_tick_after(schedule, entry.next_run) if entry.next_run else None
+
+
+def _late_since(entry: FlowEntry, state: FlowState, overdue: datetime | None, now: datetime) -> datetime | None:
+    if overdue and now > overdue:
         return entry.next_run
     return state.stale_utc if state.stale_utc and now > state.stale_utc else None

@@ -1,6 +1,8 @@
 """Gates: providers that have asked not to be called for a time."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -9,6 +11,7 @@ from datasync.model.audit import Audit, Verb
 from datasync.model.decode import fits_in_id
 from datasync.model.display import shown
 from datasync.model.tenant import FLEET
+from datasync.model.times import utc_text
 from datasync.operate.action import Action, Ask, Change, Done, perform
 from datasync.services import Services
 
@@ -48,15 +51,24 @@ async def gates(services: Services, now: datetime) -> list[Gate]:
     return sorted(found, key=lambda gate: (gate.provider, gate.tenant_id or ""))
 
 
-async def open_gate(services: Services, ask: Ask, *, provider: str, tenant_id: str | None) -> Done:
+async def open_gate(
+    services: Services, ask: Ask, *, provider: str, tenant_id: str | None, seen_until: datetime | None = None
+) -> Done:
     """Let a provider be called again now: for one tenant, or, without a tenant, where it is closed for all.
 
     Messages that were put back stay hidden until their time.
 
+    Args:
+        services: The services of the app.
+        ask: The operator.
+        provider: The provider.
+        tenant_id: The tenant; None for all.
+        seen_until: Until when it is closed, as the operator saw it (aware); None if the operator has not looked.
+
     Raises:
         EntryUnknown: a provider cannot have this name.
         ActionRefused: it is closed for some tenants only, which have to be named.
-        ChangedMeanwhile: it has asked for another pause meanwhile.
+        ChangedMeanwhile: it has asked for another pause meanwhile, or since the operator looked.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
@@ -68,6 +80,11 @@ async def open_gate(services: Services, ask: Ask, *, provider: str, tenant_id: s
     async def decide() -> Change:
         document = await services.runs.cooldown_document(partition, provider)
         if document:
+            if seen_until and (until := _until(services, document)) != seen_until:
+                raise ChangedMeanwhile(
+                    f"{subject} is closed until {until and utc_text(until)} now, and was until {utc_text(seen_until)} "
+                    "when you looked"
+                )
             before = {name: document.get(name) for name in ("sinceUtc", "untilUtc")}
             return Change(f"{subject} is open", before, None, basis=document["_etag"])
         if tenant_id is None and (others := await _tenants(services, provider, ask.at)):
@@ -87,6 +104,13 @@ async def open_gate(services: Services, ask: Ask, *, provider: str, tenant_id: s
         return Change(intent.message, intent.before, intent.after)
 
     return await perform(services, ask, Action(Verb.GATE_OPEN, tenant_id, None, {"provider": provider}), decide, make)
+
+
+def _until(services: Services, document: Mapping[str, Any]) -> datetime | None:
+    try:
+        return services.runs.closed_until(document)
+    except StateInvalid:
+        return None
 
 
 async def _tenants(services: Services, provider: str, now: datetime) -> list[str]:

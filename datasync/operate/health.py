@@ -14,6 +14,9 @@ from datasync.telemetry.events import Unhealthy
 _PATIENCE = 20  # seconds for an answer: uptime monitors give up after about 30
 
 
+_FAILED = 2  # ticks in a row: the host repeats one that failed within minutes, and an outage may be over by then
+
+
 class AppHealth(msgspec.Struct, frozen=True, rename="camel"):
     """Whether the app does its work."""
 
@@ -23,7 +26,7 @@ class AppHealth(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def app_health(services: Services, now: datetime) -> AppHealth:
-    """Return whether ticks come and no flow is stale, at `now` (aware). It costs two small reads.
+    """Return whether ticks come and are complete, and no flow is stale, at `now` (aware). It costs three small reads.
 
     What is wrong is also logged, for alerts.
     """
@@ -35,6 +38,8 @@ async def app_health(services: Services, now: datetime) -> AppHealth:
     problems = []
     if tick.is_missing:
         problems.append("Two ticks in a row have not started.")
+    if tick.failed >= _FAILED:
+        problems.append("Two ticks in a row have failed.")
     if has_stale:
         problems.append("A flow has not succeeded in time.")
     return _health(*problems)

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import Counter, defaultdict
+from contextlib import aclosing
 from datetime import datetime
 
 import msgspec
 
+from datasync.errors import StateInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.run import Outcome
 from datasync.operate.flows import FlowLine, flows, names_of
@@ -13,8 +15,8 @@ from datasync.operate.runs import FAILED, ErrorLine, RunLine
 from datasync.services import Services
 from datasync.stores.overview import RunFilter
 
-MOST_DEAD = 1000
-"""The most dead runs that are read."""
+MOST_DEAD = 10_000
+"""The most dead runs that are read, besides those that started in the same second."""
 
 _AT_ONCE = 16
 _DEAD = (Outcome.DEAD, Outcome.GAVE_UP)
@@ -48,11 +50,21 @@ class Incidents(msgspec.Struct, frozen=True, rename="camel"):
 
     incidents: tuple[Incident, ...]
     since_utc: datetime
-    """The earliest start of the dead runs that count."""
+    """The earliest start of the dead runs that count. If there are too many, it is later than was asked for, so that an
+    action on the dead runs since then meets exactly those that are counted."""
     has_more: bool
     """Whether older dead runs were left out."""
     unreadable: tuple[str, ...]
     """Sentences about records that were edited and cannot be read."""
+
+
+class _Dead(msgspec.Struct, frozen=True):
+    """Dead runs that were not purged."""
+
+    lines: list[RunLine]
+    since: datetime
+    """All that started since then were read."""
+    unreadable: tuple[str, ...]
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -87,9 +99,9 @@ async def incidents(services: Services, registry: FlowRegistry, now: datetime, s
     groups: defaultdict[str, dict[tuple[str, str], _Failure]] = defaultdict(dict)
     for each in await asyncio.gather(*map(look, failing)):
         groups[each.fingerprint][each.tenant_id, each.flow_name] = each
-    dead = await services.overview.records(RunFilter(outcomes=_DEAD, since=since), MOST_DEAD + 1)
+    dead = await _dead(services, since)
     numbers: Counter[str] = Counter()
-    for line in (RunLine.of(each) for each in dead.records[:MOST_DEAD] if each.purged_utc is None):
+    for line in dead.lines:
         own = _Failure(line.tenant_id, line.flow_name, is_failing=False, since=line.started_utc, last=line)
         numbers[own.fingerprint] += 1
         group = groups[own.fingerprint]
@@ -100,10 +112,28 @@ async def incidents(services: Services, registry: FlowRegistry, now: datetime, s
     made.sort(key=lambda each: (-each.tenants, each.fingerprint))
     return Incidents(
         incidents=tuple(made),
-        since_utc=since,
-        has_more=len(dead.records) > MOST_DEAD,
-        unreadable=tuple(dead.unreadable),
+        since_utc=dead.since,
+        has_more=dead.since > since,
+        unreadable=dead.unreadable,
     )
+
+
+async def _dead(services: Services, since: datetime) -> _Dead:
+    """Read the dead runs, the newest first, up to the end of the second in which MOST_DEAD are reached."""
+    lines: list[RunLine] = []
+    unreadable: list[str] = []
+    read, second = 0, since
+    async with aclosing(services.overview.every_record(RunFilter(outcomes=_DEAD, since=since))) as found:
+        async for each in found:
+            if isinstance(each, StateInvalid):
+                unreadable.append(str(each))
+                continue
+            if read >= MOST_DEAD and each.started_utc < second:
+                return _Dead(lines, second, tuple(unreadable))
+            read, second = read + 1, each.started_utc.replace(microsecond=0)
+            if each.purged_utc is None:
+                lines.append(RunLine.of(each))
+    return _Dead(lines, since, tuple(unreadable))
 
 
 async def _failure(services: Services, registry: FlowRegistry, line: FlowLine) -> _Failure:

@@ -1,7 +1,7 @@
 """Records of runs: the last ones, and one with all its attempts."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 import msgspec
@@ -9,13 +9,17 @@ import msgspec
 from datasync.errors import RunUnknown
 from datasync.flow.registry import FlowRegistry
 from datasync.model.failure import Failure
-from datasync.model.run import Attempt, Outcome, RunRecord, RunWindow
+from datasync.model.run import Attempt, LogLine, Outcome, RunRecord, RunWindow
 from datasync.operate.flows import UnusualLine, names_of
 from datasync.services import Services
 from datasync.stores.overview import RunFilter
 
 FAILED = (Outcome.FAILED, Outcome.DEAD, Outcome.GAVE_UP)
 """The outcomes of a run that somebody should look into."""
+
+
+_OVERLAP = 10  # seconds that are read again: `_ts` has whole seconds, and each replica its own clock
+_PAUSE = timedelta(seconds=3)
 
 
 class ErrorLine(msgspec.Struct, frozen=True, rename="camel"):
@@ -117,6 +121,22 @@ class AttemptLine(msgspec.Struct, frozen=True, rename="camel"):
         )
 
 
+class LoggedLine(msgspec.Struct, frozen=True, rename="camel"):
+    """A line that a flow has logged, without secrets."""
+
+    level: str
+    """`info`, `warning`, …"""
+    seconds: float
+    """Since the start of the attempt."""
+    text: str
+    """Up to 200 characters."""
+
+    @classmethod
+    def of(cls, line: LogLine) -> Self:
+        """Return the line of a record."""
+        return cls(level=line.level, seconds=line.seconds, text=line.text)
+
+
 class RunDetail(msgspec.Struct, frozen=True, rename="camel"):
     """A run with its attempts."""
 
@@ -133,6 +153,10 @@ class RunDetail(msgspec.Struct, frozen=True, rename="camel"):
     window: RunWindow | None
     cursor_before: Any
     cursor_after: Any
+    log: tuple[LoggedLine, ...]
+    """The last lines that the flow has logged in the last attempt, up to 20, oldest first."""
+    log_left_out: int
+    """The lines before them, which are not kept."""
 
 
 async def runs(
@@ -170,6 +194,62 @@ async def runs(
     )
 
 
+async def follow_runs(
+    services: Services,
+    registry: FlowRegistry | None,
+    *,
+    tenant_id: str | None,
+    flow: str | None,
+    outcomes: Sequence[str],
+    pause: timedelta = _PAUSE,
+) -> AsyncIterator[RunLine]:
+    """Return the runs that end from now on, each as soon as that is seen. There is no last one.
+
+    Args:
+        services: The services of the app.
+        registry: The flows, for their aliases; None to look for the flow under this name alone.
+        tenant_id: Only the runs of this tenant.
+        flow: Only the runs of this flow.
+        outcomes: Only runs that end with one of these outcomes; empty for all.
+        pause: The time between two looks.
+
+    Raises:
+        ServiceUnavailable: Cosmos DB refused or could not be reached; also later, while runs are followed.
+
+    """
+    names = () if flow is None else names_of(registry, flow) if registry else (flow,)
+    wanted = RunFilter(tenant_id=tenant_id, names=names, outcomes=outcomes)
+    newest = await services.overview.newest()
+    before = {end: ts async for ts, record in services.overview.written(wanted, newest) if (end := _end_of(record))}
+    return _ended(services, wanted, newest, before, pause)
+
+
+type _End = tuple[str, str, int, int]
+"""The tenant and the id of a run, how often it was sent again, and the number of attempts."""
+
+
+def _end_of(record: RunRecord) -> _End | None:
+    """Return what tells the end of a run from others; None if it goes on, or if only its record was purged."""
+    if record.outcome is None or not record.outcome.is_final or record.purged_utc:
+        return None
+    return record.tenant_id, record.run_id, record.redrive, record.attempt_count
+
+
+async def _ended(
+    services: Services, wanted: RunFilter, start: int, seen: dict[_End, int], pause: timedelta
+) -> AsyncIterator[RunLine]:
+    newest = start
+    while True:
+        async for ts, record in services.overview.written(wanted, max(start, newest - _OVERLAP)):
+            newest, end = max(newest, ts), _end_of(record)
+            if end and end not in seen:
+                yield RunLine.of(record)
+            if end:
+                seen[end] = ts
+        seen = {end: ts for end, ts in seen.items() if ts >= newest - _OVERLAP}
+        await services.clock.sleep(pause)
+
+
 async def run(services: Services, run_id: str, tenant_id: str | None) -> RunDetail:
     """Return a run with its attempts. Without a tenant, the record is looked for in all of them.
 
@@ -200,4 +280,6 @@ async def run(services: Services, run_id: str, tenant_id: str | None) -> RunDeta
         window=found.window,
         cursor_before=found.cursor_before,
         cursor_after=found.cursor_after,
+        log=tuple(map(LoggedLine.of, found.log)),
+        log_left_out=found.log_left_out,
     )

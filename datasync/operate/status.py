@@ -45,7 +45,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
         """Whether everything could be read, and nobody has to look into anything."""
         if self.tick is None or self.poison is None or self.flows is None or self.unavailable:
             return False
-        wrong = (self.tick.is_missing, self.poison.length, self.flows.failing, self.flows.late)
+        wrong = (self.tick.is_missing, self.tick.failed, self.poison.length, self.flows.failing, self.flows.late)
         return not any((*wrong, self.flows.unusual, self.flows.problems))
 
 

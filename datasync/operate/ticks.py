@@ -1,7 +1,10 @@
 """The last ticks, and the time after which a tick is missing."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from itertools import takewhile
 
 import msgspec
 
@@ -9,23 +12,22 @@ from datasync.model.tick import TickRecord
 from datasync.schedule import second_tick_after
 from datasync.services import Services
 
+_LAST = 24  # ticks among which those that failed are counted
+
 
 class TickStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """The last tick."""
+    """The last ticks."""
 
     started_utc: datetime | None
-    """None if no tick has started yet."""
+    """The start of the last one; None if no tick has started yet."""
     schedule: str
     """The cron of the ticks."""
     is_missing: bool
     """Whether two ticks in a row have not started."""
-
-
-async def tick_status(services: Services, now: datetime) -> TickStatus:
-    """Return the last tick, as of `now` (aware). Raises ServiceUnavailable."""
-    started, schedule = await services.fleet.last_tick(), services.settings.schedule
-    is_missing = started is None or now > second_tick_after(schedule, started)
-    return TickStatus(started_utc=started, schedule=schedule, is_missing=is_missing)
+    failed: int = 0
+    """How many of the last 24 ticks failed or were killed since the last complete one. One that goes on is none."""
+    failure: str | None = None
+    """The error of the last of these; None if it was killed."""
 
 
 class Result(StrEnum):
@@ -63,16 +65,38 @@ class Ticks(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def is_well(self) -> bool:
         """Whether ticks come, and the last one that is over was complete."""
-        over = [each for each in self.ticks if each.result is not Result.RUNNING]
-        return not self.last.is_missing and all(each.result is Result.COMPLETE for each in over[:1])
+        return not self.last.is_missing and not self.last.failed
+
+
+async def tick_status(services: Services, now: datetime) -> TickStatus:
+    """Return the state of the ticks, as of `now` (aware). Raises ServiceUnavailable."""
+    started, found = await asyncio.gather(services.fleet.last_tick(), _last(services, now, _LAST))
+    return _status(services, now, started, found)
 
 
 async def ticks(services: Services, now: datetime, most: int) -> Ticks:
     """Return up to `most` ticks, as of `now` (aware). Raises ServiceUnavailable."""
+    started, found = await asyncio.gather(services.fleet.last_tick(), _last(services, now, max(most, _LAST)))
+    return Ticks(last=_status(services, now, started, found), ticks=tuple(found[:most]))
+
+
+def _status(services: Services, now: datetime, started: datetime | None, found: Sequence[TickLine]) -> TickStatus:
+    schedule = services.settings.schedule
+    over = [each for each in found if each.result is not Result.RUNNING]
+    failed = [*takewhile(lambda each: each.result is not Result.COMPLETE, over[:_LAST])]
+    return TickStatus(
+        started_utc=started,
+        schedule=schedule,
+        is_missing=started is None or now > second_tick_after(schedule, started),
+        failed=len(failed),
+        failure=failed[0].failure if failed else None,
+    )
+
+
+async def _last(services: Services, now: datetime, most: int) -> list[TickLine]:
     records = await services.fleet.ticks(most)
     timeout = services.settings.function_timeout
-    lines = [_line(record, may_run=record is records[0] and now - record.started_utc < timeout) for record in records]
-    return Ticks(last=await tick_status(services, now), ticks=tuple(lines))
+    return [_line(record, may_run=record is records[0] and now - record.started_utc < timeout) for record in records]
 
 
 def _line(record: TickRecord, *, may_run: bool) -> TickLine:

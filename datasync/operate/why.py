@@ -15,16 +15,17 @@ from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.display import shown
 from datasync.model.run import Outcome
 from datasync.model.state import FlowState
-from datasync.model.tenant import FlowEntry, Tenant
+from datasync.model.tenant import FLEET, FlowEntry, Tenant
 from datasync.model.times import utc_text
 from datasync.operate.flows import late_since, names_of
+from datasync.operate.gates import Gate
 from datasync.operate.queue import Queues, queues
 from datasync.operate.runs import FAILED, RunLine
 from datasync.operate.ticks import TickStatus, tick_status
 from datasync.schedule import second_tick_after, tick_after
 from datasync.services import Services
 from datasync.stores.fleet import StandingProblem
-from datasync.stores.overview import Records, RunFilter
+from datasync.stores.overview import Records, RunFilter, Running
 
 _LONGEST_REASON = 500  # characters
 _ENDING = timedelta(minutes=1)  # for a flow that is cancelled, and for clocks that differ
@@ -97,6 +98,10 @@ class Finding(msgspec.Struct, frozen=True, rename="camel"):
     """A sentence: what was found, or what rules the cause out."""
     next: str | None = None
     """The command to run next, or the edit to make."""
+    run_id: str | None = None
+    """The run that it is about."""
+    gate: Gate | None = None
+    """The provider that is closed."""
 
 
 class Why(msgspec.Struct, frozen=True, rename="camel"):
@@ -151,6 +156,8 @@ class _Facts(msgspec.Struct, frozen=True):
     queues: Queues
     tick: TickStatus
     closed_until: datetime | None
+    running: tuple[Running, ...]
+    """Runs that have a lease of their own."""
 
 
 class _Question:
@@ -219,14 +226,22 @@ class _Question:
 
     async def _facts(self) -> _Facts:
         overview = self._services.overview
-        last, failed, both, tick, closed = await asyncio.gather(
+        last, failed, both, tick, closed, running = await asyncio.gather(
             overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names), 1),
             overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names, outcomes=FAILED), 1),
             queues(self._services),
             tick_status(self._services, self._now),
             self._closed(),
+            overview.running(self._now, self._tenant_id),
         )
-        return _Facts(last=_first(last), failed=_first(failed), queues=both, tick=tick, closed_until=closed)
+        return _Facts(
+            last=_first(last),
+            failed=_first(failed),
+            queues=both,
+            tick=tick,
+            closed_until=closed,
+            running=tuple(each for each in running if each.flow_name in self._names),
+        )
 
     async def _closed(self) -> datetime | None:
         """Return until when the provider of the flow is closed, as far as the flow is known here."""
@@ -246,7 +261,7 @@ class _Question:
         else:
             reason = f"the entry is disabled: {shown(entry.pause_reason or 'enabled is false', _LONGEST_REASON)}"
             yield found(Cause.DISABLED, reason, command("resume", tenant.id, entry.name))
-        yield self._running(state)
+        yield self._running(state, facts)
         yield self._closed_finding(facts)
         yield self._deferred(state, facts)
         yield self._waiting(Cause.POISONED, "the poison queue", facts)
@@ -260,7 +275,12 @@ class _Question:
         if entry.enabled and not has_problem:
             yield self._schedule(entry)
 
-    def _running(self, state: FlowState) -> Finding:
+    def _running(self, state: FlowState, facts: _Facts) -> Finding:
+        if facts.running:
+            first = min(facts.running, key=lambda each: each.lease.started_utc or self._now)
+            since = utc_text(first.lease.started_utc) if first.lease.started_utc else "?"
+            others = f", and {len(facts.running) - 1} more of the flow" if facts.running[1:] else ""
+            return found(Cause.RUNNING, f"run {first.run_id} is going on since {since}{others}", command("queue"))
         lease = state.lease
         if lease is None or lease.until is None:
             return ruled_out(Cause.RUNNING, "no attempt holds its lease")
@@ -269,12 +289,13 @@ class _Question:
         since = utc_text(lease.started_utc) if lease.started_utc else "?"
         if lease.is_live(self._now):
             text = f"run {run} is going on since {since}, and its lease lasts until {_utc_text(lease.until)}"
+            own = holder.run_id if holder else None
             limit = self._flow.timeout if self._flow else None
             if limit and lease.started_utc and self._now > lease.started_utc + limit + _ENDING:
                 why = f"{text}, although the time limit of the flow, {limit}, has passed: the flow ignores that"
-                return found(Cause.STUCK, why, _RESTART)
+                return found(Cause.STUCK, why, _RESTART, own)
             by = f". Its time limit is {limit}" if limit else ""
-            return found(Cause.RUNNING, text + by, command("runs", self._tenant_id, state.flow_name))
+            return found(Cause.RUNNING, text + by, command("runs", self._tenant_id, state.flow_name), own)
         return ruled_out(
             Cause.RUNNING,
             f"the process of run {run} died, or stood still, in an attempt of {since}: "
@@ -282,10 +303,11 @@ class _Question:
         )
 
     def _closed_finding(self, facts: _Facts) -> Finding:
-        if facts.closed_until:
-            provider = self._flow.provider if self._flow else ""
-            until = utc_text(facts.closed_until)
-            return found(Cause.CLOSED, f"{provider} has asked not to be called until {until}", command("queue"))
+        if facts.closed_until and self._flow and self._flow.provider:
+            provider, partition = self._flow.provider, self._flow.cooldown_partition(self._tenant_id)
+            gate = Gate(provider, None if partition == FLEET else partition, facts.closed_until, None)
+            why = f"{provider} has asked not to be called until {utc_text(facts.closed_until)}"
+            return msgspec.structs.replace(found(Cause.CLOSED, why, command("queue")), gate=gate)
         if self._flow is None:
             return ruled_out(Cause.CLOSED, "the flow is unknown here, and so is its provider: cool-downs not read")
         if self._flow.provider is None:
@@ -299,7 +321,7 @@ class _Question:
         error = facts.last.error if facts.last and facts.last.run_id == deferral.run_id else None
         reason = f": {error.message}" if error else ""
         until = utc_text(deferral.until_utc)
-        return found(Cause.DEFERRED, f"run {deferral.run_id} waits until {until}{reason}", self._show(deferral.run_id))
+        return self._of_run(Cause.DEFERRED, deferral.run_id, f"run {deferral.run_id} waits until {until}{reason}")
 
     def _waiting(self, cause: Cause, name: str, facts: _Facts) -> Finding:
         queue = facts.queues.poison if cause is Cause.POISONED else facts.queues.jobs
@@ -345,15 +367,16 @@ class _Question:
             return found(Cause.FAILING, times, command("runs", self._tenant_id, entry.name))
         again = ". It will be attempted again" if run.outcome == Outcome.FAILED else ""
         text = f"{times}; run {run.run_id} is {run.outcome}: {run.error.message}{again}"
-        is_refused = run.error.status in _REFUSED
-        return found(Cause.FAILING, text, command("secrets", self._tenant_id) if is_refused else self._show(run.run_id))
+        if run.error.status in _REFUSED:
+            return found(Cause.FAILING, text, command("secrets", self._tenant_id), run.run_id)
+        return self._of_run(Cause.FAILING, run.run_id, text)
 
     def _skipped(self, facts: _Facts) -> Finding:
         last = facts.last
         if last is None or last.outcome is None or not last.outcome.startswith("skipped"):
             return ruled_out(Cause.SKIPPED, "its last run was not skipped" if last else "it has no record of a run")
         reason = f": {last.error.message}" if last.error else ""
-        return found(Cause.SKIPPED, f"run {last.run_id} was {last.outcome}{reason}", self._show(last.run_id))
+        return self._of_run(Cause.SKIPPED, last.run_id, f"run {last.run_id} was {last.outcome}{reason}")
 
     def _late(self, entry: FlowEntry, state: FlowState) -> Finding:
         late = late_since(self._services.settings.schedule, entry, state, self._now) if entry.enabled else None
@@ -372,11 +395,10 @@ class _Question:
             return ruled_out(Cause.UNUSUAL, why)
         numbers = ", ".join(map(str, state.unusual))
         since = utc_text(min(each.since_utc for each in state.unusual))
-        is_first = facts.last is not None and bool(facts.last.unusual)
-        following = self._show(facts.last.run_id) if facts.last and is_first else self._runs(entry)
-        return found(
-            Cause.UNUSUAL, f"its last successful run differs from those before: {numbers} (since {since})", following
-        )
+        why = f"its last successful run differs from those before: {numbers} (since {since})"
+        if facts.last and facts.last.unusual:
+            return self._of_run(Cause.UNUSUAL, facts.last.run_id, why)
+        return found(Cause.UNUSUAL, why, self._runs(entry))
 
     def _schedule(self, entry: FlowEntry) -> Finding:
         following = utc_text(tick_after(self._services.settings.schedule, self._now))
@@ -385,8 +407,7 @@ class _Question:
         next_run = utc_text(entry.next_run)
         if entry.next_run <= self._now:
             return found(Cause.DUE, f"it is due since {next_run}: the next tick is at {following}")
-        following = command("runs", self._tenant_id, entry.name)
-        return found(Cause.NOT_DUE, f"the next run is at {next_run}", following)
+        return found(Cause.NOT_DUE, f"the next run is at {next_run}", self._runs(entry))
 
     @property
     def _correct(self) -> str:
@@ -403,8 +424,8 @@ class _Question:
     def _runs(self, entry: FlowEntry) -> str:
         return command("runs", self._tenant_id, entry.name)
 
-    def _show(self, run_id: str) -> str:
-        return command("show", run_id, "--tenant", self._tenant_id)
+    def _of_run(self, cause: Cause, run_id: str, why: str) -> Finding:
+        return found(cause, why, command("show", run_id, "--tenant", self._tenant_id), run_id)
 
 
 def _resolved(registry: FlowRegistry, name: str) -> Flow | None:
@@ -434,9 +455,9 @@ def _utc_text(seconds: float) -> str:
     return utc_text(datetime.fromtimestamp(int(seconds), UTC))
 
 
-def found(cause: Cause, why: str, following: str | None = None) -> Finding:
+def found(cause: Cause, why: str, following: str | None = None, run_id: str | None = None) -> Finding:
     """Return a cause that applies."""
-    return Finding(cause=cause, applies=True, why=why, next=following)
+    return Finding(cause=cause, applies=True, why=why, next=following, run_id=run_id)
 
 
 def ruled_out(cause: Cause, because: str) -> Finding:

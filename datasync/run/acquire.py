@@ -75,7 +75,7 @@ async def _acquire(services: Services, free: Leased, names: Sequence[str], job: 
             return Taken(document=taken, interrupted=None)
         found = await find(services, free, names)
         now = services.clock.now()  # this process may have stood still, and the holder may have renewed its lease since
-        is_unstarted = found.lease is not None and found.lease.nonce is not None and found.lease.nonce == job.unstarted
+        is_unstarted = found.lease is not None and found.lease.nonce in job.unstarted
         if found.lease and found.lease.is_live(now) and not is_unstarted:
             return found
         if found.lease and found.lease.until is not None:

@@ -61,6 +61,8 @@ class Candidate(msgspec.Struct, frozen=True):
     entry: FlowEntry | None
     """The tenant's entry for the flow; None where it has none."""
     record: RunRecord
+    is_dead: bool
+    """Whether the run is dead, and the job is the first that attempts it again."""
     now: datetime
     closed_until: datetime | None
     """The instant before which the flow's provider must not be called; None if it may be called."""
@@ -184,15 +186,16 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
         stop: Admitted | Stop | None = _first_stop(candidate)
         if stop and (back := await _settle_lost_attempt(services, flow.names, job, _free(flow, candidate.record))):
             return back
-        if isinstance(stop, PutBack):
+        if isinstance(stop, Ending):
+            stop = _not_lost(candidate, stop)
+        elif isinstance(stop, PutBack):
             stop = await _park(services, candidate, stop)
         elif stop is None:
             stop = await _take_lease(services, candidate)
         if stop:
             return stop
     delay = outage_pause(job.outages)
-    again = job.copy(outages=job.outages + 1)
-    return PutBack(again, delay, "the state of the flow was changed by others all the time")
+    return PutBack(job.after_outage(None), delay, "the state of the flow was changed by others all the time")
 
 
 def _first_stop(candidate: Candidate) -> Stop | None:
@@ -200,6 +203,19 @@ def _first_stop(candidate: Candidate) -> Stop | None:
         if stop := gate(candidate):
             return stop
     return None
+
+
+def _not_lost(candidate: Candidate, skipped: Ending) -> Stop:
+    """Return the end of a job that would be skipped: a dead run that is attempted again stays dead, or dies again.
+
+    As a skipped run it would leave the list of dead runs, although it was not attempted.
+    """
+    is_skip = skipped.outcome in (Outcome.SKIPPED_DISABLED, Outcome.SKIPPED_RESCHEDULED)
+    if not (candidate.job.redrive and is_skip and skipped.error):
+        return skipped
+    if candidate.is_dead:
+        return Drop(f"{skipped.error.message}. Correct that, and attempt the run again", stays_dead=True)
+    return replace(skipped, outcome=Outcome.DEAD, is_permanent=True)
 
 
 async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Drop | PutBack:
@@ -214,6 +230,7 @@ async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Dr
     check_own(record, job, flow.names)
     if record and record.is_over_for(job):  # whether or not the tenant can be read
         return _duplicate(job, record)
+    is_dead = record is not None and record.outcome in (Outcome.DEAD, Outcome.GAVE_UP)
     record = (record or RunRecord.begin(job, flow.name, services.clock.now())).is_present_for(job)
     try:
         if isinstance(tenant, BaseException):
@@ -231,6 +248,7 @@ async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Dr
         tenant=tenant,
         entry=entry,
         record=record,
+        is_dead=is_dead,
         now=services.clock.now(),
         closed_until=closed_until,
     )
@@ -389,20 +407,25 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
     if found.etag is None:  # the version before has it under an alias, and will write the window and the cursor there
         return PutBack(job.copy(), lease.left(now), f"{why}, under a former name of the flow")
     holding = await services.runs.record(job.tenant_id, holder.run_id)
-    if holding and holding.has(lease.nonce or ""):
-        back = PutBack(job.copy(), lease.left(now), f"run {holder.run_id} has left a task behind, which still runs")
-        return await _wait(services, flow, job, own, found, back=back)
+    is_left_behind = holding is not None and holding.has(lease.nonce or "")
+    if is_left_behind:
+        why = f"run {holder.run_id} has left a task behind, which still runs"
+    if is_left_behind or job.redrive:  # a skip would take a run off the list of dead runs
+        return await _wait(services, flow, job, own, found, back=PutBack(job.copy(), lease.left(now), why))
     return await _skip(services, flow, job, own, found, why=why)
 
 
 async def _skip(
     services: Services, flow: Flow, job: Job, own: RunRecord, state: FlowState, *, why: str
 ) -> RunRecord | None:
-    """Record that a job is skipped because of another run, whose end sends one more; None if the state has changed."""
+    """Record that a job is skipped because of another run, whose end sends one more; None if the state has changed.
+
+    A dead run that was attempted again is dead again, so that it is not lost.
+    """
     now = services.clock.now()
     skip = Attempt(
         id=uuid4().hex,
-        outcome=Outcome.SKIPPED_OVERLAP,
+        outcome=Outcome.DEAD if job.redrive else Outcome.SKIPPED_OVERLAP,
         started_utc=now,
         finished_utc=now,
         error=Failure(kind="Skipped", message=why, fingerprint="skipped_overlap"),

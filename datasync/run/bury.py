@@ -60,6 +60,11 @@ async def _bury_or_keep(services: Services, registry: FlowRegistry, message: Que
 
 async def _bury(services: Services, registry: FlowRegistry, message: QueueMessage) -> None:
     job = receive(message)
+    with services.spans.process(services.settings.poison_queue_name, job, message.id):
+        await _bury_job(services, registry, job)
+
+
+async def _bury_job(services: Services, registry: FlowRegistry, job: Job) -> None:
     record = await services.runs.record(job.tenant_id, job.run_id)
     check_own(record, job, _names(registry, job))
     if record and record.is_over_for(job):
@@ -107,6 +112,7 @@ async def _end(services: Services, registry: FlowRegistry, job: Job, record: Run
     with lease.guarded():
         ended = await settle(services, delivery, died(why))
     emit(RunEnded(record=ended))
+    services.spans.ended(ended)
     await services.jobs.send_all(ended.next)
 
 

@@ -31,6 +31,7 @@ from datasync.flow.log import RunLog
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
 from datasync.flow.secrets import TenantSecretClient
+from datasync.flow.tail import Tail
 from datasync.flow.usage import HttpUsage
 from datasync.model.cursor import normalized
 from datasync.model.decode import NAME_LIMIT
@@ -60,6 +61,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     queued = job.queued(services.clock.now())
     emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt, queued=queued))
     redact, usage, window = Redaction(), HttpUsage(services.clock), _window(services, admitted)
+    tail = Tail(services.clock)
     http = new_client(services.http_transport, usage, admitted.lease.check)
     run = FlowRun(
         run_id=job.run_id,
@@ -71,7 +73,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         part=job.part,
         window=window,
         http=http,
-        log=RunLog(subject, {"run": job.run_id, "attempt": attempt}, redact),
+        log=RunLog(subject, {"run": job.run_id, "attempt": attempt}, redact, tail),
         cursor=deepcopy(cursor),
         counts=Counter(admitted.state.counts_of(job.run_id) if admitted.state else {}),
     )
@@ -104,12 +106,15 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         ending = _failed(unclear, describe)
     if execution.error and (outage := _outage(execution.error)):
         services.outages.note(outage, services.clock.now())
+    log, log_left_out = tail.kept()
     return replace(
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
         cursor_before=cursor,
         counts=_counts(run, redact),
         http=usage.totals(),
+        log=log,
+        log_left_out=log_left_out,
         secrets=dict(kv.reads),
         abandoned=execution.abandoned,
     )

@@ -8,7 +8,7 @@ import msgspec
 
 from datasync.model.failure import Failure
 from datasync.model.job import JobMessage, PlannedJob
-from datasync.model.run import Outcome, RunWindow
+from datasync.model.run import LogLine, Outcome, RunWindow
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -36,6 +36,8 @@ class Ending(msgspec.Struct, frozen=True):
     """The cursor at the start of the attempt."""
     counts: dict[str, int] = {}
     http: dict[str, float] = {}
+    log: tuple[LogLine, ...] = ()
+    log_left_out: int = 0
     secrets: dict[str, datetime] = {}
     abandoned: tuple[asyncio.Task[Any], ...] = ()
     """Tasks of the flow that ignore their cancellation."""
@@ -47,6 +49,8 @@ class Drop(msgspec.Struct, frozen=True):
     why: str
     send: tuple[PlannedJob, ...] = ()
     """Messages to send before, since the process may have died before it sent them."""
+    stays_dead: bool = False
+    """Whether the run is dead, could not be attempted again, and stays dead."""
 
 
 class PutBack(msgspec.Struct, frozen=True):

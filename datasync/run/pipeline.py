@@ -37,6 +37,7 @@ from datasync.telemetry.events import (
     JobPutBack,
     JobRefused,
     RunEnded,
+    RunStaysDead,
     RunSuperseded,
     RunUnusual,
     ServiceAway,
@@ -60,7 +61,8 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
     try:
         job = receive(message)
         await wait_until_scheduled(services, job)
-        return await _attempt(services, registry, job)
+        with services.spans.process(services.settings.queue_name, job, message.id):
+            return await _attempt(services, registry, job)
     except JobInvalid as error:
         emit(JobRefused(error=error, attempt=message.dequeue_count))
         await keep_letter(services, message, str(error))
@@ -76,7 +78,7 @@ async def _attempt(services: Services, registry: FlowRegistry, job: Job) -> RunR
     except ServiceUnavailable as error:
         pause, now = outage_pause(job.outages), services.clock.now()
         emit(ServiceAway(job=job, error=error, since=services.outages.note(error, now), pause=pause))
-        again = job.copy(outages=job.outages + 1, unstarted=error.unstarted or job.unstarted)
+        again = job.after_outage(error.unstarted)
         await services.jobs.send(PlannedJob(again, now + pause))
         return None
 
@@ -127,13 +129,14 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
     match stop:
         case Drop():
             await services.jobs.send_all(stop.send)
-            emit(JobDropped(job=job, why=stop.why))
+            emit((RunStaysDead if stop.stays_dead else JobDropped)(job=job, why=stop.why))
             return None
         case PutBack():
             await _put_back(services, job, stop)
             return None
         case RunRecord():
             emit(RunEnded(record=stop))
+            services.spans.ended(stop)
             return stop
         case Ending():
             return await _end(services, delivery, stop)
@@ -159,6 +162,7 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
         return None
     _keep_until_over(delivery, ending)
     emit(RunEnded(record=record, stale_utc=_stale_utc(delivery), traceback=ending.traceback))
+    services.spans.ended(record)
     for each in record.unusual:
         emit(RunUnusual(record=record, unusual=each))
     await services.jobs.send_all(record.next)

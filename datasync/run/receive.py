@@ -53,6 +53,7 @@ def receive(message: QueueMessage) -> Job:
         enqueued_utc=enqueued,
         message_id=wire.message_id or message.id,
         trigger=Trigger.REDRIVE if wire.redrive else wire.trigger or posted,
+        traceparent=_traceparent(wire.traceparent),
     )
     _check_part(message, complete)
     _check_size(message, complete)
@@ -71,6 +72,14 @@ def _parse(message: QueueMessage) -> Any:
         return json.loads(message.body)
     except (ValueError, RecursionError) as error:
         raise _invalid(message, f"not JSON in UTF-8: {error}") from None
+
+
+def _traceparent(value: object) -> str | None:
+    """Return the name of a span; None if the value is something else, which says nothing about the job."""
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
+
+
+_TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def _check_storable(message: QueueMessage, fields: dict[str, Any]) -> None:
@@ -102,7 +111,7 @@ _PART = re.compile("[2-9]|[1-9][0-9]+", re.ASCII)  # the first part has the id o
 
 def _check_size(message: QueueMessage, complete: JobMessage) -> None:
     """Check that a job can be put back and deferred. All messages of its run give the same result."""
-    lasting = replace(complete, message_id=None, deferral=0, outages=0, spread=0, rounds=0)
+    lasting = replace(complete, message_id=None, deferral=0, outages=0, spread=0, rounds=0, traceparent=None)
     if (size := len(lasting.encode().encode())) > _LARGEST:
         raise _invalid(
             message,

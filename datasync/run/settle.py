@@ -14,7 +14,7 @@ from datasync.flow.registry import Flow
 from datasync.model.decode import fits_in_id
 from datasync.model.display import shown
 from datasync.model.failure import Failure
-from datasync.model.job import Job, PlannedJob, run_id
+from datasync.model.job import MOST_COUNTED, Job, PlannedJob, run_id
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import Deferral, FlowState, Leased
 from datasync.model.usual import Unusual
@@ -204,7 +204,7 @@ def _after(
     """Return the record and the state after the attempt."""
     job, lease = delivery.job, delivery.lease
     now = max(services.clock.now(), delivery.started_utc)
-    ending = _decided(services, ending, record, now)
+    ending = _decided(services, job, ending, record, now)
     attempt = Attempt(
         id=delivery.id,
         outcome=ending.outcome,
@@ -228,6 +228,8 @@ def _after(
         counts=ending.counts,
         unusual=_new(state, after),
         http=ending.http,
+        log=ending.log,
+        log_left_out=ending.log_left_out,
         window=ending.window,
         cursor_before=_short(ending.cursor_before),
         cursor_after=_short(after.cursor) if after else None,
@@ -268,7 +270,7 @@ def _state_after(
     )
 
 
-def _decided(services: Services, ending: Ending, record: RunRecord, now: datetime) -> Ending:
+def _decided(services: Services, job: Job, ending: Ending, record: RunRecord, now: datetime) -> Ending:
     """Return the ending with its final outcome: an attempt that was the last one has ended the run."""
     if ending.outcome is Outcome.FAILED:
         is_last = record.failures + 1 >= services.settings.max_attempts
@@ -276,10 +278,10 @@ def _decided(services: Services, ending: Ending, record: RunRecord, now: datetim
     if ending.outcome is not Outcome.DEFERRED:
         return ending
     since = record.deferred_since_utc or now
-    if now - since >= LONGEST_DEFERRAL or (not ending.is_outage and record.retry_laters >= MOST_DEFERRALS):
-        why = (
-            f"the run was deferred {record.deferrals} times since {since:%Y-%m-%d %H:%M} UTC, and is not deferred again"
-        )
+    is_often = not ending.is_outage and record.retry_laters >= MOST_DEFERRALS
+    if now - since >= LONGEST_DEFERRAL or is_often or job.deferral >= MOST_COUNTED:
+        often = max(record.deferrals, job.deferral)
+        why = f"the run was deferred {often} times since {since:%Y-%m-%d %H:%M} UTC, and is not deferred again"
         last = f". The last reason: {ending.error.message}" if ending.error else ""
         error = Failure(kind="DeferredTooOften", message=why + last, fingerprint="deferred-too-often")
         return replace(ending, outcome=Outcome.DEAD, error=error)

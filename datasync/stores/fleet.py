@@ -26,6 +26,7 @@ from datasync.stores.cosmos import RETRY_WRITE, Container, OperationRefused, exp
 
 _WATERMARK = "watermark"
 _PROBLEMS = "SELECT * FROM c WHERE c.type = 'Problem'"
+_CORRECTED_KEPT = timedelta(days=1)
 
 type _Time = Annotated[Annotated[datetime, Meta(tz=True)] | None, Meta(description=times.EXPECTED)]
 
@@ -188,9 +189,15 @@ class FleetStore:
             await container.upsert_item(document, no_response=True, retry_write=RETRY_WRITE)
 
     async def delete(self, problem: StandingProblem) -> None:
-        """Delete a problem that is corrected. Raises ServiceUnavailable."""
+        """Take a problem that is corrected off the list. Raises ServiceUnavailable.
+
+        A note stays in its place for a day, so that a reader of changes learns of it: a deletion leaves no trace.
+        """
+        container = await self._container.open()
+        ttl = int(_CORRECTED_KEPT.total_seconds())
+        note = {"id": problem.id, "tenantId": FLEET, "type": "Corrected", "ttl": ttl, "tenant": problem.tenant}
         with explained(f"while deleting a problem of {problem.tenant}"):
-            await self._delete(problem.id)
+            await container.upsert_item(note, no_response=True, retry_write=RETRY_WRITE)
 
     async def claim(self, tenant_id: str) -> Claim | None:
         """Return the claim of an id in any case of its letters; None where it has none. Raises ServiceUnavailable."""

@@ -3,7 +3,7 @@
 import asyncio
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
@@ -38,9 +38,15 @@ class Queued(msgspec.Struct, frozen=True):
 class JobQueue:
     """The queue that triggers `run_flow`. Its client encodes in base64, as the trigger expects."""
 
-    def __init__(self, queue: QueueClient, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        queue: QueueClient,
+        now: Callable[[], datetime],
+        sending: Callable[[JobMessage], AbstractContextManager[JobMessage]] = nullcontext,
+    ) -> None:
         self._queue = queue
         self._now = now
+        self._sending = sending  # around each message; its value is the message to send
         self._sends = asyncio.Semaphore(_SENDS_AT_ONCE)
 
     async def send_all(self, jobs: Iterable[PlannedJob]) -> None:
@@ -78,10 +84,10 @@ class JobQueue:
 
         """
         hidden = min(max(job.visible_at - self._now(), timedelta()), LONGEST_DELAY)
-        with self._explained():
+        with self._sending(job.message) as message, self._explained():
             try:
                 await self._queue.send_message(
-                    job.message.encode(), visibility_timeout=-(-hidden // _SECOND) or None, time_to_live=_NEVER
+                    message.encode(), visibility_timeout=-(-hidden // _SECOND) or None, time_to_live=_NEVER
                 )
             except HttpResponseError as error:
                 if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:

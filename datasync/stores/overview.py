@@ -3,13 +3,16 @@
 They change nothing. They read states, and the first records of an order. `WHERE` and `ORDER BY` use indexed paths only.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from datasync.errors import StateInvalid
+from datasync.model.decode import FieldError, decode
+from datasync.model.lease import MARGIN, Lease
 from datasync.model.run import RunRecord
 from datasync.model.state import FlowState
 from datasync.model.tenant import FLEET
@@ -22,7 +25,9 @@ _STATES = (
     "c.consecutiveFailures, c.staleUtc, c.outcomes, c.usual, c.unusual FROM c WHERE c.type = 'FlowState'"
 )
 _CHANGED = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'FlowState' AND c._ts >= @since"
-_CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type = 'Problem' AND c._ts >= @since"
+_CHANGED_RUNS = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'Run' AND c.lease.until >= @live AND c._ts >= @since"
+_CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type IN ('Problem', 'Corrected') AND c._ts >= @since"
+_RUNNING = "SELECT c.tenantId, c.flowName, c.runId, c.lease FROM c WHERE c.type = 'Run' AND c.lease.until >= @live"
 _STALE = "SELECT TOP 1 VALUE c.id FROM c WHERE c.type = 'FlowState' AND c.staleUtc < @now"
 _NEWEST = "SELECT TOP 1 VALUE c._ts FROM c ORDER BY c._ts DESC"
 _RECORD = (
@@ -37,6 +42,15 @@ class UnreadableState(msgspec.Struct, frozen=True):
     tenant_id: str
     flow_name: str
     why: str
+
+
+class Running(msgspec.Struct, frozen=True, rename="camel"):
+    """A run that is going on beside others of its flow, and has a lease of its own."""
+
+    tenant_id: str
+    flow_name: str
+    run_id: str
+    lease: Lease
 
 
 class RunFilter(msgspec.Struct, frozen=True):
@@ -75,10 +89,33 @@ class Overview:
         async for document in self._found(_STATES, partition=tenant_id):
             yield _state(document)
 
-    async def changed(self, since: int) -> set[str]:
-        """Return the tenants with states or problems that have changed since a time, by the clock of Cosmos DB."""
+    async def running(self, now: datetime, tenant_id: str | None = None) -> list[Running]:
+        """Return the runs of all tenants, or of one, that have a lease of their own at `now` (aware).
+
+        These are runs of flows that allow overlapping runs. The lease of any other run is in the state of its flow.
+        """
+        found: list[Running] = []
+        async for document in self._found(_RUNNING, partition=tenant_id, live=_earliest_end(now)):
+            with suppress(FieldError):  # a lease that was edited by hand does not count
+                run = decode(Running, document)
+                if run.lease.is_live(now):
+                    found.append(run)
+        return found
+
+    async def changed(self, since: int, now: datetime) -> set[str]:
+        """Return the tenants with states, problems or live leases of runs that have changed since a time.
+
+        A problem that was corrected is a change too.
+
+        Args:
+            since: The time, in seconds since 1970 by the clock of Cosmos DB.
+            now: The present time (aware).
+
+        """
         of_states = {str(tenant) async for tenant in self._found(_CHANGED, since=since)}
-        return of_states | {str(each) async for each in self._found(_CHANGED_PROBLEMS, partition=FLEET, since=since)}
+        runs = self._found(_CHANGED_RUNS, since=since, live=_earliest_end(now))
+        problems = self._found(_CHANGED_PROBLEMS, partition=FLEET, since=since)
+        return of_states | {str(each) async for each in runs} | {str(each) async for each in problems}
 
     async def has_stale(self, now: datetime) -> bool:
         """Return whether a flow should have succeeded before `now` (aware) and has not."""
@@ -95,12 +132,39 @@ class Overview:
         query = f"SELECT TOP {most:d} {_RECORD} FROM c WHERE {where} ORDER BY c.startedUtc {order}"  # noqa: S608 - texts of our own
         records: list[RunRecord] = []
         unreadable: list[str] = []
+        async for each in self._records(query, wanted, values):
+            if isinstance(each, RunRecord):
+                records.append(each)
+            else:
+                unreadable.append(str(each))
+        return Records(records=records, unreadable=unreadable)
+
+    async def every_record(self, wanted: RunFilter) -> AsyncGenerator[RunRecord | StateInvalid]:
+        """Yield all records, those of the newest runs first, page by page; an error for each that cannot be read."""
+        where, values = _conditions(wanted)
+        query = f"SELECT {_RECORD} FROM c WHERE {where} ORDER BY c.startedUtc DESC"  # noqa: S608 - texts of our own
+        async for each in self._records(query, wanted, values):
+            yield each
+
+    async def _records(
+        self, query: str, wanted: RunFilter, values: dict[str, object]
+    ) -> AsyncIterator[RunRecord | StateInvalid]:
         async for document in self._found(query, partition=wanted.tenant_id, **values):
             try:
-                records.append(as_record(document))
+                yield as_record(document)
             except StateInvalid as error:
-                unreadable.append(str(error))
-        return Records(records=records, unreadable=unreadable)
+                yield error
+
+    async def written(self, wanted: RunFilter, since: int) -> AsyncIterator[tuple[int, RunRecord]]:
+        """Yield the records that were written since a time by the clock of Cosmos DB, with that of each, in its order.
+
+        They are without attempts and cursors. One that was edited and cannot be read is left out.
+        """
+        where, values = _conditions(wanted)
+        query = f"SELECT {_RECORD}, c._ts FROM c WHERE {where} AND c._ts >= @ts ORDER BY c._ts"  # noqa: S608 - texts of our own
+        async for document in self._found(query, partition=wanted.tenant_id, ts=since, **values):
+            with suppress(StateInvalid):
+                yield int(document["_ts"]), as_record(document)
 
     async def cooldowns(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the documents of the cool-downs of all tenants, readable or not."""
@@ -134,6 +198,11 @@ class Overview:
 _PAGE = 1000
 
 
+def _earliest_end(now: datetime) -> float:
+    """Return the earliest end of a lease that may still hold."""
+    return (now - MARGIN).timestamp()
+
+
 def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
     conditions, values = ["c.type = 'Run'"], dict[str, object]()
     for name, choices in (("flowName", wanted.names), ("outcome", wanted.outcomes)):
@@ -143,7 +212,7 @@ def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
             values |= own
     if wanted.since:
         conditions.append("c.startedUtc >= @since")
-        values["since"] = utc_text(wanted.since)
+        values["since"] = utc_text(wanted.since).removesuffix("Z") + "."  # sorts before all texts of its second
     if wanted.until:
         conditions.append("c.startedUtc <= @until")
         values["until"] = utc_text(wanted.until)

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from azure.core import MatchConditions
+from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import (
     CosmosAccessConditionFailedError,
     CosmosHttpResponseError,
@@ -21,7 +22,7 @@ from azure.cosmos.exceptions import (
 from msgspec.structs import replace
 
 from datasync.errors import ServiceUnavailable, StateInvalid
-from datasync.model.decode import FieldError
+from datasync.model.decode import FieldError, decode
 from datasync.model.lease import Lease
 from datasync.model.run import Outcome, RunRecord, record_id
 from datasync.model.state import FlowState, Leased
@@ -204,16 +205,44 @@ class RunStore:
                 return False
         return True
 
-    async def forget(self, tenant_id: str) -> int:
-        """Delete the states and the cool-downs of a tenant. Returns their number."""
+    async def forget(self, tenant_id: str, now: datetime) -> int:
+        """Delete the states and the cool-downs of a tenant, as they are at `now` (aware). Returns their number.
+
+        Raises:
+            ServiceUnavailable: a run is going on, and its state stays; or others changed the documents in every try.
+
+        """
         container = await self._container.open()
+        query = "SELECT c.id, c.lease, c._etag FROM c WHERE c.type IN ('FlowState', 'Cooldown')"
+        deleted = 0
         with explained(f"while deleting the states of {tenant_id}"):
-            query = "SELECT c.id FROM c WHERE c.type IN ('FlowState', 'Cooldown')"
-            found = [str(item["id"]) async for item in container.query_items(query, partition_key=tenant_id)]
-            for document_id in found:
-                with suppress(CosmosResourceNotFoundError):
-                    await container.delete_item(document_id, partition_key=tenant_id, retry_write=RETRY_WRITE)
-        return len(found)
+            async for _ in tries(self._container.sleep):
+                found = [dict(item) async for item in container.query_items(query, partition_key=tenant_id)]
+                if not found:
+                    return deleted
+                for item in found:
+                    if _has_live_lease(item, now):
+                        raise ServiceUnavailable(
+                            f"a run of {tenant_id} is going on, and needs its state ({item['id']}). Repeat this after "
+                            "the end of the run"
+                        )
+                    deleted += await self._delete(container, tenant_id, item)
+        raise ServiceUnavailable(f"the states of {tenant_id} were changed by others in each of {MOST} tries")
+
+    @staticmethod
+    async def _delete(container: ContainerProxy, partition: str, item: Mapping[str, Any]) -> bool:
+        """Delete a document that has the ETag of `item`. Returns whether nobody has changed or deleted it meanwhile."""
+        try:
+            await container.delete_item(
+                str(item["id"]),
+                partition_key=partition,
+                etag=item["_etag"],
+                match_condition=MatchConditions.IfNotModified,
+                retry_write=RETRY_WRITE,
+            )
+        except (CosmosAccessConditionFailedError, CosmosResourceNotFoundError):
+            return False
+        return True
 
     @staticmethod
     def closed_until(cooldown: Mapping[str, Any]) -> datetime:
@@ -321,6 +350,13 @@ def _closed_until(cooldown: Mapping[str, Any]) -> datetime:
             f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
             f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
         ) from None
+
+
+def _has_live_lease(state: Mapping[str, Any], now: datetime) -> bool:
+    try:
+        return decode(Lease, state["lease"]).is_live(now)
+    except (KeyError, FieldError):  # a lease that was edited by hand does not count
+        return False
 
 
 def _write(document_id: str, content: dict[str, Any], etag: str | None) -> tuple[Any, ...]:

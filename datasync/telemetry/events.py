@@ -394,6 +394,18 @@ class JobDropped(_JobEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunStaysDead(_JobEvent):
+    """A dead run could not be attempted again, and is still in the list of dead runs."""
+
+    level = logging.WARNING
+    why: str
+
+    def sentence(self) -> str:
+        """Name the tenant, the flow and the reason."""
+        return f"REFUSED {self.subject} stays dead: {self.why}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobPutBack(_JobEvent):
     """A message was put back on the queue."""
 

@@ -97,9 +97,10 @@ async def tick(services: Services, registry: FlowRegistry) -> Tally:
             repeats the tick within minutes.
 
     """
-    tally = await _Tick(services, registry).run()
-    await beat(services)
-    return tally
+    with services.spans.tick(services.clock.now(), services.settings.schedule):
+        tally = await _Tick(services, registry).run()
+        await beat(services)
+        return tally
 
 
 class _Tick:
@@ -370,6 +371,7 @@ class _Tick:
             emit(ProblemsOmitted(count=len(problems) - MOST_LISTED))
         if self._failure is None:
             self._services.outages.end("Cosmos DB", "the queue")
+        self._services.spans.ticked(asdict(self._tally))
         emit(TickEnded(**asdict(self._tally), seconds=self._seconds(), away=str(self._services.outages)))
 
 

@@ -44,6 +44,9 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="stop at a line on standard input, and at once at its end, and so with the parent process",
     )
+    parser.add_argument(
+        "--trace", action="store_true", help="turn OpenTelemetry on in the app, and log a line for each span"
+    )
     return parser.parse_args()
 
 
@@ -76,6 +79,10 @@ def main() -> NoReturn:
     arguments = _arguments()
     console.configure()
     worker.quieten()
+    if arguments.trace:
+        from localdev.host import spans  # noqa: PLC0415 - without it, nothing imports the SDK
+
+        spans.configure()
     if not sys.flags.safe_path:
         # `-m` put the current directory first. The app is imported from its own directory only.
         del sys.path[0]

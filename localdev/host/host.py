@@ -18,7 +18,7 @@ from localdev.host.config import HostConfig, LocalSettings
 from localdev.host.connections import queue_service
 from localdev.host.errors import HostError
 from localdev.host.execution import Executor, Listener
-from localdev.host.http import HttpListener
+from localdev.host.http import HttpListener, for_this_machine
 from localdev.host.queues import QueueListener
 from localdev.host.timers import TimerListener
 from localdev.web import serving
@@ -79,7 +79,7 @@ class Host:
                 one.name: listener for one in functions if (listener := await _listener(one, config, executor, stack))
             }
             http = HttpListener(functions, config.http, executor, self._spawn, self._stopping)
-            application = web.Application(client_max_size=config.http.body_limit)
+            application = web.Application(client_max_size=config.http.body_limit, middlewares=[for_this_machine])
             application.add_routes(
                 [
                     *admin.routes(

@@ -11,6 +11,8 @@
 * A body may have 104,857,600 bytes, or FUNCTIONS_REQUEST_BODY_SIZE_LIMIT. A longer one is answered with 413 (that the
   real host has the same status was not checked). Sources: HttpRequestBodySizeMiddleware.cs;
   …/azure-functions/functions-app-settings#functions_request_body_size_limit.
+* A request for another name than this machine's (`Host`) is answered with 421. A page of any site can give its own name
+  the address 127.0.0.1 and would then be let in as the same site (DNS rebinding). Azure has only the names of the app.
 * The function goes on if the client leaves. After a stop, running functions may finish, and new requests get 503.
 
 Not here: the limits of `extensions.http` (maxConcurrentRequests and so on), custom headers of host.json, the home
@@ -20,7 +22,8 @@ itself here. On Azure, the platform removes them where its authentication is on.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -34,6 +37,22 @@ from localdev.host.worker import Datum
 log = logging.getLogger(__name__)
 
 _BODILESS = (204, 304)
+_THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
+
+
+@web.middleware
+async def for_this_machine(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer requests for a name of this machine. Others are answered with 421."""
+    name = request.headers.get("Host", "")
+    if not _THIS_MACHINE.fullmatch(name):
+        raise web.HTTPMisdirectedRequest(
+            text=f"The local Functions host answers for this machine only, and the request is for {name!r}. Use "
+            "http://localhost or http://127.0.0.1, with the port. If a tool forwards requests to this port, let it set "
+            "the header Host to localhost"
+        )
+    return await handler(request)
 
 
 class HttpListener:

@@ -45,8 +45,11 @@ async def test_the_page_asks_for_everything_that_it_shows(client: ClientSession,
     """The page itself is a file without data. Each question is answered with JSON, whatever the names are."""
     await world.put(document("acme", entry("succeeds"), entry("home-depot→builder-prime")), document("x", name=HOSTILE))
 
-    async with client.get("/api/ops") as page:
-        assert page.status == 200
+    async with client.get("/api/ops/", allow_redirects=False) as page:
+        assert (page.status, page.headers["Location"]) == (308, "../ops")
+    async with client.get("/api/ops/") as page:
+        assert (page.status, page.url.path) == (200, "/api/ops")
+        assert 'data-mode="key"' in await page.text()
         assert page.headers["Content-Type"] == "text/html; charset=utf-8"
         assert "acme" not in await page.text()
     status, fleet = await data(client, "fleet")
@@ -126,8 +129,10 @@ async def test_a_change_is_made_once_and_named_in_the_audit(client: ClientSessio
         return json.dumps({**ours, **fields}).encode()
 
     assert (await act(client, "pause", body(reason="<b>", seen={"enabled": False})))[0] == 409
+    assert (await data(client, "status"))[1]["flows"]["disabled"] == 0
     status, done = await act(client, "pause", body(actionId="a-2", reason="<b>", seen={"enabled": True}))
     assert (status, done["ok"], done["isRepeat"]) == (200, True, False)
+    assert (await data(client, "status"))[1]["flows"]["disabled"] == 1, "an answer from before is not kept"
     assert (await world.document("acme"))["flows"][0]["pauseReason"] == "<b>"
     assert (await act(client, "pause", body(actionId="a-2", reason="<b>", seen={"enabled": True})))[1]["isRepeat"]
     assert (await act(client, "enqueue", body(actionId="a-3")))[0] == 409, "it is paused"
@@ -135,11 +140,11 @@ async def test_a_change_is_made_once_and_named_in_the_audit(client: ClientSessio
     assert (await act(client, "next-run", body(actionId="a-5", at="soon")))[0] == 400
     assert (await act(client, "resume", body(actionId="a-6")))[0] == 200
     assert (await act(client, "enqueue", body(actionId="a-7")))[0] == 200
-    assert (await act(client, "cursor-reset", body(actionId="a-8")))[0] in (200, 409)
+    assert (await act(client, "cursor-set", body(actionId="a-8", cursorJson=None, seenJson="null")))[0] in (200, 409)
     for name in ("retry", "purge"):
         dead = json.dumps({"actionId": f"a-{name}", "who": "Ada", "tenant": "acme", "count": 1}).encode()
         assert (await act(client, name, dead))[0] == 409, "no run is dead"
-    gate = json.dumps({"actionId": "a-9", "who": "Ada", "provider": "homedepot"}).encode()
+    gate = json.dumps({"actionId": "a-9", "who": "Ada", "provider": "homedepot", "untilUtc": None}).encode()
     assert (await act(client, "gate-open", gate))[0] == 200
     assert (await act(client, "pause", body(actionId="a-10", tenant="nobody", reason="")))[0] == 404
     assert (await act(client, "enqueue", body(actionId="a-11", flow="other")))[0] == 404

@@ -1,7 +1,7 @@
 """Data of a fleet, in the shapes of `datasync.operate`, for the page to show."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from dashboard.access import Visitor
@@ -9,17 +9,17 @@ from datasync.model.run import RunWindow
 from datasync.operate.files import BrokenFile, FlowFiles, RegisteredFlow
 from datasync.operate.fleet import Fleet
 from datasync.operate.flows import FlowLine, Health
+from datasync.operate.gates import Gate
 from datasync.operate.incidents import Incident, Incidents
 from datasync.operate.load import MINUTES, Load, ProviderLoad
 from datasync.operate.queue import QueueLook
-from datasync.operate.runs import AttemptLine, ErrorLine, RunDetail, RunLine, Runs
+from datasync.operate.runs import AttemptLine, ErrorLine, LoggedLine, RunDetail, RunLine, Runs
 from datasync.operate.status import FlowCounts, Status
 from datasync.operate.tenant import EntryTimes, Occurrence, TenantDetail
 from datasync.operate.ticks import TickStatus
 from datasync.operate.why import Cause, Finding, Why
-from tests.browser.site import Site
+from tests.browser.site import NOW, Site
 
-NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 FEED = "home-depot→builder-prime"
@@ -64,6 +64,7 @@ def line(tenant_id: str, flow_name: str | None = "weather", health: Health = Hea
     usual: dict[str, Any] = {
         "enabled": True,
         "cron": "0 0 * * * *",
+        "timezone": "America/Chicago",
         "next_run_utc": NOW + HOUR,
         "last_run_utc": NOW - MINUTE,
         "last_outcome": "succeeded",
@@ -185,6 +186,11 @@ def run_detail(line: RunLine) -> RunDetail:
         cursor_before={"page": 3},
         cursor_after={"page": 3},
         purged_utc=None,
+        log=(
+            LoggedLine(level="info", seconds=0.412, text="page 3: 100 orders"),
+            LoggedLine(level="warning", seconds=3.9, text="order 8123 has no address"),
+        ),
+        log_left_out=4,
     )
 
 
@@ -245,6 +251,7 @@ def why(tenant_id: str, flow_name: str) -> Why:
             applies=True,
             why=f"5 failed attempts in a row; run e27a90d4 is dead: {AWAY.message}",
             next=f"python -m datasync show e27a90d4 --tenant {tenant_id}",
+            run_id="e27a90d4",
         ),
         also=(Finding(cause=Cause.NOT_DUE, applies=True, why="the next run is at 2025-08-23T13:00:00Z"),),
         ruled_out=(Finding(cause=Cause.RUNNING, applies=False, why="no attempt holds its lease"),),
@@ -337,6 +344,9 @@ def fill(site: Site, lines: list[FlowLine]) -> None:
         "runs": Runs(runs=(dead, *lately), has_more=True, unreadable=()),
         "run": run_detail(dead),
         "why": lambda query: why(query["tenant"], query["flow"]),
+        "gates": [Gate("homedepot", "gulf-garages", NOW + HOUR, "2025-08-23T11:30:00Z")],
+        "memory": {"cursorJson": '{"page": 12345678901234567}', "windowEndUtc": NOW - HOUR, "running": None},
+        "dead": {"count": 3},
         "tenant": lambda query: tenant_detail(query["tenant"]),
         "load": load_of(len({each.tenant_id for each in lines})),
         "files": files(),

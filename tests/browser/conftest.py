@@ -5,6 +5,7 @@ Without Chromium, the tests are skipped on a laptop and fail in CI.
 
 import os
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,7 +15,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, ViewportSize, ex
 
 from tests.browser.board import fill, fleet_of
 from tests.browser.chromium import chromium, launched
-from tests.browser.site import Site
+from tests.browser.site import NOW, Site
 from tests.browser.site import site as serve
 
 AXE = Path(__file__).parent.parent.parent / "localdev" / "node_modules" / "axe-core" / "axe.min.js"
@@ -43,7 +44,8 @@ async def shared_site() -> AsyncGenerator[Site]:
 @pytest.fixture
 def site(shared_site: Site) -> Site:
     """Return the page's server, with a fleet of 200 tenants."""
-    shared_site.key = ""
+    shared_site.key, shared_site.mode, shared_site.now = "", "key", NOW
+    shared_site.signed_out = HTTPStatus.OK
     shared_site.results, shared_site.asked, shared_site.done = {}, [], []
     fill(shared_site, fleet_of(200))
     return shared_site

@@ -2,14 +2,19 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
-from dashboard import server
+from dashboard import page, server
+from dashboard.access import Mode
 from dashboard.web import Answer, Request, json_answer
 from localdev.web import serving
+
+NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
 
 type Question = Callable[[Mapping[str, str]], object]
 
@@ -19,8 +24,14 @@ class Site:
 
     def __init__(self) -> None:
         self.url = ""
+        self.mode: Mode = "key"
+        """How people are let in."""
         self.key = ""
         """The function key that data and actions need; empty for none."""
+        self.signed_out = HTTPStatus.OK
+        """How the platform answers somebody whose sign-in is over: FOUND, or UNAUTHORIZED. OK while it is not."""
+        self.now = NOW
+        """The time of the app."""
         self.data: dict[str, object | Question] = {}
         """The answers by question: content, or a function of the query."""
         self.results: dict[str, list[tuple[HTTPStatus, object]]] = {}
@@ -31,7 +42,7 @@ class Site:
         """The actions, with their bodies."""
 
     async def page(self, request: web.Request) -> web.Response:
-        return _response(await server.index("key", await _unpacked(request)))
+        return _response(page.index(await _unpacked(request), self.mode))
 
     async def asset(self, request: web.Request) -> web.Response:
         return _response(await server.asset("key", await _unpacked(request), request.match_info["name"]))
@@ -44,7 +55,9 @@ class Site:
         found = self.data.get(name)
         if found is None:
             return await _json(request, {"error": f"there is no {name}"}, HTTPStatus.NOT_FOUND)
-        return await _json(request, found(query) if callable(found) else found)
+        response = await _json(request, found(query) if callable(found) else found)
+        response.headers["Date"] = format_datetime(self.now, usegmt=True)
+        return response
 
     async def act(self, request: web.Request) -> web.Response:
         if refused := self._refused(request):
@@ -59,7 +72,11 @@ class Site:
         return await _json(request, content, status)
 
     def _refused(self, request: web.Request) -> web.Response | None:
-        """Return the answer of the platform to a wrong key, which has no body."""
+        """Return the answer of the platform to a wrong key, which has no body, or to somebody who is not signed in."""
+        if self.signed_out is HTTPStatus.FOUND:
+            return web.Response(status=self.signed_out, headers={"Location": "https://login.example/authorize"})
+        if self.signed_out is HTTPStatus.UNAUTHORIZED:
+            return web.Response(status=self.signed_out)
         if self.key and request.headers.get("x-functions-key") != self.key:
             return web.Response(status=HTTPStatus.UNAUTHORIZED)
         return None
@@ -71,6 +88,7 @@ async def site() -> AsyncGenerator[Site]:
     made = Site()
     application = web.Application()
     application.router.add_get("/api/ops", made.page)
+    application.router.add_get("/api/ops/", made.page)
     application.router.add_get("/api/ops/assets/{name}", made.asset)
     application.router.add_get("/api/ops/data/{name}", made.answer)
     application.router.add_post("/api/ops/actions/{name}", made.act)
@@ -81,7 +99,8 @@ async def site() -> AsyncGenerator[Site]:
 
 async def _unpacked(request: web.Request) -> Request:
     headers = {name.lower(): value for name, value in request.headers.items()}
-    return Request(method=request.method, query=dict(request.query), headers=headers, body=await request.read())
+    query, body = dict(request.query), await request.read()
+    return Request(method=request.method, query=query, headers=headers, body=body, path=request.path)
 
 
 async def _json(request: web.Request, content: object, status: HTTPStatus = HTTPStatus.OK) -> web.Response:

@@ -1,14 +1,17 @@
 """Each action asks first, is sent once, and tells its result."""
 
+import json
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from playwright.async_api import Page, expect
 
 from dashboard.access import Visitor
-from tests.browser.board import AWAY, FEED
+from tests.browser.board import AWAY, FEED, tenant_detail
 from tests.browser.site import Site
+from tests.waiting import wait_until
 
 SEEN = {"enabled": True, "nextRunUtc": "2025-08-23T13:00:00Z"}
 PAUSED = {"enabled": False, "nextRunUtc": None}
@@ -77,6 +80,119 @@ async def test_dead_runs_are_run_again_when_their_number_is_typed_back(page: Pag
     await expect(page.locator(".news")).to_contain_text("retry is done")
     counted = {"fingerprint": AWAY.fingerprint, "since": "2025-08-22T12:00:00Z", "count": 72}
     assert sent(site) == [("retry", {**counted, "spreadSeconds": 600, "who": "Ada"})]
+
+
+MEMORY = {"cursorJson": '{"page": 12345678901234567}', "windowEndUtc": "2025-08-23T11:00:00Z"}
+CURSOR, WINDOW = {"seenJson": MEMORY["cursorJson"]}, {"seen": {"windowEndUtc": MEMORY["windowEndUtc"]}}
+KEPT = [
+    Case(
+        *(FEED, "Set the cursor…", {"Cursor, as JSON": '{"page": 12345678901234568}'}),
+        *("cursor-set", {"cursorJson": '{"page": 12345678901234568}', **CURSOR}),
+    ),
+    Case(FEED, "Reset the cursor…", {}, "cursor-set", {"cursorJson": None, **CURSOR}),
+    Case(
+        *(FEED, "Set the window…", {"Time in UTC": "2025-08-20T06:00"}),
+        *("window-set", {"windowEndUtc": "2025-08-20T06:00:00Z", **WINDOW}),
+    ),
+    Case(FEED, "Reset the window…", {}, "window-set", {"windowEndUtc": None, **WINDOW}),
+]
+
+
+async def test_what_a_flow_keeps_is_shown_set_and_reset(page: Page, site: Site) -> None:
+    """No number of a cursor is changed by the browser. The body has what the operator saw."""
+    await page.goto(f"{site.url}#/tenant/acme-decks")
+    entry = page.get_by_role("article", name=FEED)
+    await entry.get_by_role("button", name="Cursor and window").click()
+    await expect(entry.get_by_role("region", name="Cursor")).to_have_text(str(MEMORY["cursorJson"]))
+
+    for case in KEPT:
+        await entry.get_by_role("button", name=case.button, exact=True).click()
+        for label, value in case.fields.items():
+            await page.get_by_label(label).fill(value)
+        await page.get_by_label("Your name").fill("Ada")
+        await page.locator("dialog .primary").click()
+        await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    assert sent(site) == [
+        (case.action, {"tenant": "acme-decks", "flow": FEED, "who": "Ada", **case.body}) for case in KEPT
+    ]
+
+
+async def test_a_provider_is_opened_and_dead_runs_are_purged(page: Page, site: Site) -> None:
+    """The number of runs is typed back, and the time until which a provider is closed is that which was seen."""
+    await page.goto(site.url)
+    await page.get_by_role("region", name="Closed providers").get_by_role("button", name="Open…").click()
+    await page.get_by_label("Your name").fill("Ada")
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await page.get_by_role("button", name="Purge…").first.click()
+    await page.get_by_label("Type 72").fill("72")
+    await page.get_by_role("button", name="Purge 72").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    gate = {"provider": "homedepot", "tenant": "gulf-garages", "untilUtc": "2025-08-23T13:00:00Z"}
+    counted = {"fingerprint": AWAY.fingerprint, "since": "2025-08-22T12:00:00Z", "count": 72}
+    assert sent(site) == [("gate-open", {**gate, "who": "Ada"}), ("purge", {**counted, "who": "Ada"})]
+
+
+async def test_the_numbers_are_new_after_an_action(page: Page, site: Site) -> None:
+    """The app keeps some answers for all readers: not for the one who has just changed something."""
+    await page.goto(site.url)
+    await page.get_by_role("region", name="Closed providers").get_by_role("button", name="Open…").click()
+    await page.get_by_label("Your name").fill("Ada")
+    before = len(site.asked)
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    async def has_asked() -> bool:
+        return {"status", "incidents"} <= {name for name, query in site.asked[before:] if query.get("fresh") == "1"}
+
+    await wait_until(has_asked, description="the page reads the status and the incidents")
+
+
+async def test_a_document_is_edited(page: Page, site: Site) -> None:
+    """The operator sees what changes, and the problems by their paths. Nothing typed is lost, whatever happens."""
+    problem = "acme-decks/weather flows[1].cron: 5 fields found"
+    site.results["tenant-put"] = [
+        (HTTPStatus.BAD_REQUEST, {"error": "the document was not stored", "problems": [problem]}),
+        (HTTPStatus.CONFLICT, {"error": "the document was changed meanwhile."}),
+    ]
+    await page.goto(f"{site.url}#/tenant/acme-decks")
+    await page.locator("summary", has_text="Document").click()
+    await page.get_by_role("button", name="Edit…").click()
+    text = page.get_by_label("Document, as JSON")
+    await text.fill("{")
+    await page.get_by_role("button", name="Store…").click()
+    await expect(page.get_by_role("alert")).to_contain_text("This is not JSON")
+
+    detail = tenant_detail("acme-decks")
+    typed = json.dumps({**detail.document, "name": "Acme"})
+    await text.fill(typed)
+    await page.get_by_role("button", name="Store…").click()
+    await expect(page.get_by_role("dialog").get_by_role("listitem")).to_have_text('name: "Acme Decks" → "Acme"')
+    await page.get_by_label("Your name").fill("Ada")
+    await page.locator("dialog .primary").click()
+    await expect(page.locator("dialog [role=alert] li")).to_have_text(problem)
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("section.document [role=alert] li")).to_have_text(problem)
+
+    moved = {**detail.document, "flows": [{"name": FEED, "enabled": False}, detail.document["flows"][1]]}
+    site.data["tenant"] = msgspec.structs.replace(detail, document=moved, etag='"2"')
+    await page.get_by_role("button", name="Store…").click()
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("changed meanwhile.")
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("section.document .changes li").first).to_have_text("flows[0].enabled: true → false")
+    await expect(page.get_by_role("button", name="Store…")).to_be_disabled()
+    await expect(text).to_have_value(typed)
+    await page.get_by_role("button", name="I have looked at them").click()
+    await page.get_by_role("button", name="Store…").click()
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    await expect(text).to_have_count(0)
+    ours = {"tenant": "acme-decks", "document": typed, "who": "Ada"}
+    assert sent(site) == [("tenant-put", {**ours, "etag": etag}) for etag in ('"1"', '"1"', '"2"')]
 
 
 async def test_a_repeated_click_has_the_same_id(page: Page, site: Site) -> None:

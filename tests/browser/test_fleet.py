@@ -2,14 +2,15 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from playwright.async_api import Page, expect
 
 from datasync.operate.fleet import Fleet
 from datasync.operate.flows import FlowLine, Health
-from tests.browser.board import FEED, NOW, failing, fill, fleet_of, line, status_of
-from tests.browser.site import Site
+from tests.browser.board import FEED, MINUTE, failing, fill, fleet_of, line, status_of
+from tests.browser.site import NOW, Site
 
 SMALL = [
     failing("acme"),
@@ -184,6 +185,49 @@ async def test_the_states_are_filters(page: Page, site: Site) -> None:
     assert page.url.endswith("#/fleet?q=is%3Alate")
     await page.get_by_role("button", name="late 1").click()
     await expect(page.locator(".c-tenant a")).to_have_count(5)
+
+
+async def test_the_numbers_of_the_states_are_those_of_their_filters(page: Page, site: Site) -> None:
+    """A flow to which several apply counts in each: it is failing, and late too."""
+    both: dict[str, Any] = {"late_since_utc": NOW, "consecutive_failures": 3}
+    lines = [*SMALL, line("charlie", health=Health.FAILING, **both), line("delta", health=Health.PROBLEM, problem="x")]
+    lines.append(line("echo", health=Health.RUNNING, enabled=False))
+    await open_fleet(page, site, lines)
+
+    said = [" ".join(each.split()) for each in await page.locator(".healths button").all_inner_texts()]
+    assert said == ["problem 2", "failing 2", "late 2", "running 1", "disabled 2", "well 1"]
+    for text in said:
+        state, number = text.split()
+        await page.locator(".healths button", has_text=state).click()
+        await expect(page.locator(".numbers"), state).to_contain_text(f"{number} of 8 flows")
+
+
+async def test_a_flow_becomes_late_when_time_passes(page: Page, site: Site) -> None:
+    """No document changes for that. A flow with a problem stays one, and one that is failing stays failing too."""
+    await page.clock.install()
+    soon: dict[str, Any] = {"stale_utc": NOW + MINUTE}
+    lines = [
+        line("acme", overdue_utc=NOW + MINUTE, next_run_utc=NOW - MINUTE),
+        line("bravo", **soon),
+        line("charlie", health=Health.FAILING, consecutive_failures=1, **soon),
+        line("delta", health=Health.PROBLEM, problem="x", **soon),
+        line("echo", health=Health.DISABLED, enabled=False, **soon),
+        line("foxtrot", stale_utc=NOW + 3 * MINUTE),
+    ]
+    await open_fleet(page, site, lines)
+    await expect(page.locator(".healths button", has_text="late")).to_have_count(0)
+
+    site.now = NOW + 2 * MINUTE
+    await page.clock.fast_forward(21_000)
+
+    await page.locator(".healths button", has_text="late 3").click()
+    await expect(page.locator(".c-tenant a")).to_have_text(["charlie", "acme", "bravo"])
+    await expect(page.locator(".c-health .badge")).to_have_text(["failing", "late", "late"])
+    assert [query for name, query in site.asked if name == "fleet"] == [{}, {"since": "1755950400"}]
+    await page.get_by_role("link", name="Now").click()
+    rows = page.get_by_role("region", name="Late flows").get_by_role("row")
+    await page.get_by_label("Times").select_option("tenant")
+    await expect(rows.nth(1)).to_contain_text("acmeweather06:59 CDT 3 min ago06:59 CDT")
 
 
 async def test_the_last_outcomes_are_said(page: Page, site: Site) -> None:

@@ -1,18 +1,20 @@
 """The page as a whole: the key, old data, hostile texts, phones, the dark, and people who do not see it."""
 
 import json
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from dashboard.access import Visitor
 from datasync.operate.files import BrokenFile, FlowFiles
 from datasync.operate.flows import Health
-from datasync.operate.runs import ErrorLine
-from tests.browser.board import FEED, NOW, audit, fill, fleet_of, incident, line, run, run_detail, tenant_detail, why
+from datasync.operate.runs import ErrorLine, LoggedLine
+from tests.browser.board import FEED, audit, fill, fleet_of, incident, line, run, run_detail, tenant_detail, why
 from tests.browser.conftest import watched
-from tests.browser.site import Site
+from tests.browser.site import NOW, Site
 
 HOSTILE = "<img src=x onerror=alert(1)><a href='javascript:alert(2)'>x</a>${alert(3)}</script>\u202e\u0007"
 VIEWS = {
@@ -53,6 +55,38 @@ async def test_the_page_asks_for_the_function_key(page: Page, site: Site) -> Non
     await expect(page.get_by_role("dialog")).to_have_count(0)
     assert not [each for each in addresses if "s3cret" in each or "wrong" in each]
     assert await page.evaluate("JSON.stringify({...localStorage}) + document.cookie") == "{}"
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.FOUND, HTTPStatus.UNAUTHORIZED])
+async def test_a_sign_in_that_is_over_is_told(page: Page, site: Site, status: HTTPStatus) -> None:
+    """The page does not ask for a key. A link leads to the sign-in, and back to the view. The data stay."""
+    site.mode, site.data["me"] = "entra", Visitor(mode="entra", name="ada@acme.example", can_operate=True)
+    await page.goto(f"{site.url}#/tenant/acme-decks")
+    await settled(page)
+
+    site.signed_out = status
+    await page.get_by_role("article", name=FEED).get_by_role("button", name="Run now…").click()
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("alert")).to_have_text("Your sign-in is over.")
+    await page.get_by_role("button", name="Cancel").click()
+
+    await expect(page.locator(".fresh")).to_contain_text("Your sign-in is over.")
+    await expect(page.get_by_label("Key", exact=True)).to_have_count(0)
+    await expect(page.get_by_role("link", name="Sign in again")).to_have_attribute(
+        "href", "/.auth/login/aad?post_login_redirect_uri=%2Fapi%2Fops%23%2Ftenant%2Facme-decks"
+    )
+    await expect(page.get_by_role("article", name=FEED)).to_be_visible()
+    site.signed_out = HTTPStatus.OK
+    await page.get_by_role("button", name="Try now").click()
+    await expect(page.locator(".fresh")).to_have_attribute("data-state", "fresh")
+
+
+async def test_an_address_with_a_slash_at_its_end_leads_to_the_page(page: Page, site: Site) -> None:
+    """The addresses of its files are relative. The view stays."""
+    await page.goto(f"{site.url}/#/audit")
+
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Audit")
+    assert page.url == f"{site.url}#/audit"
 
 
 async def test_lost_connections_and_old_data_are_told(page: Page, site: Site) -> None:
@@ -120,7 +154,8 @@ def make_hostile(site: Site) -> None:
     own = incident(error, 1, flows=(HOSTILE,), example_tenant_id=HOSTILE, example_run_id=HOSTILE)
     site.data["incidents"] = {"incidents": [own], "hasMore": True, "unreadable": [HOSTILE]}
     site.data["runs"] = {"runs": [dead], "hasMore": False, "unreadable": [HOSTILE]}
-    site.data["run"] = run_detail(dead)
+    logged = (LoggedLine(level=HOSTILE, seconds=0.1, text=HOSTILE),)
+    site.data["run"] = msgspec.structs.replace(run_detail(dead), log=logged)
     site.data["why"] = why(HOSTILE, HOSTILE)
     site.data["tenant"] = _hostile(tenant_detail(HOSTILE), FEED, "Acme Decks")
     site.data["load"] = {

@@ -1,11 +1,17 @@
 """Each view shows what the app knows."""
 
-import msgspec
-from playwright.async_api import Page, expect
+from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+from playwright.async_api import Locator, Page, expect
+
+from dashboard.access import Visitor
 from datasync.operate.flows import Health
-from tests.browser.board import AWAY, FEED, WRONG_CRON, fill, line, run, run_detail, status_of
-from tests.browser.site import Site
+from datasync.operate.gates import Gate
+from datasync.operate.why import Cause, Finding
+from tests.browser.board import AWAY, FEED, HOUR, WRONG_CRON, fill, line, run, run_detail, status_of, why
+from tests.browser.site import NOW, Site
 
 
 async def test_now_shows_the_numbers_and_the_incidents(page: Page, site: Site) -> None:
@@ -25,6 +31,7 @@ async def test_now_says_that_nothing_is_wrong(page: Page, site: Site) -> None:
     """Where no flow fails, the page says so, and shows no empty tables."""
     fill(site, [line("acme")])
     site.data["incidents"] = {"incidents": [], "hasMore": False, "unreadable": []}
+    site.data["gates"] = []
 
     await page.goto(site.url)
 
@@ -44,6 +51,16 @@ async def test_now_tells_missing_ticks_and_services_that_are_away(page: Page, si
     await expect(page.locator(".tile", has_text="Last tick")).to_contain_text("4 h ago ticks are missing")
     await expect(page.locator(".tile", has_text="Queue").first).to_contain_text("?")
     await expect(page.get_by_text("the queue is away")).to_be_visible()
+
+
+async def test_now_tells_ticks_that_fail_each_time(page: Page, site: Site) -> None:
+    """They come, and do not do their work."""
+    tick = {"startedUtc": "2025-08-23T12:00:00Z", "schedule": "0 0 * * * *", "isMissing": False, "failed": 3}
+    site.data["status"] = msgspec.to_builtins(status_of([line("acme")])) | {"tick": tick}
+
+    await page.goto(site.url)
+
+    await expect(page.locator(".tile", has_text="Last tick")).to_contain_text("the last 3 failed")
 
 
 async def test_now_leads_to_the_failing_flows_and_to_the_last_failed_run(page: Page, site: Site) -> None:
@@ -78,7 +95,7 @@ async def test_a_tenant_shows_its_flows_their_next_times_and_what_happened(page:
 
 
 async def test_a_tenant_answers_why_a_flow_does_not_run(page: Page, site: Site) -> None:
-    """The answer, other causes, what was ruled out, and the next command."""
+    """The answer, other causes, and what was ruled out. A screen reader says the cause alone."""
     await page.goto(f"{site.url}#/tenant/acme-decks")
 
     await page.get_by_role("article", name=FEED).get_by_role("button", name="Why?").click()
@@ -86,9 +103,42 @@ async def test_a_tenant_answers_why_a_flow_does_not_run(page: Page, site: Site) 
     answer = page.locator(".why")
     await expect(answer.locator(".answer")).to_contain_text("failing: 5 failed attempts in a row")
     await expect(answer).to_contain_text("Also: not due: the next run is at 2025-08-23T13:00:00Z")
-    await expect(answer).to_contain_text("python -m datasync show e27a90d4 --tenant acme-decks")
+    await expect(answer.get_by_role("status")).to_have_text("Why: failing")
     await answer.get_by_text("Ruled out: 1").click()
     await expect(answer).to_contain_text("no attempt holds its lease")
+
+
+STEPS: dict[Cause, list[str]] = {
+    Cause.FAILING: ["Run e27a90d4", "Run it now…", "Run 3 dead runs again…", "Purge…"],
+    Cause.SKIPPED: ["Run e27a90d4"],
+    Cause.LATE: ["Run it now…"],
+    Cause.DISABLED: ["Resume it…"],
+    Cause.CLOSED: ["Open homedepot…"],
+    Cause.PROBLEM: ["Edit the document…"],
+    Cause.NO_TICK: ["The last tick"],
+}
+
+
+async def test_the_next_step_is_a_button_or_a_link(page: Page, site: Site) -> None:
+    """Where the page has none, and for somebody who may only read, it is the command."""
+    gate = Gate("homedepot", None, NOW + HOUR, None)
+
+    async def next_step(cause: Cause, answer: Any) -> Locator:
+        run_id = "e27a90d4" if cause in (Cause.FAILING, Cause.SKIPPED) else None
+        finding = Finding(cause, applies=True, why="so", next="datasync queue", run_id=run_id, gate=gate)
+        site.data["why"] = msgspec.structs.replace(answer, answer=finding)
+        await page.goto(f"{site.url}#/tenant/acme-decks")
+        await page.reload()
+        await page.get_by_role("article", name=FEED).get_by_role("button", name="Why?").click()
+        await expect(page.locator(".answer")).to_contain_text("so")
+        return page.locator(".why")
+
+    for cause, steps in STEPS.items():
+        shown = await next_step(cause, why("acme-decks", FEED))
+        await expect(shown.locator(".next a, .next button"), cause).to_have_text(steps)
+    await expect(await next_step(Cause.QUEUED, why("acme-decks", FEED))).to_contain_text("Next: datasync queue")
+    site.data["me"] = Visitor(mode="entra", name="ada@acme.example", can_operate=False)
+    await expect(await next_step(Cause.DISABLED, why("acme-decks", FEED))).to_contain_text("Next: datasync queue")
 
 
 async def test_an_unknown_tenant_is_named(page: Page, site: Site) -> None:
@@ -111,6 +161,24 @@ async def test_a_run_shows_its_attempts_its_error_and_the_answer_of_the_server(p
     await expect(attempts).to_have_count(5)
     await expect(attempts.last).to_contain_text("The same error.")
     await expect(page.locator(".facts")).to_contain_text("requests 3, retries 2, waited 7.5")
+
+
+async def test_a_run_shows_the_last_lines_that_its_flow_has_logged(page: Page, site: Site) -> None:
+    """With their times since the start, and the number of lines before them. A run without lines has no such table."""
+    await page.goto(f"{site.url}#/run/acme-decks/e27a90d4")
+
+    rows = page.get_by_role("region", name="Log of the last attempt").get_by_role("row")
+    await expect(rows).to_have_text(
+        ["SecondsLevelLine", "0.412infopage 3: 100 orders", "3.900warningorder 8123 has no address"]
+    )
+    await expect(page.get_by_text("4 earlier lines are not kept.")).to_be_visible()
+
+    site.data["run"] = replace(run_detail(run("r-1")), log=(), log_left_out=0)
+    await page.goto(f"{site.url}#/run/acme-decks/r-1")
+
+    await expect(page.get_by_role("heading", name="Run r-1")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Attempts")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Log of the last attempt")).to_have_count(0)
 
 
 async def test_a_run_is_compared_with_the_usual_numbers(page: Page, site: Site) -> None:

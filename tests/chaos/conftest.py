@@ -13,7 +13,7 @@ from localdev.cosmos import Database
 from localdev.keyvault import KeyVault
 from localdev.tls import Certificates
 from tests.chaos.arena import HIDING, MOST_DELIVERIES, QUEUES, YEARLY, Arena
-from tests.chaos.hosts import create_app
+from tests.chaos.hosts import LASTING, SECONDS, create_app
 from tests.chaos.proxies import proxy
 from tests.world import World
 
@@ -22,7 +22,15 @@ from tests.world import World
 def chaos_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the app of these tests."""
     folder = tmp_path_factory.mktemp("app")
-    create_app(folder)
+    create_app(folder, SECONDS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lasting_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the app for tests without deaths, in which no lease should end by itself."""
+    folder = tmp_path_factory.mktemp("app-with-lasting-leases")
+    create_app(folder, LASTING)
     return folder
 
 

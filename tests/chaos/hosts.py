@@ -28,9 +28,16 @@ SECONDS: Mapping[str, Mapping[str, float]] = {
 }
 """Shorter times for the tests, in place of the constants and the default arguments of the app."""
 
+LASTING: Mapping[str, Mapping[str, float]] = {
+    **SECONDS,
+    "datasync/model/lease.py": {"DURATION": 30, "MARGIN": 0.5},
+    "datasync/run/lease.py": {"RENEWAL": 7, "_RENEW_AGAIN": 0.5, "_SHORTEST_RENEWAL": 2},
+}
+"""The same with leases that last, as those of the app do, for longer than a client tries to send a request."""
 
-def create_app(folder: Path) -> None:
-    """Copy the app to a folder, with the flows of these tests, and with shorter times."""
+
+def create_app(folder: Path, times: Mapping[str, Mapping[str, float]]) -> None:
+    """Copy the app to a folder, with the flows of these tests, and with other times (seconds)."""
     shutil.copytree(ROOT / "dashboard", folder / "dashboard", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "datasync", folder / "datasync", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(FLOWS, folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
@@ -38,7 +45,7 @@ def create_app(folder: Path) -> None:
     shutil.copy(ROOT / "host.json", folder)
     shutil.copy(ROOT / "function_app.py", folder)
     _replace(folder / "function_app.py", r'((?:delay|minimum|maximum)_interval=)"[^"]*"', r'\1"00:00:01"')
-    for name, constants in SECONDS.items():
+    for name, constants in times.items():
         for constant, seconds in constants.items():
             _replace(
                 folder / name,

@@ -325,7 +325,7 @@ class TestTenants:
         vault.reads.clear()
         report = TenantsReport(services, orders_registry(), NOW)
 
-        lost, orders, bad, with_line = sorted([line async for line in report.lines()])
+        lost, orders, bad, with_line = sorted([str(each) async for each in report.findings()])
 
         assert lost.startswith("acme/lost flows[1].name: no flow is named 'lost'")
         assert orders == 'acme/orders flows[0].settings.total: expected a whole number, got "5"'
@@ -338,7 +338,7 @@ class TestTenants:
         """Each of the two is named."""
         await world.put(document("acme", flows=[]), document("ACME", flows=[]))
 
-        lines = [line async for line in TenantsReport(services, orders_registry(), NOW).lines()]
+        lines = [str(each) async for each in TenantsReport(services, orders_registry(), NOW).findings()]
 
         assert len(lines) == 2
         assert {"'acme'" in line and "'ACME'" in line for line in lines if " id: " in line} == {True}
@@ -348,7 +348,7 @@ class TestTenants:
         await world.put(document("acme", entry("orders", tz="UTC", enabled=False)))
         report = TenantsReport(services, orders_registry(), NOW)
 
-        lines = [line async for line in report.lines()]
+        lines = [str(each) async for each in report.findings()]
 
         assert lines == ["acme/orders flows[0].tz: warning: unknown field, ignored; did you mean 'timezone'?"]
         assert (report.problems, report.summary()) == (
@@ -387,7 +387,7 @@ class TestTenants:
         with pytest.raises(
             ServiceUnavailable, match="refused to give 'tenants--acme--source--token'.*Enable the secret"
         ):
-            [line async for line in TenantsReport(services, orders_registry(), NOW).lines()]
+            [str(each) async for each in TenantsReport(services, orders_registry(), NOW).findings()]
 
     async def test_a_shared_secret_is_missing_for_each_entry(
         self, world: World, vault: KeyVault, services: Services
@@ -402,7 +402,7 @@ class TestTenants:
         vault.reads.clear()
         report = TenantsReport(services, orders_registry(), NOW)
 
-        lines = [line async for line in report.lines()]
+        lines = [str(each) async for each in report.findings()]
 
         assert sorted(line.partition(" is not in ")[0] for line in lines) == [
             f"{tenant}/old: secret 'shared--geocoder--key'" for tenant in tenants

@@ -199,6 +199,20 @@ async def test_deferrals_without_a_delay_become_longer(world: World, wire: Wire,
     assert waited == [1, 2, 4, 8, 16, 32, 60, 60, 60, 3600]
 
 
+async def test_a_number_of_deferrals_that_was_posted_by_hand_ends_the_run(
+    world: World, wire: Wire, services: Services
+) -> None:
+    """No message could have the next number."""
+    await world.put(document("t", entry("flow")))
+    source = Source(services, wire)
+    source.host.post(deferral=1_000_000)
+    await source.host.all()
+
+    (record,) = await world.records()
+    assert (record["outcome"], record["attemptCount"]) == ("dead", 1)
+    assert "deferred 1000000 times" in record["error"]["message"]
+
+
 async def test_a_run_that_is_always_deferred_without_a_delay_ends(world: World, wire: Wire, services: Services) -> None:
     """It has made few attempts an hour, and one record."""
     await world.put(document("t", entry("flow")))

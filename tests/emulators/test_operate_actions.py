@@ -12,14 +12,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from datasync.cli.common import exit_of
 from datasync.errors import (
     ActionInvalid,
-    ActionRefused,
     ChangedMeanwhile,
-    DataSyncError,
-    EntryUnknown,
-    ServiceUnavailable,
 )
 from datasync.operate.action import Ask, Done
 from datasync.operate.edits import pause, resume, set_next_run
@@ -191,7 +186,7 @@ class TestNextRun:
         services, registry = two.services, two.registry
         saw: dict[str, Any] = {"nextRunUtc": "2025-08-23T14:00:00Z"}
         with pytest.raises(ChangedMeanwhile, match="nextRunUtc is '2025-08-23T13:00:00Z' now"):
-            await set_next_run(services, registry, ask(), tenant_id="t", flow="weather", at=None, seen=saw)
+            await set_next_run(services, registry, ask("a-0"), tenant_id="t", flow="weather", at=None, seen=saw)
 
         saw = {"nextRunUtc": "2025-08-23T15:00:00+02:00", "enabled": True}
         await set_next_run(services, registry, ask(), tenant_id="t", flow="weather", at=None, seen=saw)
@@ -411,6 +406,35 @@ class TestOthers:
             await pause(two.services, two.registry, ask(), tenant_id="t", flow=FEED, reason="r")
 
 
+class TestRefusals:
+    async def test_a_refused_action_has_an_audit(self, world: World) -> None:
+        """With its name and the reason. A repeat is refused as well, also when it would be possible by then."""
+        await command(world, "pause", "t", "weather", "--reason", "no contract")
+        words = ("enqueue", "t", "weather", "--as", "Bob", "--action-id", "b")
+        refused = await command(world, *words, after=HOUR)
+        await command(world, "resume", "t", "weather")
+        again = await command(world, *words, after=HOUR)
+
+        assert (refused.exit_code, again.exit_code, again.stderr) == (1, 1, refused.stderr)
+        (audit,) = [each for each in await audits(world) if each["actionId"] == "b"]
+        assert (audit["who"], audit["end"]) == ("Bob (typed)", "refused")
+        assert audit["message"].startswith("t/weather is disabled (no contract)")
+        assert await world.drained()
+
+    async def test_what_an_operator_saw_wrongly_is_in_the_audit_without_values_of_settings(
+        self, world: World, two: Fleet
+    ) -> None:
+        """As an action that was changed meanwhile."""
+        await world.put(document("t", entry(settings={"units": "own-value"})))
+        with pytest.raises(ChangedMeanwhile, match="settings was changed since you looked"):
+            await pause(
+                two.services, two.registry, ask(), tenant_id="t", flow="weather", reason="", seen={"settings": {}}
+            )
+
+        (audit,) = await audits(world)
+        assert (audit["end"], audit["who"], "own-value" in str(audit)) == ("changed", "Ada", False)
+
+
 class TestAudit:
     async def test_actions_are_listed_newest_first(self, world: World, two: Fleet) -> None:
         """By tenant and time, as lines and as JSON."""
@@ -516,21 +540,6 @@ class TestEveryAction:
         assert "repeat the command with --action-id a" in away.stderr
         assert again.exit_code == 0
         assert len(await world.messages()) == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (EntryUnknown("no entry"), 3),
-        (ChangedMeanwhile("changed"), 5),
-        (ActionRefused("disabled"), 1),
-        (ActionInvalid("no id"), 2),
-        (ServiceUnavailable("away"), 1),
-    ],
-)
-def test_errors_of_actions_have_exit_codes(error: DataSyncError, code: int) -> None:
-    """A script can tell a change by somebody else from an outage."""
-    assert exit_of(error) == code
 
 
 async def connect(services: Services) -> None:

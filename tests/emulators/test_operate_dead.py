@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import signal
 import sys
 from datetime import timedelta
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from datasync.errors import ActionInvalid, ActionRefused, ChangedMeanwhile, GiveUp
+from datasync.errors import ActionInvalid, ActionRefused, ChangedMeanwhile, GiveUp, RetryLater
+from datasync.operate import dead as dead_module
 from datasync.operate.action import Ask
 from datasync.operate.dead import DeadFilter, purge, retry
 from localdev.hosting import ROOT
 from tests.deliveries import NOW
+from tests.documents import document, entry
 from tests.faults import Killed, Wire, to
-from tests.operating import HOUR, Fleet, command
+from tests.operating import FEED, HOUR, Fleet, command
 from tests.world import World
 
 pytestmark = pytest.mark.usefixtures("died")
@@ -40,6 +43,12 @@ async def died(fleet: Fleet, wire: Wire) -> Fleet:
 async def listed(world: World, *arguments: str) -> list[str]:
     shown = await command(world, "dead", "list", *arguments, "--json")
     return sorted(each["runId"] for each in json.loads(shown.stdout)["runs"])
+
+
+async def sent(world: World) -> str:
+    """Take the only message from the queue."""
+    (body,) = await world.take()
+    return body
 
 
 async def fingerprint(world: World) -> str:
@@ -99,10 +108,146 @@ class TestRetry:
         assert "3 dead runs match now, and 2 were confirmed" in shown.stderr
         assert await world.drained()
 
+    async def test_a_run_of_a_disabled_flow_is_left_out_and_stays_dead(self, world: World) -> None:
+        """It would be skipped. The others are sent, and the reason and the remedy are named."""
+        await command(world, "pause", "b", "weather", "--reason", "no contract")
+        error = await fingerprint(world)
+        shown = await command(world, "dead", "retry", "--fingerprint", error, "--yes", "2", "--spread", "0m")
+
+        assert shown.stdout == (
+            "1 dead run attempted again. 1 dead run stays dead: b/weather is disabled (no contract): resume it first\n"
+        )
+        assert [json.loads(each)["runId"] for each in await world.take()] == ["r-a"]
+        assert "r-b" in await listed(world)
+
+    async def test_runs_that_cannot_run_are_refused(self, world: World) -> None:
+        """The tenant, or its entry, is gone. The refusal has an audit."""
+        await world.tenants.delete_item("a", partition_key="a")
+        await world.put(document("b", entry(FEED)))
+        shown = await command(world, "dead", "retry", "--fingerprint", await fingerprint(world), "--yes", "2")
+
+        assert (shown.exit_code, shown.stdout) == (1, "")
+        assert "nothing was done: " in shown.stderr
+        assert "there is no tenant 'a'" in shown.stderr
+        assert "b/weather has no entry in the document: add it, or purge the run" in shown.stderr
+        assert await listed(world) == ["r-a", "r-b", "r-c"]
+        (audit,) = json.loads((await command(world, "audit", "--json")).stdout)["actions"]
+        assert (audit["end"], audit["message"]) == ("refused", shown.stderr.strip().removeprefix("Error: "))
+
+    @pytest.mark.parametrize("change", [{"enabled": False}, {"name": FEED}], ids=str)
+    async def test_a_flow_that_is_disabled_after_the_retry_leaves_its_run_dead(
+        self, world: World, died: Fleet, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+    ) -> None:
+        """Its message comes too late. The run is listed, and a later retry attempts it."""
+        await retry(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
+        await world.put(document("a", entry(**change)))
+        await died.deliver(await sent(world))
+
+        assert await listed(world, "--tenant", "a") == ["r-a"]
+        assert "REFUSED a/weather stays dead: the " in caplog.text
+        await died.add("a")
+        died.ends = {}
+        await retry(died.services, died.registry, ask("a-2"), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
+        await died.deliver(await sent(world))
+        assert [each["outcome"] for each in await world.records("a")] == ["succeeded"]
+
+    async def test_a_run_that_is_disabled_between_its_attempts_is_dead_again(self, world: World, died: Fleet) -> None:
+        """It has been attempted, and failed."""
+        await retry(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
+        body = await sent(world)
+        await died.deliver(body)
+        await died.add("a", enabled=False)
+        await died.deliver(body, 2)
+
+        assert await listed(world, "--tenant", "a") == ["r-a"]
+        (record,) = await world.records("a")
+        assert (record["redrive"], record["error"]["message"][:22]) == (1, "the flow is disabled: ")
+
+    async def test_a_run_waits_for_another_one_of_its_flow(self, world: World, died: Fleet) -> None:
+        """It is listed until then, and is attempted after the other's end."""
+        await retry(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
+        body = await sent(world)
+        meanwhile: list[list[str]] = []
+
+        async def met() -> None:
+            await died.deliver(body)
+            meanwhile.append(await listed(world, "--tenant", "a"))
+
+        died.ends = {}
+        died.during["a"] = met
+        await died.run("a", "r-other")
+        died.during = {}
+
+        assert meanwhile == [["r-a"]]
+        assert [each.outcome for each in [await died.services.runs.record("a", "r-other")] if each] == ["succeeded"]
+        waiting = (await world.jobs.get_queue_properties()).approximate_message_count
+        assert waiting == 1
+        await died.deliver(body, 2, HOUR)
+        assert {each["runId"]: each["outcome"] for each in await world.records("a")} == {
+            "r-a": "succeeded",
+            "r-other": "succeeded",
+        }
+
+    async def test_a_deferred_run_that_gives_way_to_another_one_is_dead_again(self, world: World, died: Fleet) -> None:
+        """As a skipped run it would leave the list."""
+        minute = timedelta(minutes=1)
+        await retry(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
+        body = await sent(world)
+        died.ends["a"] = RetryLater(2 * minute, "busy")
+        await died.deliver(body)
+        died.ends["a"] = RetryLater(20 * minute, "busy")
+        await died.deliver(json.dumps({**json.loads(body), "runId": "asked", "trigger": "manual", "redrive": 0}))
+        await died.deliver(json.dumps({**json.loads(body), "deferral": 1}), 1, 3 * minute)
+
+        assert await listed(world, "--tenant", "a") == ["r-a"]
+
+    async def test_any_number_of_runs_is_sent_in_slices(
+        self, died: Fleet, wire: Wire, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Over the spread as a whole. Each run is sent once."""
+        monkeypatch.setattr(dead_module, "SLICE", 2)
+        done = await retry(died.services, died.registry, ask(), DeadFilter(), count=3, spread=timedelta(minutes=30))
+        hidden = [url for method, url, _ in wire.requests if method == "POST" and "/messages" in url]
+
+        assert (done.message, done.after) == ("3 dead runs attempted again over 0:30:00", {"runs": 3})
+        assert sorted(url.partition("visibilitytimeout=")[2].partition("&")[0] for url in hidden) == ["", "1200", "600"]
+
+    async def test_a_kill_between_two_slices_is_completed_by_the_repeat(
+        self, world: World, died: Fleet, wire: Wire, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The repeat has another number, and a later --since: both are those of the first request."""
+        monkeypatch.setattr(dead_module, "SLICE", 1)
+        services = died.services
+        await asyncio.gather(services.runs.ping(), services.jobs.ping(), services.tenants.ping())
+        numbers = iter(range(9))
+        wire.kill_before(lambda request: "/messages" in request[1] and next(numbers) == 1)
+        with pytest.raises((Killed, BaseExceptionGroup)):
+            await retry(services, died.registry, ask(), DeadFilter(since=NOW), count=3, spread=timedelta())
+        wire.heal()
+        died.ends = {}
+        await died.deliver(await sent(world))
+        left = await listed(world)
+        again = DeadFilter(since=NOW + HOUR)
+        done = await retry(services, died.registry, ask(), again, count=2, spread=timedelta())
+
+        assert (done.message, done.is_repeat) == ("3 dead runs attempted again", True)
+        assert (len(left), sorted(json.loads(each)["runId"] for each in await world.take())) == (2, left)
+
+    async def test_a_repeat_of_the_command_need_not_be_confirmed(self, world: World) -> None:
+        """A relative --since, and the number of runs, differ by then."""
+        words = ("dead", "purge", "--since", "1d", "--fingerprint", await fingerprint(world), "--action-id", "p")
+        first = await command(world, *words, "--yes", "2")
+        again = [await command(world, *words, *yes, after=HOUR) for yes in ((), ("--yes", "0"))]
+
+        assert first.exit_code == 0
+        assert {(each.exit_code, each.stdout) for each in again} == {
+            (0, first.stdout.strip() + " (an earlier request with this action id has done it)\n")
+        }
+
     async def test_a_repeat_sends_nothing_again(self, world: World, died: Fleet) -> None:
         """Also of runs that have died again."""
         first = await retry(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
-        (body,) = await world.take()
+        body = await sent(world)
         for delivery in range(1, 6):
             await died.deliver(body, delivery)
         again = await retry(died.services, died.registry, ask(), DeadFilter(tenant_id="a"), count=1, spread=timedelta())
@@ -169,6 +314,30 @@ class TestRetry:
         assert len(await world.take()) == sent
         assert (b"3 dead runs attempted again" in output) == (sent > 0)
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminal")
+    async def test_ctrl_c_at_the_question_does_nothing(self, world: World) -> None:
+        """Exit code 130, with one line, at once."""
+        controller, terminal = pty.openpty()
+        try:
+            started = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "datasync", "dead", "retry"),
+                cwd=ROOT,
+                env={**os.environ, **world.environ},
+                stdin=terminal,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            assert started.stderr
+            await started.stderr.readuntil(b"type their number: ")
+            started.send_signal(signal.SIGINT)
+            output, errors = await started.communicate()
+        finally:
+            os.close(controller)
+            os.close(terminal)
+
+        assert (started.returncode, output, errors) == (130, b"", b"Interrupted\n")
+        assert await world.drained()
+
 
 class TestPurge:
     async def test_purged_runs_leave_the_list_and_keep_their_records(self, world: World) -> None:
@@ -191,7 +360,7 @@ class TestPurge:
             record = await world.runs.read_item("run-r-a", partition_key="a")
             await world.runs.upsert_item({**record, "redrive": 1})
 
-        wire.after(to("POST", "/docs", "Audit"), again)
+        wire.before_each(to("PATCH", "/docs/run-r-a"), again)
         await purge(died.services, died.registry, ask(), DeadFilter(), count=3)
 
         assert await listed(world) == ["r-a"]

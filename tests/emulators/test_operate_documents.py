@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from datasync import FlowRegistry
-from datasync.errors import ActionRefused, ChangedMeanwhile
+from datasync.errors import ActionRefused, ChangedMeanwhile, ServiceUnavailable
+from datasync.model.lease import Lease
+from datasync.model.state import FlowState
 from datasync.operate.action import Ask
 from datasync.operate.add_flow import Addition, AdditionLine, NewEntry, add_flow
 from datasync.operate.documents import put_tenant, remove_tenant, secrets
@@ -52,8 +54,11 @@ class TestGetAndPut:
         assert put.stdout == "tenant t: replaced\n"
         assert (stored["name"], stored["notes"], stored["flows"]) == ("New name", "ours", got["flows"])
         assert (again.exit_code, "was changed or removed since it was read" in again.stderr) == (5, True)
-        (audit,) = json.loads((await command(world, "audit", "--json")).stdout)["actions"]
-        assert (audit["before"]["name"], audit["after"]["name"]) == ("Acme Cabinets", "New name")
+        actions = json.loads((await command(world, "audit", "--json")).stdout)["actions"]
+        assert {each["end"]: (each["before"], each["after"]) for each in actions} == {
+            "done": ({"name": "Acme Cabinets"}, {"name": "New name"}),
+            "changed": (None, None),
+        }
 
     async def test_a_new_document_is_created_once(self, world: World, tmp_path: Path) -> None:
         """One of an existing tenant needs its `_etag`."""
@@ -185,6 +190,77 @@ class TestRemove:
 
         with pytest.raises(ActionRefused, match="a run of t/weather is going on"):
             await remove_tenant(fleet.services, ask(), tenant_id="t")
+
+    async def test_an_overlapping_run_is_waited_for(self, world: World, fleet: Fleet) -> None:
+        """Its lease is in its record."""
+        refusals: list[str] = []
+
+        @fleet.registry.flow("side", overlap="allow")
+        async def side(tenant_id: str, kv: object) -> None:
+            await world.put(document("t", OFF))
+            with pytest.raises(ActionRefused) as refused:
+                await remove_tenant(fleet.services, ask(), tenant_id="t")
+            refusals.append(str(refused.value))
+
+        await world.put(document("t", entry("side")))
+        await fleet.run("t", "r-1", flow="side")
+
+        assert refusals == ["a run of t/side is going on: wait for its end, and try again"]
+        assert await ids(world) == {"t"}
+
+    async def test_the_state_of_a_run_that_has_just_started_stays_until_its_end(
+        self, world: World, fleet: Fleet, wire: Wire
+    ) -> None:
+        """It has taken the lease after the states were read. The repeat, without a confirmation, completes it."""
+        await world.put(document("t", OFF))
+        await world.runs.upsert_item(FlowState(tenant_id="t", flow_name="weather").document())
+
+        async def started() -> None:
+            lease = Lease(until=(NOW + timedelta(minutes=2)).timestamp(), nonce="n")
+            await world.runs.upsert_item(FlowState(tenant_id="t", flow_name="weather", lease=lease).document())
+
+        wire.after(to("POST", "/colls/runs/docs", "'Cooldown')"), started)
+        with pytest.raises(ServiceUnavailable, match=r"a run of t is going on.*Repeat this after the end of the run"):
+            await remove_tenant(fleet.services, ask(), tenant_id="t")
+        kept = [each async for each in world.runs.query_items("SELECT c.id FROM c", partition_key="t")]
+        again = await command(world, "tenant", "remove", "t", "--action-id", "a-1", after=timedelta(hours=1))
+        done = await remove_tenant(fleet.services, ask(), tenant_id="t")
+
+        assert [each["id"] for each in kept] == ["state-weather"]
+        assert (again.exit_code, done.after["states"]) == (0, 1)
+
+
+class TestWhatIsKept:
+    async def test_an_audit_names_changed_settings_without_their_values(
+        self, world: World, fleet: Fleet, tmp_path: Path
+    ) -> None:
+        """Values that decide about runs are there: of put, add-flow and remove."""
+        await world.put(document("t", entry(settings={"units": "old-value", "city": "old-city"}, cron="0 0 1 * * *")))
+        got = json.loads((await command(world, "tenant", "get", "t")).stdout)
+        got["flows"][0].update(settings={"units": "new-value", "city": "old-city"}, cron="0 0 2 * * *", enabled=False)
+        file = tmp_path / "t.json"
+        file.write_text(json.dumps(got), encoding="utf-8")
+        assert (await command(world, "tenant", "put", str(file))).exit_code == 0
+        added = NewEntry("home-depot→builder-prime", "0 0 0 * * *", settings={"store": "new-value"})
+        await add_flow(fleet.services, fleet.registry, ask(), added, tenant_ids=["t"], is_applied=True)
+        await command(world, "pause", "t")
+        await command(world, "tenant", "remove", "t", "--yes", "t")
+
+        shown = (await command(world, "audit", "--json")).stdout
+        actions = {each["action"]: each for each in json.loads(shown)["actions"]}
+        assert actions["tenant-put"]["before"] == {
+            "flows[weather].enabled": True,
+            "flows[weather].cron": "0 0 1 * * *",
+            "flows[weather].settings.units": "(not kept)",
+        }
+        assert actions["tenant-put"]["after"] == {
+            "flows[weather].enabled": False,
+            "flows[weather].cron": "0 0 2 * * *",
+            "flows[weather].settings.units": "(not kept)",
+        }
+        assert actions["add-flow"]["after"][f"flows[{FEED}].cron"] == "0 0 0 * * *"
+        assert actions["tenant-remove"]["before"]["flows[weather].cron"] == "0 0 2 * * *"
+        assert not [value for value in ("old-value", "new-value", "old-city") if value in shown]
 
 
 class TestAddFlow:

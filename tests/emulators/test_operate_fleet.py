@@ -1,5 +1,6 @@
 """`status`, `flows` and `incidents`: what is wrong in the fleet, with real services."""
 
+import json
 from datetime import timedelta
 
 import msgspec
@@ -9,13 +10,16 @@ from azure.core.exceptions import ServiceRequestError
 from datasync.errors import GiveUp, TenantUnknown
 from datasync.model.lease import Lease
 from datasync.model.state import FlowState
+from datasync.operate import incidents as incidents_module
+from datasync.operate.action import Ask
+from datasync.operate.dead import DeadFilter, retry
 from datasync.operate.flows import Health, flows
 from datasync.operate.incidents import incidents
 from datasync.operate.status import FlowCounts, status
 from tests.deliveries import NOW
 from tests.documents import document, entry
 from tests.faults import Wire, to
-from tests.operating import FEED, HOUR, Fleet, command
+from tests.operating import FEED, HOUR, NEXT, Fleet, command
 from tests.world import World
 
 DAY = timedelta(days=1)
@@ -49,6 +53,23 @@ class TestFlows:
             "wrong/weather": Health.PROBLEM,
             "busy/weather": Health.RUNNING,
         }
+
+    async def test_a_flow_that_allows_overlapping_runs_is_running_while_one_is_going_on(
+        self, world: World, fleet: Fleet
+    ) -> None:
+        """Also in the numbers of the fleet."""
+        seen: list[tuple[Health, int]] = []
+
+        @fleet.registry.flow("side", overlap="allow")
+        async def side(tenant_id: str, kv: object) -> None:
+            counts = (await status(fleet.services, fleet.registry, NOW)).flows
+            seen.append(((await health(fleet))["t/side"], counts.running if counts else 0))
+
+        await world.put(document("t", entry("side", nextRunUtc=NEXT)), document("u", entry("side", nextRunUtc=NEXT)))
+        await fleet.run("t", "r-1", flow="side")
+
+        assert seen == [(Health.RUNNING, 1)]
+        assert (await health(fleet))["t/side"] is Health.WELL
 
     async def test_a_flow_is_late_when_two_occurrences_and_a_tick_have_passed_without_a_success(
         self, fleet: Fleet
@@ -170,6 +191,15 @@ class TestStatus:
         assert "missing" not in await last_tick(late)
         assert "The next ones are missing" in await last_tick(late + timedelta(seconds=1))
 
+    async def test_the_next_command_begins_like_this_one(self, world: World, fleet: Fleet) -> None:
+        """The program of `bin/datasync` says its name to the command line."""
+        await fleet.add("wrong", cron="0 * * * *")
+        await fleet.tick()
+
+        shown = await command(world, "status", DATASYNC_COMMAND="datasync")
+
+        assert shown.stdout.splitlines()[-1] == "problems     1: datasync flows --problems"
+
     async def test_a_fleet_without_a_tick_is_not_well(self, world: World) -> None:
         """The line names the function that should run."""
         shown = await command(world, "status")
@@ -265,6 +295,27 @@ class TestIncidents:
         (found,) = (await incidents(fleet.services, fleet.registry, NOW + HOUR, NOW)).incidents
         assert (found.tenants, found.failing, found.dead, found.since_utc) == (1, 0, 1, NOW)
         assert (await incidents(fleet.services, fleet.registry, NOW + HOUR, NOW + HOUR)).incidents == ()
+
+    @pytest.mark.parametrize("shared_second", [False, True])
+    async def test_of_too_many_dead_runs_the_newest_are_counted_and_can_be_attempted_again(
+        self, world: World, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, *, shared_second: bool
+    ) -> None:
+        """The answer says since when they are counted. A retry since then meets this number."""
+        monkeypatch.setattr(incidents_module, "MOST_DEAD", 1 if shared_second else 2)
+        await fleet.add("a", "b", "c", "d")
+        for number, tenant in enumerate("abcd"):
+            fleet.ends[tenant] = GiveUp("no contract")
+            second = min(number, 2) if shared_second else number
+            await fleet.run(tenant, f"r-{tenant}", timedelta(seconds=second, milliseconds=100 * number))
+
+        found = await incidents(fleet.services, fleet.registry, NOW + HOUR, NOW - DAY)
+        (own,) = found.incidents
+        ask = Ask(action_id="a-1", who="Ada", at=NOW)
+        wanted = DeadFilter(fingerprint=own.fingerprint, since=found.since_utc)
+        await retry(fleet.services, fleet.registry, ask, wanted, count=own.dead, spread=timedelta())
+
+        assert (own.dead, found.has_more) == (2, True)
+        assert sorted(json.loads(each)["runId"] for each in await world.take()) == ["r-c", "r-d"]
 
     async def test_a_failure_whose_record_has_expired_is_counted(self, world: World, fleet: Fleet) -> None:
         """Its error is not known any more."""

@@ -15,6 +15,7 @@ from datasync.model.times import utc_text
 from datasync.operate import fleet as fleet_module
 from datasync.operate.fleet import fleet as find_fleet
 from datasync.operate.fleet import fleet_since
+from datasync.operate.flows import Health
 from datasync.operate.load import MINUTES, load
 from datasync.operate.tenant import tenant
 from datasync.services import Services
@@ -22,7 +23,8 @@ from datasync.settings import Settings
 from datasync.tick.plan import Advance, plan
 from tests.deliveries import NOW
 from tests.documents import document, entry
-from tests.operating import FEED, Fleet
+from tests.faults import Wire
+from tests.operating import FEED, NEXT, Fleet
 from tests.waiting import wait_until
 from tests.world import World
 
@@ -85,6 +87,72 @@ async def test_only_changed_tenants_come_again(
     assert sorted(await changed(before_tick)) == sorted([*broken, *edited])
     assert sorted(await changed(before_edit)) == sorted(edited)
     assert await changed(after) == []
+
+
+async def test_the_start_of_an_overlapping_run_is_a_change(
+    fleet: Fleet, services: Services, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is in its record, and the state of its flow stays as it is."""
+    monkeypatch.setattr(fleet_module, "OVERLAP", 0)
+    seen: list[tuple[str, Health]] = []
+
+    @fleet.registry.flow("side", overlap="allow")
+    async def side(tenant_id: str, kv: object) -> None:
+        found = await fleet_since(services, fleet.registry, NOW, before)
+        seen.extend((line.tenant_id, line.health) for line in found.lines)
+
+    await world.put(*(document(each, entry("side", nextRunUtc=NEXT)) for each in ("t", "u")))
+    before = await next_second(world)
+    await fleet.run("t", "r-1", flow="side")
+
+    assert seen == [("t", Health.RUNNING)]
+
+
+async def test_the_standing_problems_are_read_once_for_all_changed_tenants(
+    fleet: Fleet, services: Services, wire: Wire
+) -> None:
+    """However many have changed."""
+    await fleet.add("a", "b", "c", cron="x")
+    await fleet.tick()
+    wire.requests.clear()
+
+    found = await fleet_since(services, fleet.registry, NOW, 0)
+
+    assert [line.health for line in found.lines] == [Health.PROBLEM] * 3
+    assert len([body for _, _, body in wire.requests if "SELECT * FROM c WHERE c.type = 'Problem'" in body]) == 1
+
+
+async def test_a_corrected_problem_is_a_change(
+    fleet: Fleet, services: Services, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the tick that finds it corrected writes neither a document nor a state."""
+    monkeypatch.setattr(fleet_module, "OVERLAP", 0)
+    await world.put(document("acme", entry(nextRunUtc=NEXT), {"name": 7}))
+    await fleet.tick()
+    await world.put({**await world.document("acme"), "flows": [entry(nextRunUtc=NEXT)]})
+    before = await next_second(world)
+
+    await fleet.tick(timedelta(minutes=1))
+
+    found = await fleet_since(services, fleet.registry, NOW, before)
+    assert [(line.flow_name, line.problem) for line in found.lines] == [("weather", None)]
+    assert await services.fleet.problems() == []
+
+
+async def test_a_line_says_when_it_becomes_late_and_where_its_tenant_is(
+    fleet: Fleet, services: Services, world: World
+) -> None:
+    """A page that holds the lines needs no change of a document to see that time has passed."""
+    await world.put(document("acme", entry(nextRunUtc=NEXT), entry(FEED, enabled=False), timezone="Europe/Berlin"))
+
+    on, off = sorted((await find_fleet(services, fleet.registry, NOW)).lines, key=lambda line: not line.enabled)
+
+    assert (on.overdue_utc, off.overdue_utc) == (NOW + timedelta(hours=3, minutes=5), None)
+    assert on.overdue_utc
+    for after, late in ((timedelta(), None), (timedelta(seconds=1), NOW + HOUR)):
+        later = (await find_fleet(services, fleet.registry, on.overdue_utc + after)).lines
+        assert [line.late_since_utc for line in later if line.enabled] == [late]
+    assert (on.timezone, off.timezone) == ("Europe/Berlin", "Europe/Berlin")
 
 
 async def test_many_changes_bring_the_whole_fleet(

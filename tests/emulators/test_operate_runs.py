@@ -2,24 +2,43 @@
 
 import asyncio
 import json
+import logging
 import os
+import re
 import signal
 import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from azure.keyvault.secrets.aio import SecretClient
 
-from datasync.cli.common import exit_of
-from datasync.errors import GiveUp, RunUnknown, ServiceUnavailable, TenantUnknown
+from datasync import FlowRun
+from datasync.errors import FlowFailed, GiveUp
 from datasync.model.job import JobMessage
+from datasync.model.run import Outcome
+from datasync.operate.action import Ask
+from datasync.operate.dead import DeadFilter, purge
+from datasync.operate.runs import FAILED, RunLine, follow_runs
+from datasync.services import Services
 from localdev.hosting import ROOT
+from localdev.keyvault import KeyVault
+from tests.deliveries import NOW, message, registered
+from tests.documents import document, entry
 from tests.operating import HOUR, Fleet, command
+from tests.stages import deliver
 from tests.world import World
 
+ASK = Ask(action_id="a-1", who="Ada", at=NOW)
 COMMANDS = (
     ("status",), ("flows",), ("incidents",), ("runs",), ("show", "r-1"), ("why", "t", "weather"), ("queue",),
+    ("check",),
 )  # fmt: skip
+
+
+SECRET = "tenants--t--crm--key"
 
 
 @pytest_asyncio.fixture
@@ -87,6 +106,50 @@ class TestRuns:
         assert "run record id='run-r-2' of tenant 't'" in shown.stderr
 
 
+async def logs(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+    """Log 21 lines and fail, and log one line in the next attempt."""
+    if run.attempt > 1:
+        run.log.warning("the key is %s", (await kv.get_secret(SECRET)).value)
+        return
+    for number in range(1, 22):
+        run.log.info("page %d", number)
+    raise FlowFailed("page 22 is missing")
+
+
+class TestLog:
+    async def test_a_run_shows_what_its_flow_has_logged_in_the_last_attempt(
+        self, world: World, services: Services, vault: KeyVault, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The last lines of it, without secrets, with the seconds since its start."""
+        caplog.set_level(logging.INFO, "datasync")
+        vault.set_secret(SECRET, "s3cret-key")
+        await world.put(document("t", entry("flow")))
+        with pytest.raises(FlowFailed):
+            await deliver(services, registered(logs), message(1), NOW)
+        failed = (await command(world, "show", "r-1")).stdout.splitlines()
+        await deliver(services, registered(logs), message(2), NOW + HOUR)
+        shown = await command(world, "show", "r-1")
+        as_json = json.loads((await command(world, "show", "r-1", "--json")).stdout)
+
+        at = failed.index("log of the last attempt (1 earlier line left out)")
+        kept = [line.split("info")[1].strip() for line in failed[at + 1 :]]
+        assert kept == [f"page {number}" for number in range(2, 22)]
+        title, line = shown.stdout.splitlines()[-2:]
+        assert title == "log of the last attempt"
+        assert re.fullmatch(r"  +[0-9]+\.[0-9]{3} s   warning    the key is <crm--key>", line)
+        assert [(each["level"], each["text"]) for each in as_json["log"]] == [("warning", "the key is <crm--key>")]
+        assert as_json["logLeftOut"] == 0
+
+    async def test_a_run_without_lines_has_no_log(self, fleet: Fleet, world: World) -> None:
+        """As the records of earlier versions."""
+        await fleet.add("t")
+        await fleet.run("t", "r-1")
+
+        (record,) = await world.records()
+        assert "log" not in record
+        assert "log of" not in (await command(world, "show", "r-1")).stdout
+
+
 @pytest.mark.usefixtures("lived")
 class TestShow:
     async def test_a_run_has_its_attempts(self, world: World) -> None:
@@ -113,6 +176,79 @@ class TestShow:
         assert len(json.loads(found.stdout)["attempts"]) == 5
         assert (missing.stdout, missing.exit_code) == ("", 3)
         assert "there is no record of run 'r-bad' of tenant 't'" in missing.stderr
+
+
+class TestFollow:
+    async def test_runs_are_yielded_once_each_as_they_end(self, fleet: Fleet) -> None:
+        """An attempt that fails is no end, and neither is a purge. A run that was sent again ends again."""
+        await fleet.add("t", "bad")
+        await fleet.run("t", "r-before")
+        fleet.ends["bad"] = KeyError("city")
+        found = await following(fleet)
+
+        await fleet.run("bad", "r-bad", attempts=4)
+        await fleet.run("t", "r-1")
+        assert (await soon(found)).run_id == "r-1"
+        await fleet.deliver(JobMessage(tenant_id="bad", flow_name="weather", run_id="r-bad").encode(), 5)
+        dead = await soon(found)
+        assert (dead.run_id, dead.outcome, dead.attempts) == ("r-bad", "dead", 5)
+        await purge(fleet.services, fleet.registry, ASK, DeadFilter(), count=1)
+        again = JobMessage(tenant_id="bad", flow_name="weather", run_id="r-bad", redrive=1)
+        fleet.ends.clear()
+        await fleet.deliver(again.encode(), after=HOUR)
+        assert (await soon(found)).outcome == "succeeded"
+
+    async def test_runs_of_a_tenant_a_flow_and_an_outcome_are_followed(self, fleet: Fleet) -> None:
+        """As in the list."""
+        await fleet.add("t", "other")
+        found = await following(fleet, tenant_id="t", flow="forecast", outcomes=FAILED)
+
+        await fleet.run("t", "r-1")
+        fleet.ends = {"t": GiveUp("no contract"), "other": GiveUp("no contract")}
+        await fleet.run("other", "r-2")
+        await fleet.run("t", "r-3", HOUR)
+
+        assert (await soon(found)).run_id == "r-3"
+
+    @pytest.mark.parametrize("option", [("--since", "24h"), ("--limit", "5")])
+    async def test_options_about_the_past_are_refused(self, world: World, option: tuple[str, str]) -> None:
+        """They are not silently ignored."""
+        shown = await command(world, "runs", "--follow", *option)
+
+        assert (shown.stdout, shown.exit_code) == ("", 2)
+        assert "leave out --since and --limit" in shown.stderr
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a single process")
+    async def test_each_run_is_a_line_until_ctrl_c(self, world: World, fleet: Fleet, tmp_path: Path) -> None:
+        """With the settings of a file: it is the same process, which gets the signal. One line says that it ended."""
+        file = tmp_path / "local.settings.json"
+        file.write_text(json.dumps({"IsEncrypted": False, "Values": world.environ}))
+        await fleet.add("t")
+
+        started = await start("runs", "t", "--follow", "--json", "--settings", str(file))
+        assert started.stdout
+        assert await started.stdout.readline() == b"Runs are printed as they end, until Ctrl-C\n"
+        await fleet.run("t", "r-1")
+        assert json.loads(await started.stdout.readline())["runId"] == "r-1"
+        started.send_signal(signal.SIGINT)
+        output, _ = await started.communicate()
+
+        assert (started.returncode, output.decode()) == (130, "Interrupted\n")
+
+
+async def soon(found: AsyncIterator[RunLine]) -> RunLine:
+    """Wait for the next run that ends."""
+    async with asyncio.timeout(30):
+        return await anext(found)
+
+
+async def following(
+    fleet: Fleet, *, tenant_id: str | None = None, flow: str | None = None, outcomes: tuple[Outcome, ...] = ()
+) -> AsyncIterator[RunLine]:
+    """Follow runs without a pause."""
+    return await follow_runs(
+        fleet.services, fleet.registry, tenant_id=tenant_id, flow=flow, outcomes=outcomes, pause=timedelta()
+    )
 
 
 class TestQueue:
@@ -193,6 +329,23 @@ class TestEveryCommand:
         assert "queue 'no-such-queue' does not exist" in output
         assert code == 1
 
+    async def test_the_services_of_make_start_are_used_without_a_file(self, world: World, tmp_path: Path) -> None:
+        """Whatever the environment says. The settings are in a file as long as `make start` runs."""
+        started = tmp_path / ".started.json"
+        started.write_text(json.dumps({"IsEncrypted": False, "Values": world.environ}))
+        script = f"""
+import datetime, pathlib
+from datasync.cli import local_settings
+from datasync.cli.main import cli
+local_settings.STARTED = pathlib.Path({str(started)!r})
+cli(obj=datetime.datetime.now(datetime.UTC))
+"""
+        asked = await python("-c", script, "runs", "t", "--local", "--json", QUEUE_NAME="x", COSMOS_DATABASE="other")
+        output, errors = await asked.communicate()
+
+        assert [each["runId"] for each in json.loads(output)["runs"]] == ["r-2", "r-1"], errors
+        assert asked.returncode == 0
+
     @pytest.mark.parametrize(
         ("arguments", "error"),
         [
@@ -227,30 +380,19 @@ class TestEveryCommand:
             started.send_signal(signal.SIGINT)
             output, _ = await started.communicate()
 
-        assert (started.returncode, output.decode()) == (130, "")
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (TenantUnknown("no tenant"), 3),
-        (RunUnknown("no run"), 3),
-        (ServiceUnavailable("refused", status=401), 4),
-        (ServiceUnavailable("refused", "the queue", 403), 4),
-        (ServiceUnavailable("away", status=503), 1),
-        (ServiceUnavailable("away"), 1),
-    ],
-)
-def test_errors_have_exit_codes(error: TenantUnknown | RunUnknown | ServiceUnavailable, code: int) -> None:
-    """A monitor can tell a refused key from an outage."""
-    assert exit_of(error) == code
+        assert (started.returncode, output.decode()) == (130, "Interrupted\n")
 
 
 async def start(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
     """Start the command in a process with only these settings."""
+    return await python("-m", "datasync", *arguments, **environ)
+
+
+async def python(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
+    """Start Python in a process with only these settings."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TEMP", "SSL_CERT_FILE") if name in os.environ}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "datasync", *arguments),
+        *(sys.executable, *arguments),
         cwd=ROOT,
         env={**kept, **environ},
         stdout=asyncio.subprocess.PIPE,

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from datasync.errors import ServiceUnavailable
+from datasync.operate.health import app_health
 from datasync.operate.ticks import Result, ticks
 from tests.deliveries import NOW
 from tests.documents import document, entry
@@ -107,10 +108,44 @@ async def test_a_tick_whose_process_dies_is_visible(wire: Wire, fleet: Fleet) ->
     assert await results(HOUR + timeout) == [Result.KILLED, Result.COMPLETE]
     assert (await ticks(fleet.services, NOW + HOUR, 9)).is_well
     assert not (await ticks(fleet.services, NOW + HOUR + timeout, 9)).is_well
+    assert "the last tick failed" in (await command(fleet.world, "status", after=HOUR + timeout)).stdout
 
     await fleet.tick(HOUR + MINUTE)
     assert await results(HOUR + MINUTE) == [Result.COMPLETE, Result.KILLED, Result.COMPLETE]
     assert (await ticks(fleet.services, NOW + HOUR + MINUTE, 9)).is_well
+
+
+async def test_ticks_that_fail_in_a_row_are_counted(wire: Wire, fleet: Fleet) -> None:
+    """The state of the fleet is not well while the last one failed. The health allows for one that is repeated."""
+    await fleet.add("t")
+    await fleet.tick()
+
+    async def fails(after: timedelta) -> None:
+        wire.refuse_all(to("POST", "/messages"))
+        with pytest.raises(ServiceUnavailable):
+            await fleet.tick(after)
+        wire.heal()
+
+    async def last(after: timedelta) -> tuple[list[str], int]:
+        shown = await command(fleet.world, "status", after=after)
+        return [line for line in shown.stdout.splitlines() if line.startswith("ticks")], shown.exit_code
+
+    async def problems(after: timedelta) -> tuple[str, ...]:
+        return (await app_health(fleet.services, NOW + after)).problems
+
+    await fails(HOUR)
+    (line,), code = await last(HOUR)
+    assert line.startswith("ticks        the last tick failed (python -m datasync ticks): queue 'jobs-")
+    assert (code, await problems(HOUR)) == (1, ())
+
+    await fails(HOUR + MINUTE)
+    (line,), code = await last(HOUR + MINUTE)
+    assert line.startswith("ticks        the last 2 ticks failed (python -m datasync ticks): queue 'jobs-")
+    assert (code, await problems(HOUR + MINUTE)) == (1, ("Two ticks in a row have failed.",))
+
+    await fleet.tick(HOUR + 2 * MINUTE)
+    assert await last(HOUR + 2 * MINUTE) == ([], 0)
+    assert await problems(HOUR + 2 * MINUTE) == ()
 
 
 async def test_missing_ticks_are_named(fleet: Fleet) -> None:
@@ -125,7 +160,7 @@ async def test_missing_ticks_are_named(fleet: Fleet) -> None:
 
 
 async def test_the_list_has_a_limit_and_a_json_form(world: World, fleet: Fleet) -> None:
-    """The newest is the first. A record that was edited and cannot be read is left out."""
+    """The newest is the first. A record that was edited and cannot be read does not count."""
     for minutes in range(3):
         await fleet.tick(minutes * MINUTE)
     (_, second, _) = await stored(world)
@@ -134,7 +169,7 @@ async def test_the_list_has_a_limit_and_a_json_form(world: World, fleet: Fleet) 
     shown = await command(world, "ticks", "--limit", "2", "--json", after=3 * MINUTE)
 
     found = msgspec.json.decode(shown.stdout)["ticks"]
-    assert [each["startedUtc"] for each in found] == ["2025-08-23T12:02:00Z"]
+    assert [each["startedUtc"] for each in found] == ["2025-08-23T12:02:00Z", "2025-08-23T12:00:00Z"]
     assert found[0]["tally"]["tenants"] == 0
     assert found[0]["result"] == "complete"
 

@@ -142,6 +142,20 @@ async def test_a_run_that_is_going_on(world: World, fleet: Fleet) -> None:
     assert "died, or stood still" in next(each.why for each in over.ruled_out if each.cause is Cause.RUNNING)
 
 
+async def test_a_run_beside_others_is_going_on(world: World, fleet: Fleet) -> None:
+    """The flow allows overlapping runs: the lease is in the record of the run."""
+    seen: list[Why] = []
+
+    @fleet.registry.flow("side", overlap="allow")
+    async def side(tenant_id: str, kv: object) -> None:
+        seen.append(await why(fleet, "side"))
+
+    await world.put(document("t", entry("side")))
+    await fleet.run("t", "r-1", flow="side")
+
+    assert [each.answer.why for each in seen] == ["run r-1 is going on since 2025-08-23T12:00:00Z"]
+
+
 async def test_a_run_that_does_not_end(world: World, fleet: Fleet) -> None:
     """Its process renews the lease although the time limit of the flow has passed. A restart ends it."""
     await fleet.add("t")

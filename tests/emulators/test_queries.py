@@ -19,7 +19,7 @@ from tests.operating import HOUR, Fleet
 
 def used(query: str) -> set[str]:
     """Return the fields in the conditions and the order of a query."""
-    return set(re.findall(r"\bc\.(\w+)", query.partition("WHERE")[2]))
+    return {path.replace(".", "/") for path in re.findall(r"\bc\.(\w+(?:\.\w+)*)", query.partition("WHERE")[2])}
 
 
 def sent(wire: Wire) -> Iterator[str]:

@@ -38,6 +38,7 @@ COMPLETE = {
     "outages": 1,
     "spread": 1,
     "rounds": 1,
+    "unstarted": ["0123456789abcdef0123456789abcdef"],
 }
 CORRECT = (COMPLETE, {"tenantId": "t", "flowName": "weather"}, COMPLETE, {**COMPLETE, "priorAttempts": 1, "id": "x"})
 
@@ -58,7 +59,13 @@ def delivery(choices: Random) -> QueueMessage:
 
 def check_job(job: Job) -> None:
     """Use a job as the stages of its run do."""
-    for message in (job.copy(), job.next_deferral(), job.next_part(NOW), job.once_more(NOW)):
+    for message in (
+        job.copy(),
+        job.after_outage("f" * 32),
+        job.next_deferral(),
+        job.next_part(NOW),
+        job.once_more(NOW),
+    ):
         again = receive(QueueMessage("m-2", message.encode().encode(), 1, NOW))
         assert (again.tenant_id, again.flow_name) == (job.tenant_id, job.flow_name)
     attempt = Attempt(id="a", outcome=Outcome.SUCCEEDED, started_utc=NOW, finished_utc=NOW, token=1)

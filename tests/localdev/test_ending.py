@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from datasync.cli import local_settings
+from datasync.cli.local_settings import started_settings
+from datasync.errors import SettingsInvalid
 from localdev.hosting import ROOT
 from tests.localdev.host.running import App
 from tests.waiting import wait_until
@@ -23,10 +26,13 @@ pytestmark = [
 
 # `python -m localdev start` on free ports.
 START = """
+import os
+from pathlib import Path
 from localdev import cli
 from localdev.stack import Ports
 
 cli.PORTS, cli.HOST_PORT = Ports(), 0
+cli.STARTED = Path(os.environ["STARTED"])
 cli.main()
 """
 
@@ -84,6 +90,11 @@ def content(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
+def settings_of(folder: Path) -> Path:
+    """Return the file of the settings for `--local`."""
+    return folder.with_suffix(".json")
+
+
 @asynccontextmanager
 async def started(folder: Path, *arguments: str) -> AsyncGenerator[Started]:
     """Start Python with these arguments. At the end of the block it is killed, if it still runs."""
@@ -91,7 +102,7 @@ async def started(folder: Path, *arguments: str) -> AsyncGenerator[Started]:
         sys.executable,
         *arguments,
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "TMPDIR": str(folder), "STARTED": str(settings_of(folder)), "PYTHONUNBUFFERED": "1"},
         stdout=PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
@@ -135,13 +146,20 @@ async def alive(pids: set[int]) -> set[int]:
 
 
 @pytest.mark.parametrize("moment", ["starting", "running"])
-async def test_a_kill_leaves_no_process_and_no_folder(temporary: Path, moment: str) -> None:
-    """After SIGKILL, all child processes end, and the folder with the certificates and the key is removed."""
+async def test_a_kill_leaves_no_process_and_no_folder(
+    temporary: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After SIGKILL, all child processes end, and the folder with the certificates and the key is removed.
+
+    The command line finds the services with `--local` before, and not after.
+    """
+    monkeypatch.setattr(local_settings, "STARTED", settings_of(temporary))
     async with started(temporary, "-c", START, "start") as running:
         if moment == "starting":
             await wait_until(lambda: list(temporary.glob("*/server.key")), description="the certificates are written")
         else:
-            await wait_until(lambda: running.has_written("Host started:"), description="the host has started")
+            await wait_until(lambda: running.has_written("Command line "), description="the app is running")
+            assert started_settings()["COSMOS_CONNECTION_STRING"]
             assert len(await descendants(running.process.pid)) == 4, "Azurite, Cosmos DB, the host, the folder's owner"
         children = set(await descendants(running.process.pid))
         running.process.kill()
@@ -152,6 +170,8 @@ async def test_a_kill_leaves_no_process_and_no_folder(temporary: Path, moment: s
             return not await alive(children) and not content(temporary)
 
         await wait_until(ended, description="no child process and no folder is left")
+    with pytest.raises(SettingsInvalid, match="run `make start`"):
+        started_settings()
 
 
 async def test_a_kill_does_not_wait_for_running_functions(temporary: Path, bare_app: App) -> None:

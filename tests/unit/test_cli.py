@@ -1,16 +1,21 @@
-"""`python -m datasync schedule` and `validate`: output and exit codes. tests/emulators has the other commands."""
+"""The help of all commands; `schedule` and `validate`. tests/emulators has the output of the other commands."""
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from datasync.cli import local_settings
 from datasync.cli.main import cli
 from localdev.hosting import ROOT
 from tests.documents import document, entry
@@ -42,6 +47,74 @@ def process(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
         encoding="utf-8",
         check=False,
     )
+
+
+# --- help
+
+
+def commands(group: click.Group = cli, *words: str) -> Iterator[tuple[str, ...]]:
+    """Yield the words of each command."""
+    for name, each in group.commands.items():
+        if isinstance(each, click.Group):
+            yield from commands(each, *words, name)
+        else:
+            yield *words, name
+
+
+COMMANDS = [*commands()]
+
+
+def test_the_help_has_all_commands_in_groups_and_says_what_to_do_first() -> None:
+    """The reader has never seen the code: the first commands are named before all others, and each has a line."""
+    shown = run("--help").stdout
+    sections = dict(re.findall(r"^([A-Z][^\n]*):\n((?:  .*\n)+)", shown, re.MULTILINE))
+
+    assert [line.split("  ")[1] for line in sections["Start with"].splitlines()] == [
+        "cli status",
+        "cli incidents",
+        "cli why TENANT FLOW",
+    ]
+    names = {heading: [line.split()[0] for line in lines.splitlines()] for heading, lines in sections.items()}
+    assert dict([*names.items()][2:7]) == {
+        "Look into a running app": [
+            "status", "incidents", "why", "flows", "runs", "show", "ticks", "queue", "audit",
+        ],
+        "Run, pause and resume flows": ["enqueue", "pause", "resume", "next-run", "gate"],
+        "Dead runs, and what a flow keeps": ["dead", "cursor", "window"],
+        "Tenants": ["tenant", "add-flow", "secrets"],
+        "Check before you deploy": ["validate", "schedule", "check"],
+    }  # fmt: skip
+    assert "az login" in shown
+
+
+@pytest.mark.parametrize("words", [(), *COMMANDS], ids=" ".join)
+def test_help_names_each_exit_code_once(words: tuple[str, ...]) -> None:
+    """After the options, in one sentence. Only commands on services can find nothing, or not be let in."""
+    shown = " ".join(run(*words, "--help").stdout.split())
+    codes = re.findall(r"(?:Exit codes:|;) (\d+) \w", shown)
+
+    assert codes[:3] == ["0", "1", "2"]
+    assert codes[-1] == "130"
+    assert len({*codes}) == len(codes)
+    assert shown.lower().count("exit code") == 1
+    assert ("4" in codes) == (not words or "--local" in shown)
+    assert ("5" in codes) == (not words or "--action-id" in shown)
+
+
+@pytest.mark.parametrize("words", dict.fromkeys([*COMMANDS, *(words[:1] for words in COMMANDS)]), ids=" ".join)
+def test_help_has_an_example_that_can_be_typed(words: tuple[str, ...]) -> None:
+    """Its command and its options exist, and it has the arguments that the command needs."""
+    shown = run(*words, "--help").stdout
+    (example,) = re.findall(r"^Example:\n  cli (.*)\n", shown, re.MULTILINE)
+    typed = shlex.split(example.partition(" > ")[0])
+    named = next(each for each in COMMANDS if tuple(typed[: len(each)]) == each)
+
+    assert tuple(typed[: len(words)]) == words
+    accepted = run(*typed, "--help").stdout
+    assert accepted.startswith(f"Usage: cli {' '.join(named)} ")
+    assert {word for word in typed if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", accepted))
+    needed = re.findall(r" ([A-Z]+)(?![\w\]])", accepted.partition("\n")[0].partition("[OPTIONS]")[2])
+    assert len(typed) - len(named) >= len(needed)
 
 
 # --- schedule
@@ -272,6 +345,32 @@ def test_the_lines_of_a_long_table_are_aligned() -> None:
     assert (lines[0][:7], lines[-1][:7]) == ("   1   ", "1000   ")
     assert len(lines) == 1000
     assert len(set(map(len, lines))) == 1
+
+
+def test_occurrences_have_a_json_form() -> None:
+    """Times, and the notes about clock changes. It is the only text on standard output."""
+    shown = json.loads(run("schedule", "0 30 2 * * *", *SPRING, "--count", "1", "--json").stdout)
+
+    assert shown == {
+        "cron": "0 30 2 * * *",
+        "timezone": "America/Chicago",
+        "afterUtc": "2025-03-08T12:00:00Z",
+        "occurrences": [
+            {
+                "utc": "2025-03-09T08:00:00Z",
+                "local": "2025-03-09T03:00:00-05:00",
+                "notes": ["clocks go forward: 02:30 does not exist, runs at 03:00"],
+            }
+        ],
+    }
+
+
+def test_an_expression_that_never_fires_has_an_empty_json_list() -> None:
+    """The sentence is on standard error."""
+    result = run("schedule", "0 0 0 30 2 *", "--json")
+
+    assert (json.loads(result.stdout)["occurrences"], result.exit_code) == ([], 1)
+    assert "never fires" in result.stderr
 
 
 # --- validate
@@ -544,6 +643,32 @@ def test_a_package_without_flows_is_a_usage_error(tmp_path: Path, package: str) 
     assert "expected a package of flow files" in result.stderr
 
 
+def test_findings_have_a_json_form(tmp_path: Path) -> None:
+    """With the file, the place and the level of each. Files that cannot be read are on standard error."""
+    bad = write(tmp_path / "bad.json", [document("t", entry(cron="soon", setings={})), "no object"])
+    result = run("validate", bad, str(tmp_path / "none.json"), "--json")
+
+    found = json.loads(result.stdout)
+    assert (found["documents"], found["problems"], found["warnings"], found["unread"]) == (2, 2, 1, 1)
+    assert [(each["level"], each["file"], each["place"]) for each in found["findings"]] == [
+        ("error", bad, "t/weather flows[0].cron"),
+        ("warning", bad, "t/weather flows[0].setings"),
+        ("error", f"{bad}[1]", None),
+    ]
+    assert found["findings"][1]["why"] == "unknown field, ignored; did you mean 'settings'?"
+    assert "none.json: cannot be read" in result.stderr
+    assert result.exit_code == 2
+
+
+def test_an_interrupted_command_has_one_line_and_exit_code_130(tmp_path: Path, flow_package: str) -> None:
+    """Also where no service is used: here, Ctrl-C comes while the flow files are loaded."""
+    (tmp_path / flow_package / "registry.py").write_text("raise KeyboardInterrupt\n")
+
+    result = run("validate", "--flows", flow_package, write(tmp_path / "a.json", document()))
+
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "Interrupted\n")
+
+
 def test_validate_requires_a_file() -> None:
     """Without a file there is nothing to check, so this is an error."""
     result = run("validate")
@@ -595,48 +720,71 @@ def test_a_missing_settings_file_is_a_usage_error(tmp_path: Path) -> None:
     assert f"{tmp_path / 'none.json'} cannot be read: No such file or directory" in result.stderr
 
 
-def test_tenants_need_a_package_of_flows() -> None:
+def test_tenants_need_a_package_of_flows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that cannot be loaded is a usage error, as it is for `validate`."""
+    monkeypatch.setenv("AzureWebJobsStorage", "UseDevelopmentStorage=true")
+    monkeypatch.setenv("COSMOS_ENDPOINT", "https://acme.documents.azure.com:443/")
     result = run("check", "--tenants", "--flows", "no_such_flows")
 
     assert result.exit_code == 2
     assert "'--flows': 'no_such_flows' cannot be loaded (" in result.stderr
 
 
+# --- --local
+
+
+def test_without_make_start_local_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a kill, which leaves the file of the settings, but not the certificates."""
+    started = tmp_path / ".started.json"
+    monkeypatch.setattr(local_settings, "STARTED", started)
+    before = run("status", "--local")
+    write(started, {"IsEncrypted": False, "Values": {"SSL_CERT_FILE": str(tmp_path / "gone")}})
+    after_a_kill = run("check", "--local")
+
+    for result in (before, after_a_kill):
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == f"Error: no services run on this machine: run `make start` in {tmp_path} first\n"
+
+
+def test_a_file_of_settings_and_local_exclude_each_other(tmp_path: Path) -> None:
+    """None of the two is silently ignored."""
+    file = write(tmp_path / "local.settings.json", {"IsEncrypted": False, "Values": {"QUEUE_NAME": "jobs"}})
+
+    result = run("queue", "--local", "--settings", file)
+
+    assert result.exit_code == 2
+    assert "--settings and --local name different services: use one of them" in result.stderr
+
+
 # --- in a new process
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="bin/datasync is a shell script")
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("schedule", "@daily", "--tz", "Europe/Berlin"), 0), (("runs", "--since", "soon"), 2)]
+)
+def test_the_program_runs_from_any_folder_without_colours(
+    tmp_path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    """Its name in messages is `datasync`. A pipe gets neither colours nor borders."""
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [ROOT / "bin" / "datasync", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+    assert ended.returncode == code
+    assert not {"\x1b", "│", "─", "|"} & {*ended.stdout, *ended.stderr}
+    assert ("Usage: datasync runs" in ended.stderr) == (code == 2)
+
+
 def test_the_command_line_runs_as_a_module() -> None:
-    """`python -m datasync` lists its commands, and `schedule` starts at the current time."""
-    listed = process("-m", "datasync", "--help")
+    """`schedule` starts at the current time."""
     ran = process("-m", "datasync", "schedule", "0 0 0 29 2 *", "--count", "1")
 
-    assert listed.returncode == 0
-    assert [line.split()[0] for line in listed.stdout.partition("Commands:\n")[2].splitlines()] == [
-        "add-flow",
-        "audit",
-        "check",
-        "cursor",
-        "dead",
-        "enqueue",
-        "flows",
-        "gate",
-        "incidents",
-        "next-run",
-        "pause",
-        "queue",
-        "resume",
-        "runs",
-        "schedule",
-        "secrets",
-        "show",
-        "status",
-        "tenant",
-        "ticks",
-        "validate",
-        "why",
-        "window",
-    ]
     assert ran.returncode == 0, ran.stderr
     since = datetime.fromisoformat(ran.stdout.splitlines()[0].rpartition(" ")[2])
     assert since > NOW

@@ -13,7 +13,7 @@ from tests.mistakes import FLOWS, MISTAKES, NOW, Mistake, hourly, one
 def validate(content: str) -> tuple[list[str], str]:
     """Return the lines about a file, and the summary."""
     report = Report(FLOWS, NOW)
-    lines = [*report.documents("file", content.encode())]
+    lines = [str(each) for each in report.documents("file", content.encode())]
     return lines, report.summary()
 
 

@@ -32,6 +32,7 @@ from datasync.telemetry.events import (
     RunEnded,
     RunRenamed,
     RunStarted,
+    RunStaysDead,
     RunSuperseded,
     RunUnusual,
     ServiceAway,
@@ -261,6 +262,11 @@ EVENTS: list[tuple[Event, int, str]] = [
         JobDropped(job=JOB, why="the run has ended already (succeeded)"),
         logging.INFO,
         "DUPLICATE acme/weather dropped: the run has ended already (succeeded) run=5f delivery=2",
+    ),
+    (
+        RunStaysDead(job=JOB, why="the flow is disabled"),
+        logging.WARNING,
+        "REFUSED acme/weather stays dead: the flow is disabled run=5f delivery=2",
     ),
     (
         JobPutBack(job=JOB, why="an earlier delivery of the message has the lease", delay=timedelta(minutes=3)),

@@ -14,6 +14,7 @@ from datasync.model.job import Job, JobMessage, Trigger
 from tests.runs import NOON, job
 
 LATER = NOON + timedelta(minutes=5)
+SPAN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 COUNTS = ("redrive", "deferral", "outages", "spread", "rounds")
 
 counts = st.integers(0, 1_000_000)
@@ -36,7 +37,9 @@ def jobs(draw: st.DrawFn) -> Job:
         message_id=draw(names),
         delivery=draw(st.integers(1, 9)),
         rev=draw(st.none() | names),
+        traceparent=draw(st.none() | st.just(SPAN)),
         part=draw(st.integers(1, 999_999)),
+        unstarted=draw(st.lists(st.just("0123456789abcdef" * 2), max_size=10).map(tuple)),
         **{name: draw(counts) for name in COUNTS},
     )
 
@@ -77,8 +80,28 @@ def test_the_message_after_a_deferral_is_a_new_one_of_the_same_run(job: Job) -> 
     """It has the next number. What its predecessor has met (outages, deaths of the process) does not count for it."""
     message = received(job.next_deferral())
 
-    new = {"message_id": None, "deferral": job.deferral + 1, "outages": 0, "spread": 0, "rounds": 0}
+    new = {"message_id": None, "deferral": job.deferral + 1, "outages": 0, "spread": 0, "rounds": 0, "unstarted": ()}
     assert message == replace(job.copy(), **new)
+
+
+def test_a_message_that_waits_for_a_service_remembers_the_latest_leases_that_it_may_have_taken() -> None:
+    """Ten of them, so that a long outage does not make the message longer and longer."""
+    waiting = job()
+    for number in range(12):
+        waiting = Job.of(replace(received(waiting.after_outage(f"{number:032x}")), message_id="m"))
+
+    assert waiting.unstarted == tuple(f"{number:032x}" for number in range(2, 12))
+    assert waiting.after_outage(None).unstarted == waiting.unstarted
+    assert waiting.next_deferral().unstarted == ()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_a_count_that_was_posted_by_hand_does_not_grow_beyond_what_a_message_may_hold(count: str) -> None:
+    """The app receives each message that it sends itself."""
+    largest = replace(job(), **{count: 1_000_000})
+
+    assert getattr(received(largest.copy(**{count: 1_000_001})), count) == 1_000_000
+    assert received(largest.next_deferral()).deferral in (1, 1_000_000)
 
 
 @pytest.mark.parametrize(

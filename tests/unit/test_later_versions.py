@@ -85,6 +85,8 @@ def test_a_record_keeps_fields_at_any_depth() -> None:
         "attemptCount": 1,
         "attempts": [ATTEMPT],
         "window": {"start": TIME, "end": TIME, **LATER},
+        "log": [{"level": "info", "seconds": 0.5, "text": "page 1", **LATER}],
+        "logLeftOut": 3,
         "next": [{"message": MESSAGE, "visibleAt": TIME, **LATER}],
         **LATER,
     }

@@ -223,6 +223,19 @@ def test_an_environment_of_another_version_is_kept_if_it_cannot_be_replaced(chec
     assert checkout.calls() == []
 
 
+@pytest.mark.parametrize(("arguments", "option"), [([], ""), (["TRACE=1"], "--trace")])
+def test_start_prints_spans_if_it_is_asked_to(checkout: Checkout, arguments: list[str], option: str) -> None:
+    """An option of make cannot have two hyphens."""
+    (checkout.folder / "localdev").mkdir()
+    for name in ("package.json", "package-lock.json"):
+        (checkout.folder / "localdev" / name).touch()
+
+    ended = checkout.make("--dry-run", "start", *arguments, f"PYTHON={checkout.interpreter()}")
+
+    last = ended.stdout.splitlines()[-1]
+    assert last.rstrip() == f".venv/bin/python -m localdev start {option}".rstrip()
+
+
 def test_lock_pins_the_packages_of_each_requirements_file(checkout: Checkout) -> None:
     """The packages of the app come first, with hashes. What is pinned there is not pinned again for development."""
     python = checkout.interpreter()

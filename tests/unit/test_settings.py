@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,7 @@ KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQ"
         "RUN_RETENTION_DAYS",
         "DASHBOARD",
         "HEARTBEAT_URL",
+        "PYTHON_ENABLE_OPENTELEMETRY",
         "ORCHESTRATOR_LOOKAHEAD",
         "AzureFunctionsJobHost__extensions__queues__visibilityTimeout",
     ],
@@ -373,6 +375,21 @@ def test_the_heartbeat_goes_to_an_https_address_only() -> None:
 
         assert read.heartbeat_url is None
         assert read.warnings == ("HEARTBEAT_URL: expected an https:// address: no request is sent",)
+
+
+@pytest.mark.parametrize("name", ["PYTHON_ENABLE_OPENTELEMETRY", "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "1", "true", " TRUE ", "t", "yes", "Y", "false", "f", "no", "n", "on", "enabled"]
+)
+def test_the_app_traces_where_the_worker_of_azure_does(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the worker's library. A text that it does not know is a warning."""
+    monkeypatch.setenv(name, text)
+    worker = import_module("azure_functions_runtime.utils.app_setting_manager")
+    read = Settings.from_environ({**KEYS, name: text})
+
+    assert read.traces == worker.is_envvar_true(name)
+    is_known = not text or worker.is_envvar_true(name) or worker.is_envvar_false(name)
+    assert read.warnings == (() if is_known else (f"{name}: expected true or false, got {text!r}: it counts as false",))
 
 
 def test_other_environment_variables_are_no_settings_of_the_app() -> None:

@@ -165,6 +165,25 @@ async def test_a_large_body_is_refused(shared: Shared) -> None:
         assert response.status == 413
 
 
+@pytest.mark.parametrize("path", ["/api/echo", "/admin/host/status", "/nothing"])
+async def test_requests_for_another_machine_are_refused(shared: Shared, path: str) -> None:
+    """A page of any site can give its own name the address 127.0.0.1. It would be let in as the same site."""
+    port = shared.host.url.rpartition(":")[2]
+    for name in (
+        "evil.example",
+        f"evil.example:{port}",
+        f"localhost.evil.example:{port}",
+        f"127.0.0.1.evil:{port}",
+        "",
+    ):
+        async with shared.client.get(path, headers={"Host": name}) as response:
+            assert response.status == 421
+            assert "Use http://localhost or http://127.0.0.1, with the port" in await response.text()
+    for name in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+        async with shared.client.get(path, headers={"Host": name}) as response:
+            assert response.status != 421
+
+
 async def test_an_admin_call_does_not_run_an_http_function(shared: Shared) -> None:
     """It has a route."""
     async with shared.client.post("/admin/functions/echo", json={}) as response:
