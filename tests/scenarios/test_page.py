@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
+from dashboard.data import forget
 from localdev.keyvault import KeyVault
 from tests.browser.conftest import PATIENCE, WIDE, browser, watched
 from tests.scenarios.company import ORDERS, Company, Shop
@@ -31,6 +32,7 @@ async def page(browser: Browser, company: Company, monkeypatch: pytest.MonkeyPat
 
 async def opened(page: Page) -> None:
     """Open the page, as somebody who has only its address."""
+    forget()
     await page.goto("/api/ops")
 
 
@@ -50,6 +52,7 @@ async def confirm(page: Page, button: str, **fields: str) -> None:
 
 async def is_well(page: Page) -> None:
     """Wait until the first view finds nothing wrong."""
+    forget()  # the answers that the app keeps for some seconds
     await page.reload()
     await click(page, "Now", "link")
     for tile in ("Failing", "Late", "Problems", "Unusual"):
@@ -98,6 +101,29 @@ async def test_the_expired_token_of_one_tenant(company: Company, shop: Shop, vau
     await is_well(page)
     assert await company.outcomes("bolt") == ["succeeded"]
     assert shop.asked[-1][0] == "new-token-of-bolt"
+
+
+async def test_a_bad_cron(company: Company, page: Page) -> None:
+    """The problem names the field, the value and the correction. The document is edited beside it."""
+    await company.add("stock", "acme")
+    await company.add("stock", "bolt", cron="0 * * * *")
+    await company.tick()
+
+    await opened(page)
+    await expect(page.locator(".tile", has_text="Problems")).to_contain_text("1")
+    problem = page.get_by_role("region", name="Problems")
+    await expect(problem).to_contain_text("flows[0].cron: cron '0 * * * *': 5 fields found, 6 needed")
+    await click(page, "bolt", "link")
+    await click(page, "Why?")
+    await click(page, "Edit the document…")
+    editor = page.get_by_label("Document, as JSON")
+    await editor.fill((await editor.input_value()).replace('"0 * * * *"', '"0 0 * * * *"'))
+    await click(page, "Store…")
+    await confirm(page, "Store")
+    await company.hours(2)
+
+    await is_well(page)
+    assert await company.outcomes("bolt") == ["succeeded"]
 
 
 async def test_a_broken_flow_file(company: Company, page: Page) -> None:
@@ -164,3 +190,34 @@ async def test_ticks_that_do_not_come(company: Company, page: Page) -> None:
 
     await is_well(page)
     assert (await company.state("acme", "stock")).last_success_utc == company.now
+
+
+async def test_a_flow_that_suddenly_reads_zero(company: Company, shop: Shop, page: Page) -> None:
+    """The run shows its numbers beside the usual ones, and its window, which is read again."""
+    await company.add("orders", "acme", "bolt")
+    await company.tick()
+    await company.hours(1)
+    for tenant in ("acme", "bolt"):
+        await company.know_the_usual(tenant, "orders")
+    shop.empty.add("token-of-bolt")
+    await company.hours(1)
+
+    await opened(page)
+    await expect(page.locator(".tile", has_text="Unusual")).to_contain_text("1")
+    unusual = page.get_by_role("region", name="Unusual flows")
+    await expect(unusual).to_contain_text("orders=0, usually 120")
+    await unusual.get_by_role("link", name="bolt").click()
+    await page.locator(".timeline").get_by_role("link", name="orders").first.click()
+    await expect(page.get_by_role("row", name=re.compile("^orders 0 1"))).to_be_visible()
+    await expect(page.get_by_text(re.compile("14:00.* to .*15:00"))).to_be_visible()
+    shop.empty.clear()
+    await page.locator(".lead").get_by_role("link", name="orders").click()
+    await click(page, "Cursor and window")
+    await click(page, "Set the window…")
+    await confirm(page, "Set", Time_in_UTC="2025-08-23T14:00:00")
+    await click(page, "Run now…")
+    await confirm(page, "Run now")
+    await company.work()
+
+    await is_well(page)
+    assert shop.asked[-1] == ("token-of-bolt", "2025-08-23T14:00:00+00:00"), "the start of the window that was empty"
