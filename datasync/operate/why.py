@@ -293,7 +293,7 @@ class _Question:
             limit = self._flow.timeout if self._flow else None
             if limit and lease.started_utc and self._now > lease.started_utc + limit + _ENDING:
                 why = f"{text}, although the time limit of the flow, {limit}, has passed: the flow ignores that"
-                return found(Cause.STUCK, why, _RESTART, own)
+                return found(Cause.STUCK, why, _RESTART)  # the page shows the words, as the run cannot be opened yet
             by = f". Its time limit is {limit}" if limit else ""
             return found(Cause.RUNNING, text + by, command("runs", self._tenant_id, state.flow_name), own)
         return ruled_out(

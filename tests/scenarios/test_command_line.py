@@ -180,5 +180,5 @@ async def test_a_flow_that_suddenly_reads_zero(company: Company, shop: Shop, ope
 
     assert await is_well(operator)
     assert shop.asked[-1] == ("token-of-bolt", "2025-08-23T14:00:00+00:00"), "the start of the window that was empty"
-    asked_for = [each for each in await company.world.records("bolt") if each["trigger"] == "manual"]
+    asked_for = [each for each in await company.world.records("bolt") if each.get("trigger") == "manual"]
     assert [each["counts"] for each in asked_for] == [{"orders": 120}]
