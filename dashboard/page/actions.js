@@ -14,7 +14,7 @@ const typedName = kept(localStorage, "datasync.name", "");
  *
  * `{action, title, text, more, fields, count, body, button, done, failed}`: `body(values)` is what is sent; `more` is shown
  * below the text; `fields` are `{name, label, …}` of inputs; the user types `count` back if there is one. A second click
- * sends the same action id, which the app does once. `done()` and `failed(error)` are called at the end.
+ * sends the same action id, which the app does once. After a refusal, the next one is another action. `done()` and `failed(error)` are called at the end.
  */
 export function ask(action) {
   asked.set({ ...action, actionId: crypto.randomUUID() });
@@ -30,6 +30,7 @@ function Dialog({ action }) {
   const [error, setError] = useState(null);
   const [isBusy, setBusy] = useState(false);
   const isSending = useRef(false); // at once: a second click comes before the next render
+  const id = useRef(action.actionId);
   const dialog = useRef();
   const { data: own } = useSource(me);
   const needsName = own?.mode === "key";
@@ -54,7 +55,7 @@ function Dialog({ action }) {
     setBusy(true);
     setError(null);
     try {
-      const body = { ...action.body(values), actionId: action.actionId, ...(needsName && { who: values.who.trim() }) };
+      const body = { ...action.body(values), actionId: id.current, ...(needsName && { who: values.who.trim() }) };
       const answer = await post(action.action, body);
       news.set(answer.message ?? `Done: ${action.title}`);
       asked.set(null);
@@ -63,6 +64,7 @@ function Dialog({ action }) {
     } catch (failure) {
       isSending.current = false;
       setBusy(false);
+      if (failure.status >= 400 && failure.status < 500) id.current = crypto.randomUUID(); // it was refused: that was its end
       const message = failure.status === 409 ? `${failure.message} Close this, look at the new values, and try again.` : failure.message;
       setError({ message, problems: failure.problems });
       action.failed?.(failure);

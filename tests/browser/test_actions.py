@@ -212,6 +212,20 @@ async def test_a_repeated_click_has_the_same_id(page: Page, site: Site) -> None:
     assert first == second != third
 
 
+async def test_a_try_after_a_refusal_is_another_action(page: Page, site: Site) -> None:
+    """The app keeps the refusal of the first one in the audit, and would refuse its repetition."""
+    site.results["enqueue"] = [(HTTPStatus.BAD_REQUEST, {"error": "the flow is disabled"})]
+    await ask(page, site, FEED, "Run now…")
+
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("alert")).to_have_text("the flow is disabled")
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    first, second = (body["actionId"] for _, body in site.done)
+    assert first != second
+
+
 async def test_a_double_click_is_one_request(page: Page, site: Site) -> None:
     """While a request is on its way, the button does nothing."""
     await ask(page, site, FEED, "Run now…")

@@ -5,6 +5,7 @@ import json
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -30,7 +31,7 @@ async def asked(fleet: Fleet, question: str, services: Services | None = None, *
 
 
 async def done(fleet: Fleet, action: str, **body: object) -> Done:
-    ours = {"actionId": f"a-{action}-{len(str(body))}", "who": "Ada", **body}
+    ours = {"actionId": uuid4().hex, "who": "Ada", **body}
     return await ACTIONS[action](Wanted(fleet.services, fleet.registry, NOW, ADA, json.dumps(ours).encode()))
 
 

@@ -136,7 +136,7 @@ class TestChanges:
                 services, registry, ask(), tenant_id="t", flow="weather", cursor=1, seen={"cursor": {"page": 6}}
             )
         await set_window(
-            services, registry, ask(), tenant_id="t", flow="weather", end=NOW - HOUR, seen={"windowEndUtc": END}
+            services, registry, ask("a-2"), tenant_id="t", flow="weather", end=NOW - HOUR, seen={"windowEndUtc": END}
         )
 
         assert (await state(world))["windowEndUtc"] == "2025-08-23T11:00:00Z"
@@ -229,10 +229,13 @@ class TestGates:
         assert "untilUtc: expected an ISO 8601 time" in listed.stdout
         assert await gates(ran.services, NOW) == []
 
-    async def test_a_refusal_has_no_audit(self, world: World, ran: Fleet) -> None:
-        """Nothing was decided."""
+    async def test_a_refusal_is_audited(self, world: World, ran: Fleet) -> None:
+        """Somebody has tried to change the cursor."""
         await going_on(world, "r-2", NOW)
         with pytest.raises(ActionRefused):
             await set_cursor(ran.services, ran.registry, ask(), tenant_id="t", flow="weather", cursor=1)
 
-        assert await ran.services.audits.get("a-1") is None
+        audit = await ran.services.audits.get("a-1")
+        assert audit is not None
+        assert (audit.who, audit.end) == ("Ada", "refused")
+        assert "run r-2 is going on" in (audit.message or "")
