@@ -1,1 +1,1 @@
-"""The page for operators. `blueprint.py` has its routes; it shows what `datasync.operate` answers."""
+"""The page for operators. `blueprint.py` has its routes; it shows the answers of `datasync.operate`."""

@@ -1,4 +1,4 @@
-"""Decides who may see data, and who may make changes.
+"""Decides on the rights of a person: to see data, and to make changes.
 
 Mode `key`: the platform has checked the function key of the request before this code runs. Everybody who has the key
 may do everything, and types a name for the audit.

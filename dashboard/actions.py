@@ -114,7 +114,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """JSON, not read yet."""
 
     def read[T: Body](self, type_: type[T]) -> tuple[T, Ask]:
-        """Return the body, and who asks. Raises Refused if a part is missing, unknown, or has another form."""
+        """Return the body and its `Ask`. Raises Refused if a part is missing, unknown, or has another form."""
         try:
             body = msgspec.json.decode(self.body, type=type_)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:

@@ -30,7 +30,7 @@ def index(request: Request, mode: Mode) -> Answer:
 
 
 def file(request: Request, name: str) -> Answer:
-    """Return a file of the page. Raises Refused if there is no such file.
+    """Return a file of the page. Raises Refused if the file does not exist.
 
     The reader asks each time, and gets 304 as long as the file is the same.
     """

@@ -48,7 +48,7 @@ class Refused(Exception):
         super().__init__(why)
         self.status = status
         self.problems = problems
-        """What has to be corrected, each as its place and a sentence."""
+        """The problems to correct, each as its place and a sentence."""
 
 
 async def json_answer(request: Request, content: object, status: HTTPStatus = HTTPStatus.OK) -> Answer:

@@ -43,12 +43,12 @@ from azure.core.exceptions import ResourceNotFoundError
 
 
 class Kind(Enum):
-    """What an error means for the operator who asked: the exit code of a command, and the status of an answer."""
+    """The meaning of an error for the operator: the exit code of a command, and the status of an answer."""
 
     UNUSABLE = auto()
     """Something that is stored cannot be used as it is, such as a document that was edited."""
     NOT_FOUND = auto()
-    """What was asked for does not exist."""
+    """Something that was asked for does not exist."""
     INVALID = auto()
     """The question or the action cannot be asked for like this."""
     REFUSED = auto()

@@ -86,7 +86,7 @@ def find_zone(name: str) -> ZoneInfo:
     """Return the time zone of an IANA name.
 
     Raises:
-        ValueError: there is no such zone; the message states the expected form.
+        ValueError: the zone does not exist; the message states the expected form.
 
     """
     try:

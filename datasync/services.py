@@ -106,7 +106,7 @@ class Services:
 
     @cached_property
     def audits(self) -> AuditStore:
-        """The audits of what operators do."""
+        """The audits of the actions of operators."""
         return AuditStore(self._runs_container, self.settings.run_retention)
 
     @cached_property

@@ -12,7 +12,7 @@ _LONGEST_PAUSE = timedelta(seconds=2)
 
 
 async def tries(sleep: Callable[[timedelta], Awaitable[None]]) -> AsyncIterator[None]:
-    """Yield MOST times, with random pauses in between that grow, so that writers who have met are spread."""
+    """Yield MOST times, with random pauses in between that grow, to spread the writers that have met."""
     pause = _FIRST_PAUSE
     yield
     for _ in range(MOST - 1):

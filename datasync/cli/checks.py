@@ -1,4 +1,4 @@
-"""The commands that check what is deployed: schedules, tenant documents and flow files, the services."""
+"""The commands that check a deployment: schedules, tenant documents and flow files, the services."""
 
 import sys
 from datetime import datetime

@@ -41,7 +41,7 @@ class Exit(IntEnum):
     USAGE = 2
     """The arguments cannot be used."""
     NOT_FOUND = 3
-    """There is no such tenant, entry, run or gate."""
+    """The tenant, entry, run or gate does not exist."""
     NOT_LET_IN = 4
     """A service refused the key or the identity."""
     CHANGED = 5
@@ -314,7 +314,7 @@ def confirmed(question: str, expected: str, flag: str) -> None:
     """Ask the operator to type a text on the terminal.
 
     Raises:
-        UsageError: there is no terminal; the message names the flag to use.
+        UsageError: the input is not a terminal; the message names the flag to use.
         ActionRefused: another text was typed.
         KeyboardInterrupt: Ctrl-C was typed.
 
@@ -333,7 +333,7 @@ def confirmed(question: str, expected: str, flag: str) -> None:
 
 
 async def _who(services: Services, name: str | None) -> str:
-    """Return who acts: the identity in Azure, or the name that was typed, or the user of this machine."""
+    """Return the operator's name: the identity in Azure, or the name that was typed, or the user of this machine."""
     if name is not None and not name.strip():
         raise ActionInvalid(f"--as {name!r} cannot name an operator")
     if principal := await services.principal():
@@ -342,7 +342,7 @@ async def _who(services: Services, name: str | None) -> str:
         return f"{name} (typed)"
     try:
         user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # there is no such user
+    except (OSError, KeyError, ImportError):  # the user has no name
         user = "unknown"
     return f"{user} on {socket.gethostname()}"
 

@@ -341,7 +341,7 @@ def _error(error: ErrorLine | None) -> Iterator[str]:
 
 
 def why(found: Why) -> Iterator[str]:
-    """Yield the answer, the other causes, the command to run next, and what was ruled out."""
+    """Yield the answer, the other causes, the command to run next, and the causes that were ruled out."""
     yield f"{shown(found.tenant_id)}/{shown(found.flow_name)}: {found.answer.why}"
     for each in found.also:
         yield f"also: {each.why}"
@@ -359,7 +359,7 @@ def _counts(counts: Mapping[str, float]) -> str:
 
 
 def done(found: Done) -> Iterator[str]:
-    """Yield what was done."""
+    """Yield the result of an action."""
     yield found.message + (" (an earlier request with this action id has done it)" if found.is_repeat else "")
 
 
@@ -424,7 +424,7 @@ def tenants(found: Sequence[TenantLine]) -> Iterator[str]:
 
 
 def removed(found: Done, retention: timedelta) -> Iterator[str]:
-    """Yield what was removed, what is left, and the commands that delete the secrets."""
+    """Yield the removed parts, the parts that are left, and the commands that delete the secrets."""
     yield from done(found)
     after: dict[str, Any] = found.after if isinstance(found.after, dict) else {}
     states = _count(int(after.get("states", 0)), "state")

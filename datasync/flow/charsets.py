@@ -17,7 +17,7 @@ _WITH_MARK: dict[str, tuple[bytes, _Decode, _Decode]] = {
     "utf-16": (codecs.BOM_UTF16_BE, codecs.utf_16_be_decode, codecs.utf_16_le_decode),
     "utf-32": (codecs.BOM_UTF32_BE, codecs.utf_32_be_decode, codecs.utf_32_le_decode),
 }
-"""Codecs of Python that fail in a stream without a byte order mark, and what they stand for."""
+"""Codecs of Python that fail in a stream without a byte order mark → the big-endian mark, and the decoders."""
 
 _PREFIX = "datasync_"
 _LONGEST = 1000  # characters of a media type with its parameters

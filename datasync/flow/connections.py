@@ -52,7 +52,7 @@ caller: ContextVar[Caller] = ContextVar("caller")
 class Connections(httpx.AsyncBaseTransport):
     """Sends requests when a connection is free, counts them, and limits their answers.
 
-    There is no limit for the whole process, which one run could use up.
+    The process as a whole has no limit, since one run could use it up.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from datasync.flow.tail import Tail
 from datasync.model.display import shown_lines
 from datasync.telemetry.emit import logger
 
-_DEPTH = 5  # of objects within objects in `extra`; what lies deeper is logged as text
+_DEPTH = 5  # of objects within objects in `extra`; deeper ones are logged as text
 _ITEMS = 100  # of a list or an object in `extra`; a longer one is logged as text
 _LEAST = 20  # characters that a value or a name in `extra` counts as, at least
 

@@ -145,7 +145,7 @@ class Redaction:
 
 
 class _Forms:
-    """The forms of secrets: text → name of the secret. What a redaction searches is replaced, and never changed."""
+    """The forms of secrets: text → name of the secret. Forms that a redaction searches are replaced, never changed."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}

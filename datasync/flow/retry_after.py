@@ -18,7 +18,7 @@ def closed_until(response: httpx.Response, now: datetime) -> datetime | None:
     """Return the instant (aware) before which a server asks not to be called, if it asks for that.
 
     It does with `Retry-After` (RFC 9110, section 10.2.3) in an answer 403, 429 or 503, and with `X-RateLimit-Reset`
-    where `X-RateLimit-Remaining` is 0 or the answer is 429. There is no standard for the latter: APIs send seconds
+    where `X-RateLimit-Remaining` is 0 or the answer is 429. No standard describes the latter: APIs send seconds
     since 1970 or seconds from now. The instant is at most 7 days ahead. A header that cannot be read is ignored.
     """
     headers, times = response.headers, list[datetime | None]()

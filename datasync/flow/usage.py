@@ -1,4 +1,4 @@
-"""Counts what a run asks of other servers."""
+"""Counts the requests of a run to other servers."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta

@@ -13,7 +13,7 @@ from datasync.model.tenant import FLEET
 
 
 class Verb(StrEnum):
-    """What an operator can do."""
+    """The actions of an operator."""
 
     ENQUEUE = "enqueue"
     PAUSE = "pause"
@@ -55,17 +55,17 @@ class Audit(Stored, frozen=True, rename="camel", omit_defaults=True):
     tenant: str | None = None
     flow: str | None = None
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
-    """What was asked for, besides the tenant and the flow."""
+    """The arguments of the action, besides the tenant and the flow."""
     before: Any = None
     after: Any = None
     """The values that the action changes."""
     basis: Any = None
-    """What a repeat needs to know about the state before the action."""
+    """The facts about the state before the action that a repeat needs."""
     end: str | None = None
     """An End; None while the action is going on, or if the process that did it has died."""
     ended_utc: datetime | None = None
     message: str = ""
-    """What was done, as a sentence, or why it was not."""
+    """A sentence: the change that was made, or the reason why it was not made."""
     etag: str | None = None
     """None while nothing is stored."""
 

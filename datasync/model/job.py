@@ -21,7 +21,7 @@ LONGEST_DELAY = timedelta(days=7)
 
 
 class Trigger(LenientEnum):
-    """What asked for a run."""
+    """The origin of a run."""
 
     SCHEDULE = "schedule"
     FORCED = "forced"

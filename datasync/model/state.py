@@ -58,7 +58,7 @@ class Deferral(Stored, frozen=True, rename="camel"):
 
 
 class Checkpoint(Stored, frozen=True, rename="camel"):
-    """What a run that is not over has counted up to its last `run.checkpoint()`."""
+    """The counts of a run that is not over, up to its last `run.checkpoint()`."""
 
     run_id: Annotated[str, Meta(description="a text")]
     counts: Annotated[dict[str, int], Meta(description="an object of whole numbers")]
@@ -92,13 +92,13 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     stale_utc: _Time = None
     """The time from which the flow is late, unless it succeeds before; None while no success is expected."""
     schedule_rev: Annotated[str | None, Meta(description="a text")] = None
-    """`Expectation.rev` of the entry that `stale_utc` is derived from; None where there is no enabled entry."""
+    """`Expectation.rev` of the entry that `stale_utc` is derived from; None where no entry is enabled."""
     schedule_since_utc: _Time = None
     """The time of the tick that has noted another `schedule_rev` last."""
     outcomes: Annotated[str, Meta(description="a text")] = ""
     """The outcomes of the last attempts, oldest first: a letter of LETTERS for each."""
     usual: Annotated[Usual | None, Meta(description="an object, or null")] = None
-    """What the last successful runs took and counted."""
+    """The usual duration and counts of the last successful runs."""
     unusual: Annotated[tuple[Unusual, ...], Meta(description="a list of objects")] = ()
     """The unusual numbers of the last successful run."""
     ended: Annotated[tuple[str, ...], Meta(description="a list of texts")] = ()
@@ -130,7 +130,7 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         return tuple(_WORDS.get(letter, "unknown") for letter in self.outcomes)
 
     def counts_of(self, run_id: str) -> dict[str, int]:
-        """Return what a run has counted up to its last checkpoint."""
+        """Return the counts of a run up to its last checkpoint."""
         return self.checkpoint.counts if self.checkpoint and self.checkpoint.run_id == run_id else {}
 
     def after(
@@ -181,7 +181,7 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         Args:
             rev: `Expectation.rev` of the entry as the run has read it.
             stale_after: Returns the time for the usual duration of a run, in seconds.
-            started: Start of the attempt. What a tick has noted since is newer than the entry of the run, and stays.
+            started: Start of the attempt. A tick's note since then is newer than the entry of the run, and stays.
 
         """
         if self.schedule_rev != rev and self.schedule_since_utc and self.schedule_since_utc > started:

@@ -58,7 +58,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Planned(msgspec.Struct, frozen=True, rename="camel"):
-    """What a tick notes in an entry, beside `nextRunUtc`."""
+    """The note of a tick in an entry, beside `nextRunUtc`."""
 
     next_run_utc: str | None
     """The value of `nextRunUtc` that the app has written."""
@@ -96,7 +96,7 @@ class FlowEntry(msgspec.Struct, frozen=True):
     next_run_text: str | None
     """`nextRunUtc` as the document holds it, to notice an edit."""
     planned: Planned | None
-    """What the app has planned last; None where it has not planned anything, or somebody has removed or edited that."""
+    """The last plan of the app; None where it has not planned anything, or somebody has removed or edited that."""
 
     pause_reason: str | None = None
     """Why an operator has disabled the entry; None if it is enabled, or was disabled in another way."""
@@ -126,7 +126,7 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
     """Problems of entries that are not among `flows`: of MOST_EXPLAINED, and one that counts the others."""
     etag: str
     schedule_rev: str | None = None
-    """The note of a tick: what the states of the flows are in step with. See datasync.tick.states."""
+    """The note of a tick: the entries that the states of the flows are in step with. See datasync.tick.states."""
     unlisted: int = 0
     """The number of the others."""
     unexplained: Mapping[str, int] = {}
@@ -150,7 +150,7 @@ class Tenant(msgspec.Struct, frozen=True, dict=True):
 
     @classmethod
     def reading(cls, document: Mapping[str, Any]) -> Generator[None, None, Self]:
-        """Decode a document in steps of a few milliseconds, and return what `from_document` does. Raises as it does.
+        """Decode a document in steps of a few milliseconds. Returns and raises as `from_document` does.
 
         A document of 2 MB, the most that Cosmos DB stores, takes up to some seconds.
         """

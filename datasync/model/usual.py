@@ -90,7 +90,7 @@ class Unusual(Stored, frozen=True, kw_only=True, rename="camel", omit_defaults=T
 
 
 class Usual(Stored, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What the last successful runs of a flow took and counted."""
+    """The usual duration and counts of the last successful runs of a flow."""
 
     seconds: Mean
     counts: tuple[UsualCount, ...] = ()

@@ -1,7 +1,7 @@
 """Actions: the changes that an operator asks for. Each is done once, however often it is asked for, and has an audit.
 
 An action is first stored as an intent, then made, then stored as done. If the process dies, or an answer is lost, in
-between, a repeat with the same action id makes what is left, and nothing a second time. An action that is refused is
+between, a repeat with the same action id makes the rest, and nothing a second time. An action that is refused is
 stored with the reason.
 """
 
@@ -54,7 +54,7 @@ class Done(msgspec.Struct, frozen=True, rename="camel"):
     action_id: str
     action: str
     message: str
-    """What was done, as a sentence."""
+    """The result, as a sentence."""
     is_repeat: bool
     """Whether an earlier request with this id has done it, or begun it."""
     who: str
@@ -84,17 +84,17 @@ class Done(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What an action changes."""
+    """The change that an action makes."""
 
     message: str
     before: Any = None
     after: Any = None
     basis: Any = None
-    """What a repeat needs to know about the state before the action."""
+    """The facts about the state before the action that a repeat needs."""
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What an operator asks for."""
+    """An action that an operator asks for."""
 
     verb: Verb
     tenant_id: str | None = None
@@ -128,10 +128,10 @@ async def perform(
     Args:
         services: The services of the app.
         ask: The operator, and the id of the action.
-        action: What the operator asks for.
-        decide: Returns what has to be changed, or raises an error if the action is not possible. Changes nothing.
+        action: The action that the operator asks for.
+        decide: Returns the change to make, or raises an error if the action is not possible. Changes nothing.
         make: Makes the change, for the stored intent. Its second argument is whether an earlier request may have made
-            it already, in full or in part. Returns what was changed.
+            it already, in full or in part. Returns the change that was made.
 
     Raises:
         ActionInvalid: the id was used for another action.

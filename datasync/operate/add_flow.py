@@ -28,7 +28,7 @@ _AT_ONCE = 8
 
 
 class Addition(StrEnum):
-    """What happens to a tenant."""
+    """The result for a tenant."""
 
     ADD = "add"
     """The entry would be added."""
@@ -40,7 +40,7 @@ class Addition(StrEnum):
 
 
 class AdditionLine(msgspec.Struct, frozen=True, rename="camel"):
-    """A tenant, and what happens to it."""
+    """A tenant, and the result for it."""
 
     tenant_id: str
     what: Addition
@@ -79,11 +79,11 @@ async def add_flow(
         ask: The operator. The ids of the actions follow from its id and the tenants.
         entry: The entry.
         tenant_ids: The tenants; None for all.
-        is_applied: Whether the documents are changed. Otherwise the result says what would be done.
+        is_applied: Whether the documents are changed. Otherwise the result states the changes that would be made.
 
     Raises:
         TenantUnknown: one of the tenants has no document. Nothing was changed.
-        ServiceUnavailable: Cosmos DB refused or could not be reached. A repeat does what is left.
+        ServiceUnavailable: Cosmos DB refused or could not be reached. A repeat does the rest.
 
     """
     documents = await _documents(services, tenant_ids)

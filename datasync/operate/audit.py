@@ -1,4 +1,4 @@
-"""The audit: what operators have done."""
+"""The audit: the actions of operators."""
 
 from datetime import datetime
 from typing import Any, Self

@@ -106,7 +106,7 @@ async def retry(
         ActionInvalid: the spread is too long.
         ActionRefused: no run is dead, or none of them could run.
         ChangedMeanwhile: there are more or fewer than the operator has seen.
-        ServiceUnavailable: Cosmos DB or the queue refused or could not be reached. A repeat sends what is left.
+        ServiceUnavailable: Cosmos DB or the queue refused or could not be reached. A repeat sends the rest.
 
     """
     if not timedelta() <= spread <= LONGEST_SPREAD:

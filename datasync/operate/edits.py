@@ -30,7 +30,7 @@ LONGEST_REASON = 500
 
 type Document = dict[str, Any]
 type Edit = Callable[[Document], Change]
-"""Changes a document in place, and returns what it has changed. Raises an error if that is not possible."""
+"""Changes a document in place, and returns the change. Raises an error if that is not possible."""
 
 
 async def pause(
@@ -55,9 +55,9 @@ async def pause(
         seen: Fields of the entry as the operator saw them, such as `{"enabled": true}`. Only with a flow.
 
     Raises:
-        TenantUnknown, EntryUnknown: there is no such document or entry.
+        TenantUnknown, EntryUnknown: the document or the entry does not exist.
         ActionInvalid: the reason is too long or cannot be stored.
-        ChangedMeanwhile: the entry differs from what the operator saw, or another action came in between.
+        ChangedMeanwhile: the entry differs from the one that the operator saw, or another action came in between.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
@@ -209,7 +209,7 @@ def entry_of(
 
     Raises:
         EntryUnknown: there is none.
-        ChangedMeanwhile: a field differs from what the operator saw.
+        ChangedMeanwhile: a field differs from the value that the operator saw.
 
     """
     found = [entry for name in (flow, *names) for entry in entries_of(document) if entry.get("name") == name]
@@ -230,7 +230,7 @@ def entry_of(
 
 
 def _is_same(stored: object, seen: object) -> bool:
-    """Compare a value with what an operator saw; times in different forms are the same if they are one instant."""
+    """Compare a value with the one an operator saw; times in different forms are the same if they are one instant."""
     if stored == seen or not (isinstance(stored, str) and isinstance(seen, str)):
         return stored == seen
     try:

@@ -22,7 +22,7 @@ async def enqueue(services: Services, registry: FlowRegistry, ask: Ask, *, tenan
     The id of the run follows from the id of the action (`run_of`), so a repeat gives no second run.
 
     Raises:
-        TenantUnknown, EntryUnknown: there is no such document or entry.
+        TenantUnknown, EntryUnknown: the document or the entry does not exist.
         TenantInvalid: the document or the entry cannot be used.
         ActionRefused: the entry is disabled.
         ServiceUnavailable: Cosmos DB or the queue refused or could not be reached.

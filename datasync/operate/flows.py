@@ -136,7 +136,7 @@ async def flows(
         problems: The standing problems, if they are read already.
 
     Raises:
-        TenantUnknown: there is no such tenant.
+        TenantUnknown: the tenant does not exist.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """

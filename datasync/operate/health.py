@@ -28,7 +28,7 @@ class AppHealth(msgspec.Struct, frozen=True, rename="camel"):
 async def app_health(services: Services, now: datetime) -> AppHealth:
     """Return whether ticks come and are complete, and no flow is stale, at `now` (aware). It costs three small reads.
 
-    What is wrong is also logged, for alerts.
+    The problems are also logged, for alerts.
     """
     try:
         async with asyncio.timeout(_PATIENCE):

@@ -22,7 +22,7 @@ from datasync.services import Services
 
 
 class Memory(msgspec.Struct, frozen=True, rename="camel"):
-    """What a flow keeps from run to run."""
+    """The values that a flow keeps from run to run."""
 
     tenant_id: str
     flow_name: str
@@ -38,7 +38,7 @@ async def memory(services: Services, registry: FlowRegistry, tenant_id: str, flo
     """Return the cursor and the window.
 
     Raises:
-        TenantUnknown, EntryUnknown: there is no such document or entry.
+        TenantUnknown, EntryUnknown: the document or the entry does not exist.
         StateInvalid: the state was edited and cannot be read.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
@@ -75,7 +75,7 @@ async def set_cursor(
         seen: `{"cursor": …}` as the operator saw it.
 
     Raises:
-        TenantUnknown, EntryUnknown: there is no such document or entry.
+        TenantUnknown, EntryUnknown: the document or the entry does not exist.
         ActionInvalid: the cursor cannot be kept.
         ActionRefused: a run is going on.
         ChangedMeanwhile: a run, or somebody else, has changed the state.

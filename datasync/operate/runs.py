@@ -203,7 +203,7 @@ async def follow_runs(
     outcomes: Sequence[str],
     pause: timedelta = _PAUSE,
 ) -> AsyncIterator[RunLine]:
-    """Return the runs that end from now on, each as soon as that is seen. There is no last one.
+    """Return the runs that end from now on, each as soon as that is seen. The iteration does not end.
 
     Args:
         services: The services of the app.
@@ -229,7 +229,7 @@ type _End = tuple[str, str, int, int]
 
 
 def _end_of(record: RunRecord) -> _End | None:
-    """Return what tells the end of a run from others; None if it goes on, or if only its record was purged."""
+    """Return the key of the end of a run; None if it goes on, or if only its record was purged."""
     if record.outcome is None or not record.outcome.is_final or record.purged_utc:
         return None
     return record.tenant_id, record.run_id, record.redrive, record.attempt_count
@@ -254,7 +254,7 @@ async def run(services: Services, run_id: str, tenant_id: str | None) -> RunDeta
     """Return a run with its attempts. Without a tenant, the record is looked for in all of them.
 
     Raises:
-        RunUnknown: there is no such record.
+        RunUnknown: the record does not exist.
         StateInvalid: the record was edited and cannot be read.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 

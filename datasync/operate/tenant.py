@@ -61,7 +61,7 @@ async def tenant(services: Services, registry: FlowRegistry, tenant_id: str, now
     """Return a tenant as of `now` (aware).
 
     Raises:
-        TenantUnknown: there is no such tenant.
+        TenantUnknown: the tenant does not exist.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """

@@ -1,4 +1,4 @@
-"""What an audit keeps of tenant documents: the paths of the fields that differ, and the values that decide about runs.
+"""Parts of tenant documents that audits keep: the paths of fields that differ, and the values that decide about runs.
 
 Values of settings, and of fields that the app does not know, are not kept: an audit outlives them by weeks.
 """

@@ -95,7 +95,7 @@ class Finding(msgspec.Struct, frozen=True, rename="camel"):
     cause: Cause
     applies: bool
     why: str
-    """A sentence: what was found, or what rules the cause out."""
+    """A sentence: the finding, or the fact that rules the cause out."""
     next: str | None = None
     """The command to run next, or the edit to make."""
     run_id: str | None = None
@@ -147,7 +147,7 @@ async def why(services: Services, registry: FlowRegistry, tenant_id: str, flow: 
 
 
 class _Facts(msgspec.Struct, frozen=True):
-    """What the services say about an entry."""
+    """The facts about an entry, from the services."""
 
     last: RunLine | None
     """The run that started last, as far as its record can be read."""
@@ -173,7 +173,7 @@ class _Question:
         self.state: FlowState | None = None
 
     async def findings(self) -> AsyncIterator[Finding]:
-        """Yield findings in the order of Cause. After one that ends the search, there is no other."""
+        """Yield findings in the order of Cause. A finding that ends the search is the last one."""
         try:
             tenant = await self._services.tenants.get(self._tenant_id)
         except TenantUnknown:

@@ -1,4 +1,4 @@
-"""Why a flow of a tenant did not run at a time: what the records, the ticks and the document say about it."""
+"""Why a flow of a tenant did not run at a time, according to the records, the ticks and the document."""
 
 import asyncio
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ async def why_at(
     """Return why a flow of a tenant did or did not run at an instant, as of `now` (both aware).
 
     The occurrence that is meant is the last one until the instant, by the cron of the present document: older versions
-    of documents are not kept. For a time in the future, the answer says what is planned.
+    of documents are not kept. For a time in the future, the answer states the plan.
 
     Raises:
         ServiceUnavailable: Cosmos DB or the queue refused or could not be reached.

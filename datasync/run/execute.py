@@ -63,8 +63,8 @@ async def execute(
 ) -> Execution:
     """Run a flow until it ends, or until it must end. Nothing that the flow raises is raised here.
 
-    The tasks that the flow left behind are cancelled at its end. What asyncio reports about a task of the run, at any
-    time, goes to `log`, which removes the secrets. Of exceptions whose run is not known, those of futures and threads,
+    The tasks that the flow left behind are cancelled at its end. The reports of asyncio about a task of the run, at any
+    time, go to `log`, which removes the secrets. Of exceptions whose run is not known, those of futures and threads,
     the texts are left out.
 
     RETURNED: the flow returned.

@@ -88,7 +88,7 @@ class HeldLease:
         self._is_sealed = True
 
     async def save_cursor(self, cursor: Any, checkpoint: Checkpoint) -> None:
-        """Keep a cursor under the lease, and what the run has counted so far.
+        """Keep a cursor under the lease, and the counts of the run so far.
 
         Raises:
             LeaseLost: the attempt no longer holds the lease, or its flow has returned.

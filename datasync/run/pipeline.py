@@ -52,7 +52,7 @@ async def run_message(services: Services, registry: FlowRegistry, message: Queue
 
     Raises:
         FlowFailed, TenantInvalid, StateInvalid: the attempt failed. The host delivers the message again.
-        RequestRefused: Cosmos DB does not accept what the attempt reads or writes; the host acts as above.
+        RequestRefused: Cosmos DB does not accept a read or a write of the attempt; the host acts as above.
         ServiceUnavailable: neither Cosmos DB nor the queue can be used; the host acts as above.
         LeaseLost: the attempt lost its lease, and another attempt has it; the host acts as above.
         CancelledError: the host stops.

@@ -70,7 +70,7 @@ class _Contended(ServiceUnavailable):
 async def settle(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
     """Record the end of an attempt: the run's record and the flow's state in one transaction.
 
-    An attempt is recorded once, however often this is tried and whichever answers are lost.
+    An attempt is recorded once, also after several tries and lost answers.
 
     Returns:
         The record. Its messages (`next`) are not sent yet. It does not have an attempt without a lease whose run

@@ -26,7 +26,7 @@ _NEVER = -1  # a job does not expire
 
 
 class Queued(msgspec.Struct, frozen=True):
-    """What a queue holds."""
+    """The content of a queue."""
 
     name: str
     length: int

@@ -122,7 +122,7 @@ class Overview:
         return bool([id_ async for id_ in self._found(_STALE, now=utc_text(now))])
 
     async def newest(self) -> int:
-        """Return the `_ts` of the newest change, in seconds since 1970; 0 if there is no document."""
+        """Return the `_ts` of the newest change, in seconds since 1970; 0 without documents."""
         return max([ts async for ts in self._found(_NEWEST)], default=0)
 
     async def records(self, wanted: RunFilter, most: int, *, is_oldest_first: bool = False) -> Records:

@@ -122,7 +122,7 @@ class TenantStore:
         }
 
     async def newest(self) -> int:
-        """Return the `_ts` of the newest change, in seconds since 1970; 0 if there is no document.
+        """Return the `_ts` of the newest change, in seconds since 1970; 0 without documents.
 
         Raises ServiceUnavailable.
         """

@@ -74,7 +74,7 @@ def plan(
 ) -> Iterator[Advance | Problem | None]:
     """Plan a tenant's entries at `now`, looking ahead to `horizon` (both aware, now <= horizon).
 
-    Yields what has to be done and the fields that somebody must correct (some more than once), or None for an entry
+    Yields the changes to make and the fields that somebody must correct (some more than once), or None for an entry
     with neither, and for a part of the search for many occurrences. Each entry is planned when the caller asks for it,
     so that a tenant of any size takes little memory, and little time at once.
 
@@ -139,7 +139,7 @@ def _is_recent_occurrence(tenant: Tenant, entry: FlowEntry, at: datetime, now: d
 def _following(
     expression: str, zone: str, after: datetime, horizon: datetime, most: int
 ) -> Generator[None, None, tuple[datetime, ...]]:
-    """Return what `_occurrences` returns, found in steps."""
+    """Return the result of `_occurrences`, found in steps."""
     found: tuple[datetime, ...] = ()
     while True:
         at_once = min(most - len(found), _AT_ONCE)
@@ -166,7 +166,7 @@ def _occurrences(expression: str, zone: str, after: datetime, horizon: datetime,
 
 
 def _run_id(tenant_id: str, flow: str, note: Planned | None, at: datetime, *, is_forced: bool) -> str:
-    """Return the same id in each tick that decides about the same occurrence, whatever else is edited meanwhile.
+    """Return the same id in each tick that decides about the same occurrence, also after edits of other fields.
 
     An occurrence of the schedule has one run. A time that a person has set back to has one run each time it is set:
     until a tick has moved `nextRunUtc`, the note of the tick before does not change. A time that a person has set, and

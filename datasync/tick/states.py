@@ -43,7 +43,7 @@ class ExpectedStates:
     An entry that never ran has a state too, and becomes late. A disabled or removed one does not.
 
     A tenant document has a note (`scheduleRev`) of the entries that its states are in step with, so that a tick makes
-    no request for a document without an edit. A complete scan compares all states, whatever the notes say.
+    no request for a document without an edit. A complete scan does not rely on the notes, and compares all states.
     """
 
     def __init__(self, services: Services, registry: FlowRegistry, stored: Mapping[str, _Revs] | None = None) -> None:

@@ -17,7 +17,7 @@ class Turn:
     """A tenant's turn: a place for which it has waited in line."""
 
     def __init__(self, places: asyncio.Semaphore, clock: Clock) -> None:
-        self._places = places  # those who wait for a semaphore get it in the order in which they came
+        self._places = places  # the turns that wait for a semaphore get it in the order in which they came
         self._clock = clock
         self._has_place = False
         self._spent = 0

@@ -109,7 +109,7 @@ def field_warnings(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def field_warning_steps(document: Mapping[str, Any]) -> Iterator[Problem | None]:
-    """Yield what `field_warnings` yields, and None for each other part of the document that was looked at."""
+    """Yield the warnings of `field_warnings`, and None for each other part of the document that was looked at."""
     tenant_id = tenant_label(document)
     compared: set[str] = set()
     seen = 0

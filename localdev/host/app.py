@@ -102,7 +102,7 @@ def functions_of(indexed: Iterable[IndexedFunction], environ: Mapping[str, str])
     A function with a binding that the local host does not support is left out, with a warning.
 
     Raises:
-        HostError: there are no functions, or some have problems; the message has one line for each problem.
+        HostError: the app does not have functions, or some have problems; the message has one line for each problem.
 
     """
     indexed = list(indexed)

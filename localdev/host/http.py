@@ -1,6 +1,6 @@
 """The HTTP trigger: requests for the routes of functions, on the port of the host.
 
-* Keys are not checked, whatever the function's level of authorization is, as with Core Tools.
+* Keys are not checked at any level of authorization of a function, as with Core Tools.
   Source: …/azure-functions/functions-bindings-http-webhook-trigger#http-auth.
 * A function gets the body as bytes. Empty values of a query are left out, and values of the same name are joined by
   commas, like those of a header. A body without a Content-Length does not arrive: the host sends only those that have

@@ -1,7 +1,7 @@
 """The routes of HTTP triggers, matched as the host matches them.
 
 The host has no endpoint routing. It tries the routes in the order of the functions' names. A method that a function
-does not list is no match, as with any other path: the answer is 404, not 405, and HEAD is a method like the others.
+does not list does not match, as with any other path: the answer is 404, not 405, and HEAD is a method like the others.
 Literals are compared without case, and a slash at the end is ignored. `%2F` in a path stays as it is.
 
 A route has literals, `{name}`, and at its end `{name?}` (may be missing) or `{*name}` (the rest of the path, may be
