@@ -1,4 +1,4 @@
-"""Mistakes that people make in tenant documents, and what the app says about them."""
+"""Mistakes that people make in tenant documents, and the messages of the app about them."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ FLOWS.flow("secretive", secrets=("shop--token",))(takes_run)
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A document with a mistake, and the level, the path and some words of what is said about it."""
+    """A document with a mistake, and the level, the path and some words of the message about it."""
 
     document: dict[str, Any]
     level: str

@@ -33,7 +33,7 @@ class Fleet:
         self.ends: dict[str, BaseException] = {}
         """How the flows of a tenant end, unless they succeed."""
         self.during: dict[str, Callable[[], Awaitable[None]]] = {}
-        """What happens while a flow of a tenant runs."""
+        """The function to call while a flow of a tenant runs."""
         self.registry = FlowRegistry()
         self.registry.flow("weather", aliases=("forecast",))(self._flow)
         self.registry.flow(FEED, provider="homedepot")(self._flow)

@@ -118,7 +118,7 @@ def test_the_framework_does_not_import_its_users(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules("dashboard"), ids=lambda path: path.name)
 def test_the_dashboard_shows_what_operate_answers(path: Path) -> None:
-    """It imports the use cases, and what their arguments and errors need; never stores, runs or ticks."""
+    """It imports the use cases, and the modules that their arguments and errors need; never stores, runs or ticks."""
     allowed = {"errors", "flow", "operate", "services", "settings"}
     assert parts_imported(path) <= allowed
     assert [name for name in imports(path) if in_package(name, "datasync.flow")] in (

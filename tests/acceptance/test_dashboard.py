@@ -42,7 +42,7 @@ async def act(client: ClientSession, name: str, body: bytes = b"{}", **changed: 
 
 
 async def test_the_page_asks_for_everything_that_it_shows(client: ClientSession, world: World, app: App) -> None:
-    """The page itself is a file without data. Each question is answered with JSON, whatever the names are."""
+    """The page itself is a file without data. Each question is answered with JSON, for any names."""
     await world.put(document("acme", entry("succeeds"), entry("home-depot→builder-prime")), document("x", name=HOSTILE))
 
     async with client.get("/api/ops/", allow_redirects=False) as page:

@@ -51,7 +51,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.button)
 async def test_an_action_on_a_flow(page: Page, site: Site, case: Case) -> None:
-    """The body names the flow, the person, and what the person has seen. The result is announced."""
+    """The body names the flow, the person, and the values that the person has seen. The result is announced."""
     await ask(page, site, case.flow, case.button)
     for label, value in case.fields.items():
         await page.get_by_label(label).fill(value)
@@ -99,7 +99,7 @@ KEPT = [
 
 
 async def test_what_a_flow_keeps_is_shown_set_and_reset(page: Page, site: Site) -> None:
-    """No number of a cursor is changed by the browser. The body has what the operator saw."""
+    """No number of a cursor is changed by the browser. The body has the value that the operator saw."""
     await page.goto(f"{site.url}#/tenant/acme-decks")
     entry = page.get_by_role("article", name=FEED)
     await entry.get_by_role("button", name="Cursor and window").click()
@@ -151,7 +151,7 @@ async def test_the_numbers_are_new_after_an_action(page: Page, site: Site) -> No
 
 
 async def test_a_document_is_edited(page: Page, site: Site) -> None:
-    """The operator sees what changes, and the problems by their paths. Nothing typed is lost, whatever happens."""
+    """The operator sees the changes, and the problems by their paths. Typed text is never lost."""
     problem = "acme-decks/weather flows[1].cron: 5 fields found"
     site.results["tenant-put"] = [
         (HTTPStatus.BAD_REQUEST, {"error": "the document was not stored", "problems": [problem]}),
@@ -261,7 +261,7 @@ async def test_a_dialog_gives_the_focus_back(page: Page, site: Site) -> None:
 
 
 async def test_a_reader_has_no_actions(page: Page, site: Site) -> None:
-    """What a person may not do is not offered."""
+    """The page offers only the actions that the person may take."""
     site.data["me"] = Visitor(mode="entra", name="ada@example.com", can_operate=False)
 
     await page.goto(f"{site.url}#/tenant/acme-decks")
@@ -272,7 +272,7 @@ async def test_a_reader_has_no_actions(page: Page, site: Site) -> None:
 
 
 async def test_a_signed_in_person_types_no_name(page: Page, site: Site) -> None:
-    """The app knows who it is."""
+    """The app knows the name of the person."""
     site.data["me"] = Visitor(mode="entra", name="ada@example.com", can_operate=True)
     await page.goto(f"{site.url}#/tenant/acme-decks")
     await page.get_by_role("article", name=FEED).get_by_role("button", name="Run now…").click()

@@ -1,4 +1,4 @@
-"""The page and the app together: routes, database and queue are real. An operator finds what is wrong."""
+"""The page and the app together: routes, database and queue are real. An operator finds the problem."""
 
 import shutil
 from collections.abc import AsyncGenerator

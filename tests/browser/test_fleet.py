@@ -132,7 +132,7 @@ async def test_columns_sort(page: Page, site: Site) -> None:
 
 
 async def test_changes_arrive_without_loss_of_the_focus(page: Page, site: Site) -> None:
-    """The page asks for what has changed. The row that has the focus keeps it, and what is typed stays."""
+    """The page asks for the changes. The row that has the focus keeps it, and typed text stays."""
     await page.clock.install()
     await open_fleet(page, site, SMALL)
     await page.get_by_role("searchbox").fill("tenant:a*")

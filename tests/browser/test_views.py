@@ -1,4 +1,4 @@
-"""Each view shows what the app knows."""
+"""Each view shows the data of the app."""
 
 from typing import Any
 
@@ -95,7 +95,7 @@ async def test_a_tenant_shows_its_flows_their_next_times_and_what_happened(page:
 
 
 async def test_a_tenant_answers_why_a_flow_does_not_run(page: Page, site: Site) -> None:
-    """The answer, other causes, and what was ruled out. A screen reader says the cause alone."""
+    """The answer, other causes, and the causes that were ruled out. A screen reader says the cause alone."""
     await page.goto(f"{site.url}#/tenant/acme-decks")
 
     await page.get_by_role("article", name=FEED).get_by_role("button", name="Why?").click()
@@ -256,7 +256,7 @@ async def test_times_are_shown_in_utc_here_and_at_the_tenant(page: Page, site: S
 
 
 async def test_unusual_and_problem_flows_are_on_the_first_view(page: Page, site: Site) -> None:
-    """What somebody has to look into is there without a search."""
+    """The flows that need attention are there without a search."""
     unusual = [{"text": "orders=0, usually 120", "sinceUtc": "2025-08-23T11:59:00Z"}]
     odd = msgspec.to_builtins(line("acme", "weather")) | {"health": "unusual", "unusual": unusual}
     wrong = line("delta", None, Health.PROBLEM, problem=WRONG_CRON, problem_since_utc="2025-08-23T11:00:00Z")

@@ -125,7 +125,7 @@ class Arena:
 
     @asynccontextmanager
     async def editing(self, tenants: Sequence[str]) -> AsyncGenerator[None]:
-        """Save documents again and again during the block, as people do who change another field."""
+        """Save documents again and again during the block, as people do to change another field."""
 
         async def edit() -> None:
             while True:

@@ -175,7 +175,7 @@ def test_an_alert_finds_its_lines_and_no_others(name: str, caplog: pytest.LogCap
 
 
 def test_one_page_for_each_cause_of_dead_runs(caplog: pytest.LogCaptureFixture) -> None:
-    """Runs of all tenants and flows that died of one cause have one fingerprint, whatever the error says."""
+    """Runs of all tenants and flows that died of one cause have one fingerprint, for any text of the error."""
     first = RunEnded(record=ended(Outcome.DEAD, "acme", "weather", "HTTPStatusError: 401", "9c2e"))
     second = RunEnded(record=ended(Outcome.DEAD, "other", "orders", "HTTPStatusError: fingerprint=fake", "9c2e"))
     third = RunEnded(record=ended(Outcome.DEAD, "acme", "weather", "the process died", "process-died"))
@@ -194,7 +194,7 @@ def test_every_alert_has_a_row_and_a_rule() -> None:
 
 
 def test_rules_split_by_a_column_of_their_query() -> None:
-    """A rule for what is missing counts lines. Any other makes a page for each value of a column, or one for all."""
+    """A rule for missing lines counts lines. Any other makes a page for each value of a column, or one for all."""
     for name, condition in rules():
         columns = re.findall(r"\| extend (\w+) = ", Alert.read(name).text)
         split = re.findall(r" where (\w+) includes \*$", condition)

@@ -83,7 +83,7 @@ async def test_the_delay_of_a_run_is_stable_and_differs_between_runs(
 
 
 async def bury_next(host: Deliveries) -> None:
-    """Deliver the first poison message, whatever is visible before."""
+    """Deliver the first poison message, also if other messages are visible before it."""
     poison = next(each for each in host.waiting if each.is_poison)
     others = [each for each in host.waiting if each is not poison]
     host.waiting[:] = [poison]

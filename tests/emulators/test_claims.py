@@ -187,7 +187,7 @@ class TestSecrets:
     async def test_the_cached_secret_of_another_spelling_is_refused(
         self, world: World, wire: Wire, services: Services, another_process: Services, registry: FlowRegistry
     ) -> None:
-        """No process gives it, whatever it has read before."""
+        """No process gives it, after any earlier reads."""
         await world.put(acme("Acme"), acme("ACME"))
         for number, process in enumerate((services, another_process)):
             host = Deliveries(process, wire, registry)

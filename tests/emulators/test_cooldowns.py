@@ -181,7 +181,7 @@ class TestClosing:
         assert stored["ttl"] == 62
 
     async def test_a_later_time_is_not_replaced_by_an_earlier_one(self, world: World, services: Services) -> None:
-        """Two runs were going on when the API asked for a pause. The longer pause counts, whichever run ends last."""
+        """Two runs went on when the API asked for a pause. The longer pause counts, even if its run ends first."""
         later, earlier = NOW + timedelta(hours=1), NOW + timedelta(minutes=10)
         for until in (later, earlier):
             await services.runs.close("t", "mysource", until, NOW)
@@ -247,7 +247,7 @@ class TestWaiting:
     async def test_the_message_is_put_back_as_it_is(
         self, host: Deliveries, api: Api, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It stands for the first message, and the log says until when it waits, and for whom."""
+        """It stands for the first message, and the log has the end of its wait, and the provider."""
         await close(host, api)
         host.waiting.clear()
         posted = host.post(flow_name="beside", run_id="r-2")

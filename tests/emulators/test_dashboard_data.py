@@ -1,4 +1,4 @@
-"""What the page asks for and changes, with real services: answers that are shared, memory, gates and documents."""
+"""The questions and changes of the page, with real services: answers that are shared, memory, gates and documents."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def done(fleet: Fleet, action: str, **body: object) -> Done:
 
 @pytest.mark.parametrize(("question", "seconds"), [("status", STATUS_KEPT), ("incidents", INCIDENTS_KEPT)])
 async def test_open_pages_share_an_answer(fleet: Fleet, question: str, seconds: int) -> None:
-    """Ten pages that ask at once, and another one later, cost what one costs. After a change, all is read again."""
+    """Ten pages that ask at once, and another one later, cost as much as one. After a change, all is read again."""
     assert seconds > 0
     await fleet.add("acme")
 
@@ -68,7 +68,7 @@ async def test_an_error_is_not_shared(fleet: Fleet, world: World) -> None:
 
 
 async def test_a_cursor_is_text_that_a_browser_does_not_change(fleet: Fleet, world: World) -> None:
-    """What the operator has seen is compared as JSON. A run, or another operator, may have changed it meanwhile."""
+    """The value that the operator has seen is compared as JSON. A run or another operator may have changed it since."""
     await fleet.add("acme")
     await fleet.run("acme", "r-1")
     entry: dict[str, Any] = {"tenant": "acme", "flow": "weather"}

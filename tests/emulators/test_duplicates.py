@@ -64,7 +64,7 @@ class TestMessages:
     async def test_the_state_knows_the_last_runs_if_the_record_is_read_too_early(
         self, world: World, services: Services
     ) -> None:
-        """A read may not show yet what another process has written. The state is read under the lease."""
+        """A read may not show yet the last write of another process. The state is read under the lease."""
         await world.put(document("t", entry("flow")))
         executions: list[int] = []
         flow = registered(counting(executions))

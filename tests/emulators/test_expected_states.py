@@ -298,7 +298,7 @@ async def test_a_document_with_many_entries_does_not_keep_the_others_waiting(wor
 
 
 async def test_a_complete_scan_compares_all_states(world: World, wire: Wire, services: Services) -> None:
-    """In one query. It finds what the notes do not say: an older copy of a document, and a document that is gone."""
+    """In one query. It finds cases without a correct note: an older copy of a document, and a document that is gone."""
     await world.put(document("gone", hourly()), document("t", hourly()), document("same", hourly()))
     await tick(services, NOW)
     older = await world.document("t")

@@ -1,4 +1,4 @@
-"""What a tick says about mistakes in stored documents, in the log and in partition `@fleet`."""
+"""The reports of a tick about mistakes in stored documents, in the log and in partition `@fleet`."""
 
 import logging
 from datetime import timedelta

@@ -274,7 +274,7 @@ ACTIONS: dict[str, Callable[[Services, Any, Ask], Awaitable[Done]]] = {
 
 
 async def effects(world: World) -> tuple[Any, set[str]]:
-    """Return what actions have changed: the entries, and the runs on the queue."""
+    """Return the effects of actions: the entries, and the runs on the queue."""
     stored = await world.document("t")
     return stored["flows"], {json.loads(each)["runId"] for each in await world.messages()}
 
@@ -308,7 +308,7 @@ class TestOnce:
     async def test_a_kill_at_any_request_loses_neither_the_change_nor_its_audit(
         self, world: World, two: Fleet, wire: Wire, name: str, *, answered: bool
     ) -> None:
-        """Whatever is changed has an audit. The repeat completes it, and changes nothing a second time."""
+        """Each change has an audit. The repeat completes it, and changes nothing a second time."""
         await connect(two.services)
         untouched = await effects(world)
         for number in range(1, 20):

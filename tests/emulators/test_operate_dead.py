@@ -257,7 +257,7 @@ class TestRetry:
         assert await world.drained()
 
     async def test_a_kill_half_way_loses_no_run_and_repeats_none(self, world: World, died: Fleet, wire: Wire) -> None:
-        """The repeat sends what is left. A run that has died again before the repeat is left alone."""
+        """The repeat sends the rest. A run that has died again before the repeat is left alone."""
         services, everything = died.services, DeadFilter()
         await asyncio.gather(services.runs.ping(), services.jobs.ping())
         wire.kill_before(to("PUT", "/docs/audit-"))
@@ -292,7 +292,7 @@ class TestRetry:
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminal")
     @pytest.mark.parametrize(("typed", "code", "sent"), [("3", 0, 3), ("4", 1, 0)])
     async def test_the_number_is_typed_at_a_terminal(self, world: World, typed: str, code: int, sent: int) -> None:
-        """Another number is no confirmation."""
+        """Another number is not a confirmation."""
         controller, terminal = pty.openpty()
         try:
             os.write(controller, f"{typed}\n".encode())

@@ -1,4 +1,4 @@
-"""`status`, `flows` and `incidents`: what is wrong in the fleet, with real services."""
+"""`status`, `flows` and `incidents`: the problems of the fleet, with real services."""
 
 import json
 from datetime import timedelta

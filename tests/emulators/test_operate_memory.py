@@ -142,7 +142,7 @@ class TestChanges:
         assert (await state(world))["windowEndUtc"] == "2025-08-23T11:00:00Z"
 
     async def test_lost_answers_and_repeats_change_nothing(self, world: World, ran: Fleet, wire: Wire) -> None:
-        """The value is set once. A repeat does not set it over what a run has kept since."""
+        """The value is set once. A repeat does not set it over a value that a run has kept since."""
         for lost in (to("POST", "/docs", "Audit"), to("POST", "/docs", "state-weather"), to("PUT", "/docs/audit-")):
             wire.lose_answer(lost)
         done = await set_cursor(ran.services, ran.registry, ask(), tenant_id="t", flow="weather", cursor=1)

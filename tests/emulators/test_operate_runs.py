@@ -180,7 +180,7 @@ class TestShow:
 
 class TestFollow:
     async def test_runs_are_yielded_once_each_as_they_end(self, fleet: Fleet) -> None:
-        """An attempt that fails is no end, and neither is a purge. A run that was sent again ends again."""
+        """A failed attempt is not an end, and neither is a purge. A run that was sent again ends again."""
         await fleet.add("t", "bad")
         await fleet.run("t", "r-before")
         fleet.ends["bad"] = KeyError("city")
@@ -330,7 +330,7 @@ class TestEveryCommand:
         assert code == 1
 
     async def test_the_services_of_make_start_are_used_without_a_file(self, world: World, tmp_path: Path) -> None:
-        """Whatever the environment says. The settings are in a file as long as `make start` runs."""
+        """Settings in the environment do not count. The settings are in a file as long as `make start` runs."""
         started = tmp_path / ".started.json"
         started.write_text(json.dumps({"IsEncrypted": False, "Values": world.environ}))
         script = f"""

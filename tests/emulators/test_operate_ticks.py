@@ -1,4 +1,4 @@
-"""Each tick is recorded, with what it has found, also one that fails or is killed: with real services."""
+"""Each tick is recorded with its findings, also one that fails or is killed: with real services."""
 
 from datetime import timedelta
 from typing import Any

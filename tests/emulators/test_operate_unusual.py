@@ -46,7 +46,7 @@ class Reader:
 
 @pytest_asyncio.fixture(params=["once", "allow"])
 async def reader(world: World, services: Services, request: pytest.FixtureRequest) -> Reader:
-    """Return a flow that has run for a tenant as often as needed to know what is usual."""
+    """Return a flow that has run for a tenant as often as needed to know its usual numbers."""
     await world.put(document("acme", entry(nextRunUtc=NEXT)), document("other", entry(nextRunUtc=NEXT)))
     reader = Reader(services, overlap=request.param)
     state = FlowState(tenant_id="acme", flow_name="weather", last_success_utc=NOW + LATER - HOUR)
@@ -83,7 +83,7 @@ async def test_a_flow_that_suddenly_reads_zero_is_found(
 
 
 async def test_it_is_well_again_after_a_usual_run(reader: Reader) -> None:
-    """The line has the outcomes of its last runs, and what is usual."""
+    """The line has the outcomes of its last runs, and the usual numbers."""
     await reader.run(RUNS, orders=0)
     await reader.run(RUNS + 1)
 

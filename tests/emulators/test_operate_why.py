@@ -356,7 +356,7 @@ async def test_an_entry_that_the_next_tick_enqueues(fleet: Fleet) -> None:
 
 
 async def test_the_command_prints_the_answer_and_what_was_ruled_out(world: World, fleet: Fleet) -> None:
-    """Exit code 0 if nothing is wrong, 1 if somebody has to do something, 3 if there is no such entry."""
+    """Exit code 0 if nothing is wrong, 1 if somebody has to do something, 3 if the entry does not exist."""
     await fleet.add("t")
     await fleet.tick()
 

@@ -1,4 +1,4 @@
-"""`why --at`: what happened to an occurrence of the past, and what is planned for a time to come."""
+"""`why --at`: the history of an occurrence of the past, and the plan for a time to come."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -142,7 +142,7 @@ async def test_nothing_is_left_that_says_why(fleet: Fleet) -> None:
     ],
 )
 async def test_a_time_to_come(fleet: Fleet, fields: dict[str, object], at: timedelta, cause: Cause) -> None:
-    """What is planned for it, and the present state."""
+    """The plan for it, and the present state."""
     await fleet.add("t", **fields)
 
     assert (await ask(fleet, at, timedelta())).answer.cause is cause

@@ -103,7 +103,7 @@ class TestCursors:
     async def test_counts_are_kept_with_a_checkpoint(
         self, world: World, wire: Wire, services: Services, end: str
     ) -> None:
-        """The next attempt goes on counting there. What was counted after the checkpoint is done and counted again."""
+        """The next attempt goes on counting there. The work after the checkpoint is done and counted again."""
         await world.put(document("t", entry("flow")))
         seen = []
 
@@ -144,7 +144,7 @@ class TestCursors:
     async def test_a_cursor_that_cannot_be_kept_is_refused(
         self, world: World, services: Services, cursor: Any, problem: str, *, checkpoint: bool
     ) -> None:
-        """The attempt fails with an error that says what is allowed. The cursor before is kept."""
+        """The attempt fails with an error that states the rule. The cursor before is kept."""
         await world.put(document("t", entry("flow")))
         await run_job(services, registered(ending("before")), message(run_id="r-0"), NOW)
 

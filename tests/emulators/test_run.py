@@ -454,7 +454,7 @@ async def test_a_failure_that_cannot_be_recorded_is_logged(
 
 
 async def test_runs_that_meet_do_not_overwrite_each_others_state(world: World, services: Services) -> None:
-    """One runs, and the others are skipped. Each has a record, and the state has what each has written."""
+    """One runs, and the others are skipped. Each has a record, and the state has the writes of each."""
     await world.put(document("t", entry("flow")))
     times = [NOW + timedelta(hours=n) for n in range(8)]
     running, most, skipped, ended = 0, 0, 0, asyncio.Event()

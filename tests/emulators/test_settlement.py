@@ -143,7 +143,7 @@ async def test_a_stopped_attempt_is_recorded_and_repeated(world: World, wire: Wi
 
 @pytest.mark.parametrize("ahead", [timedelta(seconds=5), timedelta(seconds=90)], ids=str)
 async def test_a_window_does_not_end_in_the_future(world: World, services: Services, ahead: timedelta) -> None:
-    """The clock of the queue may be ahead. The next window would skip what the source creates until then."""
+    """The clock of the queue may be ahead. The next window would skip the items that the source creates until then."""
     await world.put(document("t", entry("flow")))
     posted = msgspec.structs.replace(message(run_id=None, scheduled_utc=None), inserted=NOW + ahead)
     ends = []

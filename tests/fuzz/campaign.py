@@ -1,6 +1,6 @@
 """A campaign: many cases for one part of the code. It reports each crash once, with the shortest input it has seen.
 
-A case that keeps the event loop for more than 50 ms is a finding, too. What counts is the CPU time of the thread, from
+A case that keeps the event loop for more than 50 ms is a finding, too. The CPU time of the thread counts, from
 one place where the code lets others use the loop to the next. It is noisy: a case can be the first to import a module,
 it can meet the garbage collector, and a core that is shared is slower. So a slow case is measured again, alone and with
 empty caches, and its best time counts.
@@ -85,7 +85,7 @@ class Campaign:
         self._slow_once: list[tuple[float, float, str]] = []
 
     def run[T](self, cases: int, make: Callable[[Random], T], check: Callable[[T], object]) -> None:
-        """Make and check cases. `check` raises nothing for a good one. Fails with what was found.
+        """Make and check cases. `check` raises nothing for a good one. Fails with the findings.
 
         A check that is a generator yields wherever the code lets others use the event loop.
         """
@@ -99,7 +99,7 @@ class Campaign:
     async def run_async[T](
         self, cases: int, make: Callable[[Random], T], check: Callable[[T], Awaitable[None]]
     ) -> None:
-        """Make and check cases, one after the other. Fails with what was found."""
+        """Make and check cases, one after the other. Fails with the findings."""
         async with asyncio.TaskGroup() as tasks:
             pulse = _Pulse()
             beating = tasks.create_task(pulse.beat())
@@ -112,7 +112,7 @@ class Campaign:
         self._finish()
 
     def explore[T](self, examples: int, strategy: SearchStrategy[T], check: Callable[[T], object]) -> None:
-        """Check examples of a strategy, which Hypothesis makes small. Fails with what was found."""
+        """Check examples of a strategy, which Hypothesis makes small. Fails with the findings."""
 
         def watched(case: T) -> None:
             self._cases += 1
@@ -135,7 +135,7 @@ class Campaign:
             )
             try:
                 seed(f"{self._seed} {number}")(limits(given(strategy)(watched)))()
-            except (Exception, Hangs) as error:  # noqa: BLE001 - what was found
+            except (Exception, Hangs) as error:  # noqa: BLE001 - a finding
                 self._note_finding(error, "\n".join(getattr(error, "__notes__", ())))
         self._finish()
 
@@ -163,7 +163,7 @@ class Campaign:
         self._cases += 1
         try:
             yield
-        except (Exception, Hangs) as error:  # noqa: BLE001 - what was found
+        except (Exception, Hangs) as error:  # noqa: BLE001 - a finding
             self._note_finding(error, repr(case))
 
     def _note_time(self, took: float, again: list[float], case: object) -> None:

@@ -239,7 +239,7 @@ def mutated(choices: Random, document: Any) -> Any:
                 holder[misspelt(choices, key)] = deepcopy(holder[key])
             case 3:
                 other, place = choices.choice(_places(changed))
-                if not isinstance(holder[key], dict | list):  # a value within itself is no JSON
+                if not isinstance(holder[key], dict | list):  # a value within itself is not JSON
                     other[place] = holder[key]
             case _:
                 holder[key] = like(choices, holder[key])

@@ -145,7 +145,7 @@ def _found(content: dict[str, Any], tenant: Tenant, ahead: timedelta) -> Iterato
 
 
 def test_a_tick_examines_any_document(campaign: Campaign, log: Lines) -> None:
-    """Each fault is a problem of its document or its entry. What is planned can be received."""
+    """Each fault is a problem of its document or its entry. Planned jobs can be received."""
     campaign.run(1_000, make, lambda content: examine(content, log))
 
 

@@ -1,4 +1,4 @@
-"""What a flow may hand over: exceptions, counts, cursors, names of secrets, and types of settings."""
+"""The objects that a flow may hand over: exceptions, counts, cursors, names of secrets, and types of settings."""
 
 import contextlib
 import json
@@ -165,7 +165,7 @@ def test_any_exception_of_a_flow_is_described(campaign: Campaign) -> None:
 
     def check(case: Raised) -> None:
         error, secret = case.error, f"secret-{case.seed}"
-        with contextlib.suppress(TypeError):  # its notes are no list
+        with contextlib.suppress(TypeError):  # its notes are not a list
             error.add_note(f"a note with {secret}")
         redact = Redaction()
         redact.add("a--b", secret)

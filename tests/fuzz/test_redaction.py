@@ -195,7 +195,7 @@ class Case:
 
 
 class Sinks:
-    """The places where a run writes texts. Each returns what can be read there."""
+    """The places where a run writes texts. Each returns the text that can be read there."""
 
     def __init__(self, log: RunLog, records: list[logging.LogRecord], redact: Redaction, reports: "Reports") -> None:
         self._log = log
@@ -255,7 +255,7 @@ class Sinks:
 
 
 class Reports:
-    """What Python prints about exceptions that nobody reads, in a process that has run a flow."""
+    """The output of Python about exceptions that nobody reads, in a process that has run a flow."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -355,7 +355,7 @@ def check(case: Case, log: logging.Handler, reports: Reports) -> None:
     length = min(len(case.form), 6)
     parts = {case.form[at : at + length] for at in range(len(case.form) - length + 1)}
     left = {part for part in parts if part in written}
-    if left:  # what is in the text in any case, such as `ValueError`, is not of the secret
+    if left:  # text that is there in any case, such as `ValueError`, is not of the secret
         around = case.text.replace(case.form, "")
         harmless = f"{read(around)} {around} <{NAME}>"
         left = {part for part in left if part not in harmless and part.strip(" \n\t\\")}
@@ -377,5 +377,5 @@ def handler() -> Iterator[logging.Handler]:
 def test_no_form_of_a_secret_is_readable_anywhere(
     campaign: Campaign, handler: logging.Handler, reports: Reports
 ) -> None:
-    """Six characters of a secret are not readable, whatever its form, and wherever it is written."""
+    """Six characters of a secret are not readable, in any form and in any place."""
     campaign.run(CASES, Cases(), lambda case: check(case, handler, reports))

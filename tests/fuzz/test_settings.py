@@ -1,4 +1,4 @@
-"""App settings and the files beside them: settings, or one error that names what is wrong and shows no key."""
+"""App settings and the files beside them: settings, or one error that names the problem and shows no key."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_any_settings_are_read_or_refused(campaign: Campaign, tmp_path: Path) ->
 
 
 def test_any_local_settings_are_read_or_refused(campaign: Campaign, tmp_path: Path) -> None:
-    """What is read can be the environment of a process. The error shows no account key."""
+    """The values that are read can be the environment of a process. The error shows no account key."""
     file = tmp_path / "local.settings.json"
 
     def make(choices: Random) -> bytes:

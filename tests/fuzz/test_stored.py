@@ -152,7 +152,7 @@ def check_standing_problem(document: Mapping[str, Any]) -> None:
 def test_any_stored_document_is_read_or_refused(
     campaign: Campaign, correct: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]
 ) -> None:
-    """What is read can be used, and written again."""
+    """A value that can be read can be used, and written again."""
 
     def make(choices: Random) -> dict[str, Any]:
         made = grammar.mutated(choices, _stored(correct))

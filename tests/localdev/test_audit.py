@@ -22,7 +22,7 @@ OSV_PATH = "/v1/query"
 
 @dataclass
 class Advisories:
-    """What the local service knows, and which packages it was asked about."""
+    """The vulnerable packages that the local service knows, and the packages that it was asked about."""
 
     url: str = ""
     status: int = 200

@@ -1,4 +1,4 @@
-"""Somebody who has never seen the app, and knows nothing but what its command line prints."""
+"""An operator who has never seen the app, and knows only the output of its command line."""
 
 import asyncio
 import re
@@ -28,16 +28,16 @@ class Operator:
 
     @property
     def answer(self) -> str:
-        """What the last command has printed on standard output."""
+        """The standard output of the last command."""
         assert self._last is not None
         return self._last.stdout
 
     async def run(self, line: str, **own: object) -> str:
-        """Run a command line, and return what it prints.
+        """Run a command line, and return its output.
 
         Args:
             line: The words after `datasync`. All must have been printed.
-            **own: What the operator adds, such as the name of a file: `tenant put {file}`.
+            **own: Words of the operator's own, such as the name of a file: `tenant put {file}`.
 
         """
         for word in shlex.split(line):

@@ -1,4 +1,4 @@
-"""An operator who knows nothing but `datasync --help` finds what is wrong, and fixes it."""
+"""An operator who knows only `datasync --help` finds the problem, and fixes it."""
 
 import json
 
@@ -118,7 +118,7 @@ async def test_a_broken_flow_file(company: Company, operator: Operator) -> None:
 
 
 async def test_a_stuck_run(company: Company, operator: Operator) -> None:
-    """It is late. The reason is the run that does not end, with its start, its lease, and what ends it."""
+    """It is late. The reason is the run that does not end, with its start, its lease, and the command that ends it."""
     await company.add("orders", "acme")
     await company.add("stock", "bolt")
     await company.tick()
@@ -140,7 +140,7 @@ async def test_a_stuck_run(company: Company, operator: Operator) -> None:
 
 
 async def test_ticks_that_do_not_come(company: Company, operator: Operator) -> None:
-    """`status` says since when, and `ticks` what to check, on this machine and on Azure."""
+    """`status` states the last tick, and `ticks` the checks to make, on this machine and on Azure."""
     await company.add("stock", "acme")
     await company.tick()
     await company.hours(1)

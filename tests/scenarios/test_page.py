@@ -1,4 +1,4 @@
-"""An operator who knows nothing but the page finds what is wrong, and fixes it with what can be clicked there."""
+"""An operator who knows only the page finds the problem, and fixes it with clicks there."""
 
 import re
 from collections.abc import AsyncGenerator
@@ -151,7 +151,7 @@ async def test_a_broken_flow_file(company: Company, page: Page) -> None:
 
 
 async def test_a_stuck_run(company: Company, page: Page) -> None:
-    """It is late. The reason is the run that does not end, with its start, its lease, and what ends it."""
+    """It is late. The reason is the run that does not end, with its start, its lease, and the command that ends it."""
     await company.add("orders", "acme")
     await company.add("stock", "bolt")
     await company.tick()
@@ -175,7 +175,7 @@ async def test_a_stuck_run(company: Company, page: Page) -> None:
 
 
 async def test_ticks_that_do_not_come(company: Company, page: Page) -> None:
-    """The first view says since when, and what to check, on this machine and on Azure."""
+    """The first view states the last tick, and the checks to make, on this machine and on Azure."""
     await company.add("stock", "acme")
     await company.tick()
     await company.hours(1)

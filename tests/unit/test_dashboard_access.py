@@ -1,4 +1,4 @@
-"""Who may see and change what on the dashboard."""
+"""The rights to see data on the dashboard, and to make changes."""
 
 import json
 from base64 import b64encode
@@ -32,7 +32,7 @@ def signed_in(*roles: str) -> dict[str, str]:
 
 class TestKey:
     def test_the_platform_has_checked_the_key(self) -> None:
-        """Whoever has it may do everything. The name is typed."""
+        """Everybody with the key may do everything. The name is typed."""
         found = reader("key", get(), {})
 
         assert (found.mode, found.name, found.can_operate) == ("key", None, True)
@@ -121,7 +121,7 @@ class TestEntra:
 
     @given(st.text())
     def test_no_text_raises_anything_else(self, text: str) -> None:
-        """Whatever the header holds, the answer is a sentence."""
+        """For any content of the header, the answer is a sentence."""
         with pytest.raises(Refused):
             reader("entra", get(x_ms_client_principal=text), AUTH_ON)
 

@@ -63,7 +63,7 @@ async def forever() -> None:
 
 
 class Events:
-    """What happened in the flows of a test, in its order."""
+    """The events in the flows of a test, in their order."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

@@ -65,7 +65,7 @@ def test_the_time_is_later_than_the_success(at: datetime, usual: float) -> None:
     "fields", [{"cron": "0 0 9 * * *"}, {"timezone": "tenant"}, {"freshness": "2h"}, {"ticks": "0 0 0 * * *"}], ids=str
 )
 def test_another_schedule_is_another_expectation(fields: dict[str, Any]) -> None:
-    """The settings of an entry and its next run are no part of it."""
+    """The settings of an entry and its next run are not part of it."""
     assert expectation(**fields).rev != expectation().rev
     assert expectation(settings={"a": 1}, nextRunUtc=None).rev == expectation().rev
 

@@ -57,7 +57,7 @@ async def test_a_failure_names_the_class_the_status_and_the_host() -> None:
 
 
 async def test_a_server_that_cannot_be_reached_is_named() -> None:
-    """There is no status, only the host."""
+    """It has the host, but not a status."""
 
     def refuse(request: httpx.Request) -> NoReturn:
         raise httpx.ConnectTimeout("no answer", request=request)

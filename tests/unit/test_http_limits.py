@@ -1,4 +1,4 @@
-"""What the HTTP client of a run takes from a hostile server, and what it shares with other runs."""
+"""The limits of a run's HTTP client for a hostile server, and the parts that it shares with other runs."""
 
 import asyncio
 import codecs

@@ -133,7 +133,7 @@ async def test_credentials_follow_a_redirect_within_the_origin(api: Server, clie
 async def test_credentials_do_not_come_back_after_a_detour(
     api: Server, stranger: Server, client: httpx.AsyncClient
 ) -> None:
-    """The other server could choose what the API is asked for with them."""
+    """The other server could choose the requests to the API that have them."""
     await client.get(api.to(stranger.to(f"{api.url}/delete-everything")), headers=CREDENTIALS)
 
     assert (api.secrets, stranger.secrets) == ([ALL, set()], [set()])

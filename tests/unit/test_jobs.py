@@ -57,7 +57,7 @@ def changed(message: JobMessage, since: Job) -> dict[str, Any]:
 @settings(deadline=None)
 @given(job=jobs())
 def test_a_copy_is_the_same_job_after_the_queue(job: Job) -> None:
-    """It stands for the first message, whose id it carries, whatever the fields hold."""
+    """It stands for the first message, and carries its id, for any values of the fields."""
     assert Job.of(received(job.copy()), delivery=job.delivery) == job
 
 
@@ -77,7 +77,7 @@ def test_all_missing_fields_are_named() -> None:
 @settings(deadline=None)
 @given(job=jobs().filter(lambda each: each.deferral < 1_000_000))
 def test_the_message_after_a_deferral_is_a_new_one_of_the_same_run(job: Job) -> None:
-    """It has the next number. What its predecessor has met (outages, deaths of the process) does not count for it."""
+    """It has the next number. The outages and deaths of the process that its predecessor has met do not count."""
     message = received(job.next_deferral())
 
     new = {"message_id": None, "deferral": job.deferral + 1, "outages": 0, "spread": 0, "rounds": 0, "unstarted": ()}
@@ -149,7 +149,7 @@ def test_long_ids_that_differ_at_the_end_stay_different() -> None:
 @settings(deadline=None)
 @given(job=jobs(), now=instants)
 def test_the_next_part_is_a_run_of_its_own_for_the_same_occurrence(job: Job, now: datetime) -> None:
-    """It keeps the trigger and the redrive. It is not planned ahead if this one is not, by whichever clock."""
+    """It keeps the trigger and the redrive. It is not planned ahead if this one is not, by any clock."""
     message = job.next_part(now)
 
     kept = {"scheduled_utc", "trigger", "redrive", "tenant_id", "flow_name"}

@@ -1,4 +1,4 @@
-"""Documents and messages of a later version of the app: this version keeps what it does not know."""
+"""Documents and messages of a later version of the app: this version keeps the fields that it does not know."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -117,7 +117,7 @@ def test_a_message_that_is_put_back_keeps_its_fields() -> None:
 
 
 def test_another_message_of_the_run_does_not_have_them() -> None:
-    """What they say is about the first message."""
+    """Their values are about the first message."""
     assert "later" not in json.loads(job().next_part(NOON).encode())
     assert "later" not in json.loads(job().once_more(NOON).encode())
 

@@ -507,7 +507,7 @@ def test_a_long_text_is_searched_in_one_pass(unit: str) -> None:
 def test_the_extra_fields_of_a_line_share_the_length_of_one_text(
     extra: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To remove the secrets from each of them would take seconds. What is left out is marked."""
+    """To remove the secrets from each of them would take seconds. Omitted parts are marked."""
     caplog.set_level(logging.INFO, "datasync")
 
     RunLog("acme/weather", {}, Redaction()).info("done", extra=extra)

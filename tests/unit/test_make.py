@@ -237,7 +237,7 @@ def test_start_prints_spans_if_it_is_asked_to(checkout: Checkout, arguments: lis
 
 
 def test_lock_pins_the_packages_of_each_requirements_file(checkout: Checkout) -> None:
-    """The packages of the app come first, with hashes. What is pinned there is not pinned again for development."""
+    """The packages of the app come first, with hashes. Packages pinned there are not pinned again for development."""
     python = checkout.interpreter()
 
     assert checkout.make(f"PYTHON={python}", "lock").returncode == 0

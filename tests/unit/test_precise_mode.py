@@ -50,7 +50,7 @@ def test_a_new_flow_gets_future_occurrences_only() -> None:
 
 
 def test_an_edit_of_the_document_does_not_repeat_a_planned_run() -> None:
-    """A future occurrence keeps its run id, whatever is edited, so that it runs once."""
+    """A future occurrence keeps its run id after any edit, so that it runs once."""
     flow = entry(cron="0 */30 * * * *", nextRunUtc="2025-08-23T12:30:00Z")
     found = [
         ahead(flow, _etag='"1"'),

@@ -149,7 +149,7 @@ def test_a_record_of_an_earlier_version_can_be_read() -> None:
 
 
 def test_a_run_goes_on_after_an_earlier_version() -> None:
-    """Its next attempt is counted after those before. What is written then has the present form."""
+    """Its next attempt is counted after those before. The record is then written in the present form."""
     stored = RunRecord.from_document({**OLDER, "later": 1}).after(attempt(Outcome.SUCCEEDED, 3))
     document = stored.document(timedelta(days=30))
 

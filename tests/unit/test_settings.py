@@ -92,7 +92,7 @@ def test_the_time_between_two_attempts_is_that_of_the_host(tmp_path: Path) -> No
 
 
 def test_the_time_limit_of_an_invocation_is_that_of_the_host(tmp_path: Path) -> None:
-    """It is functionTimeout in host.json, by default half an hour. `-1` is no limit. The override takes precedence."""
+    """It is functionTimeout in host.json, by default half an hour. `-1` means none. The override takes precedence."""
     host_json = tmp_path / "host.json"
     host_json.write_text(json.dumps({"functionTimeout": "00:10:00"}))
     override = {"AzureFunctionsJobHost__functionTimeout": "-1"}

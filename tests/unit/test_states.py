@@ -105,7 +105,7 @@ def test_only_success_advances_the_window(empty: FlowState) -> None:
     )
 )
 def test_a_window_never_moves_back(steps: list[tuple[Outcome, datetime | None]]) -> None:
-    """Whatever ends in whatever order, the window ends at the latest time that a success or a part has reached."""
+    """After any ends in any order, the window ends at the latest time that a success or a part has reached."""
     state, reached = FlowState(tenant_id="t", flow_name="weather"), set[datetime]()
     for number, (outcome, end) in enumerate(steps):
         state = state.after(attempt(outcome, number), job(), end, None)

@@ -1,4 +1,4 @@
-"""What an audit keeps of tenant documents."""
+"""The parts of tenant documents that an audit keeps."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def test_a_new_or_removed_document_is_kept_on_one_side() -> None:
 
 
 def test_what_an_entry_cannot_be_is_named_by_its_place() -> None:
-    """Also two entries of one name, a field with a value of another kind, and `flows` that is no list."""
+    """Also two entries of one name, a field with a value of another kind, and `flows` that is not a list."""
     odd: list[Any] = ["text", {"name": 7, "cron": ["x"]}, entry("a", cron="1"), {"name": "a", "cron": "2" * 900}]
 
     _, kept = difference({"flows": []}, {"flows": odd})

@@ -139,7 +139,7 @@ def test_only_a_success_is_compared() -> None:
 @settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text(max_size=200), st.integers(0, 3), max_size=20), max_size=12))
 def test_the_number_of_counts_is_limited(runs: list[dict[str, int]]) -> None:
-    """Whatever a flow reports: the first counts stay, with short names only."""
+    """For any reports of a flow, the first counts stay, with short names only."""
     seen: list[str] = []
     found: Usual | None = None
     for counts in runs:

@@ -117,7 +117,7 @@ def exponential_backoff(minimum: int, maximum: int, count: int = 3) -> RetryOpti
     ids=["none", "fixed delay", "exponential backoff"],
 )
 def test_a_timer_has_the_retries_of_its_policy(options: RetryOptions | None, policy: RetryPolicy) -> None:
-    """There are two strategies. Without a policy, there are no retries."""
+    """There are two strategies. Without a policy, nothing is tried again."""
     (function,) = functions_of([indexed("tick", timer(), retry=options)], {})
     assert isinstance(function.trigger, TimerTrigger)
     assert function.trigger.retries == policy
@@ -139,14 +139,14 @@ def test_a_timer_has_the_retries_of_its_policy(options: RetryOptions | None, pol
     ids=["count", "intervals", "strategy"],
 )
 def test_an_invalid_retry_policy_is_an_error(options: RetryOptions, message: str) -> None:
-    """The message names the function, the value and what is expected."""
+    """The message names the function, the value and the expectation."""
     with pytest.raises(HostError) as caught:
         functions_of([indexed("tick", timer(), retry=options)], {})
     assert f"function 'tick': {message}" in str(caught.value)
 
 
 def test_the_retry_policy_of_a_queue_trigger_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """On Azure, queue triggers do not support retry policies. The warning names what they have instead."""
+    """On Azure, queue triggers do not support retry policies. The warning names the settings that they have instead."""
     functions_of([indexed("work", queue(), retry=fixed_delay())], STORAGE)
     assert "Function 'work': its retry policy is not applied" in caplog.text
     assert "visibilityTimeout and maxDequeueCount" in caplog.text

@@ -1,4 +1,4 @@
-"""The HTTP trigger: what a function gets, what its answer becomes, and when the host answers itself."""
+"""The HTTP trigger: the input of a function, the conversion of its answer, and the answers of the host itself."""
 
 import asyncio
 import signal
@@ -101,7 +101,7 @@ async def test_a_function_gets_the_request(shared: Shared) -> None:
 
 
 async def test_a_function_gets_the_bytes_of_the_body(shared: Shared) -> None:
-    """Whatever they are."""
+    """All values of a byte."""
     found = await got(shared.client, "/api/echo", "POST", data=bytes(range(256)))
 
     assert found["body"].encode("latin-1") == bytes(range(256))
@@ -145,7 +145,7 @@ async def test_the_answer_is_that_of_the_function(shared: Shared) -> None:
     ],
 )
 async def test_the_host_answers_itself(shared: Shared, method: str, path: str, status: int) -> None:
-    """404 for what it does not find, also for a method; 500 without the reason for a function that failed."""
+    """404 for a path that it does not find, also for a method; 500 without the reason for a function that failed."""
     async with shared.client.request(method, path) as response:
         assert response.status == status
         assert "secret" not in await response.text()

@@ -313,7 +313,7 @@ async def bury(msg: func.QueueMessage) -> None:
 
 
 async def test_a_poison_queue_can_have_a_trigger(app: App, queues: Queues) -> None:
-    """Its function gets what the other function could not process. The message is deleted after its success."""
+    """Its function gets the message that the other function could not process. It is deleted after the success."""
     app.write(FAILING + BURYING, host=queue_options(maxDequeueCount=1))
     await queues.put("one")
     async with app.running() as host:

@@ -22,7 +22,7 @@ ID = "[0-9a-f]{16}"
 
 
 async def test_a_line_for_each_span_is_logged_with_trace(app: App, queues: Queues) -> None:
-    """It is one line, whatever the names hold. OpenTelemetry is on in the app."""
+    """It is one line, for any names. OpenTelemetry is on in the app."""
     app.write(TRACED)
     await queues.put("one")
     async with app.running("--trace") as host:
