@@ -321,10 +321,10 @@ def confirmed(question: str, expected: str, flag: str) -> None:
     """
     if not sys.stdin.isatty():
         raise click.UsageError(f"there is no terminal to confirm this on: use {flag}")
-    click.echo(f"{question}: ", err=True, nl=False)
     # asyncio's handler would only note a first Ctrl-C, and the command would go on reading.
     of_asyncio = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        click.echo(f"{question}: ", err=True, nl=False)
         typed = sys.stdin.readline()
     finally:
         signal.signal(signal.SIGINT, of_asyncio)
