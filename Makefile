@@ -22,7 +22,7 @@ tick: install ## Make the app that `make start` runs look for due flows now.
 	$(BIN)/python -m localdev tick
 
 test: install ## Run all tests, and check how much of the code they cover.
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0 --cov
 
 quick: install ## Run the fast tests only: unit, fundamentals and flows.
 	$(BIN)/python -m pytest tests/unit tests/fundamentals tests/flows tests/test_*.py
