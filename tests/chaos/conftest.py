@@ -28,10 +28,16 @@ def chaos_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lasting_app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the app for tests without deaths, in which no lease should end by itself."""
+    """Make the app with leases that last longer."""
     folder = tmp_path_factory.mktemp("app-with-lasting-leases")
     create_app(folder, LASTING)
     return folder
+
+
+@pytest.fixture
+def lasting_leases(arena: Arena, lasting_app: Path) -> None:
+    """Give the app leases that last longer. No run dies in the test, so no lease should end by itself."""
+    arena.app = lasting_app
 
 
 @pytest_asyncio.fixture

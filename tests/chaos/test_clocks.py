@@ -15,6 +15,7 @@ from tests.chaos.arena import Arena
 from tests.waiting import wait_until
 
 
+@pytest.mark.usefixtures("lasting_leases")
 @pytest.mark.parametrize("seconds", [5, 90])
 async def test_the_clock_of_the_queue_is_ahead(arena: Arena, seconds: int) -> None:
     """No window ends after the time at which the flow started, by the clock of the app."""

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from tests.chaos.arena import MOST_DELIVERIES, YEARLY, Arena
+
+pytestmark = pytest.mark.usefixtures("lasting_leases")
 
 OUTAGE = 4  # seconds: longer than two deliveries with a second in between
 

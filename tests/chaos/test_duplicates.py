@@ -2,9 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from datasync.model.times import utc_text
 from tests.chaos.arena import Arena
 from tests.chaos.proxies import Fault, Kind, is_send
+
+pytestmark = pytest.mark.usefixtures("lasting_leases")
 
 
 async def test_the_same_message_three_times(arena: Arena) -> None:

@@ -1,13 +1,16 @@
 """Services that refuse, lose answers, stall, or are away for some time."""
 
 import asyncio
-from pathlib import Path
 from random import Random
 from typing import Any
+
+import pytest
 
 from tests.chaos.arena import MOST_DELIVERIES, NO_RUNS, Arena
 from tests.chaos.proxies import Fault, Kind, is_send, is_write
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("lasting_leases")
 
 OUTAGE = 6  # seconds: longer than two deliveries with a second in between
 TRIES = 4
@@ -58,12 +61,11 @@ async def test_sends_lose_their_answers(arena: Arena) -> None:
     assert verdict.problems() == {}
 
 
-async def test_writes_lose_their_answers(arena: Arena, lasting_app: Path) -> None:
+async def test_writes_lose_their_answers(arena: Arena) -> None:
     """Four writes of ten to Cosmos DB are made, and look as if they were not. Each occurrence is executed once.
 
     Some writes lose the answers to all tries of the client. It looks then as if Cosmos DB were away.
     """
-    arena.app = lasting_app
     await arena.seed(12 * arena.scale, "work-0", "work-1", seconds=0.2)
     all_tries = Fault(kind=Kind.LOSE, matches=is_write, every=8, times=TRIES)
     one_try = Fault(kind=Kind.LOSE, matches=is_write, share=0.4)
@@ -81,9 +83,8 @@ async def test_writes_lose_their_answers(arena: Arena, lasting_app: Path) -> Non
     assert verdict.problems() == {}
 
 
-async def test_one_request_in_twenty_fails(arena: Arena, lasting_app: Path) -> None:
+async def test_one_request_in_twenty_fails(arena: Arena) -> None:
     """Cosmos DB, the queue and the vault refuse, reset connections, stall, and lose answers, in turn."""
-    arena.app = lasting_app
     await arena.seed(20 * arena.scale, "work-0", "work-1", seconds=0.1, secret=True)
     with (
         arena.cosmos.causing(*in_turn(arena.random)) as on_cosmos,

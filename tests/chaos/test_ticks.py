@@ -10,6 +10,8 @@ from tests.chaos.arena import NO_RUNS, Arena
 from tests.chaos.proxies import Fault, Kind, is_write
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("lasting_leases")
+
 FLOWS = ("work-0", "work-1", "work-2")
 
 SLOW_MOVES = Fault(kind=Kind.STALL, matches=is_write, share=0.5, seconds=0.3)

@@ -50,7 +50,7 @@ for _number in range(SAME):
     flow(f"work-{_number}")(work)
 
 
-@flow("hurried", timeout=timedelta(seconds=1))
+@flow("hurried", timeout=timedelta(seconds=3))
 async def hurried(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
     """Do the same with little time."""
     await work(tenant_id, kv, run)
