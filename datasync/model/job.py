@@ -68,7 +68,7 @@ class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     """In a copy that was put back: the id of the first message, which this one stands for."""
     redrive: _Count = 0
     """How often the run was started again after it had ended."""
-    part: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number above zero")] = 1
+    part: Annotated[int, Meta(ge=1, le=MOST_COUNTED, description="a whole number from 1 to 1,000,000")] = 1
     """Number of the part, in a run that continues in parts."""
     deferral: _Count = 0
     """How often the run was deferred before this message."""
