@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from azure.core.exceptions import ServiceRequestError
 
-from datasync.errors import GiveUp, RetryLater, TenantUnknown
+from datasync.errors import GiveUp, TenantUnknown
 from datasync.model.failure import Failure
 from datasync.model.lease import Lease
 from datasync.model.run import Attempt, Outcome
@@ -352,20 +352,6 @@ class TestIncidents:
         assert many == few
         assert (of_many.fingerprint, of_many.since_utc, of_many.last_utc) == ("f-1", NOW, NOW + HOUR)
         assert (of_many.error, of_many.example_run_id) == (ErrorLine.of(error), "r-1")
-
-    async def test_a_deferred_run_does_not_end_an_incident(self, fleet: Fleet) -> None:
-        """The error is that of the run before."""
-        await fleet.add("t")
-        fleet.ends["t"] = ValueError("no such city")
-        await fleet.run("t", "r-1", attempts=5)
-        fleet.ends["t"] = RetryLater(HOUR)
-        await fleet.run("t", "r-2", HOUR)
-
-        (found,) = (await incidents(fleet.services, fleet.registry, NOW + HOUR, NOW + HOUR)).incidents
-
-        assert (found.failing, found.since_utc, found.last_utc, found.example_run_id) == (1, NOW, NOW, "r-1")
-        assert found.error is not None
-        assert found.error.message == "ValueError: no such city"
 
     async def test_the_error_of_a_failing_flow_outlives_its_record(self, world: World, fleet: Fleet) -> None:
         """Records expire. The state of the flow does not."""
