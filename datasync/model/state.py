@@ -12,6 +12,8 @@ from datasync.errors import StateInvalid
 from datasync.model import times
 from datasync.model.cursor import LARGEST
 from datasync.model.decode import FieldError, Text, decode, own_fields
+from datasync.model.display import shown
+from datasync.model.failure import Failure
 from datasync.model.job import LONGEST_DELAY, Job, JobMessage
 from datasync.model.lease import MARGIN, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
@@ -21,6 +23,9 @@ from datasync.model.usual import Unusual, Usual, unusual
 
 REMEMBERED = 24
 """Number of ended legs of runs, and of outcomes of attempts, that a state keeps."""
+
+LAST_MESSAGE = 300
+"""Characters of the last error's message that a state keeps. The record of its run has the whole message."""
 
 LETTERS = {
     Outcome.SUCCEEDED: "s",
@@ -64,6 +69,27 @@ class Checkpoint(Stored, frozen=True, rename="camel"):
     counts: Annotated[dict[str, int], Meta(description="an object of whole numbers")]
 
 
+class LastError(Failure, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The error of the last attempt that failed: without the answer's body, and with the start of the message."""
+
+    run_id: Annotated[str, Meta(description="a text")]
+    finished_utc: Annotated[datetime, Meta(tz=True, description=times.EXPECTED)]
+    """End of the attempt."""
+
+    @classmethod
+    def of(cls, error: Failure, run_id: str, finished: datetime) -> Self:
+        """Return the error of an attempt as a state keeps it."""
+        return cls(
+            message=shown(error.message, LAST_MESSAGE),
+            kind=error.kind,
+            fingerprint=error.fingerprint,
+            status=error.status,
+            host=error.host,
+            run_id=run_id,
+            finished_utc=finished,
+        )
+
+
 class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     """The memory of one flow of one tenant."""
 
@@ -89,6 +115,10 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     last_success_utc: _Time = None
     consecutive_failures: _Count = 0
     """Attempts in a row that failed, or in which the flow gave up."""
+    failing_since_utc: _Time = None
+    """Start of the first of these attempts; None also where an earlier version has recorded it."""
+    last_error: Annotated[LastError | None, Meta(description="an error, or null")] = None
+    """The error of the last of these attempts; None also where an earlier version has recorded it."""
     stale_utc: _Time = None
     """The time from which the flow is late, unless it succeeds before; None while no success is expected."""
     schedule_rev: Annotated[str | None, Meta(description="a text")] = None
@@ -159,11 +189,11 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
             state = replace(state, checkpoint=None)
         if outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED):
             ends = [end for end in (window_end, self.window_end_utc) if end]  # a window never moves back
-            state = replace(state, window_end_utc=max(ends, default=None), consecutive_failures=0, deferral=None)
+            state = replace(state.without_failures(), window_end_utc=max(ends, default=None), deferral=None)
         if outcome is Outcome.SUCCEEDED:
             state = state.noting_success(attempt, counts or {})
         if outcome.is_failing:
-            state = replace(state, consecutive_failures=self.consecutive_failures + 1)
+            state = state.noting_failure(attempt, job.run_id)
         return state
 
     def noting_skip(self, leg: str, wanted: JobMessage | None) -> Self:
@@ -198,6 +228,19 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
             usual=Usual.after(self.usual, seconds, counts),
         )
 
+    def noting_failure(self, attempt: Attempt, run_id: str) -> Self:
+        """Return the state after an attempt that failed, or in which the flow gave up."""
+        return replace(
+            self,
+            consecutive_failures=self.consecutive_failures + 1,
+            failing_since_utc=self.failing_since_utc if self.consecutive_failures else attempt.started_utc,
+            last_error=attempt.error and LastError.of(attempt.error, run_id, attempt.finished_utc),
+        )
+
+    def without_failures(self) -> Self:
+        """Return the state of a flow that is not failing."""
+        return replace(self, consecutive_failures=0, failing_since_utc=None, last_error=None)
+
     def noting_end(self, leg: str) -> Self:
         """Return the state after a leg of a run has ended."""
         is_own = self.deferral is not None and self.deferral.leg == leg
@@ -205,6 +248,17 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
 
     def _outcomes_with(self, outcome: Outcome) -> str:
         return (self.outcomes + LETTERS.get(outcome, UNKNOWN_LETTER))[-REMEMBERED:]
+
+    def without_old_error(self) -> Self:
+        """Return the state without an error from before the last success.
+
+        An earlier version does not know the error, and so keeps it when a run succeeds.
+        """
+        error, success = self.last_error, self.last_success_utc
+        is_old = error is not None and success is not None and error.finished_utc < success
+        if self.consecutive_failures and not is_old:
+            return self
+        return replace(self, failing_since_utc=None, last_error=None)
 
     def document(self) -> dict[str, Any]:
         """Return the document to store."""
@@ -225,6 +279,10 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
             state = decode(cls, own_fields(document, *_FORMER))
             state = replace(
                 state,
+                last_success_utc=state.last_success_utc and in_utc(state.last_success_utc),
+                failing_since_utc=state.failing_since_utc and in_utc(state.failing_since_utc),
+                last_error=state.last_error
+                and replace(state.last_error, finished_utc=in_utc(state.last_error.finished_utc)),
                 window_end_utc=state.window_end_utc and in_utc(state.window_end_utc),
                 stale_utc=state.stale_utc and in_utc(state.stale_utc),
                 schedule_since_utc=state.schedule_since_utc and in_utc(state.schedule_since_utc),
@@ -235,7 +293,7 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
                 f"flow state id={document.get('id')!r} of tenant {document.get('tenantId')!r}: {error}. Correct "
                 "it, or delete the document: the flow then starts as if it had never run"
             ) from None
-        return state
+        return state.without_old_error()
 
 
 def _check_name(state: FlowState, document: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The flows of the fleet: one line for each entry of a tenant document, with the memory of its runs."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
@@ -140,6 +140,30 @@ async def flows(
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
+    found = [line async for line, _ in _lines(services, registry, now, tenant_id, problems)]
+    names = names_of(registry, flow) if flow is not None else ()
+    wanted = [line for line in found if flow is None or line.flow_name in names]
+    return sorted(wanted, key=lambda line: (line.tenant_id, line.flow_name or ""))
+
+
+async def failing_states(services: Services, registry: FlowRegistry, now: datetime) -> list[FlowState]:
+    """Return the states of the flows that are failing, by tenant and flow. Raises ServiceUnavailable."""
+    found = _lines(services, registry, now)
+    failing = [state async for line, state in found if state is not None and line.is_failing]
+    return sorted(failing, key=lambda state: (state.tenant_id, state.flow_name))
+
+
+type _Line = tuple[FlowLine, FlowState | None]
+"""The line of an entry with its state, or the line of a problem."""
+
+
+async def _lines(
+    services: Services,
+    registry: FlowRegistry,
+    now: datetime,
+    tenant_id: str | None = None,
+    problems: Sequence[StandingProblem] | None = None,
+) -> AsyncIterator[_Line]:
     standing: defaultdict[str, list[StandingProblem]] = defaultdict(list)
     for each in await services.fleet.problems() if problems is None else problems:
         if each.level == "error":
@@ -147,17 +171,14 @@ async def flows(
     running = {(each.tenant_id, each.flow_name) for each in await services.overview.running(now, tenant_id)}
     states = {(each.tenant_id, each.flow_name): each async for each in services.overview.states(tenant_id)}
     fleet = _Fleet(registry, services.settings.schedule, now, states, running, standing)
-    found: list[FlowLine] = []
     if tenant_id is not None:
-        found += fleet.lines(await services.tenants.document(tenant_id))
-    else:
-        async for page in services.tenants.all():
-            for document in page:
-                if is_tenant_document(document):
-                    found += fleet.lines(document)
-    names = names_of(registry, flow) if flow is not None else ()
-    wanted = [line for line in found if flow is None or line.flow_name in names]
-    return sorted(wanted, key=lambda line: (line.tenant_id, line.flow_name or ""))
+        for line in fleet.lines(await services.tenants.document(tenant_id)):
+            yield line
+        return
+    async for page in services.tenants.all():
+        for document in filter(is_tenant_document, page):
+            for line in fleet.lines(document):
+                yield line
 
 
 def names_of(registry: FlowRegistry, flow: str) -> tuple[str, ...]:
@@ -180,24 +201,25 @@ class _Fleet:
     """The tenants and flows with a run that has a lease of its own."""
     problems: Mapping[str, Sequence[StandingProblem]]
 
-    def lines(self, document: Mapping[str, Any]) -> Iterator[FlowLine]:
+    def lines(self, document: Mapping[str, Any]) -> Iterator[_Line]:
         """Yield the lines of a tenant document."""
         try:
             tenant = Tenant.from_document(document)
         except TenantInvalid as error:
-            yield FlowLine(
+            line = FlowLine(
                 tenant_id=error.tenant_id,
                 flow_name=None,
                 health=Health.PROBLEM,
                 problem=f"{error.path}: {error.why}",
                 problem_since_utc=next((each.since_utc for each in self.problems.get(error.tenant_id, ())), None),
             )
+            yield line, None
             return
         standing = self.problems.get(tenant.id, ())
         of_entries = {each.flow: each for each in standing if each.flow in tenant.entries}
         for each in standing:
             if each.flow not in tenant.entries:
-                yield FlowLine(
+                line = FlowLine(
                     tenant_id=tenant.id,
                     flow_name=each.flow,
                     health=Health.PROBLEM,
@@ -205,10 +227,11 @@ class _Fleet:
                     problem=f"{each.path}: {each.why}",
                     problem_since_utc=each.since_utc,
                 )
+                yield line, None
         for entry in tenant.flows:
             yield self._line(tenant, entry, of_entries.get(entry.name))
 
-    def _line(self, tenant: Tenant, entry: FlowEntry, problem: StandingProblem | None) -> FlowLine:
+    def _line(self, tenant: Tenant, entry: FlowEntry, problem: StandingProblem | None) -> _Line:
         names = names_of(self.registry, entry.name)
         stored = next((self.states[tenant.id, name] for name in names if (tenant.id, name) in self.states), None)
         state = stored if isinstance(stored, FlowState) else FlowState(tenant_id=tenant.id, flow_name=entry.name)
@@ -220,7 +243,7 @@ class _Fleet:
             why = why or stored.why
         overdue = _overdue(self.schedule, entry) if entry.enabled else None
         late = _late_since(entry, state, overdue, self.now) if entry.enabled and not why else None
-        return FlowLine(
+        line = FlowLine(
             tenant_id=tenant.id,
             flow_name=entry.name,
             health=_health(entry, state, self.now, why, late, is_running=is_running),
@@ -243,6 +266,7 @@ class _Fleet:
             problem_since_utc=problem.since_utc if problem and why else None,
             pause_reason=entry.pause_reason,
         )
+        return line, state
 
 
 def _health(

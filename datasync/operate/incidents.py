@@ -3,15 +3,17 @@
 import asyncio
 from collections import Counter, defaultdict
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Self
 
 import msgspec
 
 from datasync.errors import StateInvalid
 from datasync.flow.registry import FlowRegistry
-from datasync.model.run import Outcome
-from datasync.operate.flows import FlowLine, flows, names_of
-from datasync.operate.runs import FAILED, ErrorLine, RunLine
+from datasync.model.run import Outcome, RunRecord
+from datasync.model.state import FlowState, LastError
+from datasync.operate.flows import failing_states, names_of
+from datasync.operate.runs import FAILED, ErrorLine
 from datasync.services import Services
 from datasync.stores.overview import RunFilter
 
@@ -19,6 +21,7 @@ MOST_DEAD = 10_000
 """The most dead runs that are read, besides those that started in the same second."""
 
 _AT_ONCE = 16
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _DEAD = (Outcome.DEAD, Outcome.GAVE_UP)
 
 
@@ -26,7 +29,7 @@ class Incident(msgspec.Struct, frozen=True, rename="camel"):
     """Failures with one fingerprint."""
 
     fingerprint: str
-    """Empty where no record of the failures is left."""
+    """Empty where the error is not known, or an earlier version has recorded it."""
     tenants: int
     flows: tuple[str, ...]
     """The names of the flows."""
@@ -35,11 +38,12 @@ class Incident(msgspec.Struct, frozen=True, rename="camel"):
     dead: int
     """Runs that ended dead, or in which the flow gave up, in the time that was asked for."""
     since_utc: datetime | None
-    """Start of the first failed run since the last success, the earliest of all flows; or of the first dead run."""
+    """Start of the first failed attempt since the last success, the earliest of all flows; or of the first dead run."""
     last_utc: datetime | None
     """End of the last failed attempt."""
     error: ErrorLine | None
-    """That of the last failed attempt."""
+    """That of the last failed attempt; None where it is not known. That of a flow that is failing has up to 300
+    characters of the message, and no body."""
     example_run_id: str | None
     example_tenant_id: str
     example_flow_name: str
@@ -61,7 +65,7 @@ class Incidents(msgspec.Struct, frozen=True, rename="camel"):
 class _Dead(msgspec.Struct, frozen=True):
     """Dead runs that were not purged."""
 
-    lines: list[RunLine]
+    records: list[RunRecord]
     since: datetime
     """All that started since then were read."""
     unreadable: tuple[str, ...]
@@ -74,12 +78,30 @@ class _Failure(msgspec.Struct, frozen=True):
     flow_name: str
     is_failing: bool
     since: datetime | None
-    last: RunLine | None
+    """Start of the first failed attempt, or of the first dead run."""
+    last_utc: datetime | None = None
+    """End of the last failed attempt."""
+    run_id: str | None = None
+    """Its run."""
+    error: ErrorLine | None = None
 
     @property
     def fingerprint(self) -> str:
-        """That of the last failed attempt; empty where there is none."""
-        return self.last.error.fingerprint if self.last and self.last.error else ""
+        """That of the last failed attempt; empty where the error is not known."""
+        return self.error.fingerprint if self.error else ""
+
+    @classmethod
+    def of(cls, record: RunRecord, since: datetime | None, *, is_failing: bool) -> Self:
+        """Return the failure that a record shows."""
+        return cls(
+            tenant_id=record.tenant_id,
+            flow_name=record.flow_name,
+            is_failing=is_failing,
+            since=since,
+            last_utc=record.finished_utc,
+            run_id=record.run_id,
+            error=ErrorLine.of(record.error),
+        )
 
 
 async def incidents(services: Services, registry: FlowRegistry, now: datetime, since: datetime) -> Incidents:
@@ -89,25 +111,18 @@ async def incidents(services: Services, registry: FlowRegistry, now: datetime, s
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
-    failing = [line for line in await flows(services, registry, now) if line.is_failing]
-    limit = asyncio.Semaphore(_AT_ONCE)
-
-    async def look(line: FlowLine) -> _Failure:
-        async with limit:
-            return await _failure(services, registry, line)
-
     groups: defaultdict[str, dict[tuple[str, str], _Failure]] = defaultdict(dict)
-    for each in await asyncio.gather(*map(look, failing)):
+    for each in await _failing(services, registry, now):
         groups[each.fingerprint][each.tenant_id, each.flow_name] = each
     dead = await _dead(services, since)
     numbers: Counter[str] = Counter()
-    for line in dead.lines:
-        own = _Failure(line.tenant_id, line.flow_name, is_failing=False, since=line.started_utc, last=line)
+    for record in dead.records:
+        own = _Failure.of(record, record.started_utc, is_failing=False)
         numbers[own.fingerprint] += 1
         group = groups[own.fingerprint]
         known = group.setdefault((own.tenant_id, own.flow_name), own)
         if not known.is_failing:
-            group[own.tenant_id, own.flow_name] = msgspec.structs.replace(known, since=line.started_utc)
+            group[own.tenant_id, own.flow_name] = msgspec.structs.replace(known, since=record.started_utc)
     made = [_incident(fingerprint, [*group.values()], numbers[fingerprint]) for fingerprint, group in groups.items()]
     made.sort(key=lambda each: (-each.tenants, each.fingerprint))
     return Incidents(
@@ -120,7 +135,7 @@ async def incidents(services: Services, registry: FlowRegistry, now: datetime, s
 
 async def _dead(services: Services, since: datetime) -> _Dead:
     """Read the dead runs, the newest first, up to the end of the second in which MOST_DEAD are reached."""
-    lines: list[RunLine] = []
+    records: list[RunRecord] = []
     unreadable: list[str] = []
     read, second = 0, since
     async with aclosing(services.overview.every_record(RunFilter(outcomes=_DEAD, since=since))) as found:
@@ -129,33 +144,59 @@ async def _dead(services: Services, since: datetime) -> _Dead:
                 unreadable.append(str(each))
                 continue
             if read >= MOST_DEAD and each.started_utc < second:
-                return _Dead(lines, second, tuple(unreadable))
+                return _Dead(records, second, tuple(unreadable))
             read, second = read + 1, each.started_utc.replace(microsecond=0)
             if each.purged_utc is None:
-                lines.append(RunLine.of(each))
-    return _Dead(lines, since, tuple(unreadable))
+                records.append(each)
+    return _Dead(records, since, tuple(unreadable))
 
 
-async def _failure(services: Services, registry: FlowRegistry, line: FlowLine) -> _Failure:
-    """Return the last failed run of a failing flow, and the start of the first one since its last success."""
-    flow = line.flow_name or ""
-    wanted = RunFilter(
-        tenant_id=line.tenant_id, names=names_of(registry, flow), outcomes=FAILED, since=line.last_success_utc
-    )
-    last = (await services.overview.records(wanted, 1)).records
-    first = (await services.overview.records(wanted, 1, is_oldest_first=True)).records
+async def _failing(services: Services, registry: FlowRegistry, now: datetime) -> list[_Failure]:
+    """Return the flows that are failing, from their states."""
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def look(state: FlowState) -> _Failure:
+        async with limit:
+            return await _from_records(services, registry, state)
+
+    found: list[_Failure] = []
+    without_error: list[FlowState] = []
+    for state in await failing_states(services, registry, now):
+        if state.last_error and state.failing_since_utc:
+            found.append(_from_state(state, state.last_error, state.failing_since_utc))
+        else:
+            without_error.append(state)
+    return found + await asyncio.gather(*map(look, without_error))
+
+
+def _from_state(state: FlowState, error: LastError, since: datetime | None) -> _Failure:
     return _Failure(
-        tenant_id=line.tenant_id,
-        flow_name=last[0].flow_name if last else flow,
+        tenant_id=state.tenant_id,
+        flow_name=state.flow_name,
         is_failing=True,
-        since=first[0].started_utc if first else None,
-        last=RunLine.of(last[0]) if last else None,
+        since=since,
+        last_utc=error.finished_utc,
+        run_id=error.run_id,
+        error=ErrorLine.of(error),
     )
+
+
+async def _from_records(services: Services, registry: FlowRegistry, state: FlowState) -> _Failure:
+    """Return the failure of a flow that has begun to fail under an earlier version, whose states have no errors."""
+    names, success = names_of(registry, state.flow_name), state.last_success_utc
+    wanted = RunFilter(tenant_id=state.tenant_id, names=names, outcomes=FAILED, since=success)
+    first = (await services.overview.records(wanted, 1, is_oldest_first=True)).records
+    since = first[0].started_utc if first else None
+    if state.last_error:
+        return _from_state(state, state.last_error, since)
+    last = (await services.overview.records(wanted, 1)).records
+    if not last:
+        return _Failure(state.tenant_id, state.flow_name, is_failing=True, since=since)
+    return _Failure.of(last[0], since, is_failing=True)
 
 
 def _incident(fingerprint: str, group: list[_Failure], dead: int) -> Incident:
-    runs = [each.last for each in group if each.last]
-    newest = max(runs, key=lambda each: each.finished_utc, default=None)
+    last = max(group, key=lambda each: each.last_utc or _NEVER)
     return Incident(
         fingerprint=fingerprint,
         tenants=len({each.tenant_id for each in group}),
@@ -163,9 +204,9 @@ def _incident(fingerprint: str, group: list[_Failure], dead: int) -> Incident:
         failing=sum(each.is_failing for each in group),
         dead=dead,
         since_utc=min((each.since for each in group if each.since), default=None),
-        last_utc=newest.finished_utc if newest else None,
-        error=newest.error if newest else None,
-        example_run_id=newest.run_id if newest else None,
-        example_tenant_id=newest.tenant_id if newest else group[0].tenant_id,
-        example_flow_name=newest.flow_name if newest else group[0].flow_name,
+        last_utc=last.last_utc,
+        error=last.error,
+        example_run_id=last.run_id,
+        example_tenant_id=last.tenant_id,
+        example_flow_name=last.flow_name,
     )

@@ -22,7 +22,8 @@ from datasync.stores.runs import as_record
 
 _STATES = (
     "SELECT c.id, c.tenantId, c.flowName, c.lease, c.deferral, c.lastRunUtc, c.lastOutcome, c.lastSuccessUtc, "
-    "c.consecutiveFailures, c.staleUtc, c.outcomes, c.usual, c.unusual FROM c WHERE c.type = 'FlowState'"
+    "c.consecutiveFailures, c.failingSinceUtc, c.lastError, c.staleUtc, c.outcomes, c.usual, c.unusual FROM c "
+    "WHERE c.type = 'FlowState'"
 )
 _CHANGED = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'FlowState' AND c._ts >= @since"
 _CHANGED_RUNS = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'Run' AND c.lease.until >= @live AND c._ts >= @since"

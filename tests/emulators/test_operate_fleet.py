@@ -1,6 +1,7 @@
 """`status`, `flows` and `incidents`: the problems of the fleet, with real services."""
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
@@ -8,18 +9,22 @@ import pytest
 from azure.core.exceptions import ServiceRequestError
 
 from datasync.errors import GiveUp, TenantUnknown
+from datasync.model.failure import Failure
 from datasync.model.lease import Lease
+from datasync.model.run import Attempt, Outcome
 from datasync.model.state import FlowState
 from datasync.operate import incidents as incidents_module
 from datasync.operate.action import Ask
 from datasync.operate.dead import DeadFilter, retry
 from datasync.operate.flows import Health, flows
-from datasync.operate.incidents import incidents
+from datasync.operate.incidents import Incident, incidents
+from datasync.operate.runs import ErrorLine
 from datasync.operate.status import FlowCounts, status
 from tests.deliveries import NOW
 from tests.documents import document, entry
 from tests.faults import Wire, to
 from tests.operating import FEED, HOUR, NEXT, Fleet, command
+from tests.runs import job
 from tests.world import World
 
 DAY = timedelta(days=1)
@@ -317,15 +322,87 @@ class TestIncidents:
         assert (own.dead, found.has_more) == (2, True)
         assert sorted(json.loads(each)["runId"] for each in await world.take()) == ["r-c", "r-d"]
 
-    async def test_a_failure_whose_record_has_expired_is_counted(self, world: World, fleet: Fleet) -> None:
-        """Its error is not known any more."""
+    async def test_the_requests_do_not_grow_with_the_failing_flows(
+        self, world: World, fleet: Fleet, wire: Wire
+    ) -> None:
+        """A provider that is down makes thousands of flows fail. Their states have the errors."""
+        names = [f"flow-{number}" for number in range(200)]
+        await world.put(document("t", *(entry(name, nextRunUtc=NEXT) for name in names)))
+        error = Failure("OSError: down", "OSError", "f-1", host="api.example.com")
+        failed = Attempt(id="a-1", outcome=Outcome.DEAD, started_utc=NOW, finished_utc=NOW + HOUR, error=error)
+
+        async def fail(few: Sequence[str]) -> None:
+            states = [FlowState(tenant_id="t", flow_name=name).after(failed, job(), None, None) for name in few]
+            batch = [("upsert", (state.document(),)) for state in states]
+            await world.runs.execute_item_batch(batch, partition_key="t")
+
+        async def look() -> tuple[int, Incident]:
+            before = len(wire.requests)
+            (found,) = (await incidents(fleet.services, fleet.registry, NOW + HOUR, NOW - DAY)).incidents
+            return len(wire.requests) - before, found
+
+        await fail(names[:2])
+        await look()  # finds the partitions of the containers
+        few, of_few = await look()
+        await fail(names[:100])
+        await fail(names[100:])
+        many, of_many = await look()
+
+        assert (of_few.failing, of_many.failing) == (2, 200)
+        assert many == few
+        assert (of_many.fingerprint, of_many.since_utc, of_many.last_utc) == ("f-1", NOW, NOW + HOUR)
+        assert (of_many.error, of_many.example_run_id) == (ErrorLine.of(error), "r-1")
+
+    async def test_the_error_of_a_failing_flow_outlives_its_record(self, world: World, fleet: Fleet) -> None:
+        """Records expire. The state of the flow does not."""
         await fleet.add("t")
         fleet.ends["t"] = GiveUp("no contract")
         await fleet.run("t", "r-1")
         await world.runs.delete_item("run-r-1", partition_key="t")
 
         (found,) = (await incidents(fleet.services, fleet.registry, NOW, NOW - DAY)).incidents
+        assert (found.failing, found.dead, found.since_utc, found.example_run_id) == (1, 0, NOW, "r-1")
+        assert found.error is not None
+        assert found.error.message == "no contract"
+
+    async def test_failures_under_an_earlier_version_are_found_in_the_records(self, world: World, fleet: Fleet) -> None:
+        """Its states have no errors. The next failure brings the error, and the first record is still asked for."""
+        await fleet.add("t")
+        fleet.ends["t"] = GiveUp("one")
+        await fleet.run("t", "r-1")
+        await fleet.run("t", "r-2", HOUR)
+        await _forget_error(world)
+
+        async def look() -> Incident:
+            (found,) = (await incidents(fleet.services, fleet.registry, NOW + DAY, NOW + DAY)).incidents
+            return found
+
+        found = await look()
+        assert (found.since_utc, found.last_utc, found.example_run_id) == (NOW, NOW + HOUR, "r-2")
+        fleet.ends["t"] = GiveUp("three")
+        await fleet.run("t", "r-3", 2 * HOUR)
+        found = await look()
+        assert (found.since_utc, found.last_utc, found.example_run_id) == (NOW, NOW + 2 * HOUR, "r-3")
+        assert found.error is not None
+        assert found.error.message == "three"
+
+    async def test_a_failure_without_error_and_record_is_counted(self, world: World, fleet: Fleet) -> None:
+        """It was under an earlier version, and its record has expired."""
+        await fleet.add("t")
+        fleet.ends["t"] = GiveUp("no contract")
+        await fleet.run("t", "r-1")
+        await world.runs.delete_item("run-r-1", partition_key="t")
+        await _forget_error(world)
+
+        (found,) = (await incidents(fleet.services, fleet.registry, NOW, NOW - DAY)).incidents
         assert (found.fingerprint, found.failing, found.error, found.since_utc) == ("", 1, None, None)
+
+
+async def _forget_error(world: World) -> None:
+    """Make the state of a tenant's flow one of an earlier version."""
+    state = await world.runs.read_item("state-weather", partition_key="t")
+    del state["failingSinceUtc"], state["lastError"]
+    await world.runs.replace_item("state-weather", state)
 
 
 class TestCommands:

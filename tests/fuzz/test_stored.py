@@ -15,7 +15,7 @@ from datasync.model.failure import Failure
 from datasync.model.job import Job, JobMessage, PlannedJob, QueueMessage, Trigger
 from datasync.model.lease import Lease
 from datasync.model.run import Attempt, Outcome, RunRecord, RunWindow
-from datasync.model.state import FlowState
+from datasync.model.state import FlowState, LastError
 from datasync.run.receive import receive
 from datasync.stores.fleet import StandingProblem, Watermark
 from tests.fuzz import grammar
@@ -49,6 +49,8 @@ STATE = FlowState(
     last_outcome="succeeded",
     last_success_utc=NOW,
     consecutive_failures=2,
+    failing_since_utc=NOW,
+    last_error=LastError.of(FAILURE, "r-1", NOW),
     ended=("r-0", "r-1~1.0"),
 )
 RECORD = RunRecord(

@@ -49,6 +49,9 @@ def test_a_state_keeps_fields_at_any_depth() -> None:
         "flowName": "weather",
         "token": 3,
         "lastOutcome": "paused",
+        "consecutiveFailures": 2,
+        "failingSinceUtc": TIME,
+        "lastError": {"message": "m", "class": "E", "fingerprint": "f", "runId": "r-1", "finishedUtc": TIME, **LATER},
         "lease": {"until": 5.5, "nonce": "n", "message": MESSAGE, **LATER},
         "wanted": MESSAGE,
         "cursor": {"unknown": {"a": 1}},
@@ -109,6 +112,22 @@ def test_a_field_that_this_version_resets_is_not_kept() -> None:
 
     assert "consecutiveFailures" not in after
     assert after["unknown"] == "x"
+
+
+def test_an_error_that_an_earlier_version_keeps_after_a_success_is_not_read() -> None:
+    """An earlier version knows neither the error nor since when the flow fails. Another failure begins anew."""
+    error = {"message": "old", "runId": "r-0", "finishedUtc": TIME}
+    kept = {"tenantId": "t", "flowName": "weather", "id": "state-weather", "failingSinceUtc": TIME, "lastError": error}
+
+    recovered = FlowState.from_document(kept)
+    failing = FlowState.from_document({**kept, "consecutiveFailures": 1, "lastSuccessUtc": "2025-08-23T12:30:00Z"})
+
+    assert (recovered.failing_since_utc, recovered.last_error) == (None, None)
+    assert (failing.failing_since_utc, failing.last_error) == (None, None)
+    hour_later = NOON + timedelta(hours=1)
+    failed = Attempt(id="a-3", outcome=Outcome.FAILED, started_utc=hour_later, finished_utc=hour_later)
+    assert recovered.after(failed, job(), None, None).failing_since_utc == hour_later
+    assert failing.after(failed, job(), None, None).failing_since_utc is None
 
 
 def test_a_message_that_is_put_back_keeps_its_fields() -> None:

@@ -12,7 +12,7 @@ from datasync.model.failure import Failure
 from datasync.model.job import JobMessage
 from datasync.model.lease import Lease
 from datasync.model.run import MOST_ATTEMPTS, Outcome, RunRecord
-from datasync.model.state import REMEMBERED, FlowState
+from datasync.model.state import LAST_MESSAGE, REMEMBERED, FlowState
 from tests.runs import NOON, attempt, job
 
 HOUR = timedelta(hours=1)
@@ -174,6 +174,51 @@ def test_failures_in_a_row_are_counted_until_a_success(empty: FlowState, outcome
         state = state.after(attempt(Outcome.FAILED, number), job(), None, None)
 
     assert state.after(attempt(outcome, 3), job(), NOON, None).consecutive_failures == failures
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_the_first_and_the_last_failure_are_remembered_until_a_success(empty: FlowState, outcome: Outcome) -> None:
+    """A deferral, an interruption or a skipped run does not end the failure. A part that was done does."""
+    first = replace(attempt(Outcome.FAILED, 1), error=Failure(message="first", fingerprint="1"))
+    second = replace(attempt(Outcome.GAVE_UP, 2), started_utc=NOON + HOUR, error=Failure(message="second"))
+    third = replace(attempt(outcome, 3), started_utc=NOON + 2 * HOUR, error=Failure(message="third"))
+
+    failing = empty.after(first, job(), None, None).after(second, job("r-2"), None, None)
+    after = FlowState.from_document(failing.after(third, job("r-3"), None, None).document())
+
+    if outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED):
+        assert (after.failing_since_utc, after.last_error) == (None, None)
+        return
+    assert after.failing_since_utc == NOON
+    assert after.last_error is not None
+    last = ("third", "r-3", third.finished_utc) if outcome.is_failing else ("second", "r-2", second.finished_utc)
+    assert (after.last_error.message, after.last_error.run_id, after.last_error.finished_utc) == last
+
+
+def test_a_failure_after_a_success_is_the_first_again(empty: FlowState) -> None:
+    """The time of the failures before the success is not kept."""
+    state = empty.after(attempt(Outcome.FAILED), job(), None, None).after(attempt(Outcome.SUCCEEDED), job(), None, None)
+    failed = replace(attempt(Outcome.FAILED), started_utc=NOON + HOUR)
+
+    assert state.after(failed, job("r-2"), None, None).failing_since_utc == NOON + HOUR
+
+
+def test_a_state_keeps_the_start_of_an_error(empty: FlowState) -> None:
+    """The record has the whole message, and the body of the answer. A state is read with those of all flows."""
+    error = Failure("m" * 2000, "HTTPStatusError", "5f" * 8, status=503, host="api.example.com", body="b" * 300)
+    state = empty.after(replace(attempt(Outcome.FAILED), error=error), job(), None, None)
+
+    assert state.last_error is not None
+    assert (len(state.last_error.message), state.last_error.message[:200]) == (LAST_MESSAGE, "m" * 200)
+    kept = state.document()["lastError"]
+    assert [kept[name] for name in ("class", "fingerprint", "status", "host")] == [
+        "HTTPStatusError",
+        "5f" * 8,
+        503,
+        "api.example.com",
+    ]
+    assert "body" not in kept
+    assert len(str(state.document())) < 1024
 
 
 @pytest.mark.parametrize(("error", "message"), [("OSError: down", "OSError: down"), ("", "no message")])
