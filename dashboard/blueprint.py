@@ -27,7 +27,7 @@ def routes(mode: DashboardMode, registry: FlowRegistry) -> func.Blueprint:
     async def ops_health(req: func.HttpRequest) -> func.HttpResponse:
         from dashboard.health import health
 
-        return _response(await health(_request(req)))
+        return _response(await health(registry, _request(req)))
 
     if mode == "off":
         return blueprint

@@ -114,7 +114,7 @@ _MISSING = (
 )
 
 
-_TALLY = ("tenants", "due", "enqueued", "advanced", "conflicts", "problems", "broken", "failed")
+_TALLY = ("tenants", "due", "enqueued", "advanced", "conflicts", "problems", "late", "broken", "failed")
 
 
 def _last_tick(tick: TickStatus, now: datetime) -> str:

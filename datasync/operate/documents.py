@@ -81,6 +81,8 @@ async def put_tenant(services: Services, registry: FlowRegistry, ask: Ask, docum
         raise ActionInvalid(f"the document was not stored: {'; '.join(problems[:_MOST_PROBLEMS])}{more}")
     etag, tenant_id = document.get("_etag"), str(document["id"])
     content = {name: value for name, value in document.items() if not name.startswith("_")}
+    if etag is None:
+        content.pop("scheduleRev", None)  # a note about the states of the document that this is a copy of
     digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     action = Action(Verb.TENANT_PUT, tenant_id, None, {"sha256": digest, "etag": etag})
     own = {**content, LAST_ACTION: ask.action_id}
@@ -108,7 +110,9 @@ async def put_tenant(services: Services, registry: FlowRegistry, ask: Ask, docum
 
 
 async def remove_tenant(services: Services, ask: Ask, *, tenant_id: str) -> Done:
-    """Delete a tenant's document, the states of its flows, and its cool-downs. Records of runs stay until they expire.
+    """Delete a tenant's document, the states of its flows, its cool-downs, and its standing problems.
+
+    Records of runs stay until they expire.
 
     `after` of the result has the number of states, and the names of the tenant's secrets, which are not deleted; None
     in place of the names if the vault could not be read.
@@ -150,6 +154,9 @@ async def remove_tenant(services: Services, ask: Ask, *, tenant_id: str) -> Done
                 "its state. Repeat the action with its id after the end of the run"
             )
         states = await services.runs.forget(tenant_id, services.clock.now())
+        for problem in await services.fleet.problems():
+            if problem.document == tenant_id:
+                await services.fleet.delete(problem)
         after = intent.after if isinstance(intent.after, dict) else {}
         return Change(intent.message, intent.before, {**after, "states": states})
 

@@ -3,15 +3,15 @@
 They change nothing. They read states, and the first records of an order. `WHERE` and `ORDER BY` use indexed paths only.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from datasync.errors import StateInvalid
-from datasync.model.decode import FieldError, decode
+from datasync.model.decode import FieldError, decode, shorten
 from datasync.model.lease import MARGIN, Lease
 from datasync.model.run import RunRecord
 from datasync.model.state import FlowState
@@ -29,7 +29,10 @@ _CHANGED = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'FlowState' AND c._ts 
 _CHANGED_RUNS = "SELECT VALUE c.tenantId FROM c WHERE c.type = 'Run' AND c.lease.until >= @live AND c._ts >= @since"
 _CHANGED_PROBLEMS = "SELECT VALUE c.tenant FROM c WHERE c.type IN ('Problem', 'Corrected') AND c._ts >= @since"
 _RUNNING = "SELECT c.tenantId, c.flowName, c.runId, c.lease FROM c WHERE c.type = 'Run' AND c.lease.until >= @live"
-_STALE = "SELECT TOP 1 VALUE c.id FROM c WHERE c.type = 'FlowState' AND c.staleUtc < @now"
+_STALE = (
+    "c.id, c.tenantId, c.staleUtc, c.lastSuccessUtc FROM c WHERE c.type = 'FlowState' AND c.staleUtc < @now "
+    "ORDER BY c.staleUtc DESC"
+)
 _NEWEST = "SELECT TOP 1 VALUE c._ts FROM c ORDER BY c._ts DESC"
 _RECORD = (
     "c.id, c.tenantId, c.flowName, c.runId, c.scheduledUtc, c.startedUtc, c.finishedUtc, c.outcome, c.trigger, "
@@ -43,6 +46,27 @@ class UnreadableState(msgspec.Struct, frozen=True):
     tenant_id: str
     flow_name: str
     why: str
+
+
+class StaleState(msgspec.Struct, frozen=True):
+    """A state whose flow should have succeeded. The texts are as they are stored, perhaps edited."""
+
+    tenant_id: str
+    flow_name: str
+    since: str
+    """The time by which it should have succeeded."""
+    last_success: str | None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """Read the fields of a document, whatever they are."""
+        success = document.get("lastSuccessUtc")
+        return cls(
+            tenant_id=str(document["tenantId"]),
+            flow_name=str(document["id"]).removeprefix("state-"),
+            since=shorten(str(document["staleUtc"])),
+            last_success=None if success is None else shorten(str(success)),
+        )
 
 
 class Running(msgspec.Struct, frozen=True, rename="camel"):
@@ -118,9 +142,10 @@ class Overview:
         problems = self._found(_CHANGED_PROBLEMS, partition=FLEET, since=since)
         return of_states | {str(each) async for each in runs} | {str(each) async for each in problems}
 
-    async def has_stale(self, now: datetime) -> bool:
-        """Return whether a flow should have succeeded before `now` (aware) and has not."""
-        return bool([id_ async for id_ in self._found(_STALE, now=utc_text(now))])
+    async def stale(self, now: datetime, most: int) -> list[StaleState]:
+        """Return up to `most` states whose flows should have succeeded before `now` (aware), the newest times first."""
+        found = self._found(f"SELECT TOP {most:d} {_STALE}", now=utc_text(now))
+        return [StaleState.of(document) async for document in found]
 
     async def newest(self) -> int:
         """Return the `_ts` of the newest change, in seconds since 1970; 0 without documents."""

@@ -171,7 +171,7 @@ class RunStore:
     async def retire(self, tenant_id: str, flow_name: str, now: datetime) -> None:
         """Note in a state at `now` (aware) that its flow is not expected to succeed. Raises ServiceUnavailable."""
         state = FlowState(tenant_id=tenant_id, flow_name=flow_name, schedule_since_utc=now)
-        await self._patch(state, "FROM c WHERE IS_STRING(c.scheduleRev)", _schedule(state))
+        await self._patch(state, "FROM c WHERE IS_STRING(c.scheduleRev) OR IS_STRING(c.staleUtc)", _schedule(state))
 
     async def cooldown(self, partition: str, provider: str) -> datetime | None:
         """Return the instant (aware) until which a provider must not be called; None if it may be called.

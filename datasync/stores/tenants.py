@@ -159,12 +159,20 @@ class TenantStore:
 
         Disabled entries do not count.
         """
+        return not (await self.entry_names(tenant_id) or set()).isdisjoint(names)
+
+    async def entry_names(self, tenant_id: str) -> set[str] | None:
+        """Return the names of the entries of a tenant's document that are not disabled; None if there is no document.
+
+        The document, and the entries, need not be readable as a whole. Raises ServiceUnavailable.
+        """
         try:
             flows = (await self._read(tenant_id)).get("flows")
         except TenantUnknown:
-            return False
+            return None
         entries = [entry for entry in flows if isinstance(entry, dict)] if isinstance(flows, list) else []
-        return any(entry.get("name") in names and entry.get("enabled") is not False for entry in entries)
+        names = (entry.get("name") for entry in entries if entry.get("enabled") is not False)
+        return {name for name in names if isinstance(name, str)}
 
     async def move(self, tenant: Tenant, moves: Sequence[Move], now: datetime) -> Patched:
         """Set `nextRunUtc` of up to MOST_MOVES entries, with a note (`planned`), and leave everything else as it is.

@@ -4,6 +4,7 @@
 |---------------|---------|-------|
 | TICK          | info    | a tick ended |
 | INVALID       | error   | somebody must correct a document (each tick, while it lasts) |
+| LATE          | error   | a flow has not succeeded in time (each tick, while it lasts) |
 | WARNING       | warning | a document or a setting has a probable mistake (a document: once) |
 | BROKEN        | error   | a flow file could not be loaded (at the start and each tick, while it lasts) |
 | START         | info    | an attempt of a flow starts |
@@ -66,6 +67,8 @@ class TickEnded(Event):
     conflicts: int
     problems: int | None
     """None where they could not be read."""
+    late: int | None
+    """None where they could not be read."""
     broken: int
     failed: int
     seconds: float
@@ -78,9 +81,9 @@ class TickEnded(Event):
 
     def attributes(self) -> dict[str, object]:
         """Return the numbers."""
-        problems = "?" if self.problems is None else self.problems
+        unread = {name: "?" for name in ("problems", "late") if getattr(self, name) is None}
         away = f"[{self.away}]" if self.away else None
-        return {**asdict(self), "problems": problems, "seconds": round(self.seconds, 2), "away": away}
+        return {**asdict(self), **unread, "seconds": round(self.seconds, 2), "away": away}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,54 @@ class TenantFailed(Event):
     def attributes(self) -> dict[str, object]:
         """Return the tenant and the class of the error."""
         return {"tenant": self.tenant, "error": type(self.error).__name__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowLate(Event):
+    """A flow has not succeeded in time. It may not run at all."""
+
+    level = logging.ERROR
+    tenant: str
+    flow: str
+    since: str
+    """The time by which it should have succeeded."""
+    last_success: str | None
+
+    def sentence(self) -> str:
+        """Name the tenant and the flow."""
+        return f"LATE {shown(self.tenant)}/{shown(self.flow)}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the time by which the flow should have succeeded, and that of its last success."""
+        return {"since": self.since, "last_success": self.last_success or "never"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateOmitted(Event):
+    """There are more late flows than a tick logs."""
+
+    level = logging.ERROR
+    count: int
+
+    def sentence(self) -> str:
+        """State the number, and where to find them."""
+        return f"LATE at least {self.count} more flows: python -m datasync flows --late lists all of them"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateUnknown(Event):
+    """A tick could not look for late flows."""
+
+    level = logging.ERROR
+    error: Exception
+
+    def sentence(self) -> str:
+        """State the error."""
+        return f"UNAVAILABLE the tick could not look for late flows: {self.error}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the class of the error."""
+        return {"error": type(self.error).__name__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

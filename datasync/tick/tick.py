@@ -34,6 +34,7 @@ from datasync.telemetry.events import (
 )
 from datasync.tick.check import spelling_problems
 from datasync.tick.heartbeat import beat
+from datasync.tick.late import report_late
 from datasync.tick.plan import Advance, plan
 from datasync.tick.standing import StandingProblems
 from datasync.tick.states import ExpectedStates
@@ -78,6 +79,8 @@ class Tally:
     """Writes repeated because somebody else had written meanwhile."""
     problems: int | None = 0
     """Standing problems in documents, which somebody must correct; None where they could not be read."""
+    late: int | None = 0
+    """Flows that have not succeeded in time, up to 1000; None where they could not be read."""
     broken: int = 0
     """Flow files that could not be loaded."""
     failed: int = 0
@@ -112,7 +115,7 @@ class _Tick:
         self._standing: StandingProblems | None = None
         self._states: ExpectedStates | None = None
         self._places = asyncio.Semaphore(services.settings.tenants_at_once)
-        self._tally = Tally(broken=len(registry.broken))
+        self._tally = Tally(broken=len(registry.broken), late=None)
         self._examined: set[str] = set()
         self._retry: list[str] = []
         self._failure: Exception | None = None
@@ -157,6 +160,7 @@ class _Tick:
             since = watermark.since_ts - OVERLAP
             pages = self._services.tenants.changed_or_due(since, self._horizon, watermark.retry)
             await self._examine(pages, standing)
+        self._tally.late = await report_late(self._services, self._registry, self._now)
         if len(self._retry) <= MOST_RETRIED:
             moved = replace(watermark, since_ts=started_ts, retry=tuple(self._retry))
             await fleet.end_tick(moved, self._record())

@@ -20,7 +20,10 @@ from datasync.telemetry.events import (
     Event,
     FlowBlocked,
     FlowFileBroken,
+    FlowLate,
     JobRefused,
+    LateOmitted,
+    LateUnknown,
     LetterKept,
     ProblemsOmitted,
     RunEnded,
@@ -100,10 +103,15 @@ def started(seconds: float | None) -> RunStarted:
     return RunStarted(subject="acme/a→b", run="5f", attempt=1, queued=queued)
 
 
-TICK = TickEnded(tenants=2, due=1, enqueued=1, advanced=1, conflicts=0, problems=0, broken=0, failed=0, seconds=0.2)
+TICK = TickEnded(
+    tenants=2, due=1, enqueued=1, advanced=1, conflicts=0, problems=0, late=0, broken=0, failed=0, seconds=0.2
+)
 DONE = RunEnded(record=ended(Outcome.SUCCEEDED), stale_utc=NIGHT)
 DEAD = RunEnded(record=ended(Outcome.DEAD), traceback="Traceback (most recent call last):\n fingerprint=none")
 FAILED = RunEnded(record=ended(Outcome.FAILED, message="ValueError: (dead) late_since fingerprint"))
+NEVER_RAN = FlowLate(tenant="acme", flow="a→b", since="2025-08-23T00:00:00Z", last_success=None)
+MANY_LATE = LateOmitted(count=3)
+NOT_LOOKED = LateUnknown(error=ServiceUnavailable("Cosmos DB answered 503"))
 LATE = RunEnded(record=ended(Outcome.DEFERRED), stale_utc=NIGHT)
 UNUSUAL = RunUnusual(
     record=ended(Outcome.SUCCEEDED), unusual=Unusual(since_utc=NOON, value=0, usual=120, count="orders")
@@ -122,7 +130,7 @@ NOT_IN_TIME = Unhealthy(problems=("Two ticks in a row have not started.", "A flo
 NO_TICK = Unhealthy(problems=("Two ticks in a row have not started.",))
 SLOW = started(600.4)
 TICK_FAILED = TickEnded(
-    tenants=2, due=1, enqueued=0, advanced=0, conflicts=0, problems=None, broken=0, failed=1, seconds=0.2
+    tenants=2, due=1, enqueued=0, advanced=0, conflicts=0, problems=None, late=None, broken=0, failed=1, seconds=0.2
 )
 GAVE_UP = RunEnded(record=ended(Outcome.GAVE_UP, message="the account was closed"))
 BLOCKED = FlowBlocked(subject="acme/a→b", seconds=8, place="flows/slow.py:11 (time.sleep)", run="5f", attempt=1)
@@ -135,14 +143,19 @@ CASES: dict[str, list[tuple[Event, dict[str, str]]]] = {
     "tick-failed": [(TICK_FAILED, {})],
     "no-start": [(SLOW, {}), (started(None), {}), (started(2), {})],
     "queue-age": [(SLOW, {"queued": "600.4"})],
-    "late": [(LATE, {"flow": "a→b"}), (NOT_IN_TIME, {"flow": ""})],
+    "late": [
+        (LATE, {"flow": "a→b"}),
+        (NEVER_RAN, {"flow": "a→b"}),
+        (MANY_LATE, {"flow": ""}),
+        (NOT_IN_TIME, {"flow": ""}),
+    ],
     "dead": [(DEAD, {"fingerprint": "9c-e"})],
     "unusual": [(UNUSUAL, {"flow": "a→b"})],
     "problems": [(INVALID, {"flow": "a→b"}), (UNREADABLE, {"flow": ""}), (ProblemsOmitted(count=3), {"flow": ""})],
     "broken": [(BROKEN, {"module": "flows.crm"})],
     "gave-up": [(GAVE_UP, {"fingerprint": "9c-e"})],
     "blocked": [(BLOCKED, {"flow": "a→b"})],
-    "unavailable": [(AWAY, {})],
+    "unavailable": [(AWAY, {}), (NOT_LOOKED, {})],
     "dead-letter": [(LETTER, {}), (REFUSED, {})],
 }
 """The events that each query finds, with its columns."""

@@ -93,10 +93,11 @@ class TestLate:
         self, fleet: Fleet, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Also of flows that do not run. There is none while the app is well."""
-        await self.stale(world)
+        await fleet.add("acme")
         await fleet.tick()
-        assert (await app_health(fleet.services, NOW)).is_well
+        await self.stale(world)
+        assert (await app_health(fleet.services, fleet.registry, NOW)).is_well
         assert [each for each in caplog.messages if each.startswith("UNHEALTHY")] == []
 
-        await app_health(fleet.services, NOW + HOUR)
+        await app_health(fleet.services, fleet.registry, NOW + HOUR)
         assert line(caplog, "UNHEALTHY") == "UNHEALTHY A flow has not succeeded in time."

@@ -20,9 +20,10 @@ from datasync.tick import heartbeat
 from localdev.tls import Certificates
 from localdev.web import serving
 from tests.deliveries import NOW
+from tests.documents import document, entry
 from tests.faults import Wire
 from tests.operating import HOUR, Fleet
-from tests.stages import FakeClock
+from tests.stages import FLOWS, FakeClock
 from tests.world import World
 
 ASK = Request(method="GET", query={}, headers={})
@@ -30,6 +31,7 @@ ASK = Request(method="GET", query={}, headers={})
 
 async def stale(world: World, at: str) -> None:
     """Store the state of a flow that is expected to succeed by a time."""
+    await world.put(document("acme", entry(nextRunUtc="2999-01-01T00:00:00Z")))
     state = FlowState(tenant_id="acme", flow_name="weather").document()
     await world.runs.upsert_item({**state, "staleUtc": at})
 
@@ -42,11 +44,11 @@ class TestHealth:
         await fleet.tick()
         await stale(world, "2025-08-23T13:00:00Z")
 
-        assert (await app_health(services, NOW + HOUR)).is_well
-        assert (await app_health(services, NOW + HOUR + timedelta(seconds=1))).problems == (
+        assert (await app_health(services, fleet.registry, NOW + HOUR)).is_well
+        assert (await app_health(services, fleet.registry, NOW + HOUR + timedelta(seconds=1))).problems == (
             "A flow has not succeeded in time.",
         )
-        assert (await app_health(services, NOW + 3 * HOUR)).problems == (
+        assert (await app_health(services, fleet.registry, NOW + 3 * HOUR)).problems == (
             "Two ticks in a row have not started.",
             "A flow has not succeeded in time.",
         )
@@ -60,9 +62,9 @@ class TestHealth:
         shared_services.cache_clear()
         checked_health.cache_clear()
         try:
-            first = await health(ASK)
+            first = await health(FLOWS, ASK)
             number = len(wire.requests)
-            again = [await health(ASK) for _ in range(20)]
+            again = [await health(FLOWS, ASK) for _ in range(20)]
         finally:
             await shared_services().close()
             shared_services.cache_clear()

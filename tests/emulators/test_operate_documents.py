@@ -139,6 +139,16 @@ class TestRemove:
         vault.delete_secret("tenants--gone--crm--token")
         vault.delete_secret("tenants--gone2--crm--token")
 
+    async def test_the_problems_of_a_removed_tenant_are_gone(self, world: World, fleet: Fleet) -> None:
+        """At once, and not after the next complete scan. Those of other tenants stay."""
+        await world.put(*(document(each, OFF, timezone="Mars/Olympus") for each in ("gone", "stays")))
+        await fleet.tick()
+        before = await fleet.services.fleet.problems()
+        await remove_tenant(fleet.services, ask(), tenant_id="gone")
+
+        assert sorted({each.tenant for each in before}) == ["gone", "stays"]
+        assert {each.tenant for each in await fleet.services.fleet.problems()} == {"stays"}
+
     async def test_an_enabled_tenant_is_refused(self, world: World, fleet: Fleet) -> None:
         """Its messages would end as dead runs."""
         await fleet.add("t")

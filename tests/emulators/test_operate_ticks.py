@@ -35,7 +35,8 @@ async def test_a_tick_is_recorded_with_its_numbers(world: World, fleet: Fleet) -
     assert (first["id"], first["ttl"]) == ("tick-2025-08-23T12:00:00Z", 30 * 86_400)
     assert (first["endedUtc"], first["isScan"]) == ("2025-08-23T12:00:00Z", True)
     assert first["tally"] == {
-        "tenants": 2, "due": 0, "enqueued": 0, "advanced": 0, "conflicts": 0, "problems": 1, "broken": 0, "failed": 0,
+        "tenants": 2, "due": 0, "enqueued": 0, "advanced": 0, "conflicts": 0, "problems": 1, "late": 0,
+        "broken": 0, "failed": 0,
     }  # fmt: skip
     assert "isScan" not in second
     assert (second["tally"]["enqueued"], second["tally"]["advanced"]) == (1, 1)
@@ -131,7 +132,7 @@ async def test_ticks_that_fail_in_a_row_are_counted(wire: Wire, fleet: Fleet) ->
         return [line for line in shown.stdout.splitlines() if line.startswith("ticks")], shown.exit_code
 
     async def problems(after: timedelta) -> tuple[str, ...]:
-        return (await app_health(fleet.services, NOW + after)).problems
+        return (await app_health(fleet.services, fleet.registry, NOW + after)).problems
 
     await fails(HOUR)
     (line,), code = await last(HOUR)

@@ -22,10 +22,13 @@ from datasync.telemetry.events import (
     Event,
     FlowBlocked,
     FlowFileBroken,
+    FlowLate,
     HeartbeatFailed,
     JobDropped,
     JobPutBack,
     JobRefused,
+    LateOmitted,
+    LateUnknown,
     LetterKept,
     NotBuried,
     ProblemsOmitted,
@@ -90,15 +93,35 @@ UNUSUAL_TIME = Unusual(since_utc=NOON, value=310.2, usual=12)
 EVENTS: list[tuple[Event, int, str]] = [
     (
         TickEnded(
-            tenants=7, due=5, enqueued=4, advanced=3, conflicts=2, problems=1, broken=0, failed=0, seconds=0.2249
+            tenants=7,
+            due=5,
+            enqueued=4,
+            advanced=3,
+            conflicts=2,
+            problems=1,
+            late=0,
+            broken=0,
+            failed=0,
+            seconds=0.2249,
         ),
         logging.INFO,
-        "TICK tenants=7 due=5 enqueued=4 advanced=3 conflicts=2 problems=1 broken=0 failed=0 seconds=0.22",
+        "TICK tenants=7 due=5 enqueued=4 advanced=3 conflicts=2 problems=1 late=0 broken=0 failed=0 seconds=0.22",
     ),
     (
-        TickEnded(tenants=0, due=0, enqueued=0, advanced=0, conflicts=0, problems=None, broken=0, failed=1, seconds=3),
+        TickEnded(
+            tenants=0,
+            due=0,
+            enqueued=0,
+            advanced=0,
+            conflicts=0,
+            problems=None,
+            late=None,
+            broken=0,
+            failed=1,
+            seconds=3,
+        ),
         logging.INFO,
-        "TICK tenants=0 due=0 enqueued=0 advanced=0 conflicts=0 problems=? broken=0 failed=1 seconds=3",
+        "TICK tenants=0 due=0 enqueued=0 advanced=0 conflicts=0 problems=? late=? broken=0 failed=1 seconds=3",
     ),
     (
         TickEnded(
@@ -108,13 +131,14 @@ EVENTS: list[tuple[Event, int, str]] = [
             advanced=0,
             conflicts=0,
             problems=0,
+            late=12,
             broken=0,
             failed=1,
             seconds=3,
             away="the queue since 2025-08-23T12:00:00Z",
         ),
         logging.INFO,
-        "TICK tenants=0 due=0 enqueued=0 advanced=0 conflicts=0 problems=0 broken=0 failed=1 seconds=3 "
+        "TICK tenants=0 due=0 enqueued=0 advanced=0 conflicts=0 problems=0 late=12 broken=0 failed=1 seconds=3 "
         "away=[the queue since 2025-08-23T12:00:00Z]",
     ),
     (
@@ -169,6 +193,26 @@ EVENTS: list[tuple[Event, int, str]] = [
         Unhealthy(problems=("Two ticks in a row have not started.", "A flow has not succeeded in time.")),
         logging.ERROR,
         "UNHEALTHY Two ticks in a row have not started. A flow has not succeeded in time.",
+    ),
+    (
+        FlowLate(tenant="acme", flow="weather", since="2025-08-23T12:00:00Z", last_success="2025-08-23T09:00:04Z"),
+        logging.ERROR,
+        "LATE acme/weather since=2025-08-23T12:00:00Z last_success=2025-08-23T09:00:04Z",
+    ),
+    (
+        FlowLate(tenant="a\nb", flow="weather", since="2025-08-23T12:00:00Z", last_success=None),
+        logging.ERROR,
+        r"LATE a\nb/weather since=2025-08-23T12:00:00Z last_success=never",
+    ),
+    (
+        LateOmitted(count=3),
+        logging.ERROR,
+        "LATE at least 3 more flows: python -m datasync flows --late lists all of them",
+    ),
+    (
+        LateUnknown(error=ServiceUnavailable("Cosmos DB answered 503")),
+        logging.ERROR,
+        "UNAVAILABLE the tick could not look for late flows: Cosmos DB answered 503 error=ServiceUnavailable",
     ),
     (
         ProblemsOmitted(count=3),
