@@ -83,7 +83,7 @@ function ReadAgain({ run, start, zone }) {
   if (!useCanOperate()) return null;
   return html`<section class="again" aria-labelledby="again">
     <h2 id="again">Read this window again</h2>
-    <p class="quiet">When the source is right again: set the window back to the start of this run's window, and run the flow. It reads from there up to then.</p>
+    <p class="quiet">When the source is right again: set the window back to the start of this run's window, and run the flow. That run reads from there up to its own time.</p>
     <${Loaded} from=${kept} what="the window">
       <p>The next window starts at <${Time} at=${kept.data?.windowEndUtc} zone=${zone} none="no time" />.</p>
       <div class="do">

@@ -233,10 +233,9 @@ class _Question:
 
     async def _facts(self) -> _Facts:
         overview = self._services.overview
-        last, failed, unusual, both, tick, closed, running = await asyncio.gather(
+        last, failed, both, tick, closed, running = await asyncio.gather(
             overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names), 1),
             overview.records(RunFilter(tenant_id=self._tenant_id, names=self._names, outcomes=FAILED), 1),
-            self._first_unusual(),
             queues(self._services),
             tick_status(self._services, self._now),
             self._closed(),
@@ -245,7 +244,7 @@ class _Question:
         return _Facts(
             last=_first(last),
             failed=_first(failed),
-            unusual=unusual,
+            unusual=await self._first_unusual(),
             queues=both,
             tick=tick,
             closed_until=closed,
