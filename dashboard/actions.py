@@ -23,7 +23,7 @@ from datasync.services import Services
 
 type Action = Callable[[Wanted], Awaitable[Done]]
 type _Seen = dict[str, Any] | None
-"""Fields of the entry, or of the state, as the operator saw them."""
+"""Fields of the entry, of the document, or of the state, as the operator saw them."""
 
 
 class Body(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

@@ -161,8 +161,8 @@ export const nextRun = (line) => ({
 /** Return the time of an input, which leaves out seconds that are zero. */
 const utcOf = (at) => `${at.length === 16 ? `${at}:00` : at}Z`;
 
-/** What the operator has seen of an entry: an action on all entries of a tenant has no such condition. */
-const seen = (line) => (line.flowName ? { enabled: line.enabled, nextRunUtc: line.nextRunUtc ?? null } : undefined);
+/** What the operator has seen: of an entry, its switch and its next run; of a tenant with all its entries, the version. */
+const seen = (line) => (line.flowName ? { enabled: line.enabled, nextRunUtc: line.nextRunUtc ?? null } : { _etag: line.etag });
 
 /** `filter` says which dead runs: `{fingerprint, since}`, or `{tenant, flow}`; `count` is how many the operator has seen. */
 export const retry = (filter, count) => ({
@@ -216,11 +216,12 @@ export const resetCursor = (line, memory) => ({
   body: () => ({ tenant: line.tenantId, flow: line.flowName, cursorJson: null, seenJson: memory.cursorJson }),
 });
 
-export const setWindow = (line, memory) => ({
+/** `start` is the time that is proposed. */
+export const setWindow = (line, memory, start = memory.windowEndUtc) => ({
   action: "window-set",
   title: `Window of ${what(line.tenantId, line.flowName)}`,
   text: "The next window starts at this time.",
-  fields: [{ name: "at", label: "Time in UTC", type: "datetime-local", step: 1, required: true, defaultValue: memory.windowEndUtc?.slice(0, 19) ?? "" }],
+  fields: [{ name: "at", label: "Time in UTC", type: "datetime-local", step: 1, required: true, defaultValue: start?.slice(0, 19) ?? "" }],
   button: "Set",
   body: ({ at }) => ({ tenant: line.tenantId, flow: line.flowName, windowEndUtc: utcOf(at), seen: { windowEndUtc: memory.windowEndUtc } }),
 });

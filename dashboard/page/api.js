@@ -5,7 +5,8 @@ import { kept, store } from "./store.js";
 import { skew } from "./text.js";
 
 const ROOT = new URL("../", import.meta.url); // …/api/ops/
-const TIMEOUT = 30_000;
+const PATIENCE = { GET: 30, POST: 120 }; // seconds: an action can send thousands of messages
+const PERHAPS_DONE = "It may have been done. The button repeats the same action, which is done once.";
 /** How people are let in: "key" or "entra". */
 const MODE = document.documentElement.dataset.mode;
 
@@ -41,18 +42,18 @@ export function post(action, body) {
   return answer(new URL(`actions/${action}`, ROOT), { method: "POST", headers, body: JSON.stringify(body) });
 }
 
-async function answer(url, { headers = {}, ...options }) {
+async function answer(url, { method = "GET", headers = {}, ...options }) {
   const sent = key.get() ? { ...headers, "x-functions-key": key.get() } : headers;
-  const signal = AbortSignal.timeout(TIMEOUT);
+  const signal = AbortSignal.timeout(1000 * PATIENCE[method]);
   let response;
   let body;
   try {
-    response = await fetch(url, { ...options, headers: sent, signal, cache: "no-store", redirect: "manual" });
+    response = await fetch(url, { ...options, method, headers: sent, signal, cache: "no-store", redirect: "manual" });
     const text = await response.text();
     body = text ? parsed(text) : null;
   } catch (error) {
-    const why = error.name === "TimeoutError" ? "the app has not answered in 30 seconds" : "the app cannot be reached";
-    throw new Refused(why, 0);
+    const why = error.name === "TimeoutError" ? `the app has not answered in ${PATIENCE[method]} seconds` : "the app cannot be reached";
+    throw new Refused(method === "POST" ? `${why}. ${PERHAPS_DONE}` : why, 0);
   }
   const isElsewhere = response.type === "opaqueredirect"; // to the sign-in: no route of the app leads elsewhere
   if (MODE === "entra" && (isElsewhere || response.status === 401)) {

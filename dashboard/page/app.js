@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./preact.js";
 import { Asked } from "./actions.js";
-import { followed, key, me, needed, refreshAll, signIn, useData, useSource } from "./api.js";
+import { followed, key, me, needed, refreshAll, signIn, useSource } from "./api.js";
 import { news, Sign, Text } from "./parts.js";
 import { useStore } from "./store.js";
 import { agoText, durationText, plain, zoneChoice } from "./text.js";
@@ -43,7 +43,6 @@ function App() {
   const [at, setAt] = useState(address);
   const main = useRef();
   const isFirst = useRef(true);
-  useData("status", {}, 15); // in every view: it tells whether the app answers
   const { data: own } = useSource(me);
 
   useLayoutEffect(() => {
@@ -115,7 +114,8 @@ function Freshness() {
     const timer = setInterval(() => beat((number) => number + 1), 1000);
     return () => clearInterval(timer);
   }, []);
-  const states = all.filter((each) => each !== me).map((each) => ({ ...each.state.get(), seconds: each.seconds }));
+  // A view without data has only this source.
+  const states = (all.length > 1 ? all.filter((each) => each !== me) : all).map((each) => ({ ...each.state.get(), seconds: each.seconds }));
   const read = states.filter((each) => each.at);
   const oldest = read.reduce((a, b) => (b.at < a.at ? b : a), read[0]);
   const lost = states.find((each) => each.error && each.error.status !== 404 && each.error.status !== 401);

@@ -8,6 +8,7 @@ import { agoText, now, plain, timeText, timeTitle, words, zoneChoice } from "./t
 /** Return the address of a view of this page. */
 export const link = {
   now: () => "#/",
+  files: () => "#/files",
   fleet: (filter = "") => (filter ? `#/fleet?q=${encodeURIComponent(filter)}` : "#/fleet"),
   tenant: (tenant, flow) => `#/tenant/${encodeURIComponent(tenant)}${flow ? `?flow=${encodeURIComponent(flow)}` : ""}`,
   run: (tenant, run) => `#/run/${encodeURIComponent(tenant)}/${encodeURIComponent(run)}`,

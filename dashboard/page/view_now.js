@@ -5,7 +5,8 @@ import { Act, openGate, purge, retry } from "./actions.js";
 import { useData, useSource } from "./api.js";
 import { exactly, fleet, linesThatAre } from "./fleet.js";
 import { Ago, Badge, link, Loaded, Sign, Table, Text, Time, Title } from "./parts.js";
-import { counted, grouped } from "./text.js";
+import { store, useStore } from "./store.js";
+import { counted, grouped, now } from "./text.js";
 
 const SHOWN = 8;
 
@@ -88,11 +89,20 @@ function Incidents({ found }) {
   `;
 }
 
+/** Of incidents whose dead runs were sent again: `{number, at, seen}` by fingerprint. */
+const sent = store({});
+
+/** The numbers of an incident. Other ones show that runs have ended since. */
+const numbersOf = ({ tenants, failing, dead, lastUtc }) => JSON.stringify([tenants, failing, dead, lastUtc]);
+
 function Incident({ incident, most, since }) {
-  const { error } = incident;
+  const { error, fingerprint } = incident;
+  const own = useStore(sent)[fingerprint];
+  const isSent = own?.seen === numbersOf(incident);
+  const noteSent = () => sent.set({ ...sent.get(), [fingerprint]: { number: incident.dead, at: new Date(now()).toISOString(), seen: numbersOf(incident) } });
   // `since` is the earliest start of the runs that the incident counts.
-  const dead = [{ fingerprint: incident.fingerprint, since }, incident.dead];
-  const hasDead = incident.dead > 0 && incident.fingerprint;
+  const dead = [{ fingerprint, since }, incident.dead];
+  const hasDead = incident.dead > 0 && fingerprint;
   const name = error ? [error.status, error.host].filter(Boolean).join(" ") || error.class : "Failing, and no record of a run is left";
   return html`<li class="incident">
     <div class="bar" style=${{ width: `${(100 * incident.tenants) / most}%` }}></div>
@@ -109,7 +119,8 @@ function Incident({ incident, most, since }) {
     </div>
     <div class="do">
       ${incident.exampleRunId && html`<a href=${link.run(incident.exampleTenantId, incident.exampleRunId)}>Last failed run</a>`}
-      ${hasDead && html`<${Act} ...${retry(...dead)}>${incident.dead === 1 ? "Run it again…" : `Run these ${grouped(incident.dead)} again…`}<//>`}
+      ${isSent && html`<span class="quiet">${grouped(own.number)} ${own.number === 1 ? "was" : "were"} sent at <${Time} at=${own.at} ago=${false} /></span>`}
+      ${hasDead && !isSent && html`<${Act} ...${retry(...dead)} done=${noteSent}>${incident.dead === 1 ? "Run it again…" : `Run these ${grouped(incident.dead)} again…`}<//>`}
       ${hasDead && html`<${Act} ...${purge(...dead)}>Purge…<//>`}
     </div>
   </li>`;

@@ -1,7 +1,7 @@
 // Run: its attempts, its error, and its numbers against the usual ones.
 
 import { html, useMemo } from "./preact.js";
-import { Act, enqueue } from "./actions.js";
+import { Act, enqueue, setWindow, useCanOperate } from "./actions.js";
 import { useData, useSource } from "./api.js";
 import { fleet } from "./fleet.js";
 import { Badge, Copy, link, Loaded, Sign, Table, Text, Time, Title } from "./parts.js";
@@ -21,6 +21,7 @@ function Detail({ detail }) {
   const all = useSource(fleet).data?.lines;
   const line = useMemo(() => all?.find((each) => each.tenantId === run.tenantId && each.flowName === run.flowName), [all, run]);
   const zone = line?.timezone;
+  const start = window && (window.startUtc ?? window.start);
   return html`
     <p class="lead"><${Badge} name=${run.outcome ?? "running"} /> <a href=${link.tenant(run.tenantId, run.flowName)}><${Text}>${run.flowName}<//></a></p>
     ${run.error && html`<${ErrorBox} error=${run.error} />`}
@@ -32,11 +33,12 @@ function Detail({ detail }) {
       <div><dt>Ended</dt><dd><${Time} at=${run.finishedUtc} zone=${zone} /></dd></div>
       <div><dt>Attempts</dt><dd>${grouped(run.attempts)}${detail.redrive > 0 && html` <span class="quiet">sent again ${grouped(detail.redrive)} times</span>`}</dd></div>
       ${detail.part > 1 && html`<div><dt>Part</dt><dd>${grouped(detail.part)}</dd></div>`}
-      ${window && html`<div><dt>Window</dt><dd><${Time} at=${window.startUtc ?? window.start} ago=${false} none="the start" zone=${zone} /> to <${Time} at=${window.endUtc ?? window.end} ago=${false} zone=${zone} /></dd></div>`}
+      ${window && html`<div><dt>Window</dt><dd><${Time} at=${start} ago=${false} none="the start" zone=${zone} /> to <${Time} at=${window.endUtc ?? window.end} ago=${false} zone=${zone} /></dd></div>`}
       <div><dt>HTTP, last attempt</dt><dd>${Object.keys(http).length ? Object.entries(http).map(([name, number]) => `${words(name)} ${grouped(number)}`).join(", ") : html`<span class="quiet">no requests</span>`}</dd></div>
     </dl>
     <div class="do"><${Act} ...${enqueue(run)}>Run the flow now…<//></div>
     ${run.unusual?.map((each) => html`<p class="note warn" key=${each.text}><${Sign} name="unusual" /> <span>Unusual: <${Text}>${each.text}<//></span></p>`)}
+    ${run.unusual?.length > 0 && start && html`<${ReadAgain} run=${run} start=${start} zone=${zone} />`}
     <${Counts} run=${run} line=${line} attempt=${attempts.at(-1)} />
     <section aria-labelledby="attempts">
       <h2 id="attempts">Attempts</h2>
@@ -73,6 +75,23 @@ function Credentials({ tenant, names }) {
     <p>The server has refused the credentials. ${commands.length ? "Set a new value, and run the flow again:" : "The run has read no secret."}</p>
     ${commands.map((each) => html`<p key=${each}><code><${Text}>${each}<//></code></p>`)}
   </div></div>`;
+}
+
+/** How the window of a run is read a second time, and what has come after it. */
+function ReadAgain({ run, start, zone }) {
+  const kept = useData("memory", { tenant: run.tenantId, flow: run.flowName }, 30);
+  if (!useCanOperate()) return null;
+  return html`<section class="again" aria-labelledby="again">
+    <h2 id="again">Read this window again</h2>
+    <p class="quiet">When the source is right again: set the window back to the start of this run's window, and run the flow. That run reads from there up to its own time.</p>
+    <${Loaded} from=${kept} what="the window">
+      <p>The next window starts at <${Time} at=${kept.data?.windowEndUtc} zone=${zone} none="no time" />.</p>
+      <div class="do">
+        <${Act} ...${setWindow(run, kept.data, start)}>Set the window to <${Time} at=${start} ago=${false} zone=${zone} />…<//>
+        <${Act} ...${enqueue(run)}>Run now…<//>
+      </div>
+    <//>
+  </section>`;
 }
 
 /** The counts of a run, and its seconds, beside the means of the last successful runs of the flow. */

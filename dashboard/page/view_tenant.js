@@ -43,8 +43,8 @@ function Entries({ tenant, own, lines, opened, edit }) {
       <div class="head">
         <h2 id="entries">Flows</h2>
         <div class="do">
-          ${own.entries.filter((each) => each.enabled).length > 1 && html`<${Act} ...${pause({ tenantId: tenant })}>Pause all…<//>`}
-          ${own.document.flows?.some?.((each) => each?.pausedWithTenant) && html`<${Act} ...${resume({ tenantId: tenant })}>Resume all…<//>`}
+          ${own.entries.filter((each) => each.enabled).length > 1 && html`<${Act} ...${pause({ tenantId: tenant, etag: own.etag })}>Pause all…<//>`}
+          ${own.document.flows?.some?.((each) => each?.pausedWithTenant) && html`<${Act} ...${resume({ tenantId: tenant, etag: own.etag })}>Resume all…<//>`}
         </div>
       </div>
       ${!own.entries.length && html`<p class="empty">The document has no flows.</p>`}
@@ -119,16 +119,17 @@ function Answer({ why, seen, edit }) {
   `;
 }
 
-/** The buttons that are the next step, for a user who may press them; a link; else the command. */
+/** The next step: links, the buttons for a user who may press them, and the sentence or the command of the app. */
 function Next({ finding, seen, edit }) {
   const canOperate = useCanOperate();
   const steps = [
     finding.runId && html`<a href=${link.run(seen.tenantId, finding.runId)}>Run <${Text}>${finding.runId}<//></a>`,
     finding.cause === "no_tick" && html`<a href=${link.now()}>The last tick</a>`,
+    finding.inFlowFile && html`<a href=${link.files()}>The flow files</a>`,
     canOperate && STEPS[finding.cause]?.(finding, seen, edit),
   ].filter(Boolean);
-  if (steps.length) return html`<div class="do next"><span>Next:</span> ${steps}</div>`;
-  return finding.next && html`<p>Next: <code><${Text}>${finding.next}<//></code></p>`;
+  if (!steps.length && !finding.next) return null;
+  return html`<div class="do next"><span>Next:</span> ${steps} ${finding.next && html`<code><${Text}>${finding.next}<//></code>`}</div>`;
 }
 
 const Edit = ({ edit }) => html`<button type="button" onClick=${edit}>Edit the document…</button>`;
@@ -136,7 +137,7 @@ const RunNow = ({ seen }) => seen.enabled && html`<${Act} ...${enqueue(seen)}>Ru
 
 /** The buttons for a cause: a function of the finding, of what the operator has seen, and of how the document is edited. */
 const STEPS = {
-  problem: (_, __, edit) => html`<${Edit} edit=${edit} />`,
+  problem: ({ inFlowFile }, __, edit) => !inFlowFile && html`<${Edit} edit=${edit} />`,
   no_entry: (_, __, edit) => html`<${Edit} edit=${edit} />`,
   disabled: (_, seen) => html`<${Act} ...${resume(seen)}>Resume it…<//>`,
   closed: ({ gate }) => gate && html`<${Act} ...${openGate(gate)}>Open <${Text}>${gate.provider}<//>…<//>`,

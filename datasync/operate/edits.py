@@ -52,12 +52,14 @@ async def pause(
         tenant_id: The tenant.
         flow: The flow; None for the whole tenant.
         reason: Why; empty for none.
-        seen: Fields of the entry as the operator saw them, such as `{"enabled": true}`. Only with a flow.
+        seen: Fields as the operator saw them: of the entry, such as `{"enabled": true}`; without a flow, of the
+            document, such as its `_etag`.
 
     Raises:
         TenantUnknown, EntryUnknown: the document or the entry does not exist.
         ActionInvalid: the reason is too long or cannot be stored.
-        ChangedMeanwhile: the entry differs from the one that the operator saw, or another action came in between.
+        ChangedMeanwhile: the entry, or the document, differs from the one that the operator saw, or another action came
+            in between.
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
@@ -78,6 +80,7 @@ async def pause(
         return Change(f"{_subject(tenant_id, flow)}: {said}", before, _switch(entry))
 
     def of_tenant(document: Document) -> Change:
+        _must_be(document, seen, _subject(tenant_id, None))
         enabled = [entry for entry in entries_of(document) if entry.get("enabled") is True]
         before = [_named(entry) for entry in enabled]
         for entry in enabled:
@@ -112,6 +115,7 @@ async def resume(
         return Change(f"{_subject(tenant_id, flow)}: {said}{_following(entry, ask.at)}", before, _switch(entry))
 
     def of_tenant(document: Document) -> Change:
+        _must_be(document, seen, _subject(tenant_id, None))
         paused = [entry for entry in entries_of(document) if entry.get("pausedWithTenant") and not entry.get("enabled")]
         if not paused:
             raise ActionRefused(
@@ -218,15 +222,18 @@ def entry_of(
         raise EntryUnknown(
             f"tenant {shown(str(document.get('id')))!r} has no entry for {shown(flow)!r}. Its entries: {known}"
         )
-    for name, value in (seen or {}).items():
-        if not _is_same(found[0].get(name), value):
-            is_told = name in KEPT_OF_ENTRIES
-            now = f"is {shown(repr(found[0].get(name)))} now, and was {shown(repr(value))} when you looked"
-            raise ChangedMeanwhile(
-                f"{_subject(str(document.get('id')), flow)}: {shown(name)} "
-                f"{now if is_told else 'was changed since you looked'}"
-            )
+    _must_be(found[0], seen, _subject(str(document.get("id")), flow))
     return found[0]
+
+
+def _must_be(present: Mapping[str, Any], seen: Mapping[str, Any] | None, subject: str) -> None:
+    """Raise ChangedMeanwhile if a field of an entry, or of a document, differs from the value that the operator saw."""
+    for name, value in (seen or {}).items():
+        if not _is_same(present.get(name), value):
+            is_told = name in KEPT_OF_ENTRIES
+            now = f"is {shown(repr(present.get(name)))} now, and was {shown(repr(value))} when you looked"
+            what = "it" if name == "_etag" else shown(name)
+            raise ChangedMeanwhile(f"{subject}: {what} {now if is_told else 'was changed since you looked'}")
 
 
 def _is_same(stored: object, seen: object) -> bool:

@@ -23,7 +23,11 @@ class Fleet(msgspec.Struct, frozen=True, rename="camel"):
     """The flows of all tenants, or of those that have changed."""
 
     at_ts: int
-    """The time of the newest change, in seconds since 1970 by the clock of Cosmos DB: ask for changes since then."""
+    """In seconds since 1970 by the clock of Cosmos DB: ask for changes since then.
+
+    It is the time of the newest change, or a later one if no change was seen since then, so that the newest changes
+    are not read in each answer.
+    """
     complete: bool
     """Whether the lines are those of all tenants. Otherwise, they replace all lines of their tenants."""
     lines: tuple[FlowLine, ...]
@@ -33,8 +37,8 @@ class Fleet(msgspec.Struct, frozen=True, rename="camel"):
 
 async def fleet(services: Services, registry: FlowRegistry, now: datetime) -> Fleet:
     """Return the flows of all tenants as of `now` (aware). Raises ServiceUnavailable."""
-    newest = await _newest(services)  # read first: a change during the rest is read again
-    return Fleet(at_ts=newest, complete=True, lines=tuple(await flows(services, registry, now)))
+    at_ts = await _at_ts(services, now)  # read first: a change during the rest is read again
+    return Fleet(at_ts=at_ts, complete=True, lines=tuple(await flows(services, registry, now)))
 
 
 async def fleet_since(services: Services, registry: FlowRegistry, now: datetime, since: int) -> Fleet:
@@ -47,7 +51,7 @@ async def fleet_since(services: Services, registry: FlowRegistry, now: datetime,
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
-    newest = await _newest(services)
+    at_ts = await _at_ts(services, now)
     documents, others = await asyncio.gather(
         services.tenants.changed(since - OVERLAP), services.overview.changed(since - OVERLAP, now)
     )
@@ -66,12 +70,16 @@ async def fleet_since(services: Services, registry: FlowRegistry, now: datetime,
 
     found = dict(zip(changed, await asyncio.gather(*map(read, changed)), strict=True))
     return Fleet(
-        at_ts=max(newest, since),
+        at_ts=max(at_ts, since),
         complete=False,
         lines=tuple(line for lines in found.values() if lines for line in lines),
         removed=tuple(tenant_id for tenant_id, lines in found.items() if lines is None),
     )
 
 
-async def _newest(services: Services) -> int:
-    return max(await asyncio.gather(services.tenants.newest(), services.overview.newest()))
+async def _at_ts(services: Services, now: datetime) -> int:
+    newest = max(await asyncio.gather(services.tenants.newest(), services.overview.newest()))
+    # Clocks differ by OVERLAP at most. After twice that time, every further change has a later `_ts` than the newest,
+    # which need not be read again.
+    is_over = now.timestamp() > newest + 2 * OVERLAP
+    return newest + OVERLAP + 1 if is_over else newest

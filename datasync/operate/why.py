@@ -28,6 +28,7 @@ from datasync.stores.fleet import StandingProblem
 from datasync.stores.overview import Records, RunFilter, Running
 
 _LONGEST_REASON = 500  # characters
+_MOST_AT_ONCE = 16  # overlapping runs of one flow, of which one is looked for
 _ENDING = timedelta(minutes=1)  # for a flow that is cancelled, and for clocks that differ
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _RESTART = (
@@ -102,6 +103,8 @@ class Finding(msgspec.Struct, frozen=True, rename="camel"):
     """The run that it is about."""
     gate: Gate | None = None
     """The provider that is closed."""
+    in_flow_file: bool = False
+    """Whether the flow file has to be corrected, and not the document."""
 
 
 class Why(msgspec.Struct, frozen=True, rename="camel"):
@@ -153,6 +156,8 @@ class _Facts(msgspec.Struct, frozen=True):
     """The run that started last, as far as its record can be read."""
     failed: RunLine | None
     """The run that failed last."""
+    unusual: str | None
+    """The id of the run that first had an unusual number that the last successful run has."""
     queues: Queues
     tick: TickStatus
     closed_until: datetime | None
@@ -208,7 +213,9 @@ class _Question:
     async def _problem(self, tenant: Tenant, entry: FlowEntry) -> Finding:
         for each in await self._services.fleet.problems():
             if each.level == "error" and each.tenant == tenant.id and _stops(each, entry):
-                return found(Cause.PROBLEM, _said(each), self._deploy if self._is_broken(each) else self._correct)
+                if self._is_broken(each):
+                    return msgspec.structs.replace(found(Cause.PROBLEM, _said(each), self._deploy), in_flow_file=True)
+                return found(Cause.PROBLEM, _said(each), self._correct)
         try:
             self.state = await self._services.runs.state(self._tenant_id, self._names)
         except StateInvalid as error:
@@ -237,11 +244,25 @@ class _Question:
         return _Facts(
             last=_first(last),
             failed=_first(failed),
+            unusual=await self._first_unusual(),
             queues=both,
             tick=tick,
             closed_until=closed,
             running=tuple(each for each in running if each.flow_name in self._names),
         )
+
+    async def _first_unusual(self) -> str | None:
+        standing = self.state.unusual if self.state else ()
+        if not standing:
+            return None
+        wanted = RunFilter(
+            tenant_id=self._tenant_id,
+            names=self._names,
+            outcomes=(Outcome.SUCCEEDED,),
+            until=min(each.since_utc for each in standing),
+        )
+        records = (await self._services.overview.records(wanted, _MOST_AT_ONCE)).records
+        return next((each.run_id for each in records if any(own in standing for own in each.unusual)), None)
 
     async def _closed(self) -> datetime | None:
         """Return until when the provider of the flow is closed, as far as the flow is known here."""
@@ -396,8 +417,8 @@ class _Question:
         numbers = ", ".join(map(str, state.unusual))
         since = utc_text(min(each.since_utc for each in state.unusual))
         why = f"its last successful run differs from those before: {numbers} (since {since})"
-        if facts.last and facts.last.unusual:
-            return self._of_run(Cause.UNUSUAL, facts.last.run_id, why)
+        if facts.unusual:
+            return self._of_run(Cause.UNUSUAL, facts.unusual, why)
         return found(Cause.UNUSUAL, why, self._runs(entry))
 
     def _schedule(self, entry: FlowEntry) -> Finding:

@@ -55,9 +55,7 @@ class Site:
         found = self.data.get(name)
         if found is None:
             return await _json(request, {"error": f"there is no {name}"}, HTTPStatus.NOT_FOUND)
-        response = await _json(request, found(query) if callable(found) else found)
-        response.headers["Date"] = format_datetime(self.now, usegmt=True)
-        return response
+        return self._at_its_time(await _json(request, found(query) if callable(found) else found))
 
     async def act(self, request: web.Request) -> web.Response:
         if refused := self._refused(request):
@@ -69,7 +67,11 @@ class Site:
         self.done.append((name, await request.json()))
         waiting = self.results.get(name)
         status, content = waiting.pop(0) if waiting else (HTTPStatus.OK, {"message": f"{name} is done"})
-        return await _json(request, content, status)
+        return self._at_its_time(await _json(request, content, status))
+
+    def _at_its_time(self, response: web.Response) -> web.Response:
+        response.headers["Date"] = format_datetime(self.now, usegmt=True)
+        return response
 
     def _refused(self, request: web.Request) -> web.Response | None:
         """Return the answer of the platform to a wrong key, which has no body, or to somebody who is not signed in."""

@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from dashboard.access import Visitor
-from tests.browser.board import AWAY, FEED, tenant_detail
+from tests.browser.board import AWAY, FEED, incident, run, run_detail, tenant_detail
 from tests.browser.site import Site
 from tests.waiting import wait_until
 
@@ -82,6 +82,27 @@ async def test_dead_runs_are_run_again_when_their_number_is_typed_back(page: Pag
     assert sent(site) == [("retry", {**counted, "spreadSeconds": 600, "who": "Ada"})]
 
 
+async def test_dead_runs_that_were_sent_are_not_offered_again(page: Page, site: Site) -> None:
+    """The incident says when they were sent, until its numbers are others. Other incidents stay as they are."""
+    await page.goto(site.url)
+    first = page.locator(".incident").first
+    await first.get_by_role("button", name="Run these 72 again…").click()
+    await page.get_by_label("Your name").fill("Ada")
+    await page.get_by_label("Type 72").fill("72")
+    await page.get_by_role("button", name="Run 72 again").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    await expect(first).to_contain_text("72 were sent at 12:00")
+    await expect(first.get_by_role("button")).to_have_text(["Purge…"])
+    await expect(page.locator(".incident").last.get_by_role("button")).to_have_text(["Run it again…", "Purge…"])
+    site.data["incidents"] = {"incidents": [incident(AWAY, 67, dead=70)], "hasMore": False, "unreadable": []}
+    await page.get_by_role("link", name="Fleet").click()
+    await page.get_by_role("link", name="Now", exact=True).click()
+
+    await expect(page.get_by_role("button", name="Run these 70 again…")).to_be_visible()
+    await expect(first).not_to_contain_text("were sent")
+
+
 MEMORY = {"cursorJson": '{"page": 12345678901234567}', "windowEndUtc": "2025-08-23T11:00:00Z"}
 CURSOR, WINDOW = {"seenJson": MEMORY["cursorJson"]}, {"seen": {"windowEndUtc": MEMORY["windowEndUtc"]}}
 KEPT = [
@@ -116,6 +137,50 @@ async def test_what_a_flow_keeps_is_shown_set_and_reset(page: Page, site: Site) 
     assert sent(site) == [
         (case.action, {"tenant": "acme-decks", "flow": FEED, "who": "Ada", **case.body}) for case in KEPT
     ]
+
+
+async def test_the_window_of_an_unusual_run_is_read_again(page: Page, site: Site) -> None:
+    """The time that is proposed is the start of the window of that run. A person who may only read has no such part."""
+    detail = msgspec.to_builtins(run_detail(run("r-1", counts={"orders": 0})))
+    detail["run"]["unusual"] = [{"text": "orders=0, usually 1180.5", "sinceUtc": "2025-08-23T11:59:00Z"}]
+    site.data["run"] = detail
+    await page.goto(f"{site.url}#/run/acme-decks/r-1")
+    again = page.get_by_role("region", name="Read this window again")
+    await expect(again).to_contain_text("The next window starts at 11:00")
+
+    await again.get_by_role("button", name="Set the window to 10:00…").click()
+    await page.get_by_label("Your name").fill("Ada")
+    await page.get_by_role("button", name="Set", exact=True).click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await again.get_by_role("button", name="Run now…").click()
+    await page.locator("dialog .primary").click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    ours = {"tenant": "acme-decks", "flow": FEED, "who": "Ada"}
+    assert sent(site) == [("window-set", {**ours, "windowEndUtc": "2025-08-23T10:00:00Z", **WINDOW}), ("enqueue", ours)]
+    site.data["me"] = Visitor(mode="entra", name="ada@example.com", can_operate=False)
+    await page.reload()
+    await expect(page.get_by_text("Unusual: orders=0")).to_be_visible()
+    await expect(page.get_by_text("ada@example.com (reader)")).to_be_visible()
+    await expect(again).to_have_count(0)
+
+
+async def test_all_flows_of_a_tenant_are_paused_and_resumed_as_they_were_seen(page: Page, site: Site) -> None:
+    """The body has the version of the document, so that the app refuses if it was changed since then."""
+    detail = tenant_detail("acme-decks")
+    flows = [{**each, "pausedWithTenant": True} for each in detail.document["flows"]]
+    entries = tuple(msgspec.structs.replace(each, enabled=True) for each in detail.entries)
+    site.data["tenant"] = msgspec.structs.replace(detail, document={**detail.document, "flows": flows}, entries=entries)
+    await page.goto(f"{site.url}#/tenant/acme-decks")
+
+    for button in ("Pause all…", "Resume all…"):
+        await page.get_by_role("button", name=button).click()
+        await page.get_by_label("Your name").fill("Ada")
+        await page.locator("dialog .primary").click()
+        await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    ours = {"tenant": "acme-decks", "seen": {"_etag": '"1"'}, "who": "Ada"}
+    assert sent(site) == [("pause", {**ours, "reason": ""}), ("resume", ours)]
 
 
 async def test_a_provider_is_opened_and_dead_runs_are_purged(page: Page, site: Site) -> None:
@@ -210,6 +275,38 @@ async def test_a_repeated_click_has_the_same_id(page: Page, site: Site) -> None:
 
     first, second, third = (body["actionId"] for _, body in site.done)
     assert first == second != third
+
+
+CLOCKED_TIMEOUTS = """AbortSignal.timeout = (ms) => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(new DOMException("time is over", "TimeoutError")), ms);
+    return controller.signal;
+}"""
+
+
+async def test_an_action_without_an_answer_may_have_been_done(page: Page, site: Site) -> None:
+    """The page waits for two minutes, and says what the button does then: it repeats the same action."""
+    await page.clock.install()
+    await page.add_init_script(CLOCKED_TIMEOUTS)
+    ids: list[str] = []
+    await page.route("**/actions/enqueue", lambda route: ids.append(route.request.post_data_json["actionId"]))
+    await ask(page, site, FEED, "Run now…")
+    button = page.locator("dialog .primary")
+
+    await button.click()
+    await expect(button).to_have_text("Working…")
+    await page.clock.fast_forward(119_000)
+    await expect(button).to_have_text("Working…")
+    await page.clock.fast_forward(2_000)
+    await expect(page.get_by_role("alert")).to_have_text(
+        "the app has not answered in 120 seconds. It may have been done. The button repeats the same action, which is "
+        "done once."
+    )
+    await page.unroute_all()
+    await button.click()
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    assert [body["actionId"] for _, body in site.done] == ids
 
 
 async def test_a_try_after_a_refusal_is_another_action(page: Page, site: Site) -> None:

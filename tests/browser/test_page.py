@@ -107,6 +107,18 @@ async def test_lost_connections_and_old_data_are_told(page: Page, site: Site) ->
     await expect(page.locator(".fresh")).to_have_attribute("data-state", "fresh")
 
 
+async def test_only_the_first_view_asks_for_the_status(page: Page, site: Site) -> None:
+    """The app reads its whole fleet for it. Each other view knows from its own data whether the app answers."""
+    for address in (each for name, each in VIEWS.items() if name != "now"):
+        await page.goto(f"{site.url}{address}")
+        await settled(page)
+        await expect(page.locator(".fresh")).to_contain_text("Updated")
+    assert "status" not in [name for name, _ in site.asked]
+
+    await page.get_by_role("navigation").get_by_role("link", name="Now").click()
+    await expect(page.locator(".tile", has_text="Failing")).to_contain_text("67")
+
+
 async def test_an_error_of_the_app_is_shown_beside_the_data(page: Page, site: Site) -> None:
     """Everything else goes on."""
     site.data.pop("incidents")

@@ -120,7 +120,7 @@ STEPS: dict[Cause, list[str]] = {
 
 
 async def test_the_next_step_is_a_button_or_a_link(page: Page, site: Site) -> None:
-    """Where the page has none, and for somebody who may only read, it is the command."""
+    """The sentence or the command of the app stands beside it. Somebody who may only read has only that."""
     gate = Gate("homedepot", None, NOW + HOUR, None)
 
     async def next_step(cause: Cause, answer: Any) -> Locator:
@@ -136,9 +136,24 @@ async def test_the_next_step_is_a_button_or_a_link(page: Page, site: Site) -> No
     for cause, steps in STEPS.items():
         shown = await next_step(cause, why("acme-decks", FEED))
         await expect(shown.locator(".next a, .next button"), cause).to_have_text(steps)
+        await expect(shown.locator(".next code"), cause).to_have_text("datasync queue")
     await expect(await next_step(Cause.QUEUED, why("acme-decks", FEED))).to_contain_text("Next: datasync queue")
     site.data["me"] = Visitor(mode="entra", name="ada@acme.example", can_operate=False)
     await expect(await next_step(Cause.DISABLED, why("acme-decks", FEED))).to_contain_text("Next: datasync queue")
+
+
+async def test_the_next_step_for_a_broken_flow_file_is_the_view_of_the_files(page: Page, site: Site) -> None:
+    """The document has nothing to correct."""
+    broken = Finding(Cause.PROBLEM, applies=True, why="so", next="correct the flow file", in_flow_file=True)
+    site.data["why"] = msgspec.structs.replace(why("acme-decks", FEED), answer=broken)
+    await page.goto(f"{site.url}#/tenant/acme-decks")
+    await page.get_by_role("article", name=FEED).get_by_role("button", name="Why?").click()
+
+    steps = page.locator(".next")
+    await expect(steps).to_contain_text("correct the flow file")
+    await expect(steps.locator("a, button")).to_have_text(["The flow files"])
+    await steps.get_by_role("link").click()
+    await expect(page.get_by_role("heading", name="1 broken file")).to_be_visible()
 
 
 async def test_an_unknown_tenant_is_named(page: Page, site: Site) -> None:

@@ -102,6 +102,24 @@ class TestPauseAndResume:
         again = await command(world, "resume", "t")
         assert (again.exit_code, "was paused with the whole tenant" in again.stderr) == (1, True)
 
+    async def test_a_tenant_that_has_changed_since_it_was_seen_is_neither_paused_nor_resumed(
+        self, world: World, two: Fleet
+    ) -> None:
+        """The operator looks again, and then it is."""
+        services, registry = two.services, two.registry
+        seen = {"_etag": (await world.document("t"))["_etag"]}
+        await world.put(document("t", entry(enabled=False)))
+        with pytest.raises(ChangedMeanwhile, match="tenant t: it was changed since you looked"):
+            await pause(services, registry, ask("a"), tenant_id="t", flow=None, reason="", seen=seen)
+        with pytest.raises(ChangedMeanwhile, match="tenant t: it was changed since you looked"):
+            await resume(services, registry, ask("b"), tenant_id="t", flow=None, seen=seen)
+
+        assert (await switches(world))["weather"] == {"enabled": False}
+        await world.put(document("t", entry()))
+        seen = {"_etag": (await world.document("t"))["_etag"]}
+        await pause(services, registry, ask("c"), tenant_id="t", flow=None, reason="", seen=seen)
+        assert (await switches(world))["weather"]["pausedWithTenant"]
+
     async def test_an_entry_that_a_person_has_enabled_is_paused_by_itself(self, world: World) -> None:
         """It was paused with the tenant, and enabled in the portal. Resuming the tenant does not enable it again."""
         await command(world, "pause", "t")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,8 +13,8 @@ from datasync.model.job import HEAD_START
 from datasync.model.tenant import Tenant
 from datasync.model.times import utc_text
 from datasync.operate import fleet as fleet_module
+from datasync.operate.fleet import OVERLAP, fleet_since
 from datasync.operate.fleet import fleet as find_fleet
-from datasync.operate.fleet import fleet_since
 from datasync.operate.flows import Health
 from datasync.operate.load import MINUTES, load
 from datasync.operate.tenant import tenant
@@ -87,6 +87,27 @@ async def test_only_changed_tenants_come_again(
     assert sorted(await changed(before_tick)) == sorted([*broken, *edited])
     assert sorted(await changed(before_edit)) == sorted(edited)
     assert await changed(after) == []
+
+
+async def test_changes_that_are_over_come_once(fleet: Fleet, services: Services, world: World) -> None:
+    """However many they were. While others of the same time may be on their way, they are read again."""
+    await fleet.add("acme", "bravo")
+    newest_ts = max(await newest(world.tenants), await newest(world.runs))
+
+    async def changed(seconds: int, since: int) -> tuple[int, list[str]]:
+        now = datetime.fromtimestamp(newest_ts + seconds, UTC)
+        found = await fleet_since(services, fleet.registry, now, since)
+        return found.at_ts, [line.tenant_id for line in found.lines]
+
+    soon, early = await changed(2 * OVERLAP, 0)
+    assert (await changed(2 * OVERLAP, soon))[1] == early == ["acme", "bravo"]
+    later, _ = await changed(2 * OVERLAP + 1, soon)
+    assert (await changed(2 * OVERLAP + 20, later))[1] == []
+    whole = await find_fleet(services, fleet.registry, datetime.fromtimestamp(newest_ts + 2 * OVERLAP + 1, UTC))
+    assert whole.at_ts == later
+    await next_second(world)
+    await world.put(document("bravo", entry(enabled=False)))
+    assert (await changed(2 * OVERLAP + 40, later))[1] == ["bravo"]
 
 
 async def test_the_start_of_an_overlapping_run_is_a_change(

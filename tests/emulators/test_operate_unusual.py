@@ -76,6 +76,7 @@ async def test_a_flow_that_suddenly_reads_zero_is_found(
     why = await find_why(reader.services, reader.registry, "acme", "weather", NOW + after)
     assert (why.answer.cause, why.is_wrong) == (Cause.UNUSUAL, True)
     assert "orders=0, usually 120" in why.answer.why
+    assert why.answer.run_id == f"r-{RUNS}", "the first run that read zero"
     shown = await command(world, "show", f"r-{RUNS}", "--tenant", "acme")
     assert "unusual      orders=0, usually 120" in shown.stdout
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("UNUSUAL ")]

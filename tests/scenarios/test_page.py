@@ -137,8 +137,13 @@ async def test_a_broken_flow_file(company: Company, page: Page) -> None:
 
     await opened(page)
     cause = "SyntaxError: '(' was never closed (orders.py, line 14)"
-    await expect(page.get_by_role("region", name="Problems")).to_contain_text(cause)
-    await click(page, "Flow files", "link")
+    problem = page.get_by_role("region", name="Problems")
+    await expect(problem).to_contain_text(cause)
+    await problem.get_by_role("link", name="acme").click()
+    await click(page, "Why?")
+    await expect(page.locator(".next")).to_contain_text("correct the flow file, and deploy the app")
+    await expect(page.locator(".next").get_by_role("button")).to_have_count(0)
+    await page.locator(".next").get_by_role("link", name="The flow files").click()
     await expect(page.get_by_role("heading", name="1 broken file")).to_be_visible()
     await expect(page.get_by_text("Correct the file, and deploy again")).to_be_visible()
     await expect(page.get_by_role("article").get_by_text(cause).first).to_be_visible()
@@ -193,7 +198,7 @@ async def test_ticks_that_do_not_come(company: Company, page: Page) -> None:
 
 
 async def test_a_flow_that_suddenly_reads_zero(company: Company, shop: Shop, page: Page) -> None:
-    """The run shows its numbers beside the usual ones, and its window, which is read again."""
+    """Why? leads to the run. It shows its numbers beside the usual ones, and reads its window again."""
     await company.add("orders", "acme", "bolt")
     await company.tick()
     await company.hours(1)
@@ -207,14 +212,13 @@ async def test_a_flow_that_suddenly_reads_zero(company: Company, shop: Shop, pag
     unusual = page.get_by_role("region", name="Unusual flows")
     await expect(unusual).to_contain_text("orders=0, usually 120")
     await unusual.get_by_role("link", name="bolt").click()
-    await page.locator(".timeline").get_by_role("link", name="orders").first.click()
+    await click(page, "Why?")
+    await page.locator(".next").get_by_role("link", name="Run").click()
     await expect(page.get_by_role("row", name=re.compile("^orders 0 1"))).to_be_visible()
     await expect(page.get_by_text(re.compile("14:00.* to .*15:00"))).to_be_visible()
     shop.empty.clear()
-    await page.locator(".lead").get_by_role("link", name="orders").click()
-    await click(page, "Cursor and window")
-    await click(page, "Set the window…")
-    await confirm(page, "Set", Time_in_UTC="2025-08-23T14:00:00")
+    await click(page, "Set the window to")
+    await confirm(page, "Set")
     await click(page, "Run now…")
     await confirm(page, "Run now")
     await company.work()

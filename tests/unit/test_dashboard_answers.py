@@ -26,6 +26,7 @@ async def test_no_answer_can_run_foreign_code_or_be_framed() -> None:
             "connect-src": "'self'",
             "img-src": "'self'",
             "require-trusted-types-for": "'script'",
+            "trusted-types": "'none'",
             "base-uri": "'none'",
             "form-action": "'none'",
             "frame-ancestors": "'none'",
