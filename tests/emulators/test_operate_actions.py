@@ -181,6 +181,16 @@ class TestNextRun:
         await two.tick(2 * MINUTE)
         assert (await world.document("t"))["flows"][0]["nextRunUtc"] == NEXT
 
+    async def test_a_time_that_was_changed_since_the_operator_looked_stays(self, world: World) -> None:
+        """`--seen` has it, or null. Exit code 5."""
+        words = ("next-run", "t", "weather", "2025-08-23T18:00:00Z", "--seen")
+        refused = [await command(world, *words, seen) for seen in ("2025-08-23T14:00:00Z", "null")]
+        kept = (await world.document("t"))["flows"][0]["nextRunUtc"]
+        done = await command(world, *words, "2025-08-23T15:00:00+02:00")
+
+        assert ([each.exit_code for each in refused], kept, done.exit_code) == ([5, 5], NEXT, 0)
+        assert (await command(world, *words, "soon")).exit_code == 2
+
     async def test_what_the_operator_saw_has_to_be_still_so(self, two: Fleet) -> None:
         """Times in different forms are the same if they are one instant."""
         services, registry = two.services, two.registry
