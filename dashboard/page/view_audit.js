@@ -5,6 +5,8 @@ import { useData } from "./api.js";
 import { Badge, link, Loaded, Sign, Table, Text, Time, Title } from "./parts.js";
 import { words } from "./text.js";
 
+const MOST_TENANTS = 2;
+
 export function Audit() {
   const found = useData("audit", { limit: 200 }, 30);
   return html`
@@ -24,7 +26,8 @@ function Actions({ found }) {
           <td><${Time} at=${each.atUtc} /></td>
           <td><${Text}>${each.who}<//> <span class="quiet"><${Text}>${each.via}<//></span></td>
           <td><${Text}>${words(each.action)}<//></td>
-          <td>${each.tenantId && html`<a href=${link.tenant(each.tenantId)}><${Text}>${each.tenantId}<//></a>`}</td>
+          <td>${(each.tenantId ? [each.tenantId] : each.tenantIds.slice(0, MOST_TENANTS)).map((tenant) => html`<a key=${tenant} href=${link.tenant(tenant)}><${Text}>${tenant}<//></a> `)}
+            ${each.tenantIds.length > MOST_TENANTS && `and ${each.tenantIds.length - MOST_TENANTS} more`}</td>
           <td>${each.flowName && html`<${Text}>${each.flowName}<//>`}</td>
           <td class="wide">${each.end !== "done" && html`<${Badge} name="interrupted" label=${each.end === null ? "not finished" : words(each.end)} /> `}<${Text}>${each.message}<//></td>
           <td><${Values} before=${each.before} after=${each.after} /></td>

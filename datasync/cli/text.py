@@ -27,6 +27,7 @@ from datasync.operate.ticks import Ticks, TickStatus
 from datasync.operate.why import Why, command, open_command
 
 _GAP = "   "
+_MOST_NAMED = 2  # tenants
 _LONGEST_SEEN = 1000  # characters of a cursor in a command, which a reader can still copy
 
 
@@ -376,7 +377,7 @@ def audit(found: AuditLines) -> Iterator[str]:
                 time(each.at_utc),
                 each.who,
                 each.action,
-                each.tenant_id or "-",
+                each.tenant_id or _first(each.tenant_ids),
                 each.flow_name or "-",
                 each.end or "not finished",
                 each.message,
@@ -384,6 +385,11 @@ def audit(found: AuditLines) -> Iterator[str]:
             for each in found.actions
         ],
     )
+
+
+def _first(names: Sequence[str]) -> str:
+    others = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {others} more" if others > 0 else "") or "-"
 
 
 def gates(found: Sequence[Gate]) -> Iterator[str]:
