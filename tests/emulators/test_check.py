@@ -209,7 +209,7 @@ async def test_an_identity_without_a_token_is_reported_with_the_remedy(world: Wo
     for line in lines[:2]:
         assert "the app's identity got no token" in line
         assert line.endswith("Sign in (az login), or give the Function App a managed identity")
-    assert code == 1
+    assert code == 4
 
 
 async def test_a_wrong_storage_key_is_reported(world: World) -> None:
