@@ -26,8 +26,7 @@ function Actions({ found }) {
           <td><${Time} at=${each.atUtc} /></td>
           <td><${Text}>${each.who}<//> <span class="quiet"><${Text}>${each.via}<//></span></td>
           <td><${Text}>${words(each.action)}<//></td>
-          <td>${(each.tenantId ? [each.tenantId] : each.tenantIds.slice(0, MOST_TENANTS)).map((tenant) => html`<a key=${tenant} href=${link.tenant(tenant)}><${Text}>${tenant}<//></a> `)}
-            ${each.tenantIds.length > MOST_TENANTS && `and ${each.tenantIds.length - MOST_TENANTS} more`}</td>
+          <td><${Tenants} ids=${each.tenantId ? [each.tenantId] : each.tenantIds} /></td>
           <td>${each.flowName && html`<${Text}>${each.flowName}<//>`}</td>
           <td class="wide">${each.end !== "done" && html`<${Badge} name="interrupted" label=${each.end === null ? "not finished" : words(each.end)} /> `}<${Text}>${each.message}<//></td>
           <td><${Values} before=${each.before} after=${each.after} /></td>
@@ -36,6 +35,16 @@ function Actions({ found }) {
     <//>
     ${found.hasMore && html`<p class="quiet">Older actions are not shown.</p>`}
   `;
+}
+
+/** Links to the first tenants, and the number of the others. */
+function Tenants({ ids }) {
+  const others = ids.length - MOST_TENANTS;
+  const first = ids.slice(0, MOST_TENANTS);
+  return [
+    ...first.map((id, at) => html`${at ? ", " : ""}<a href=${link.tenant(id)}><${Text}>${id}<//></a>`),
+    others > 0 && ` and ${others} more`,
+  ];
 }
 
 const Values = ({ before, after }) =>

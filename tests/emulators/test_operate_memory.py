@@ -175,7 +175,9 @@ class TestSeen:
     @pytest.mark.parametrize("words", [("cursor", "reset"), ("window", "reset")])
     async def test_a_value_of_another_form_is_a_wrong_argument(self, world: World, words: tuple[str, str]) -> None:
         """Exit code 2, before anything is read."""
-        assert (await command(world, *words, "t", "weather", "--seen", "{")).exit_code == 2
+        shown = await command(world, *words, "t", "weather", "--seen", "{")
+
+        assert (shown.exit_code, "Invalid value for '--seen': expected" in shown.stderr) == (2, True)
 
 
 class TestChanges:
