@@ -34,7 +34,15 @@ LARGEST_DOCUMENT = 4 * 1024 * 1024
 """The most bytes of the change of a tenant document: Cosmos DB keeps up to 2 MB, and spaces and escapes add to them."""
 
 _ROLES = "roles"
-_NAMES = ("preferred_username", "upn", "email", "name")
+_NAMES = (
+    "preferred_username",
+    "upn",
+    "email",
+    "name",
+    "http://schemas.microsoft.com/identity/claims/objectidentifier",
+    "oid",
+)
+"""Types of claims. The last two have the object id, which every person has."""
 
 
 class Visitor(msgspec.Struct, frozen=True, rename="camel"):
@@ -42,7 +50,7 @@ class Visitor(msgspec.Struct, frozen=True, rename="camel"):
 
     mode: Mode
     name: str | None
-    """The sign-in name; None in mode `key`, in which it is typed."""
+    """The sign-in name, or the object id of a person without one; None in mode `key`, in which a name is typed."""
     can_operate: bool
 
 
@@ -78,7 +86,7 @@ def reader(mode: Mode, request: Request, environ: Mapping[str, str]) -> Visitor:
     principal = _principal(request, environ)
     roles = principal.values(principal.role_typ, _ROLES)
     names = principal.values(principal.name_typ, *_NAMES)
-    name = names[0] if names else "?"
+    name = next(filter(None, names), "?")
     if not {READER, OPERATOR} & set(roles):
         raise Refused(
             HTTPStatus.FORBIDDEN, f"{name} has neither of the app roles {READER} and {OPERATOR}. Ask for one of them"

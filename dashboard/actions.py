@@ -12,7 +12,7 @@ from msgspec import Meta
 from dashboard.access import Visitor
 from dashboard.web import Refused
 from datasync.flow.registry import FlowRegistry
-from datasync.operate.action import Ask, Done
+from datasync.operate.action import Ask, Done, typed
 from datasync.operate.dead import DeadFilter, purge, retry
 from datasync.operate.documents import document_problems, put_tenant
 from datasync.operate.edits import instant, pause, resume, set_next_run
@@ -125,7 +125,7 @@ class Wanted(msgspec.Struct, frozen=True):
         if self.visitor.name is None:
             if not (body.who and body.who.strip()):
                 raise Refused(HTTPStatus.BAD_REQUEST, "type your name: the audit names who has made a change")
-            return f"key: {body.who.strip()}"
+            return typed(body.who)
         if body.who is not None:
             raise Refused(HTTPStatus.BAD_REQUEST, f"you are signed in as {self.visitor.name}: leave the name out")
         return self.visitor.name

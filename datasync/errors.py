@@ -148,7 +148,10 @@ class ActionRefused(DataSyncError):
 
 
 class ChangedMeanwhile(DataSyncError):
-    """Something was changed since an operator saw it, or since an action began. Nothing was done."""
+    """Something was changed since an operator saw it, or since an action began.
+
+    Nothing was done, unless the message says that it may have been.
+    """
 
     kind = Kind.CHANGED
 

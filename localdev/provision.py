@@ -39,6 +39,8 @@ RUNS_INDEX = _only(
     "/staleUtc/?",
     "/consecutiveFailures/?",
     "/lease/until/?",
+    "/tenant/?",
+    "/tenants/[]/?",
 )
 """The paths in `WHERE` and `ORDER BY` of the app's queries and of those in docs/queries.md."""
 

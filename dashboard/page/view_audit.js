@@ -5,6 +5,8 @@ import { useData } from "./api.js";
 import { Badge, link, Loaded, Sign, Table, Text, Time, Title } from "./parts.js";
 import { words } from "./text.js";
 
+const MOST_TENANTS = 2;
+
 export function Audit() {
   const found = useData("audit", { limit: 200 }, 30);
   return html`
@@ -24,7 +26,7 @@ function Actions({ found }) {
           <td><${Time} at=${each.atUtc} /></td>
           <td><${Text}>${each.who}<//> <span class="quiet"><${Text}>${each.via}<//></span></td>
           <td><${Text}>${words(each.action)}<//></td>
-          <td>${each.tenantId && html`<a href=${link.tenant(each.tenantId)}><${Text}>${each.tenantId}<//></a>`}</td>
+          <td><${Tenants} ids=${each.tenantId ? [each.tenantId] : each.tenantIds} /></td>
           <td>${each.flowName && html`<${Text}>${each.flowName}<//>`}</td>
           <td class="wide">${each.end !== "done" && html`<${Badge} name="interrupted" label=${each.end === null ? "not finished" : words(each.end)} /> `}<${Text}>${each.message}<//></td>
           <td><${Values} before=${each.before} after=${each.after} /></td>
@@ -33,6 +35,16 @@ function Actions({ found }) {
     <//>
     ${found.hasMore && html`<p class="quiet">Older actions are not shown.</p>`}
   `;
+}
+
+/** Links to the first tenants, and the number of the others. */
+function Tenants({ ids }) {
+  const others = ids.length - MOST_TENANTS;
+  const first = ids.slice(0, MOST_TENANTS);
+  return [
+    ...first.map((id, at) => html`${at ? ", " : ""}<a href=${link.tenant(id)}><${Text}>${id}<//></a>`),
+    others > 0 && ` and ${others} more`,
+  ];
 }
 
 const Values = ({ before, after }) =>

@@ -21,7 +21,7 @@ from datasync.cli.common import (
 )
 from datasync.errors import ActionInvalid
 from datasync.model.run import Outcome
-from datasync.model.times import EXPECTED, read_utc
+from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.operate.action import Ask
 from datasync.operate.edits import instant, set_next_run
 from datasync.operate.edits import pause as pause_flows
@@ -35,6 +35,43 @@ from datasync.operate.runs import RunLine
 from datasync.operate.why import command
 
 _of_flows = flows_option("Package that contains the flow files: their names and aliases.")
+
+
+def _instant(_: click.Context, __: click.Parameter, value: str) -> datetime | None:
+    try:
+        return instant(value)
+    except ActionInvalid as why:
+        raise click.BadParameter(str(why)) from None
+
+
+def _time(_: click.Context, __: click.Parameter, value: str) -> datetime:
+    try:
+        return read_utc(value)
+    except ValueError:
+        raise click.BadParameter(f"expected {EXPECTED}, got {value!r}") from None
+
+
+def _json(_: click.Context, __: click.Parameter, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"expected JSON, such as 42 or '\"a text\"': {error}") from None
+
+
+def _seen_option(metavar: str, read: Callable[[click.Context, click.Parameter, str], Any]) -> Callable[..., Any]:
+    """Return the option for the value that the operator saw: a list with it, which is empty if it is not given."""
+
+    def values(context: click.Context, parameter: click.Parameter, value: str | None) -> list[Any]:
+        return [] if value is None else [read(context, parameter, value)]
+
+    text = "The present value, as you saw it. If it is another one by now, nothing is done (exit code 5)."
+    return click.option("--seen", metavar=metavar, callback=values, help=text)
+
+
+def _seen(name: str, seen: list[Any]) -> dict[str, Any] | None:
+    """Return the field that the operator saw, times as texts; None without `--seen`."""
+    values = [utc_text(each) if isinstance(each, datetime) else each for each in seen]
+    return {name: values[0]} if values else None
 
 
 @click.command(
@@ -129,13 +166,6 @@ async def resume(session: Session, ask: Ask, *, tenant_id: str, flow_name: str |
     return Exit.FINE
 
 
-def _instant(_: click.Context, __: click.Parameter, value: str) -> datetime | None:
-    try:
-        return instant(value)
-    except ActionInvalid as why:
-        raise click.BadParameter(str(why)) from None
-
-
 @click.command(
     "next-run",
     cls=Command,
@@ -146,16 +176,25 @@ def _instant(_: click.Context, __: click.Parameter, value: str) -> datetime | No
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("flow_name", metavar="FLOW")
 @click.argument("at", metavar="ISO|null", callback=_instant)
+@_seen_option("ISO|null", _instant)
 @_of_flows
 @acting
 async def next_run(
-    session: Session, ask: Ask, *, tenant_id: str, flow_name: str, at: datetime | None, package: str
+    session: Session, ask: Ask, *, tenant_id: str, flow_name: str, at: datetime | None, seen: list[Any], package: str
 ) -> Exit:
     """Set the next run of a flow of a tenant. After it, the schedule continues.
 
     A time in the past runs at the next tick. null is the next time of the schedule, without a run for the past.
     """
-    found = await set_next_run(session.services, load_flows(package), ask, tenant_id=tenant_id, flow=flow_name, at=at)
+    found = await set_next_run(
+        session.services,
+        load_flows(package),
+        ask,
+        tenant_id=tenant_id,
+        flow=flow_name,
+        at=at,
+        seen=_seen("nextRunUtc", seen),
+    )
     session.answer(found, text.done(found))
     return Exit.FINE
 
@@ -174,7 +213,7 @@ def gate() -> None:
 )
 @operating
 async def gate_list(session: Session) -> Exit:
-    """List the providers that are closed, for a tenant or for all."""
+    """List the providers that are closed, for a tenant or for all, with the commands that open them."""
     found = await find_gates(session.services, session.now)
     session.answer(found, text.gates(found))
     return Exit.FINE
@@ -189,13 +228,15 @@ async def gate_list(session: Session) -> Exit:
 )
 @click.argument("provider", metavar="PROVIDER")
 @click.argument("tenant_id", metavar="[TENANT]", required=False)
+@_seen_option("ISO", _time)
 @acting
-async def gate_open(session: Session, ask: Ask, *, provider: str, tenant_id: str | None) -> Exit:
+async def gate_open(session: Session, ask: Ask, *, provider: str, tenant_id: str | None, seen: list[datetime]) -> Exit:
     """Let a provider be called again now. Without a TENANT, open the gate that holds for all tenants.
 
     New runs call it at once. Runs that wait already stay hidden on the queue until their time: `enqueue` does not wait.
     """
-    found = await open_gate(session.services, ask, provider=provider, tenant_id=tenant_id)
+    until = seen[0] if seen else None
+    found = await open_gate(session.services, ask, provider=provider, tenant_id=tenant_id, seen_until=until)
     session.answer(found, text.done(found))
     return Exit.FINE
 
@@ -244,6 +285,8 @@ async def cursor_show(session: Session, tenant_id: str, flow_name: str, package:
     """Show the cursor of a flow of a tenant, as JSON; null if it has kept none."""
     found = await memory(session.services, load_flows(package), tenant_id, flow_name)
     session.answer(found, text.cursor(found))
+    for line in text.cursor_commands(found):
+        session.note(line)
     return Exit.FINE
 
 
@@ -260,14 +303,9 @@ async def window_show(session: Session, tenant_id: str, flow_name: str, package:
     """Show the start of the next window of a flow of a tenant; - if no run has succeeded yet."""
     found = await memory(session.services, load_flows(package), tenant_id, flow_name)
     session.answer(found, text.window(found))
+    for line in text.window_commands(found):
+        session.note(line)
     return Exit.FINE
-
-
-def _json(_: click.Context, __: click.Parameter, value: str) -> Any:
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"expected JSON, such as 42 or '\"a text\"': {error}") from None
 
 
 @cursor.command(
@@ -279,11 +317,16 @@ def _json(_: click.Context, __: click.Parameter, value: str) -> Any:
 )
 @_of_entry
 @click.argument("value", metavar="JSON", callback=_json)
+@_seen_option("JSON", _json)
 @acting
-async def cursor_set(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, value: Any, package: str) -> Exit:
+async def cursor_set(
+    session: Session, ask: Ask, *, tenant_id: str, flow_name: str, value: Any, seen: list[Any], package: str
+) -> Exit:
     """Set the cursor of a flow of a tenant to a JSON value."""
-    registry = load_flows(package)
-    found = await set_cursor(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, cursor=value)
+    registry, saw = load_flows(package), _seen("cursor", seen)
+    found = await set_cursor(
+        session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, cursor=value, seen=saw
+    )
     session.answer(found, text.done(found))
     return Exit.FINE
 
@@ -296,20 +339,18 @@ async def cursor_set(session: Session, ask: Ask, *, tenant_id: str, flow_name: s
     short_help="Forget the cursor.",
 )
 @_of_entry
+@_seen_option("JSON", _json)
 @acting
-async def cursor_reset(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, package: str) -> Exit:
+async def cursor_reset(
+    session: Session, ask: Ask, *, tenant_id: str, flow_name: str, seen: list[Any], package: str
+) -> Exit:
     """Forget the cursor of a flow of a tenant: it starts from the beginning."""
-    registry = load_flows(package)
-    found = await set_cursor(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, cursor=None)
+    registry, saw = load_flows(package), _seen("cursor", seen)
+    found = await set_cursor(
+        session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, cursor=None, seen=saw
+    )
     session.answer(found, text.done(found))
     return Exit.FINE
-
-
-def _time(_: click.Context, __: click.Parameter, value: str) -> datetime:
-    try:
-        return read_utc(value)
-    except ValueError:
-        raise click.BadParameter(f"expected {EXPECTED}, got {value!r}") from None
 
 
 @window.command(
@@ -321,13 +362,14 @@ def _time(_: click.Context, __: click.Parameter, value: str) -> datetime:
 )
 @_of_entry
 @click.argument("end", metavar="ISO", callback=_time)
+@_seen_option("ISO|null", _instant)
 @acting
 async def window_set(
-    session: Session, ask: Ask, *, tenant_id: str, flow_name: str, end: datetime, package: str
+    session: Session, ask: Ask, *, tenant_id: str, flow_name: str, end: datetime, seen: list[Any], package: str
 ) -> Exit:
     """Set the start of the next window of a flow of a tenant: earlier to cover a time again, later to skip it."""
-    registry = load_flows(package)
-    found = await set_window(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, end=end)
+    registry, saw = load_flows(package), _seen("windowEndUtc", seen)
+    found = await set_window(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, end=end, seen=saw)
     session.answer(found, text.done(found))
     return Exit.FINE
 
@@ -340,11 +382,14 @@ async def window_set(
     short_help="Forget the windows.",
 )
 @_of_entry
+@_seen_option("ISO|null", _instant)
 @acting
-async def window_reset(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, package: str) -> Exit:
+async def window_reset(
+    session: Session, ask: Ask, *, tenant_id: str, flow_name: str, seen: list[Any], package: str
+) -> Exit:
     """Forget the windows of a flow of a tenant: the next one has no start, as at the first run."""
-    registry = load_flows(package)
-    found = await set_window(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, end=None)
+    registry, saw = load_flows(package), _seen("windowEndUtc", seen)
+    found = await set_window(session.services, registry, ask, tenant_id=tenant_id, flow=flow_name, end=None, seen=saw)
     session.answer(found, text.done(found))
     return Exit.FINE
 

@@ -23,7 +23,7 @@ from datasync.cli.schedule import Occurrences, occurrences, table
 from datasync.cli.tenants import TenantsReport
 from datasync.cli.validate import Report
 from datasync.cron import CronSchedule
-from datasync.errors import CronInvalid, DataSyncError
+from datasync.errors import CronInvalid, DataSyncError, Kind
 from datasync.health import ping
 from datasync.model.times import EXPECTED, has_offset, read_utc, utc_text
 from datasync.schedule import find_zone
@@ -154,17 +154,20 @@ async def check(session: Session, *, has_tenants: bool, package: str) -> Exit:
     @flow(secrets=...) for its enabled entries. Values are not printed.
     """
     report = TenantsReport(session.services, load_flows(package), session.now) if has_tenants else None
-    answers = await ping(session.services)
-    is_well = all(answer == "ok" for answer in answers.values())
+    found = await ping(session.services)
+    answers = {service: each.text for service, each in found.items()}
+    is_well = all(each.is_well for each in found.values())
+    code = Exit.NOT_LET_IN if any(each.is_refused for each in found.values()) else Exit.WRONG
     for line in _services(answers, has_vault=session.services.settings.key_vault_url is not None):
         session.word(line)
     if report and not is_well:
         session.note("the tenants were not checked: correct the services above first")
     elif report:
-        is_well = await _check_tenants(session, report)
+        code = await _check_tenants(session, report)
+        is_well = code is Exit.FINE
     if session.as_json:
         session.print_json({"services": answers, "tenants": report and report.result()})
-    return Exit.FINE if is_well else Exit.WRONG
+    return Exit.FINE if is_well else code
 
 
 def _services(answers: dict[str, str], *, has_vault: bool) -> list[str]:
@@ -177,15 +180,15 @@ def _services(answers: dict[str, str], *, has_vault: bool) -> list[str]:
     return [f"{service:<{width}}   {answer}" for service, answer in (answers | unused).items()]
 
 
-async def _check_tenants(session: Session, report: TenantsReport) -> bool:
+async def _check_tenants(session: Session, report: TenantsReport) -> Exit:
     try:
         async for each in report.findings():
             session.word(str(each))
     except DataSyncError as error:
         session.note(f"the tenants were not checked to the end: {error}")
-        return False
+        return Exit.NOT_LET_IN if error.kind is Kind.NOT_LET_IN else Exit.WRONG
     session.word(report.summary())
-    return not report.problems and not report.missing
+    return Exit.WRONG if report.problems or report.missing else Exit.FINE
 
 
 COMMANDS: tuple[click.Command, ...] = (validate, schedule, check)

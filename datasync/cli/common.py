@@ -26,7 +26,7 @@ from datasync.cli.validate import load
 from datasync.errors import ActionInvalid, ActionRefused, DataSyncError, Kind, ServiceUnavailable, SettingsInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.display import shown
-from datasync.operate.action import COMMAND_LINE, Ask
+from datasync.operate.action import COMMAND_LINE, Ask, typed
 from datasync.operate.since import since
 from datasync.services import Services
 from datasync.settings import Settings
@@ -339,12 +339,12 @@ async def _who(services: Services, name: str | None) -> str:
     if principal := await services.principal():
         return f"{principal}, as {name}" if name else principal
     if name:
-        return f"{name} (typed)"
+        return typed(name)
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # the user has no name
         user = "unknown"
-    return f"{user} on {socket.gethostname()}"
+    return typed(f"{user} on {socket.gethostname()}")
 
 
 def _use(settings: Mapping[str, str], *, is_local: bool) -> None:

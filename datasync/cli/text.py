@@ -24,9 +24,11 @@ from datasync.operate.queue import QueueLook, Queues
 from datasync.operate.runs import ErrorLine, RunDetail, RunLine, Runs
 from datasync.operate.status import Status
 from datasync.operate.ticks import Ticks, TickStatus
-from datasync.operate.why import Why, command
+from datasync.operate.why import Why, command, open_command
 
 _GAP = "   "
+_MOST_NAMED = 2  # tenants
+_LONGEST_SEEN = 1000  # characters of a cursor in a command, which a reader can still copy
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -327,7 +329,7 @@ def _facts(found: RunDetail) -> Iterator[tuple[str, str]]:
     yield "unusual", "; ".join(each.text for each in own.unusual)
     yield "http", _counts(found.http)
     yield "window", f"{time(window.start)} to {time(window.end)}" if window else ""
-    yield "cursor", "" if cursor is None else msgspec.json.encode(cursor).decode()
+    yield "cursor", "" if cursor is None else _json(cursor)
 
 
 def _error(error: ErrorLine | None) -> Iterator[str]:
@@ -375,7 +377,7 @@ def audit(found: AuditLines) -> Iterator[str]:
                 time(each.at_utc),
                 each.who,
                 each.action,
-                each.tenant_id or "-",
+                each.tenant_id or _first(each.tenant_ids),
                 each.flow_name or "-",
                 each.end or "not finished",
                 each.message,
@@ -385,8 +387,13 @@ def audit(found: AuditLines) -> Iterator[str]:
     )
 
 
+def _first(names: Sequence[str]) -> str:
+    others = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {others} more" if others > 0 else "") or "-"
+
+
 def gates(found: Sequence[Gate]) -> Iterator[str]:
-    """Yield a line for each provider that is closed."""
+    """Yield a line for each provider that is closed, and the command that opens it."""
     if not found:
         yield "no provider is closed"
         return
@@ -397,16 +404,39 @@ def gates(found: Sequence[Gate]) -> Iterator[str]:
             for each in found
         ],
     )
+    yield ""
+    for each in found:
+        yield f"to open {shown(each.provider)} for {shown(each.tenant_id or 'all')}: {open_command(each)}"
 
 
 def cursor(found: Memory) -> Iterator[str]:
     """Yield the cursor as JSON."""
-    yield msgspec.json.encode(found.cursor).decode()
+    yield _json(found.cursor)
+
+
+def cursor_commands(found: Memory) -> Iterator[str]:
+    """Yield the commands that change the cursor, if it is still this one."""
+    seen = _json(found.cursor)
+    if len(seen) > _LONGEST_SEEN:
+        return
+    yield f"to set it: {command('cursor', 'set', found.tenant_id, found.flow_name, 'JSON', '--seen', seen)}"
+    yield f"to reset it: {command('cursor', 'reset', found.tenant_id, found.flow_name, '--seen', seen)}"
 
 
 def window(found: Memory) -> Iterator[str]:
     """Yield the start of the next window."""
     yield time(found.window_end_utc)
+
+
+def window_commands(found: Memory) -> Iterator[str]:
+    """Yield the commands that change the window, if it is still this one."""
+    seen = utc_text(found.window_end_utc) if found.window_end_utc else "null"
+    yield f"to set it: {command('window', 'set', found.tenant_id, found.flow_name, 'TIME', '--seen', seen)}"
+    yield f"to reset it: {command('window', 'reset', found.tenant_id, found.flow_name, '--seen', seen)}"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def tenants(found: Sequence[TenantLine]) -> Iterator[str]:

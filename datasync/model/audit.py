@@ -11,6 +11,9 @@ from datasync.model.decode import decode, own_fields
 from datasync.model.stored import Stored
 from datasync.model.tenant import FLEET
 
+MOST_TENANTS = 200
+"""Tenants that the audit of an action on several of them names."""
+
 
 class Verb(StrEnum):
     """The actions of an operator."""
@@ -36,7 +39,7 @@ class End(StrEnum):
 
     DONE = "done"
     CHANGED = "changed"
-    """Nothing was done, since something was changed meanwhile."""
+    """Nothing was done, since something was changed meanwhile; or the message says that it may have been done."""
     REFUSED = "refused"
     """Nothing was done, since it was not possible any more."""
 
@@ -53,6 +56,9 @@ class Audit(Stored, frozen=True, rename="camel", omit_defaults=True):
     """`command line` or `dashboard`."""
     started_utc: datetime
     tenant: str | None = None
+    """None for an action on several tenants, or on none."""
+    tenants: tuple[str, ...] = ()
+    """The tenants of an action on several, up to MOST_TENANTS."""
     flow: str | None = None
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     """The arguments of the action, besides the tenant and the flow."""

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from datasync.errors import ActionInvalid, ActionRefused, ChangedMeanwhile, DataSyncError, StateInvalid
-from datasync.model.audit import Audit, End, Verb
+from datasync.model.audit import MOST_TENANTS, Audit, End, Verb
 from datasync.model.decode import shorten
 from datasync.services import Services
 from datasync.tries import tries
@@ -32,7 +32,7 @@ class Ask(msgspec.Struct, frozen=True):
     action_id: str
     """Chosen by the client, another one for each action: up to 100 letters, digits, and any of _ . : -"""
     who: str
-    """The principal, where it is known, or the name that the operator has typed."""
+    """The principal, where it is known; else `key: ` and the name that the operator has typed."""
     at: datetime
     """The present time (aware)."""
     via: str = DASHBOARD
@@ -46,6 +46,11 @@ class Ask(msgspec.Struct, frozen=True):
             raise ActionInvalid(
                 f"{shorten(self.who)!r} cannot name an operator: expected 1 to {_LONGEST_NAME} printable characters"
             )
+
+
+def typed(name: str) -> str:
+    """Return the operator's name for the audit, where a key is used: nobody has checked it."""
+    return f"key: {name.strip()}"
 
 
 class Done(msgspec.Struct, frozen=True, rename="camel"):
@@ -91,6 +96,8 @@ class Change(msgspec.Struct, frozen=True):
     after: Any = None
     basis: Any = None
     """The facts about the state before the action that a repeat needs."""
+    tenants: tuple[str, ...] = ()
+    """The tenants that it changes, unless the action names its tenant."""
 
 
 class Action(msgspec.Struct, frozen=True):
@@ -135,7 +142,8 @@ async def perform(
 
     Raises:
         ActionInvalid: the id was used for another action.
-        ChangedMeanwhile, ActionRefused: nothing was done, and that has an audit. A repeat raises the same.
+        ChangedMeanwhile, ActionRefused: nothing was done, or the message says that it may have been. That has an audit.
+            A repeat raises the same.
         ServiceUnavailable: a service refused or could not be reached. The action may have been done. A repeat completes
             it.
 
@@ -168,7 +176,14 @@ async def _decided(services: Services, ask: Ask, action: Action, decide: Callabl
         change = await decide()
     except (ChangedMeanwhile, ActionRefused) as error:
         return _not_done(services, intent, error)
-    return replace(intent, before=change.before, after=change.after, basis=change.basis, message=change.message)
+    return replace(
+        intent,
+        before=change.before,
+        after=change.after,
+        basis=change.basis,
+        message=change.message,
+        tenants=change.tenants[:MOST_TENANTS],
+    )
 
 
 def _not_done(services: Services, intent: Audit, error: ChangedMeanwhile | ActionRefused) -> Audit:

@@ -19,12 +19,15 @@ class AuditLine(msgspec.Struct, frozen=True, rename="camel"):
     via: str
     action: str
     tenant_id: str | None
+    tenant_ids: tuple[str, ...]
+    """The tenants of an action on several, up to 200."""
     flow_name: str | None
     arguments: dict[str, Any]
     before: Any
     after: Any
     end: str | None
-    """`done`; `changed` or `refused` if nothing was done; None if it is not finished: it may have been done."""
+    """`done`; `refused` if nothing was done; `changed` if nothing was done, or the message says that it may have been;
+    None if it is not finished: it may have been done."""
     message: str
 
     @classmethod
@@ -37,6 +40,7 @@ class AuditLine(msgspec.Struct, frozen=True, rename="camel"):
             via=audit.via,
             action=audit.action,
             tenant_id=audit.tenant,
+            tenant_ids=audit.tenants,
             flow_name=audit.flow,
             arguments=audit.arguments,
             before=audit.before,

@@ -165,9 +165,11 @@ async def _on_each(
 
     async def decide() -> Change:
         found, last = 0, None
+        tenants: set[str] = set()
         async for each in _dead(services, registry, wanted):
             if isinstance(each, RunRecord):
                 found, last = found + 1, max(last or each.finished_utc, each.finished_utc)
+                tenants.add(each.tenant_id)
         if last is None:
             raise ActionRefused("no dead run matches: nothing to do")
         if found != arguments["count"]:
@@ -175,7 +177,12 @@ async def _on_each(
                 f"{_runs(found)} match now, and {arguments['count']} were confirmed. Nothing was done: list them again"
             )
         # A run that dies later, also for the second time, has ended later: this action leaves it alone.
-        return Change(f"{_runs(found)} to be {said}", after={"runs": found}, basis=last.isoformat())
+        return Change(
+            f"{_runs(found)} to be {said}",
+            after={"runs": found},
+            basis=last.isoformat(),
+            tenants=() if wanted.tenant_id is not None else tuple(sorted(tenants)),
+        )
 
     async def make(intent: Audit, is_repeat: bool) -> Change:  # noqa: FBT001 - the signature of `perform`
         first = replace(wanted, since=read_utc(intent.arguments["since"]) if wanted.since else None)

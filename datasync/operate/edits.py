@@ -178,8 +178,9 @@ async def edit(services: Services, ask: Ask, action: Action, change: Edit) -> Do
             if last != known and may_be_made:
                 # Another action came in between, so the document no longer shows whether this one was made.
                 raise ChangedMeanwhile(
-                    f"tenant {shown(tenant_id)!r} was changed by another action ({shown(str(last))}) meanwhile: look "
-                    "at it (datasync audit), and decide again"
+                    f"tenant {shown(tenant_id)!r} was changed by another action ({shown(str(last))}) meanwhile. This "
+                    "one may have been done before it: look at the document, and at the audit (python -m datasync "
+                    f"audit --tenant {shown(tenant_id)}), and decide again"
                 )
             edited = copy.deepcopy(document)
             found = change(edited)

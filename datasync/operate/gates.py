@@ -80,7 +80,8 @@ async def open_gate(
     async def decide() -> Change:
         document = await services.runs.cooldown_document(partition, provider)
         if document:
-            if seen_until and (until := _until(services, document)) != seen_until:
+            until = _until(services, document)
+            if seen_until and (until is None or utc_text(until) != utc_text(seen_until)):
                 raise ChangedMeanwhile(
                     f"{subject} is closed until {until and utc_text(until)} now, and was until {utc_text(seen_until)} "
                     "when you looked"

@@ -13,6 +13,7 @@ import msgspec
 from datasync.errors import FlowUnknown, StateInvalid, TenantInvalid, TenantUnknown
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.display import shown
+from datasync.model.lease import Lease
 from datasync.model.run import Outcome
 from datasync.model.state import FlowState
 from datasync.model.tenant import FLEET, FlowEntry, Tenant
@@ -301,7 +302,11 @@ class _Question:
             first = min(facts.running, key=lambda each: each.lease.started_utc or self._now)
             since = utc_text(first.lease.started_utc) if first.lease.started_utc else "?"
             others = f", and {len(facts.running) - 1} more of the flow" if facts.running[1:] else ""
-            return found(Cause.RUNNING, f"run {first.run_id} is going on since {since}{others}", command("queue"))
+            text = f"run {first.run_id} is going on since {since}{others}"
+            following = command("show", first.run_id, "--tenant", self._tenant_id)
+            return self._stuck(text, first.lease, first.run_id) or found(
+                Cause.RUNNING, f"{text}{self._limit_text}", following, first.run_id
+            )
         lease = state.lease
         if lease is None or lease.until is None:
             return ruled_out(Cause.RUNNING, "no attempt holds its lease")
@@ -310,25 +315,37 @@ class _Question:
         since = utc_text(lease.started_utc) if lease.started_utc else "?"
         if lease.is_live(self._now):
             text = f"run {run} is going on since {since}, and its lease lasts until {_utc_text(lease.until)}"
-            own = holder.run_id if holder else None
-            limit = self._flow.timeout if self._flow else None
-            if limit and lease.started_utc and self._now > lease.started_utc + limit + _ENDING:
-                why = f"{text}, although the time limit of the flow, {limit}, has passed: the flow ignores that"
-                return found(Cause.STUCK, why, _RESTART)  # the page shows the words, as the run cannot be opened yet
-            by = f". Its time limit is {limit}" if limit else ""
-            return found(Cause.RUNNING, text + by, command("runs", self._tenant_id, state.flow_name), own)
+            # A stuck one has no link on the page, as the run cannot be opened yet.
+            return self._stuck(text, lease) or found(
+                Cause.RUNNING,
+                f"{text}{self._limit_text}",
+                command("runs", self._tenant_id, state.flow_name),
+                holder.run_id if holder else None,
+            )
         return ruled_out(
             Cause.RUNNING,
             f"the process of run {run} died, or stood still, in an attempt of {since}: "
             "its message is delivered again, or the next run takes over",
         )
 
+    def _stuck(self, text: str, lease: Lease, run_id: str | None = None) -> Finding | None:
+        """Return that an attempt goes on after the time limit of its flow; None if it does not."""
+        limit = self._flow.timeout if self._flow else None
+        if not (limit and lease.started_utc and self._now > lease.started_utc + limit + _ENDING):
+            return None
+        why = f"{text}, although the time limit of the flow, {limit}, has passed: the flow ignores that"
+        return found(Cause.STUCK, why, _RESTART, run_id)
+
+    @property
+    def _limit_text(self) -> str:
+        return f". Its time limit is {self._flow.timeout}" if self._flow else ""
+
     def _closed_finding(self, facts: _Facts) -> Finding:
         if facts.closed_until and self._flow and self._flow.provider:
             provider, partition = self._flow.provider, self._flow.cooldown_partition(self._tenant_id)
             gate = Gate(provider, None if partition == FLEET else partition, facts.closed_until, None)
             why = f"{provider} has asked not to be called until {utc_text(facts.closed_until)}"
-            return msgspec.structs.replace(found(Cause.CLOSED, why, command("queue")), gate=gate)
+            return msgspec.structs.replace(found(Cause.CLOSED, why, open_command(gate)), gate=gate)
         if self._flow is None:
             return ruled_out(Cause.CLOSED, "the flow is unknown here, and so is its provider: cool-downs not read")
         if self._flow.provider is None:
@@ -484,6 +501,13 @@ def found(cause: Cause, why: str, following: str | None = None, run_id: str | No
 def ruled_out(cause: Cause, because: str) -> Finding:
     """Return a cause that does not apply."""
     return Finding(cause=cause, applies=False, why=because)
+
+
+def open_command(gate: Gate) -> str:
+    """Return the command that opens a closed provider, if it is still closed until the time that is known here."""
+    tenant = () if gate.tenant_id is None else (gate.tenant_id,)
+    seen = () if gate.until_utc is None else ("--seen", utc_text(gate.until_utc))
+    return command("gate", "open", gate.provider, *tenant, *seen)
 
 
 def command(*words: str) -> str:

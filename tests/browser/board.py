@@ -307,6 +307,7 @@ def audit() -> dict[str, Any]:
                 "via": "dashboard",
                 "action": "pause",
                 "tenantId": "acme-decks",
+                "tenantIds": [],
                 "flowName": "weather",
                 "arguments": {"reason": "the station moves until Monday"},
                 "before": {"enabled": True},

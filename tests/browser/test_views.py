@@ -10,7 +10,7 @@ from dashboard.access import Visitor
 from datasync.operate.flows import Health
 from datasync.operate.gates import Gate
 from datasync.operate.why import Cause, Finding
-from tests.browser.board import AWAY, FEED, HOUR, WRONG_CRON, fill, line, run, run_detail, status_of, why
+from tests.browser.board import AWAY, FEED, HOUR, WRONG_CRON, audit, fill, line, run, run_detail, status_of, why
 from tests.browser.site import NOW, Site
 
 
@@ -124,7 +124,7 @@ async def test_the_next_step_is_a_button_or_a_link(page: Page, site: Site) -> No
     gate = Gate("homedepot", None, NOW + HOUR, None)
 
     async def next_step(cause: Cause, answer: Any) -> Locator:
-        run_id = "e27a90d4" if cause in (Cause.FAILING, Cause.SKIPPED) else None
+        run_id = "e27a90d4" if cause in (Cause.FAILING, Cause.SKIPPED, Cause.STUCK) else None
         finding = Finding(cause, applies=True, why="so", next="datasync queue", run_id=run_id, gate=gate)
         site.data["why"] = msgspec.structs.replace(answer, answer=finding)
         await page.goto(f"{site.url}#/tenant/acme-decks")
@@ -138,6 +138,8 @@ async def test_the_next_step_is_a_button_or_a_link(page: Page, site: Site) -> No
         await expect(shown.locator(".next a, .next button"), cause).to_have_text(steps)
         await expect(shown.locator(".next code"), cause).to_have_text("datasync queue")
     await expect(await next_step(Cause.QUEUED, why("acme-decks", FEED))).to_contain_text("Next: datasync queue")
+    stuck = await next_step(Cause.STUCK, why("acme-decks", FEED))
+    await expect(stuck.locator(".next a, .next code")).to_have_text(["Run e27a90d4", "datasync queue"])
     site.data["me"] = Visitor(mode="entra", name="ada@acme.example", can_operate=False)
     await expect(await next_step(Cause.DISABLED, why("acme-decks", FEED))).to_contain_text("Next: datasync queue")
 
@@ -249,6 +251,18 @@ async def test_the_audit_lists_who_did_what(page: Page, site: Site) -> None:
     await expect(row).to_contain_text("11:20 40 min agoAda dashboardpauseacme-decksweatheracme-decks/weather: paused")
     await row.get_by_text("Show").click()
     await expect(row.get_by_role("region")).to_contain_text('"enabled": true')
+
+
+async def test_the_audit_names_the_tenants_of_a_retry(page: Page, site: Site) -> None:
+    """The first two are links."""
+    found = audit()
+    found["actions"][0] |= {"action": "retry", "tenantId": None, "tenantIds": ["a", "b", "c"], "flowName": None}
+    site.data["audit"] = found
+    await page.goto(f"{site.url}#/audit")
+
+    await expect(page.get_by_role("cell", name="a, b and 1 more", exact=True).get_by_role("link")).to_have_text(
+        ["a", "b"]
+    )
 
 
 async def test_times_are_shown_in_utc_here_and_at_the_tenant(page: Page, site: Site) -> None:

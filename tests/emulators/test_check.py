@@ -50,7 +50,7 @@ async def ping(settings: Settings) -> dict[str, str]:
     """Ping the services of these settings."""
     services = Services(settings)
     try:
-        return await ping_services(services)
+        return {service: each.text for service, each in (await ping_services(services)).items()}
     finally:
         await services.close()
 
@@ -209,7 +209,7 @@ async def test_an_identity_without_a_token_is_reported_with_the_remedy(world: Wo
     for line in lines[:2]:
         assert "the app's identity got no token" in line
         assert line.endswith("Sign in (az login), or give the Function App a managed identity")
-    assert code == 1
+    assert code == 4
 
 
 async def test_a_wrong_storage_key_is_reported(world: World) -> None:
@@ -227,6 +227,17 @@ async def test_a_wrong_storage_key_is_reported(world: World) -> None:
         assert "refused the request (403)" in answer
         assert "Check the key in AzureWebJobsStorage" in answer
         assert "YWJj" not in answer
+
+
+async def test_a_refused_key_has_an_exit_code_of_its_own(world: World) -> None:
+    """As in the other commands: 4."""
+    key = re.search("AccountKey=([^;]+)", world.environ["AzureWebJobsStorage"])
+    assert key
+    wrong = world.environ["AzureWebJobsStorage"].replace(key[1], "YWJj")
+
+    code, lines = await check(**{**world.environ, "AzureWebJobsStorage": wrong, "KEY_VAULT_URI": ""})
+
+    assert (code, sum("refused the request (403)" in line for line in lines)) == (4, 2)
 
 
 @pytest.fixture

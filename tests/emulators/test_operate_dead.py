@@ -93,6 +93,19 @@ class TestRetry:
         (audit,) = json.loads((await command(world, "audit", "--json")).stdout)["actions"]
         assert (audit["action"], audit["arguments"]["count"], audit["end"]) == ("retry", 2, "done")
 
+    @pytest.mark.parametrize("verb", ["retry", "purge"])
+    async def test_it_is_among_the_actions_of_each_of_its_tenants(self, world: World, verb: str) -> None:
+        """And of no other tenant."""
+        await command(world, "dead", verb, "--fingerprint", await fingerprint(world), "--yes", "2")
+        found = {each: json.loads((await command(world, "audit", "--tenant", each, "--json")).stdout) for each in "abc"}
+
+        actions = {tenant: [each["action"] for each in answer["actions"]] for tenant, answer in found.items()}
+        assert actions == {"a": [verb], "b": [verb], "c": []}
+        (line,) = found["a"]["actions"]
+        assert (line["tenantId"], line["tenantIds"]) == (None, ["a", "b"])
+        shown = await command(world, "audit", "--tenant", "a")
+        assert "a, b" in shown.stdout
+
     async def test_they_start_one_after_the_other(self, died: Fleet, wire: Wire) -> None:
         """Over the spread: the first at once."""
         await retry(died.services, died.registry, ask(), DeadFilter(), count=3, spread=timedelta(minutes=30))

@@ -1,6 +1,7 @@
 """`cursor`, `window` and `gate`, with real services."""
 
 import json
+import shlex
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -113,6 +114,70 @@ class TestCommands:
 
         assert (shown.exit_code, shown.stdout) == (code, "")
         assert error in shown.stderr
+
+
+def ready(shown: str) -> list[str]:
+    """Return the last command that an answer prints, without the program."""
+    return shlex.split(shown.splitlines()[-1].partition("python -m datasync ")[2])
+
+
+class TestSeen:
+    """`--seen` is the value that the operator saw. If it is another one by now, nothing is done."""
+
+    @pytest.mark.parametrize(
+        ("words", "wrong"),
+        [(("cursor", "set"), '{"page":6}'), (("window", "set"), "2025-08-23T11:00:00Z")],
+    )
+    async def test_a_value_that_was_changed_meanwhile_stays(
+        self, world: World, words: tuple[str, str], wrong: str
+    ) -> None:
+        """Exit code 5."""
+        before = await state(world)
+        value = "1" if words[0] == "cursor" else "2025-08-20T00:00:00Z"
+        commands = [(*words, "t", "weather", value), (words[0], "reset", "t", "weather")]
+        shown = [await command(world, *each, "--seen", seen) for each in commands for seen in (wrong, "null")]
+
+        assert [each.exit_code for each in shown] == [5] * 4
+        assert all("when you looked" in each.stderr for each in shown)
+        assert await state(world) == before
+
+    @pytest.mark.parametrize("name", ["cursor", "window"])
+    async def test_the_command_that_is_printed_holds_until_the_value_changes(self, world: World, name: str) -> None:
+        """It is printed beside the answer, with the value that was shown, also if there is none."""
+        printed = await command(world, name, "show", "t", "weather")
+        assert [(await command(world, *ready(printed.stderr))).exit_code for _ in range(2)] == [0, 5]
+
+        empty = await command(world, name, "show", "t", "weather")
+        assert ready(empty.stderr) == [name, "reset", "t", "weather", "--seen", "null"]
+        assert (await command(world, *ready(empty.stderr))).exit_code == 0
+
+    async def test_a_long_cursor_is_in_no_command(self, world: World) -> None:
+        """Nobody could copy it."""
+        await world.runs.upsert_item({**await state(world), "cursor": "x" * 1000})
+        shown = await command(world, "cursor", "show", "t", "weather")
+
+        assert (shown.exit_code, shown.stderr) == (0, "")
+
+    async def test_a_provider_that_has_closed_for_longer_stays_closed(self, world: World, ran: Fleet) -> None:
+        """The list prints the command that opens it."""
+        now = datetime.now(UTC)
+        await ran.services.runs.close("t", "homedepot", now + HOUR, now)
+        listed = await command(world, "gate", "list")
+        await ran.services.runs.close("t", "homedepot", now + 2 * HOUR, now)
+        refused = await command(world, *ready(listed.stdout))
+        again = await command(world, "gate", "list")
+        opened = await command(world, *ready(again.stdout))
+
+        assert ready(listed.stdout)[:4] == ["gate", "open", "homedepot", "t"]
+        assert (refused.exit_code, "when you looked" in refused.stderr) == (5, True)
+        assert (opened.exit_code, opened.stdout) == (0, "homedepot for tenant t is open\n")
+
+    @pytest.mark.parametrize("words", [("cursor", "reset"), ("window", "reset")])
+    async def test_a_value_of_another_form_is_a_wrong_argument(self, world: World, words: tuple[str, str]) -> None:
+        """Exit code 2, before anything is read."""
+        shown = await command(world, *words, "t", "weather", "--seen", "{")
+
+        assert (shown.exit_code, "Invalid value for '--seen': expected" in shown.stderr) == (2, True)
 
 
 class TestChanges:

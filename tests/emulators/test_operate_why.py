@@ -153,7 +153,28 @@ async def test_a_run_beside_others_is_going_on(world: World, fleet: Fleet) -> No
     await world.put(document("t", entry("side")))
     await fleet.run("t", "r-1", flow="side")
 
-    assert [each.answer.why for each in seen] == ["run r-1 is going on since 2025-08-23T12:00:00Z"]
+    (found,) = seen
+    assert found.answer.why == "run r-1 is going on since 2025-08-23T12:00:00Z. Its time limit is 0:10:00"
+    assert (found.answer.run_id, found.answer.next) == ("r-1", "python -m datasync show r-1 --tenant t")
+
+
+async def test_a_run_beside_others_that_does_not_end(world: World, fleet: Fleet) -> None:
+    """Its process goes on although the time limit of the flow has passed. The answer names the run."""
+    found: list[Why] = []
+
+    @fleet.registry.flow("side", overlap="allow")
+    async def side(tenant_id: str, kv: object) -> None:
+        (record,) = await world.records("t")
+        lease = {**record["lease"], "until": (NOW + 14 * MINUTE).timestamp()}
+        await world.runs.upsert_item({**record, "lease": lease})
+        found.append(await why(fleet, "side", after=12 * MINUTE))
+
+    await world.put(document("t", entry("side")))
+    await fleet.run("t", "r-1", flow="side")
+
+    assert [(each.answer.cause, each.is_wrong, each.answer.run_id) for each in found] == [(Cause.STUCK, True, "r-1")]
+    assert "although the time limit of the flow, 0:10:00, has passed" in found[0].answer.why
+    assert "az functionapp restart" in (found[0].answer.next or "")
 
 
 async def test_a_run_that_does_not_end(world: World, fleet: Fleet) -> None:
@@ -171,7 +192,7 @@ async def test_a_run_that_does_not_end(world: World, fleet: Fleet) -> None:
 
 
 async def test_a_closed_provider(world: World, fleet: Fleet) -> None:
-    """Until when it is closed, and for another provider nothing."""
+    """Until when it is closed, with the command that opens it; and for another provider nothing."""
     await world.put(document("t", entry(FEED, nextRunUtc="2025-08-23T13:00:00Z")))
     await fleet.tick()
     await fleet.services.runs.close("t", "another", NOW + HOUR, NOW)
@@ -182,6 +203,7 @@ async def test_a_closed_provider(world: World, fleet: Fleet) -> None:
 
     assert found.answer.cause is Cause.CLOSED
     assert found.answer.why.startswith("homedepot has asked not to be called until 2025-08-23T13:00:0")
+    assert found.answer.next == "python -m datasync gate open homedepot t --seen 2025-08-23T13:00:01Z"
     assert not found.is_wrong
 
 

@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterator
 
 from datasync.errors import GiveUp
+from datasync.operate.audit import audit
 from datasync.operate.flows import flows
+from datasync.operate.gates import gates
 from datasync.operate.incidents import incidents
 from datasync.operate.runs import FAILED, run, runs
 from datasync.operate.ticks import ticks
@@ -18,8 +20,9 @@ from tests.operating import HOUR, Fleet
 
 
 def used(query: str) -> set[str]:
-    """Return the fields in the conditions and the order of a query."""
-    return {path.replace(".", "/") for path in re.findall(r"\bc\.(\w+(?:\.\w+)*)", query.partition("WHERE")[2])}
+    """Return the fields in the conditions and the order of a query; `[]` stands for the elements of a list."""
+    where = re.sub(r"ARRAY_CONTAINS\(c\.(\w+),", r"c.\1.[]", query.partition("WHERE")[2])
+    return {path.replace(".", "/") for path in re.findall(r"\bc\.(\w+(?:\.(?:\w+|\[\]))*)", where)}
 
 
 def sent(wire: Wire) -> Iterator[str]:
@@ -44,6 +47,8 @@ async def test_the_index_has_exactly_the_queried_paths(wire: Wire, fleet: Fleet)
     await run(services, "r-1", None)
     await why(services, registry, "t", "weather", NOW)
     await ticks(services, NOW, 5)
+    await audit(services, tenant_id="t", since=NOW, most=5)
+    await gates(services, NOW)
 
     queries = [*sent(wire)]
     assert not [query for query in queries if re.search(r"GROUP BY|OFFSET|COUNT\(", query)]

@@ -66,6 +66,13 @@ class TestEntra:
 
         assert (found.name, found.can_operate) == ("Ada", True)
 
+    @pytest.mark.parametrize("type_", ["http://schemas.microsoft.com/identity/claims/objectidentifier", "oid"])
+    def test_a_person_without_a_name_has_the_object_id(self, type_: str) -> None:
+        """So the audit still says who it was."""
+        claims = [{"typ": "roles", "val": "Operator"}, {"typ": type_, "val": "0f1e-2d3c"}]
+
+        assert reader("entra", get(x_ms_client_principal=principal(claims=claims)), AUTH_ON).name == "0f1e-2d3c"
+
     @pytest.mark.parametrize("environ", [{}, {"WEBSITE_AUTH_ENABLED": "False"}, {"WEBSITE_AUTH_ENABLED": ""}])
     def test_a_forged_principal_is_refused_while_the_authentication_is_off(self, environ: dict[str, str]) -> None:
         """The platform does not remove the header then."""
