@@ -241,14 +241,6 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         """Return the state of a flow that is not failing."""
         return replace(self, consecutive_failures=0, failing_since_utc=None, last_error=None)
 
-    def noting_end(self, leg: str) -> Self:
-        """Return the state after a leg of a run has ended."""
-        is_own = self.deferral is not None and self.deferral.leg == leg
-        return replace(self, ended=(*self.ended, leg)[-REMEMBERED:], deferral=None if is_own else self.deferral)
-
-    def _outcomes_with(self, outcome: Outcome) -> str:
-        return (self.outcomes + LETTERS.get(outcome, UNKNOWN_LETTER))[-REMEMBERED:]
-
     def without_old_error(self) -> Self:
         """Return the state without an error from before the last success.
 
@@ -259,6 +251,14 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         if self.consecutive_failures and not is_old:
             return self
         return replace(self, failing_since_utc=None, last_error=None)
+
+    def noting_end(self, leg: str) -> Self:
+        """Return the state after a leg of a run has ended."""
+        is_own = self.deferral is not None and self.deferral.leg == leg
+        return replace(self, ended=(*self.ended, leg)[-REMEMBERED:], deferral=None if is_own else self.deferral)
+
+    def _outcomes_with(self, outcome: Outcome) -> str:
+        return (self.outcomes + LETTERS.get(outcome, UNKNOWN_LETTER))[-REMEMBERED:]
 
     def document(self) -> dict[str, Any]:
         """Return the document to store."""
