@@ -54,7 +54,7 @@ class Kind(Enum):
     REFUSED = auto()
     """The action is not possible at present."""
     CHANGED = auto()
-    """Something was changed meanwhile, and nothing was done."""
+    """Something was changed meanwhile. Nothing was done, unless the message says that it may have been."""
     UNAVAILABLE = auto()
     """A service is away, or the app has no valid settings."""
     NOT_LET_IN = auto()

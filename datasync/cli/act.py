@@ -64,7 +64,7 @@ def _seen_option(metavar: str, read: Callable[[click.Context, click.Parameter, s
     def values(context: click.Context, parameter: click.Parameter, value: str | None) -> list[Any]:
         return [] if value is None else [read(context, parameter, value)]
 
-    text = "The present value, as you saw it. If it is another one by now, nothing is done (exit code 5)."
+    text = "The present value, as you saw it. If it is another one by now, nothing is done."
     return click.option("--seen", metavar=metavar, callback=values, help=text)
 
 

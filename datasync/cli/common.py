@@ -45,7 +45,7 @@ class Exit(IntEnum):
     NOT_LET_IN = 4
     """A service refused the key or the identity."""
     CHANGED = 5
-    """Something was changed meanwhile, and nothing was done."""
+    """Something was changed meanwhile. Nothing was done, unless the error says that it may have been."""
     INTERRUPTED = 130
     """Ctrl-C, as a shell reports it."""
 
@@ -70,7 +70,7 @@ MEANINGS: Mapping[Exit, str] = {
     Exit.USAGE: "wrong arguments",
     Exit.NOT_FOUND: "no such tenant, entry or run",
     Exit.NOT_LET_IN: "a service refused the key or the identity",
-    Exit.CHANGED: "something was changed meanwhile, and nothing was done",
+    Exit.CHANGED: "something was changed meanwhile: look again",
     Exit.INTERRUPTED: "interrupted",
 }
 """The exit codes as the help names them."""
