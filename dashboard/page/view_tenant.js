@@ -124,7 +124,6 @@ function Next({ finding, seen, edit }) {
   const canOperate = useCanOperate();
   const steps = [
     finding.runId && html`<a href=${link.run(seen.tenantId, finding.runId)}>Run <${Text}>${finding.runId}<//></a>`,
-    finding.cause === "stuck" && html`<code><${Text}>${finding.next}<//></code>`,
     finding.cause === "no_tick" && html`<a href=${link.now()}>The last tick</a>`,
     finding.inFlowFile && html`<a href=${link.files()}>The flow files</a>`,
     canOperate && STEPS[finding.cause]?.(finding, seen, edit),

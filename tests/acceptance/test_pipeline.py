@@ -140,7 +140,7 @@ async def test_a_broken_flow_file_does_not_disable_the_others(world: World, app:
     assert app.has_logged(
         "INVALID tenant-1/was-in-the-broken-file flows[1].name: no flow is named 'was-in-the-broken-file'"
     )
-    assert app.has_logged("problems=1 broken=1")
+    assert app.has_logged("problems=1 late=0 broken=1")
 
 
 async def test_a_missing_setting_is_named_in_the_log(world: World, app: App, start: Start) -> None:
