@@ -1,5 +1,6 @@
 """Takes the pictures of the page in docs/images, over invented data: `python -m tests.browser.screenshots`."""
 
+import argparse
 import asyncio
 import sys
 from dataclasses import dataclass
@@ -75,4 +76,5 @@ def with_outcomes(line: FlowLine) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     asyncio.run(main())
