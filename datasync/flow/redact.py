@@ -169,7 +169,7 @@ class _Forms:
             for form in in_base64(part):
                 _keep(self.base64, name, base64_letters(form.lower()))
             for text in (each.text for form in written(part) for each in decodings(form)):
-                if len(text) == SHORTEST - 1:  # that of a secret with escapes of its own
+                if 0 < len(text) < SHORTEST:  # that of a secret with escapes of its own
                     self.short_texts[_with_blanks(text)] = name
                 _keep(self.texts, name, text)
                 self._add_unfinished(name, text)

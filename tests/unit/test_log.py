@@ -528,6 +528,16 @@ def test_a_short_secret_whose_end_begins_an_escape_is_removed() -> None:
     assert redact("a %]'y b") == "a %]'y b"
 
 
+@pytest.mark.parametrize("form", ["%ca>", "%ca&gt;", "%CA%3E", "%25ca&gt;"])
+def test_a_short_secret_that_looks_like_an_escape_is_removed(form: str) -> None:
+    """Without its escapes, it has two characters. Other texts that have the same two are left as they are."""
+    redact = Redaction()
+    redact.add("crm--token", "%ca>")
+
+    assert redact(f"a {form} b") == "a <crm--token> b"
+    assert redact("a &gt; b > c") == "a &gt; b > c"
+
+
 def test_a_deep_traceback_has_its_last_calls() -> None:
     """Python takes a tenth of a second for a thousand calls."""
 
