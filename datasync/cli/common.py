@@ -176,6 +176,11 @@ class Output:
         """Print a sentence beside the answer, on standard error."""
         say(text, err=True)
 
+    def note_errors(self, errors: Iterable[str]) -> None:
+        """Print errors beside the answer, a line each, on standard error."""
+        for error in errors:
+            self.note(f"Error: {error}")
+
 
 _UNPRINTED = re.compile(r"[^\n\x20-\x7e]")
 

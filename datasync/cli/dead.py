@@ -73,8 +73,7 @@ async def list_(session: Session, /, *, package: str, limit: int, **options: Any
     """List the dead runs, the newest first, and count them. Purged ones are left out."""
     found = await find_dead(session.services, load_flows(package), DeadFilter(**options), limit)
     session.answer(found, text.dead(found))
-    for why in found.unreadable:
-        session.note(f"Error: {why}")
+    session.note_errors(found.unreadable)
     return Exit.WRONG if found.count else Exit.FINE
 
 

@@ -49,8 +49,7 @@ async def status(session: Session, package: str) -> Exit:
     """
     found = await find_status(session.services, load_flows(package), session.now)
     session.answer(found, text.status(found))
-    for why in found.unavailable:
-        session.note(f"Error: {why}")
+    session.note_errors(found.unavailable)
     return Exit.FINE if found.is_well else Exit.WRONG
 
 
@@ -122,8 +121,7 @@ async def incidents(session: Session, since: datetime, package: str) -> Exit:
     session.answer(found, text.incidents(found))
     if found.has_more:
         session.note(f"Only the dead runs since {text.time(found.since_utc)} are counted: `dead list` counts all")
-    for why in found.unreadable:
-        session.note(f"Error: {why}")
+    session.note_errors(found.unreadable)
     return Exit.WRONG if found.incidents else Exit.FINE
 
 
@@ -178,8 +176,7 @@ async def runs(
     session.answer(found, text.runs(found))
     if found.has_more:
         session.note(f"Only the last {limit} runs are listed: --limit lists more")
-    for why in found.unreadable:
-        session.note(f"Error: {why}")
+    session.note_errors(found.unreadable)
     return Exit.FINE
 
 
@@ -298,8 +295,7 @@ async def audit(session: Session, tenant_id: str | None, since: datetime | None,
     session.answer(found, text.audit(found))
     if found.has_more:
         session.note(f"Only the last {limit} actions are listed: --limit lists more")
-    for why in found.unreadable:
-        session.note(f"Error: {why}")
+    session.note_errors(found.unreadable)
     return Exit.FINE
 
 

@@ -188,6 +188,14 @@ class FlowRegistry:
         causes = "".join(f"; {module} could not be loaded: {self.cause(module)}" for module in self.broken)
         raise FlowUnknown(f"no flow is named {quoted(name)}{similar or '.'} Known flows: {known}{causes}")
 
+    def names_of(self, flow: str) -> tuple[str, ...]:
+        """Return the names under which a flow has entries and states: its own and its aliases.
+
+        Of an unknown flow, that is the given name alone.
+        """
+        found = self._flows.get(flow)
+        return found.names if found else (flow,)
+
     def cause(self, module: str) -> str:
         """Return the last line of a broken module's traceback: the exception, the file and the line."""
         return self.broken[module].strip().splitlines()[-1]

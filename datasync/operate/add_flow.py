@@ -20,7 +20,6 @@ from datasync.model.tenant import is_tenant_document
 from datasync.operate.action import Action, Ask, Change
 from datasync.operate.documents import document_problems
 from datasync.operate.edits import Document, edit, entries_of
-from datasync.operate.flows import names_of
 from datasync.operate.told import difference
 from datasync.services import Services
 
@@ -108,7 +107,7 @@ async def _documents(services: Services, tenant_ids: Sequence[str] | None) -> li
 
 def _look(registry: FlowRegistry, ask: Ask, entry: NewEntry, document: Document) -> AdditionLine:
     tenant_id = str(document["id"])
-    if any(each.get("name") in (entry.flow, *names_of(registry, entry.flow)) for each in entries_of(document)):
+    if any(each.get("name") in (entry.flow, *registry.names_of(entry.flow)) for each in entries_of(document)):
         return AdditionLine(tenant_id, Addition.HAS_IT)
     flows = document.get("flows")
     added = {**document, "flows": [*(flows if isinstance(flows, list) else []), entry.content()]}

@@ -26,7 +26,6 @@ from datasync.model.run import Outcome, RunRecord
 from datasync.model.tenant import Tenant
 from datasync.model.times import read_utc, utc_text
 from datasync.operate.action import Action, Ask, Change, Done, perform
-from datasync.operate.flows import names_of
 from datasync.operate.runs import RunLine
 from datasync.services import Services
 from datasync.stores.overview import RunFilter
@@ -205,7 +204,7 @@ async def _dead(
     services: Services, registry: FlowRegistry, wanted: DeadFilter
 ) -> AsyncIterator[RunRecord | StateInvalid]:
     """Yield the dead runs that match, the newest first, and the errors of records that cannot be read."""
-    names = names_of(registry, wanted.flow) if wanted.flow is not None else ()
+    names = registry.names_of(wanted.flow) if wanted.flow is not None else ()
     query = RunFilter(tenant_id=wanted.tenant_id, names=names, outcomes=_DEAD, since=wanted.since)
     async for each in services.overview.every_record(query):
         if isinstance(each, StateInvalid) or (
@@ -249,7 +248,7 @@ def _reason(registry: FlowRegistry, tenant: Tenant | str, record: RunRecord) -> 
         return tenant
     subject = f"{shown(tenant.id)}/{shown(record.flow_name)}"
     try:
-        entry = tenant.entry((record.flow_name, *names_of(registry, record.flow_name)))
+        entry = tenant.entry((record.flow_name, *registry.names_of(record.flow_name)))
     except TenantInvalid as error:
         return shown(str(error), _LONGEST_REASON)
     if entry is None:

@@ -18,7 +18,6 @@ from datasync.model.decode import has_half_a_pair
 from datasync.model.display import shown
 from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.operate.action import Action, Ask, Change, Done, perform
-from datasync.operate.flows import names_of
 from datasync.operate.told import KEPT_OF_ENTRIES
 from datasync.services import Services
 from datasync.tries import MOST, tries
@@ -69,7 +68,7 @@ async def pause(
     text = reason or f"paused by {ask.who}"
 
     def of_flow(document: Document) -> Change:
-        entry = entry_of(document, names_of(registry, flow or ""), flow or "", seen)
+        entry = entry_of(document, registry.names_of(flow or ""), flow or "", seen)
         before = _switch(entry)
         was_off = entry.get("enabled") is False
         was_with_tenant = entry.pop("pausedWithTenant", None)
@@ -108,7 +107,7 @@ async def resume(
     """
 
     def of_flow(document: Document) -> Change:
-        entry = entry_of(document, names_of(registry, flow or ""), flow or "", seen)
+        entry = entry_of(document, registry.names_of(flow or ""), flow or "", seen)
         before = _switch(entry)
         _enable(entry)
         said = "it is enabled already" if before.get("enabled") is True else "resumed"
@@ -148,7 +147,7 @@ async def set_next_run(
     text = at and utc_text(at)
 
     def change(document: Document) -> Change:
-        entry = entry_of(document, names_of(registry, flow), flow, seen)
+        entry = entry_of(document, registry.names_of(flow), flow, seen)
         before = {"nextRunUtc": entry.get("nextRunUtc")}
         entry["nextRunUtc"] = text
         off = "" if entry.get("enabled") is True else ". The entry is disabled: it runs after it is resumed"

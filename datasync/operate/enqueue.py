@@ -9,7 +9,6 @@ from datasync.model.audit import Audit, Verb
 from datasync.model.display import shown
 from datasync.model.job import JobMessage, PlannedJob, Trigger, run_id
 from datasync.operate.action import Action, Ask, Change, Done, perform
-from datasync.operate.flows import names_of
 from datasync.operate.runs import RunLine
 from datasync.services import Services
 
@@ -32,7 +31,7 @@ async def enqueue(services: Services, registry: FlowRegistry, ask: Ask, *, tenan
 
     async def decide() -> Change:
         tenant = await services.tenants.get(tenant_id)
-        entry = tenant.entry((flow, *names_of(registry, flow)))
+        entry = tenant.entry((flow, *registry.names_of(flow)))
         if entry is None:
             raise EntryUnknown(f"tenant {shown(tenant_id)!r} has no entry for {shown(flow)!r}")
         if not entry.enabled:

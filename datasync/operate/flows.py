@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import msgspec
 
-from datasync.errors import FlowUnknown, TenantInvalid
+from datasync.errors import TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.state import FlowState
 from datasync.model.tenant import FlowEntry, Tenant, is_tenant_document
@@ -141,7 +141,7 @@ async def flows(
 
     """
     found = [line async for line, _ in _lines(services, registry, now, tenant_id, problems)]
-    names = names_of(registry, flow) if flow is not None else ()
+    names = registry.names_of(flow) if flow is not None else ()
     wanted = [line for line in found if flow is None or line.flow_name in names]
     return sorted(wanted, key=lambda line: (line.tenant_id, line.flow_name or ""))
 
@@ -179,14 +179,6 @@ async def _lines(
         for document in filter(is_tenant_document, page):
             for line in fleet.lines(document):
                 yield line
-
-
-def names_of(registry: FlowRegistry, flow: str) -> tuple[str, ...]:
-    """Return the names under which a flow has entries and states: its own and its aliases."""
-    try:
-        return registry.resolve(flow).names
-    except FlowUnknown:
-        return (flow,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +224,7 @@ class _Fleet:
             yield self._line(tenant, entry, of_entries.get(entry.name))
 
     def _line(self, tenant: Tenant, entry: FlowEntry, problem: StandingProblem | None) -> _Line:
-        names = names_of(self.registry, entry.name)
+        names = self.registry.names_of(entry.name)
         stored = next((self.states[tenant.id, name] for name in names if (tenant.id, name) in self.states), None)
         state = stored if isinstance(stored, FlowState) else FlowState(tenant_id=tenant.id, flow_name=entry.name)
         usual = state.usual

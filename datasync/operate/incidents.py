@@ -12,7 +12,7 @@ from datasync.errors import StateInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.run import Outcome, RunRecord
 from datasync.model.state import FlowState, LastError
-from datasync.operate.flows import failing_states, names_of
+from datasync.operate.flows import failing_states
 from datasync.operate.runs import FAILED, ErrorLine
 from datasync.services import Services
 from datasync.stores.overview import RunFilter
@@ -183,7 +183,7 @@ def _from_state(state: FlowState, error: LastError, since: datetime | None) -> _
 
 async def _from_records(services: Services, registry: FlowRegistry, state: FlowState) -> _Failure:
     """Return the failure of a flow that has begun to fail under an earlier version, whose states have no errors."""
-    names, success = names_of(registry, state.flow_name), state.last_success_utc
+    names, success = registry.names_of(state.flow_name), state.last_success_utc
     wanted = RunFilter(tenant_id=state.tenant_id, names=names, outcomes=FAILED, since=success)
     first = (await services.overview.records(wanted, 1, is_oldest_first=True)).records
     since = first[0].started_utc if first else None

@@ -17,7 +17,6 @@ from datasync.model.state import FlowState
 from datasync.model.times import utc_text
 from datasync.operate.action import Action, Ask, Change, Done, perform
 from datasync.operate.edits import entry_of
-from datasync.operate.flows import names_of
 from datasync.services import Services
 
 
@@ -171,8 +170,8 @@ async def _change(
 
 
 async def _state(services: Services, registry: FlowRegistry, tenant_id: str, flow: str) -> FlowState:
-    entry_of(await services.tenants.document(tenant_id), names_of(registry, flow), flow)
-    return await services.runs.state(tenant_id, names_of(registry, flow))
+    entry_of(await services.tenants.document(tenant_id), registry.names_of(flow), flow)
+    return await services.runs.state(tenant_id, registry.names_of(flow))
 
 
 def _running(state: FlowState, now: datetime) -> str | None:

@@ -10,7 +10,7 @@ from datasync.errors import RunUnknown
 from datasync.flow.registry import FlowRegistry
 from datasync.model.failure import Failure
 from datasync.model.run import Attempt, LogLine, Outcome, RunRecord, RunWindow
-from datasync.operate.flows import UnusualLine, names_of
+from datasync.operate.flows import UnusualLine
 from datasync.services import Services
 from datasync.stores.overview import RunFilter
 
@@ -184,7 +184,7 @@ async def runs(
         ServiceUnavailable: Cosmos DB refused or could not be reached.
 
     """
-    names = () if flow is None else names_of(registry, flow) if registry else (flow,)
+    names = () if flow is None else registry.names_of(flow) if registry else (flow,)
     wanted = RunFilter(tenant_id=tenant_id, names=names, outcomes=outcomes, since=since)
     found = await services.overview.records(wanted, most + 1)
     return Runs(
@@ -217,7 +217,7 @@ async def follow_runs(
         ServiceUnavailable: Cosmos DB refused or could not be reached; also later, while runs are followed.
 
     """
-    names = () if flow is None else names_of(registry, flow) if registry else (flow,)
+    names = () if flow is None else registry.names_of(flow) if registry else (flow,)
     wanted = RunFilter(tenant_id=tenant_id, names=names, outcomes=outcomes)
     newest = await services.overview.newest()
     before = {end: ts async for ts, record in services.overview.written(wanted, newest) if (end := _end_of(record))}

@@ -18,7 +18,7 @@ from datasync.model.run import Outcome
 from datasync.model.state import FlowState
 from datasync.model.tenant import FLEET, FlowEntry, Tenant
 from datasync.model.times import utc_text
-from datasync.operate.flows import late_since, names_of
+from datasync.operate.flows import late_since
 from datasync.operate.gates import Gate
 from datasync.operate.queue import Queues, queues
 from datasync.operate.runs import FAILED, RunLine
@@ -172,7 +172,7 @@ class _Question:
         self._now = now
         self._tenant_id = tenant_id
         self._name = flow
-        self._names = names_of(registry, flow)
+        self._names = registry.names_of(flow)
         self._registry = registry
         self._flow = _resolved(registry, flow)
         self.entry: FlowEntry | None = None
@@ -402,7 +402,7 @@ class _Question:
             return ruled_out(Cause.FAILING, "its last attempt did not fail")
         times = f"{number} failed attempt{'' if number == 1 else 's'} in a row" if number else "the last run failed"
         if run is None or run.error is None:
-            return found(Cause.FAILING, times, command("runs", self._tenant_id, entry.name))
+            return found(Cause.FAILING, times, self._runs(entry))
         again = ". It will be attempted again" if run.outcome == Outcome.FAILED else ""
         text = f"{times}; run {run.run_id} is {run.outcome}: {run.error.message}{again}"
         if run.error.status in _REFUSED:
@@ -425,7 +425,7 @@ class _Question:
             return ruled_out(Cause.LATE, why or "no tick has examined its entry yet")
         what = "be enqueued at" if late == entry.next_run else "succeed by"
         text = f"it should {what} {utc_text(late)}; {success or 'it has never succeeded'}"
-        return found(Cause.LATE, text, command("runs", self._tenant_id, entry.name))
+        return found(Cause.LATE, text, self._runs(entry))
 
     def _unusual(self, entry: FlowEntry, state: FlowState, facts: _Facts) -> Finding:
         if not (entry.enabled and state.unusual):

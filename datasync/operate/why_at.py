@@ -13,7 +13,6 @@ from datasync.model.run import Outcome
 from datasync.model.tenant import FlowEntry, Tenant
 from datasync.model.tick import TickRecord
 from datasync.model.times import utc_text
-from datasync.operate.flows import names_of
 from datasync.operate.runs import FAILED, RunLine
 from datasync.operate.why import Cause, Finding, Why, command, found, ruled_out, why
 from datasync.schedule import Expectation, second_tick_after
@@ -36,7 +35,7 @@ async def why_at(
         ServiceUnavailable: Cosmos DB or the queue refused or could not be reached.
 
     """
-    present, names = await why(services, registry, tenant_id, flow, now), names_of(registry, flow)
+    present, names = await why(services, registry, tenant_id, flow, now), registry.names_of(flow)
     findings = [present.answer]
     with suppress(TenantUnknown, TenantInvalid, StateInvalid):  # the present answer says so
         tenant = await services.tenants.get(tenant_id)

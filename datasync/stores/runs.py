@@ -327,11 +327,6 @@ class RunStore:
                 raise
 
 
-def _refusal(status: int, message: str) -> CosmosHttpResponseError:
-    error: CosmosHttpResponseError = CosmosHttpResponseError(status_code=status, message=message)  # type: ignore[no-untyped-call]
-    return error
-
-
 def _schedule(state: FlowState) -> list[dict[str, Any]]:
     """Return the operations that write the schedule of a state."""
     values = {
@@ -340,16 +335,6 @@ def _schedule(state: FlowState) -> list[dict[str, Any]]:
         "staleUtc": state.stale_utc,
     }
     return [{"op": "set", "path": f"/{name}", "value": msgspec.to_builtins(value)} for name, value in values.items()]
-
-
-def _closed_until(cooldown: Mapping[str, Any]) -> datetime:
-    try:
-        return read_utc(cooldown["untilUtc"])
-    except (KeyError, TypeError, ValueError):
-        raise StateInvalid(
-            f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
-            f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
-        ) from None
 
 
 def _has_live_lease(state: Mapping[str, Any], now: datetime) -> bool:

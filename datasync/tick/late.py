@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from datetime import datetime
 
-from datasync.errors import FlowUnknown, ServiceUnavailable
+from datasync.errors import ServiceUnavailable
 from datasync.flow.registry import FlowRegistry
 from datasync.services import Services
 from datasync.stores.overview import StaleState
@@ -73,12 +73,5 @@ async def late_flows(
         expected = entries[tenant]
         if expected is None and retires:
             await services.runs.retire(tenant, state.flow_name, now)
-        elif expected and not expected.isdisjoint(_names(registry, state.flow_name)):
+        elif expected and not expected.isdisjoint(registry.names_of(state.flow_name)):
             yield state
-
-
-def _names(registry: FlowRegistry, flow: str) -> tuple[str, ...]:
-    try:
-        return registry.resolve(flow).names
-    except FlowUnknown:
-        return (flow,)
