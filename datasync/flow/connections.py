@@ -55,8 +55,9 @@ class Connections(httpx.AsyncBaseTransport):
     The process as a whole has no limit, since one run could use it up.
     """
 
-    def __init__(self) -> None:
-        self._transport = AiohttpTransport(client=_new_session)
+    def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """Send by a transport; None is that of the app."""
+        self._transport = transport or AiohttpTransport(client=_new_session)
         self._hosts = WeakValueDictionary[Origin, asyncio.Semaphore]()
 
     @override

@@ -49,14 +49,18 @@ IDEMPOTENT: dict[str, Any] = {"retry": _RETRY.copy_with(allowed_methods=[*_RETRY
 """For a POST or PATCH that is safe to repeat: `await run.http.post(url, json=…, extensions=IDEMPOTENT)`."""
 
 
-def new_transport() -> httpx.AsyncBaseTransport:
+def new_transport(connections: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncBaseTransport:
     """Make the connections of a process, with the retries.
 
     A request with an idempotent method is sent up to five times on timeouts, network errors and answers
     429, 500, 502, 503 or 504, with jittered back-off or as `Retry-After` asks. A server that asks for more than
     LONGEST_WAIT raises RetryLater, which puts the job back on the queue for that time.
+
+    Args:
+        connections: Sends each request once, in the place of the network; None is the network.
+
     """
-    return RetryTransport(Connections(), _RETRY)
+    return RetryTransport(Connections(connections), _RETRY)
 
 
 def new_client(
