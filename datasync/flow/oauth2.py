@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Generator, Mapping
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, ClassVar, Literal, NoReturn, override
+from typing import Any, ClassVar, Literal, override
 from urllib.parse import quote_plus
 
 import httpx
@@ -18,7 +18,7 @@ from datasync.flow.http import IDEMPOTENT
 from datasync.flow.responses import response_limits
 from datasync.flow.secrets import TenantSecretClient, declared_secret
 from datasync.flow.tokens import Token, TokenSlot
-from datasync.model.display import shown
+from datasync.model.display import quoted, shown
 
 type ClientAuth = Literal["client_secret_basic", "client_secret_post", "none"]
 """How a client names itself to the token endpoint: https://www.rfc-editor.org/rfc/rfc7591#section-2"""
@@ -180,47 +180,31 @@ class _OAuth2(httpx.Auth):
             httpx.HTTPStatusError: the server fails, or redirects.
 
         """
+        answer, place = _object(response), f"{self._system}: {response.url.host} gave no access token"
         if self._is_refusal(response):
-            self._refuse(response)
+            error = TokenRefused(f"{place} (HTTP {response.status_code}){self._explained(answer)}")
+            raise error from _status_error(response)
         response.raise_for_status()
-        answer = _object(response)
         token, kind = answer.get("access_token"), answer.get("token_type", "bearer")
         if not isinstance(token, str) or not token:
-            found = shown(", ".join(sorted(answer))) or "no JSON object"
-            raise TokenRefused(
-                f"{self._place(response)} has no access_token, but {found}. Is it the token endpoint of {self._system}?"
-            )
+            found = shown(", ".join(sorted(answer))) or "nothing, or it is not a JSON object"
+            raise TokenRefused(f"{place}. Its answer has {found}. Is token_url={shown(self._url)} the token endpoint?")
         if not _VISIBLE.fullmatch(token):
-            raise TokenRefused(f"{self._place(response)} has an access_token with characters that no header can have")
+            raise TokenRefused(f"{place} that a header can have: it has characters other than visible ASCII")
         if not isinstance(kind, str) or not kind.lower().startswith("bearer"):
             raise TokenRefused(
-                f"{self._place(response)} has a token of the type {shown(repr(kind))}, and only bearer tokens can be "
-                f"sent. Configure {self._system} to issue these"
+                f"{place} of the type bearer, but {quoted(kind)}. Let {self._system} issue bearer tokens"
             )
         return answer
 
-    def _refuse(self, response: httpx.Response) -> NoReturn:
-        answer = _object(response)
+    def _explained(self, answer: Mapping[str, Any]) -> str:
         code, text = (shown(str(answer.get(name) or "")) for name in ("error", "error_description"))
-        said = "".join((f", {code}" if code else "", f": {text.rstrip('.')}" if text else ""))
-        remedy = (self._REMEDIES | _REMEDIES).get(code, "check {credentials}, token_url={url}, and the further fields")
-        credentials = (
-            "the secret"
-            + "s " * (len(self._names) > 1)
-            + " and ".join(f"{self._system}--{name.replace('_', '-')}" for name in self._names)
-        )
-        message = f"{self._place(response)} is a refusal{said}. To correct it, " + remedy.format(
-            credentials=credentials, system=self._system, url=shown(self._url), client_auth=self._client_auth
-        )
-        try:
-            response.raise_for_status()
-        except httpx.HTTPStatusError as error:
-            raise TokenRefused(message) from error
-        raise TokenRefused(message)
-
-    def _place(self, response: httpx.Response) -> str:
-        return (
-            f"{self._system}: the answer of {response.url.host} (HTTP {response.status_code}) to a request for a token"
+        remedy = (self._REMEDIES | _REMEDIES).get(code, "check {secrets}, token_url={url}, and the further fields")
+        named = [f"{self._system}--{name.replace('_', '-')}" for name in self._names]
+        secrets = f"the secret{'s' * (len(named) > 1)} {' and '.join(named)}"
+        remedy = remedy.format(secrets=secrets, system=self._system, url=shown(self._url), auth=self._client_auth)
+        return "".join(
+            (f": {code}" if code else "", f": {text.rstrip('.')}" if text else "", f". To correct it, {remedy}")
         )
 
     async def _note_replacement(
@@ -277,11 +261,20 @@ class RefreshToken(_OAuth2):
 
 
 _REMEDIES = {
-    "invalid_client": "store the right {credentials}. Or {system} does not support client_auth={client_auth!r}",
-    "unauthorized_client": "allow this client of {system} the grant, or store another client: {credentials}",
+    "invalid_client": "check {secrets}, or give another client_auth than {auth!r}",
+    "unauthorized_client": "allow this client of {system} the grant, or store another client in {secrets}",
     "invalid_scope": "pass a scope that {system} knows and this client may have",
 }
 """By the codes of RFC 6749, section 5.2."""
+
+
+def _status_error(response: httpx.Response) -> httpx.HTTPStatusError | None:
+    """Return the error of an answer, by which the record knows its status and host."""
+    try:
+        response.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        return error
+    return None
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:
