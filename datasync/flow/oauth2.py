@@ -100,6 +100,7 @@ class _OAuth2(httpx.Auth):
             async with slot.lock:
                 token = slot.usable(instead_of)
                 if token is None and slot.refusal and slot.refusals != refusals:  # while this request waited
+                    await self._latest(await self._stored(), slot)  # the server may have repeated a secret
                     raise TokenRefused(str(slot.refusal)) from slot.refusal.__cause__
                 token = token or await self._renewed(slot)
         if token != self._redacted:
@@ -214,9 +215,9 @@ class _OAuth2(httpx.Auth):
         before, after = sent.get("refresh_token"), answer.get("refresh_token")
         if before is None or not isinstance(after, str) or after in ("", before):
             return
+        slot.replaced = (stored["refresh_token"], after)
         name = f"{self._system}--refresh-token"
         await self._kv.redact(name, after)
-        slot.replaced = (stored["refresh_token"], after)
         self._run.log.warning(
             "%s has issued a new refresh token. Only this process has it, until it ends: flows cannot write to Key "
             "Vault, so the secret %s has the old one, and other processes send that. If %s accepts a refresh token "

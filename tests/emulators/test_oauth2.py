@@ -232,17 +232,18 @@ async def opened(server: Server) -> None:
 
 
 async def test_requests_that_waited_for_a_token_share_its_refusal(server: Server, process: Process) -> None:
-    """The server is not asked again for each of them."""
-    server.gate, server.answers = asyncio.Event(), [refused("invalid_client", status=401)]
-    run = process.run()
-    auth = run.client_credentials(server)
-    *results, _ = await asyncio.gather(
-        *(run.get(server, auth) for _ in range(5)), opened(server), return_exceptions=True
-    )
+    """The server is not asked again for each of them. A secret that it repeats is one of all these runs."""
+    server.gate, server.answers = asyncio.Event(), [refused("invalid_client", "cl1ent/s3cret is wrong", 401)]
+    runs = [process.run() for _ in range(5)]
+    asked = [run.get(server, run.client_credentials(server)) for run in runs]
+    *errors, _ = await asyncio.gather(*asked, opened(server), return_exceptions=True)
 
-    assert [type(each) for each in results] == [TokenRefused] * 5
+    assert [type(each) for each in errors] == [TokenRefused] * 5
     assert len(server.forms) == 1
-    assert (await run.get(server, auth)).status_code == 200  # a later request asks
+    for run, error in zip(runs, errors, strict=True):
+        assert isinstance(error, TokenRefused)
+        assert "<mysource--client-secret> is wrong" in run.redact.one_line(error)
+    assert (await runs[0].get(server, runs[0].client_credentials(server))).status_code == 200  # it asks again
 
 
 async def test_a_run_that_is_cancelled_leaves_the_token_to_the_next(server: Server, process: Process) -> None:
