@@ -21,6 +21,7 @@ PARTS = {
     "telemetry": {"errors", "model"},
     "clients": {"errors", "settings", "stores"},
     "flow": {"clock", "errors", "model", "telemetry", "version"},
+    "http": {"errors", "flow"},
     "services": {"clients", "clock", "errors", "flow", "model", "settings", "stores", "telemetry"},
     "health": {"errors", "services"},
     "schedule": {"cron", "errors", "model"},
