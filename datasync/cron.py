@@ -272,6 +272,7 @@ def _explicit(kind: _Field, values: _Values) -> str:
     return "*" if full else ",".join(map(str, sorted(values.numbers)))
 
 
+@lru_cache(maxsize=16_384)  # the times of a day in one zone are those in another, and on another day
 def _time_from(moment: time, times: str) -> time | None:
     """Return the first of `times` (cron fields for croniter) at or after `moment` on the same day."""
     cursor = copy(_croniter(times))  # get_next moves it, and the cached object is shared

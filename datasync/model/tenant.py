@@ -317,6 +317,8 @@ def id_mistake(tenant_id: str) -> str | None:
         return "an id is not '.' or '..', which stand for a folder in the address of a document"
     if not is_legible(tenant_id):
         return f"an id has only printable characters, got {quoted(tenant_id)}"
+    if tenant_id.endswith(" "):  # as `_validate_resource` of azure-cosmos decides
+        return f"an id does not end with a space, which Cosmos DB's clients do not accept, got {quoted(tenant_id)}"
     return None
 
 
