@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from itertools import batched
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -113,6 +112,16 @@ class Busiest(msgspec.Struct, frozen=True, rename="camel"):
     jobs: int
 
 
+class HourLoad(msgspec.Struct, frozen=True, rename="camel"):
+    """The jobs that start in one hour of the clock."""
+
+    start_utc: datetime
+    """The start of the hour, or that of the span."""
+    jobs: int
+    busiest: int
+    """The most jobs that start in one of its minutes."""
+
+
 class Simulated(msgspec.Struct, frozen=True, rename="camel"):
     """The jobs of a span, and the conditions that make them so."""
 
@@ -135,8 +144,7 @@ class Simulated(msgspec.Struct, frozen=True, rename="camel"):
     """None where no job starts."""
     unchanged: Busiest | None
     """The busiest minute with the settings and crons as they are; None where nothing was changed."""
-    hours: tuple[int, ...]
-    """The jobs that start in each 60 minutes."""
+    hours: tuple[HourLoad, ...]
     providers: tuple[ProviderLoad, ...]
 
 
@@ -175,7 +183,7 @@ async def stored(services: Services, tenant_ids: Sequence[str]) -> list[dict[str
     """
     if tenant_ids:
         return [await services.tenants.document(each) for each in dict.fromkeys(tenant_ids)]
-    return [document async for page in services.tenants.all() for document in page]
+    return [each async for page in services.tenants.all() for each in page if is_tenant_document(each)]
 
 
 def simulate(
@@ -183,13 +191,14 @@ def simulate(
     registry: FlowRegistry,
     span: Span,
     conditions: Conditions,
+    *,
     unchanged: Conditions,
     provider: str | None = None,
 ) -> Simulated:
     """Return the jobs of some tenants.
 
     Args:
-        documents: Those of other types are left out.
+        documents: Those of the tenants.
         registry: The flows.
         span: The time.
         conditions: The settings and crons to simulate.
@@ -202,9 +211,9 @@ def simulate(
     """
     known = sorted({flow.provider for flow in registry if flow.provider})
     if provider and provider not in known:
-        raise ActionInvalid(f"no flow has the provider {provider!r}; {f'known: {", ".join(known)}' if known else 'no flow has any'}")
-    kept = [each for each in documents if is_tenant_document(each)]
-    tenants = [*readable(kept)]
+        others = f"known: {', '.join(known)}" if known else "no flow has any"
+        raise ActionInvalid(f"no flow has the provider {provider!r}; {others}")
+    tenants = [*readable(documents)]
     simulation = _Simulation(registry, conditions, span, provider)
     before = _Simulation(registry, unchanged, span, provider) if unchanged != conditions else None
     for tenant in tenants:
@@ -223,13 +232,23 @@ def simulate(
         entries=simulation.entries,
         disabled=simulation.disabled,
         wrong=simulation.wrong,
-        unreadable=len(kept) - len(tenants),
+        unreadable=len(documents) - len(tenants),
         jobs=sum(minutes),
         busiest=_busiest(minutes, span),
         unchanged=_busiest(_together(before.providers(), span), span) if before else None,
-        hours=tuple(map(sum, batched(minutes, 60, strict=False))),
+        hours=tuple(HourLoad(start, sum(part), max(part)) for start, part in by_hour(span.first_minute, minutes)),
         providers=providers,
     )
+
+
+def by_hour[T](start: datetime, minutes: Sequence[T]) -> Iterator[tuple[datetime, Sequence[T]]]:
+    """Yield the minutes of each hour of the clock in UTC, and their start. The first and the last hour may be parts."""
+    at = 0
+    while at < len(minutes):
+        hour = start + at * MINUTE
+        end = at + 60 - hour.minute
+        yield hour, minutes[at:end]
+        at = end
 
 
 def _together(providers: Iterable[ProviderLoad], span: Span) -> list[int]:
@@ -254,9 +273,7 @@ class _Entry(NamedTuple):
 class _Simulation:
     """Counts the jobs that the ticks enqueue, as `tick.plan` decides about each."""
 
-    def __init__(
-        self, registry: FlowRegistry, conditions: Conditions, span: Span, provider: str | None = None
-    ) -> None:
+    def __init__(self, registry: FlowRegistry, conditions: Conditions, span: Span, provider: str | None = None) -> None:
         self._registry = registry
         self._conditions = conditions
         try:

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from heapq import heappop, heappush
 from operator import itemgetter
 from typing import NamedTuple
@@ -83,9 +84,11 @@ class Timer(msgspec.Struct, frozen=True):
     def step(self, schedule: Schedule, state: _State) -> tuple[list[datetime], _State | None]:
         """Return the starts of the jobs that a tick plans, and the entry after it."""
         stored = None if state.next_run == _MISSING else state.next_run
-        *instants, next_run = _result(planned(*schedule, stored, state.tick, state.tick + self.lookahead)) or (None,)
-        starts = [max(each, state.tick) for each in instants if each]
-        return starts, next_run and self.state(next_run, state.tick)
+        found = _result(planned(*schedule, stored, state.tick, state.tick + self.lookahead))
+        if not found:
+            return [], None
+        *instants, next_run = found
+        return [max(each, state.tick) for each in instants], self.state(next_run, state.tick)
 
 
 class _Path:
@@ -108,8 +111,9 @@ class Forecast:
         self._timer = timer
         self._start = start
         self._minutes = minutes
-        self._paths: defaultdict[Schedule, dict[_State, _Path]] = defaultdict(dict)
+        self._paths: defaultdict[Schedule, defaultdict[_State, _Path]] = defaultdict(lambda: defaultdict(_Path))
         self._counts: defaultdict[str | None, list[int]] = defaultdict(lambda: [0] * minutes)
+        self._state = cache(timer.state)  # many entries have the same nextRunUtc
 
     def add(
         self, label: str | None, schedule: Schedule, next_run: datetime | None, after: datetime, late: timedelta
@@ -124,8 +128,8 @@ class Forecast:
             late: Its part of the spread.
 
         """
-        if state := self._timer.state(next_run, after):
-            self._paths[schedule].setdefault(state, _Path()).entries[label, late] += 1
+        if state := self._state(next_run, after):
+            self._paths[schedule][state].entries[label, late] += 1
 
     def count(self, until: datetime, most: int) -> Mapping[str | None, list[int]]:
         """Return the number of starts in each minute by label, from the ticks before an instant (aware). Call it once.
@@ -166,8 +170,8 @@ class Forecast:
             minutes_of[rest].append(minute)
         path.starts.clear()
         rests_of: defaultdict[tuple[int, ...], list[timedelta]] = defaultdict(list)
-        for rest, minutes in minutes_of.items():
-            rests_of[tuple(minutes)].append(rest)
+        for rest, found in minutes_of.items():
+            rests_of[tuple(found)].append(rest)
         for minutes, rests in rests_of.items():
             shifts = Counter[tuple[str | None, int]]()
             for (label, late), number in path.entries.items():
