@@ -3,6 +3,8 @@
 LocalPartError
 ├── NodeMissing     Node or its npm packages are not installed
 ├── PortTaken       the port of a part is in use
+├── DataInUse       another stack uses the folder of the data
+├── DataDamaged     the kept data of a part cannot be used
 └── StartFailed     a part ended, or was not ready in time
 """
 
@@ -25,6 +27,14 @@ class PortTaken(LocalPartError):
         )
         self.part = part
         self.port = port
+
+
+class DataInUse(LocalPartError):
+    """Raised when another stack uses the folder of the data."""
+
+
+class DataDamaged(LocalPartError):
+    """Raised when the kept data of a part cannot be used."""
 
 
 class StartFailed(LocalPartError):
