@@ -44,6 +44,8 @@ async def cosmos(
     With `file`, the data are kept there: a change is on the disk before it is answered. Otherwise they are in memory.
     Raises NodeMissing, PortTaken, DataDamaged or StartFailed.
     """
+    if file:
+        file.parent.mkdir(exist_ok=True)
     options = {
         "port": port,
         "key": KEY,

@@ -1,6 +1,6 @@
 """Starts the parts that are Node programs, as child processes.
 
-A program reports that it is ready with one line of JSON on standard output: `{"ready": {...}}`. If the data that it keeps
+A program reports that it is ready with one line of JSON on standard output: `{"ready": {...}}`. If its data
 cannot be used, the line is `{"damaged": "why"}`.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from localdev.children import OWN_GROUP, stop
 from localdev.errors import DataDamaged, NodeMissing, PortTaken, StartFailed
+from localdev.ports import owner
 
 SERVERS = Path(__file__).parent / "servers"
 PACKAGES = Path(__file__).parent / "node_modules"
@@ -81,14 +82,15 @@ async def _ready(part: str, process: Process, tail: deque[str], errors: asyncio.
                     ready: dict[str, Any] = json.loads(line)["ready"]
                     return ready
                 if line.startswith(b'{"damaged":'):
-                    raise DataDamaged(f"the data of {part} are damaged: {json.loads(line)['damaged']}")
+                    raise DataDamaged(f"{part}: {json.loads(line)['damaged']}")
                 tail.append(line.decode(errors="replace").rstrip())
             code = await process.wait()
             await errors
     except TimeoutError:
         raise StartFailed(_with_tail(f"{part} was not ready within {START_SECONDS} s.", tail)) from None
     if taken := re.search(r"EADDRINUSE.*?:(\d+)\b", "\n".join(tail)):
-        raise PortTaken(part, int(taken[1]))
+        port = int(taken[1])
+        raise PortTaken([(part, port, owner(port))])
     raise StartFailed(_with_tail(f"{part} ended with exit code {code} before it was ready.", tail))
 
 

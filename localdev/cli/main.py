@@ -1,43 +1,37 @@
 """The commands of `python -m localdev`."""
 
-import asyncio
 import json
 import os
-import signal
 import sys
-import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import click
 from azure.core.exceptions import AzureError
-from azure.cosmos.aio import ContainerProxy
-from azure.cosmos.exceptions import CosmosHttpResponseError
 from rich.console import Console
 
-from datasync.cli.local_settings import STARTED, local_settings
-from datasync.cli.validate import Report, load
-from datasync.clients import CosmosAccount, Credential
-from datasync.errors import DataSyncError, ServiceUnavailable, SettingsInvalid
+from datasync.cli import local_settings
+from datasync.errors import SettingsInvalid
 from datasync.settings import Settings
-from localdev.cosmos import KEY, Database
-from localdev.demo import QUICK_RETRIES, demo, seed
-from localdev.errors import LocalPartError
+from localdev.cli.contents import secret, tenant
+from localdev.cli.running import run, until_interrupted
+from localdev.data import DataFolder, data_folder
+from localdev.demo import QUICK_RETRIES, demo
+from localdev.errors import DataDamaged
+from localdev.files import replace_file
 from localdev.hosting import host, invoke
-from localdev.identity import issue_token
-from localdev.interrupt import INTERRUPTED
-from localdev.keyvault import AUDIENCE
+from localdev.ports import COUNT, FIRST, LAST, USUAL, Ports, check_free
 from localdev.provision import provision
-from localdev.stack import Ports, Stack, stack
+from localdev.seeding import follow_demo_apis, read_seed, store_demo, store_seed
+from localdev.stack import Stack, stack
 
-PORTS = Ports(queue=10001, blob=10000, table=10002, cosmos=8081, vault=8443, identity=8444, demo=8080)
-HOST_PORT = 7071
-HOST_URL = f"http://127.0.0.1:{HOST_PORT}"
+LOCAL = local_settings.STARTED.parent
+SETTINGS = {**QUICK_RETRIES, "SECRET_CACHE_SECONDS": "0"}
 
 
 @click.group()
@@ -52,32 +46,42 @@ def demo_command() -> None:
     run(demo(Console(width=None if sys.stdout.isatty() else 160, highlight=False)))
 
 
+def _ports(_: click.Context, __: click.Parameter, value: str | None) -> Ports:
+    if value is None:
+        return USUAL
+    if value == "free":
+        return Ports()
+    if not value.isdecimal() or not FIRST <= int(value) <= LAST - COUNT + 1:
+        raise click.BadParameter(f"expected free, or a number from {FIRST} to {LAST - COUNT + 1}, got {value!r}")
+    return Ports.following(int(value))
+
+
 @cli.command()
+@click.option("--fresh", is_flag=True, help="Remove the data of earlier starts.")
+@click.option("--no-demo", is_flag=True, help="Do not store the tenants and secrets of the demo.")
+@click.option(
+    "--seed",
+    "seed_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Store the tenants of DIR/tenants/*.json and the secrets of DIR/secrets.env that are new or have changed.",
+)
+@click.option(
+    "--ports",
+    metavar="free|N",
+    callback=_ports,
+    help=f"Use free ports, or the {COUNT} ports from N on, so that several checkouts can run at once.",
+)
 @click.option("--trace", is_flag=True, help="Turn OpenTelemetry on, and print a line for each span.")
-def start(*, trace: bool) -> None:
-    """Run everything on fixed ports until Ctrl-C."""
-    run(until_interrupted(_start(trace=trace)))
+def start(ports: Ports, seed_folder: Path | None, *, fresh: bool, no_demo: bool, trace: bool) -> None:
+    """Run everything until Ctrl-C. The data are kept in `.local/` for the next start."""
+    run(until_interrupted(_start(ports, seed_folder, fresh=fresh, with_demo=not no_demo, trace=trace)))
 
 
 @cli.command()
 def tick() -> None:
     """Make the app of `start` look for due flows now."""
     run(_tick())
-
-
-@cli.command()
-@click.argument("name")
-@click.argument("value")
-def secret(name: str, value: str) -> None:
-    """Store a secret in the Key Vault of `start`."""
-    run(_secret(name, value))
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-def tenant(file: Path) -> None:
-    """Store tenants in the Cosmos DB of `start`: the tenant document, or the list of documents, in a JSON file."""
-    run(_tenant(file))
 
 
 @cli.command("provision")
@@ -88,7 +92,7 @@ def provision_command(file: Path) -> None:
     Environment variables take precedence. This needs the key of the Cosmos DB account. What exists stays as it is.
     """
     try:
-        settings = Settings.from_environ({**local_settings(file), **os.environ})
+        settings = Settings.from_environ({**local_settings.local_settings(file), **os.environ})
     except SettingsInvalid as error:
         raise click.ClickException(str(error)) from None
     run(_provision(settings))
@@ -105,33 +109,65 @@ async def _provision(settings: Settings) -> None:
     )
 
 
-async def _start(*, trace: bool) -> None:
-    async with stack(PORTS, QUICK_RETRIES) as running:
-        await seed(running, datetime.now(UTC))
-        click.echo(
-            f"Cosmos DB      {running.database.endpoint}  database {running.settings.cosmos_database}, containers "
-            f"{running.settings.tenants_container} and {running.settings.runs_container}\n"
-            f"               {running.database.connection_string}\n"
-            "               python -m localdev tenant FILE stores a tenant\n"
-            f"Storage        {running.storage.queue_endpoint}  queues {running.settings.queue_name} and "
-            f"{running.settings.queue_name}-poison\n"
-            f"Key Vault      {running.vault.uri}\n"
-            "               python -m localdev secret NAME VALUE stores a secret\n"
-            f"Demo APIs      {running.demo.url}\n"
-            "The demo's tenants are stored. Most of their flows are due: `make tick` runs them.\n"
-            "Ctrl-C stops everything."
-        )
-        # The host does not ask for the key, as with Core Tools.
-        environ = {**running.environ, "DASHBOARD": "key"}
-        async with host(environ, port=HOST_PORT, trace=trace, on_line=click.echo) as app:
-            click.echo(f"Dashboard      {app.url}/api/ops")
-            with _announced(running):
-                click.echo("Command line   python -m datasync status --local")
-                await app.ended()
+async def _start(ports: Ports, seed_folder: Path | None, *, fresh: bool, with_demo: bool, trace: bool) -> None:
+    seed = read_seed(seed_folder, click.echo) if seed_folder else None
+
+    async def run_on(data: DataFolder) -> None:
+        data.check()
+        async with stack(ports, SETTINGS, data=data) as running:
+            data.complete()
+            await follow_demo_apis(running, data)
+            if with_demo:
+                await store_demo(running, data, datetime.now(UTC))
+            if seed:
+                tenants, secrets = await store_seed(running, data, seed)
+                click.echo(
+                    f"{seed.folder}: stored {tenants} of {len(seed.tenants)} tenants and {secrets} of "
+                    f"{len(seed.secrets)} secrets. The others have not changed."
+                )
+            await _run_app(running, ports.host, trace=trace)
+
+    with data_folder(LOCAL) as data:
+        check_free(ports)
+        if fresh and (left := data.wipe()):
+            click.echo(f"{LOCAL.name}/ is wiped, except for {', '.join(left)}: other programs wrote that.")
+        try:
+            await run_on(data)
+        except DataDamaged as why:
+            aside = data.keep_aside(datetime.now(UTC))
+            click.echo(
+                f"The data in {LOCAL.name}/ cannot be used: {why}.\n"
+                f"They are kept in {aside.name}/, and this start begins without data."
+            )
+            await run_on(data)
+
+
+async def _run_app(running: Stack, port: int, *, trace: bool) -> None:
+    """Run the app in the host until Ctrl-C."""
+    settings = running.settings
+    click.echo(
+        f"Storage        {running.storage.connection_string}\n"
+        f"               queues {settings.queue_name} and {settings.poison_queue_name}\n"
+        f"Cosmos DB      {running.database.connection_string}\n"
+        f"               database {settings.cosmos_database}, containers {settings.tenants_container} and "
+        f"{settings.runs_container}\n"
+        f"Key Vault      {running.vault.uri}\n"
+        f"Demo APIs      {running.demo.url}\n"
+        f"Data           {LOCAL.name}/, kept for the next start\n"
+        "Change them    python -m localdev tenant FILE, python -m localdev secret set NAME VALUE\n"
+        "`make tick` runs the flows that are due. Ctrl-C stops everything."
+    )
+    # The host does not ask for the key, as with Core Tools.
+    environ = {**running.environ, "DASHBOARD": "key"}
+    async with host(environ, port=port, trace=trace, on_line=click.echo) as app:
+        click.echo(f"Dashboard      {app.url}/api/ops")
+        with _announced(running, app.url):
+            click.echo("Command line   python -m datasync status --local")
+            await app.ended()
 
 
 @contextmanager
-def _announced(running: Stack) -> Generator[None]:
+def _announced(running: Stack, host_url: str) -> Generator[None]:
     """Write the settings for `--local` of the command line, and remove them at the end."""
     settings = running.settings
     values = {
@@ -142,126 +178,28 @@ def _announced(running: Stack) -> Generator[None]:
         "QUEUE_NAME": settings.queue_name,
         "ORCHESTRATOR_SCHEDULE": settings.schedule,
     }
-    STARTED.write_text(json.dumps({"IsEncrypted": False, "Values": values}, indent=2), encoding="utf-8")
+    content = {"IsEncrypted": False, "Values": values, "Host": {"LocalHttpPort": urlsplit(host_url).port}}
+    file = LOCAL / local_settings.STARTED.name
+    replace_file(file, json.dumps(content, indent=2).encode())
     try:
         yield
     finally:
-        STARTED.unlink(missing_ok=True)
-
-
-async def _secret(name: str, value: str) -> None:
-    token = issue_token(AUDIENCE, expires=int(time.time()) + 60)
-    request = aiohttp.request(
-        "PUT",
-        f"https://127.0.0.1:{PORTS.vault}/secrets/{name}?api-version=7.5",
-        json={"value": value},
-        headers={"Authorization": f"Bearer {token}"},
-        ssl=False,  # the vault of this machine has a temporary certificate
-    )
-    try:
-        async with request as response:
-            answer = await response.json()
-    except aiohttp.ClientError as error:
-        raise click.ClickException(
-            f"the Key Vault on port {PORTS.vault} does not answer ({error}). Run `make start` first"
-        ) from None
-    if "error" in answer:
-        raise click.ClickException(f"secret {name!r}: {answer['error']['message']}")
-    click.echo(f"Stored. A flow that has just read {name} gets the new value within five minutes.")
-
-
-async def _tenant(file: Path) -> None:
-    documents = _valid_documents(file)
-    database = Database(endpoint=f"http://127.0.0.1:{PORTS.cosmos}/", key=KEY)
-    settings = Settings.from_environ(
-        {
-            **os.environ,
-            "AzureWebJobsStorage": "UseDevelopmentStorage=true",
-            "COSMOS_CONNECTION_STRING": database.connection_string,
-        }
-    )
-    account = CosmosAccount(settings.cosmos, Credential())
-    try:
-        container = await account.container(settings.cosmos_database, settings.tenants_container)
-        for document in documents:
-            await _store(container, document)
-    except ServiceUnavailable:
-        raise click.ClickException(
-            f"the Cosmos DB on port {PORTS.cosmos} does not answer. Run `make start` first"
-        ) from None
-    finally:
-        await account.close()
-    names = ", ".join(document["tenantId"] for document in documents)
-    click.echo(f"Stored: {names}. `make tick` runs the flows that are due.")
-
-
-async def _store(container: ContainerProxy, document: dict[str, Any]) -> None:
-    try:
-        await container.upsert_item(document)
-    except CosmosHttpResponseError as error:
-        reason = str(error.message).splitlines()[0]
-        raise click.ClickException(
-            f"tenant {document['tenantId']!r} is not stored: Cosmos DB answered {error.status_code}: {reason}"
-        ) from None
-
-
-def _valid_documents(file: Path) -> list[dict[str, Any]]:
-    """Return the tenant documents of a file. Prints the problems and warnings of `python -m datasync validate`."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise click.ClickException(f"{file} cannot be read: {error.strerror}") from None
-    try:
-        report = Report(load("flows"), datetime.now(UTC))
-    except ValueError as why:
-        raise click.ClickException(str(why)) from None
-    for line in report.documents(str(file), content):
-        click.echo(line)
-    if report.problems:
-        raise click.ClickException("nothing is stored. Correct the file first")
-    read = json.loads(content.decode("utf-8-sig"))
-    documents: list[dict[str, Any]] = read if isinstance(read, list) else [read]
-    if not documents:
-        raise click.ClickException(f"{file} contains no tenant document: the list is empty")
-    return documents
+        file.unlink(missing_ok=True)
 
 
 async def _tick() -> None:
+    local_settings.started_settings()
+    port = json.loads(local_settings.STARTED.read_bytes())["Host"]["LocalHttpPort"]
+    url = f"http://127.0.0.1:{port}"
     try:
-        await invoke(HOST_URL, "orchestrator")
+        await invoke(url, "orchestrator")
     except aiohttp.ClientError as error:
-        raise click.ClickException(
-            f"the host at {HOST_URL} does not answer ({error}). Run `make start` first"
-        ) from None
+        raise click.ClickException(f"the host at {url} does not answer ({error}). Run `make start` again") from None
     click.echo("The timer function runs. The host's log shows its result.")
 
 
-async def until_interrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Run a command that Ctrl-C ends. Its exit code is then 0, so that `make` reports no error."""
-    try:
-        await work
-    except asyncio.CancelledError:
-        click.echo("Stopped.")
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a command, and report its errors. SIGTERM stops it as Ctrl-C does.
-
-    The first Ctrl-C stops the command's parts one after the other, and running functions may finish. The second one
-    kills them. The exit code is 130, except after the first Ctrl-C of `until_interrupted`.
-    """
-    # The handler is set explicitly: a process that a shell starts in the background ignores SIGINT.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        asyncio.run(work)
-    except (LocalPartError, DataSyncError) as error:
-        raise click.ClickException(str(error)) from None
-    except TimeoutError:
-        raise click.ClickException("the queue was not empty in time; the log lines above may show why") from None
-    except KeyboardInterrupt:
-        click.echo("Stopped.")
-        sys.exit(INTERRUPTED)
+cli.add_command(tenant)
+cli.add_command(secret)
 
 
 def main() -> None:
