@@ -63,6 +63,7 @@ _KNOWN = (
     "QUEUE_NAME",
     "KEY_VAULT_URI",
     "KEY_VAULT_VERIFY_CHALLENGE",
+    "SECRET_CACHE_SECONDS",
     "ORCHESTRATOR_SCHEDULE",
     "ORCHESTRATOR_LOOKAHEAD",
     "ORCHESTRATOR_SPREAD",
@@ -142,6 +143,8 @@ class Settings:
     """None where no vault is configured: only flows that read secrets need one."""
     key_vault_verify_challenge: bool
     """False only for a vault outside Azure's domains, such as the local one."""
+    secret_cache: timedelta
+    """How long a process keeps the value of a secret, so also how long a rotated secret takes to arrive."""
     queue_name: str = field(repr=False)
     """The queue of the jobs."""
     cosmos_database: str = field(repr=False)
@@ -210,6 +213,7 @@ class Settings:
             cosmos=account(_cosmos),
             key_vault_url=read("KEY_VAULT_URI", _https, None),
             key_vault_verify_challenge=read("KEY_VAULT_VERIFY_CHALLENGE", _boolean, default=True),
+            secret_cache=timedelta(seconds=read("SECRET_CACHE_SECONDS", _whole(0, 3600), 300)),
             queue_name=read("QUEUE_NAME", _queue_name, DEFAULT_QUEUE),
             cosmos_database=read("COSMOS_DATABASE", _cosmos_name, "flowsync"),
             tenants_container=read("COSMOS_TENANTS_CONTAINER", _cosmos_name, "tenants"),
