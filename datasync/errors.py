@@ -15,6 +15,7 @@ DataSyncError
 ├── StateInvalid         a stored state was edited and cannot be read
 ├── CronInvalid          a cron expression cannot be read
 ├── JobInvalid           a queue message is not a job
+├── AnswersInvalid       a file with the answers for `try` cannot be used
 ├── FlowInvalid          a flow cannot be registered
 ├── FlowUnknown          no flow has that name
 ├── CursorInvalid        the cursor of a flow cannot be kept
@@ -170,12 +171,20 @@ class JobInvalid(DataSyncError):
     """A queue message is not a job."""
 
 
+class AnswersInvalid(DataSyncError):
+    """A file with the answers for `try` cannot be used."""
+
+    kind = Kind.INVALID
+
+
 class FlowInvalid(DataSyncError):
     """A flow cannot be registered."""
 
 
 class FlowUnknown(DataSyncError):
     """No flow has that name."""
+
+    kind = Kind.NOT_FOUND
 
 
 class CursorInvalid(DataSyncError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import json
 import logging
 import os
 import re
@@ -223,6 +224,14 @@ def since_argument(ctx: click.Context, _: click.Parameter, value: str | None) ->
         return since(value, ctx.obj or datetime.min.replace(tzinfo=UTC))
     except ValueError as why:
         raise click.BadParameter(str(why)) from None
+
+
+def json_value(_: click.Context, __: click.Parameter, value: str) -> Any:
+    """Read a JSON value. Raises BadParameter."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"expected JSON, such as 42 or '\"a text\"': {error}") from None
 
 
 def zone_argument(_: click.Context, __: click.Parameter, name: str) -> ZoneInfo:

@@ -30,6 +30,10 @@ _SHARED = "shared--"
 _NAME = re.compile(r"[0-9A-Za-z-]{1,127}")  # the names that Key Vault accepts
 
 
+type Holder = Callable[[str], Awaitable[str]]
+"""Returns the tenant that uses an id, in any case of its letters."""
+
+
 @dataclass(frozen=True, slots=True)
 class SecretRead:
     """A secret, and the instant (aware) at which the vault was asked for it."""
@@ -181,7 +185,7 @@ class TenantSecretClient(SecretClient):
         vault: Vault,
         on_read: Callable[[str, str | None], None],
         fresh_after: datetime | None = None,
-        holder: Callable[[str], Awaitable[str]] | None = None,
+        holder: Holder | None = None,
     ) -> None:
         """Make the client of one attempt.
 
@@ -192,7 +196,7 @@ class TenantSecretClient(SecretClient):
                 more than 1,000 characters.
             fresh_after: The instant (aware) at which an API refused the credentials of an earlier attempt. Values that
                 were read before it are read again. None uses cached values.
-            holder: Returns the tenant that uses an id, in any case of its letters. None asks nobody.
+            holder: Returns the tenant whose secrets they are. None asks nobody.
 
         """
         # No super().__init__: it would build an HTTP pipeline for each run. The vault has one.
