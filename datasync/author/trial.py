@@ -43,6 +43,8 @@ class Stopped(msgspec.Struct, frozen=True, rename="camel"):
 
     method: str
     url: str
+    path: str
+    """Of the URL."""
     items: int | None
     """Of the JSON array that it sends, or of the largest array in the JSON; None if it has none."""
     sample: str
@@ -220,6 +222,7 @@ def _stopped(request: httpx.Request, response: httpx.Response, source: str, reda
     return Stopped(
         method=request.method,
         url=redact(str(request.url)),
+        path=redact(request.url.path),
         items=None if array is None else len(array),
         sample=redact.line(text, _SAMPLE),
         status=response.status_code,

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from msgspec import UNSET
@@ -251,10 +250,7 @@ def _about_answers(found: Trial) -> Iterator[str]:
             else "The flow failed, and some of the answers were made up: perhaps it needs the real ones"
         )
     yield f"To give real answers, put a list of them into {found.answers}, such as"
-    example = [
-        {"method": each.method, "url": urlsplit(each.url).path or "*", "status": each.status, "json": {}}
-        for each in invented
-    ]
+    example = [{"method": each.method, "url": each.path, "status": each.status, "json": {}} for each in invented]
     yield f"  {json.dumps(example[:_MOST_EXAMPLES])}"
 
 

@@ -1,13 +1,16 @@
 """An API on this machine, for flows that call one."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
 from datasync.services import Services
+from localdev.keyvault import KeyVault
 from localdev.web import serving
+from tests.authoring import Desk, Target
 from tests.operating import Fleet
 from tests.world import World
 
@@ -50,3 +53,23 @@ async def api() -> AsyncGenerator[Api]:
 def fleet(world: World, services: Services) -> Fleet:
     """Return the app over the tenants of this test."""
     return Fleet(world, services)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """Return the folder of an author."""
+    desk = Desk(tmp_path)
+    with desk.importable():
+        yield desk
+
+
+@pytest_asyncio.fixture
+async def target(vault: KeyVault) -> AsyncGenerator[Target]:
+    """Serve the API of the flow `feed`, and store its URL and token for the tenant `t`."""
+    target = Target()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", target.answer)
+    async with serving("the API", application) as url:
+        vault.set_secret("tenants--t--crm--base", url)
+        vault.set_secret("tenants--t--crm--token", "s3cr3t-token")
+        yield target
