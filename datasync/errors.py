@@ -8,6 +8,8 @@ DataSyncError
 ├── TenantInvalid        a tenant document cannot be used
 ├── TenantUnknown        a tenant has no document
 ├── RunUnknown           a run has no record
+├── RecordingUnknown     a run has no recording
+├── RecordingInvalid     a recording cannot be read
 ├── EntryUnknown         a tenant has no entry for a flow
 ├── ActionInvalid        an action of an operator cannot be asked for like this
 ├── ActionRefused        an action is not possible at present
@@ -127,6 +129,16 @@ class RunUnknown(DataSyncError):
     """A run has no record."""
 
     kind = Kind.NOT_FOUND
+
+
+class RecordingUnknown(DataSyncError):
+    """A run has no recording."""
+
+    kind = Kind.NOT_FOUND
+
+
+class RecordingInvalid(DataSyncError):
+    """A recording cannot be read."""
 
 
 class EntryUnknown(DataSyncError):

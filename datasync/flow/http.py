@@ -9,6 +9,7 @@ from httpx_retries import Retry, RetryTransport
 
 from datasync.errors import RetryLater
 from datasync.flow.connections import Caller, Connections, caller
+from datasync.flow.recording import Recording
 from datasync.flow.redirects import forget, guard
 from datasync.flow.responses import ACCEPTED, TotalTimeout
 from datasync.flow.retry_after import wait_asked
@@ -49,18 +50,25 @@ IDEMPOTENT: dict[str, Any] = {"retry": _RETRY.copy_with(allowed_methods=[*_RETRY
 """For a POST or PATCH that is safe to repeat: `await run.http.post(url, json=…, extensions=IDEMPOTENT)`."""
 
 
-def new_transport() -> httpx.AsyncBaseTransport:
+def new_transport(connections: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncBaseTransport:
     """Make the connections of a process, with the retries.
 
     A request with an idempotent method is sent up to five times on timeouts, network errors and answers
     429, 500, 502, 503 or 504, with jittered back-off or as `Retry-After` asks. A server that asks for more than
     LONGEST_WAIT raises RetryLater, which puts the job back on the queue for that time.
+
+    Args:
+        connections: Sends each request once, in the place of the network; None is the network.
+
     """
-    return RetryTransport(Connections(), _RETRY)
+    return RetryTransport(Connections(connections), _RETRY)
 
 
 def new_client(
-    transport: httpx.AsyncBaseTransport, usage: HttpUsage, before_unsafe: Callable[[], Awaitable[None]] | None = None
+    transport: httpx.AsyncBaseTransport,
+    usage: HttpUsage,
+    before_unsafe: Callable[[], Awaitable[None]] | None = None,
+    recording: Recording | None = None,
 ) -> httpx.AsyncClient:
     """Make the client of one run. Headers and cookies are its own, the connections are shared.
 
@@ -71,9 +79,10 @@ def new_client(
         usage: Counts the requests.
         before_unsafe: Called before each request, and each retry of one, that may change data: any method but GET,
             HEAD, OPTIONS and TRACE. If it raises, the request is not sent, and the caller gets the exception.
+        recording: Records each request that is sent, retries included. None records nothing.
 
     """
-    run = _Run(transport, Caller(usage, before_unsafe), lambda: client.cookies)
+    run = _Run(transport, Caller(usage, before_unsafe, recording=recording), lambda: client.cookies)
     client = _Client(transport=run, timeout=_TIMEOUT, headers={"Accept-Encoding": ", ".join(ACCEPTED)})
     return client
 
