@@ -216,7 +216,7 @@ async def test_of_many_exchanges_the_first_and_the_last_are_kept(usage: HttpUsag
         return httpx.Response(200, stream=_Large())
 
     class _Large(httpx.AsyncByteStream):
-        async def __aiter__(self) -> AsyncGenerator[bytes]:  # type: ignore[override]
+        async def __aiter__(self) -> AsyncGenerator[bytes]:
             yield b"x" * LARGEST_BODY
 
     for number in range(MOST + LAST + 30):
