@@ -81,7 +81,7 @@ class ServiceUnavailable(DataSyncError):
     def __init__(self, message: str, service: str = "Cosmos DB", status: int | None = None) -> None:
         super().__init__(message)
         self.service = service
-        """`Cosmos DB`, `the queue` or `Key Vault`."""
+        """`Cosmos DB`, `the queue`, `Key Vault` or `the blob container`."""
         self.status = status
         """The HTTP status of the answer; None if there was none."""
         self.kind = Kind.NOT_LET_IN if status in _NOT_LET_IN else Kind.UNAVAILABLE

@@ -25,9 +25,10 @@ from datasync.errors import (
     ServiceUnavailable,
 )
 from datasync.flow.context import MOST_COUNTS, FlowRun, Window, check_counts, checked_count
-from datasync.flow.failures import failure_of
+from datasync.flow.failures import failure_of, place_of
 from datasync.flow.http import LONGEST_WAIT, new_client
 from datasync.flow.log import RunLog
+from datasync.flow.recording import Recording
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
 from datasync.flow.secrets import TenantSecretClient
@@ -42,6 +43,7 @@ from datasync.model.state import Checkpoint
 from datasync.run.admit import Admitted
 from datasync.run.ending import Ending
 from datasync.run.execute import Execution, How, execute
+from datasync.run.record import Made, begin_recording, keep_recording
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import FlowBlocked, RunStarted
@@ -58,11 +60,11 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     job, flow, tenant = admitted.job, admitted.flow, admitted.tenant
     subject, attempt = f"{shown(tenant.id)}/{flow.name}", admitted.record.attempt_count + 1
     cursor = admitted.state and admitted.state.cursor
-    queued = job.queued(services.clock.now())
-    emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt, queued=queued))
+    started = services.clock.now()
+    emit(RunStarted(subject=subject, run=job.run_id, attempt=attempt, queued=job.queued(started)))
     redact, usage, window = Redaction(), HttpUsage(services.clock), _window(services, admitted)
-    tail = Tail(services.clock)
-    http = new_client(services.http_transport, usage, admitted.lease.check)
+    tail, recording = Tail(services.clock), begin_recording(services)
+    http = new_client(services.http_transport, usage, admitted.lease.check, recording)
     run = FlowRun(
         run_id=job.run_id,
         tenant=tenant,
@@ -78,7 +80,8 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         counts=Counter(admitted.state.counts_of(job.run_id) if admitted.state else {}),
     )
     run.keep = partial(_keep, admitted, run, redact)
-    kv = TenantSecretClient(tenant.id, services.vault, redact.add, _refused_at(admitted.record), services.claims.holder)
+    on_read = partial(_note_secret, redact, recording) if recording else redact.add
+    kv = TenantSecretClient(tenant.id, services.vault, on_read, _refused_at(admitted.record), services.claims.holder)
     function = partial(flow.function, tenant.id, kv, run) if flow.takes_run else partial(flow.function, tenant.id, kv)
     async with aclosing(http), admitted.lease.kept():
         execution = await execute(
@@ -107,7 +110,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
     if execution.error and (outage := _outage(execution.error)):
         services.outages.note(outage, services.clock.now())
     log, log_left_out = tail.kept()
-    return replace(
+    ending = replace(
         ending,
         window=None if admitted.state is None else RunWindow(window.start, window.end),
         cursor_before=cursor,
@@ -118,6 +121,16 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         secrets=dict(kv.reads),
         abandoned=execution.abandoned,
     )
+    if recording and ending.outcome is Outcome.FAILED:
+        place = place_of(execution.error or FlowFailed(), flow.function)
+        attempt_made = Made(admitted, run, started, ending, place)
+        return replace(ending, recording=await keep_recording(services, attempt_made, recording))
+    return ending
+
+
+def _note_secret(redact: Redaction, recording: Recording, name: str, value: str | None) -> None:
+    redact.add(name, value)
+    recording.add_secret(name, value)
 
 
 def _counts(run: FlowRun, redact: Redaction) -> dict[str, int]:

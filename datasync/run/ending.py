@@ -39,6 +39,8 @@ class Ending(msgspec.Struct, frozen=True):
     log: tuple[LogLine, ...] = ()
     log_left_out: int = 0
     secrets: dict[str, datetime] = {}
+    recording: str | None = None
+    """The name of the recording of its HTTP exchanges; None where none was stored."""
     abandoned: tuple[asyncio.Task[Any], ...] = ()
     """Tasks of the flow that ignore their cancellation."""
 
