@@ -9,6 +9,7 @@ from httpx_retries import Retry, RetryTransport
 
 from datasync.errors import RetryLater
 from datasync.flow.connections import READS, SAFE, Caller, Connections, StandIn, caller
+from datasync.flow.recording import Recording
 from datasync.flow.redirects import forget, guard
 from datasync.flow.responses import ACCEPTED, TotalTimeout
 from datasync.flow.retry_after import wait_asked
@@ -53,14 +54,18 @@ READ: dict[str, Any] = {**IDEMPOTENT, READS: True}
 datasync try` sends it. `extensions=READ`, with other extensions `READ | response_limits(…)`."""
 
 
-def new_transport() -> httpx.AsyncBaseTransport:
+def new_transport(connections: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncBaseTransport:
     """Make the connections of a process, with the retries.
 
     A request with an idempotent method is sent up to five times on timeouts, network errors and answers
     429, 500, 502, 503 or 504, with jittered back-off or as `Retry-After` asks. A server that asks for more than
     LONGEST_WAIT raises RetryLater, which puts the job back on the queue for that time.
+
+    Args:
+        connections: Sends each request once, in the place of the network; None is the network.
+
     """
-    return RetryTransport(Connections(), _RETRY)
+    return RetryTransport(Connections(connections), _RETRY)
 
 
 def new_client(
@@ -68,6 +73,7 @@ def new_client(
     usage: HttpUsage,
     before_unsafe: Callable[[], Awaitable[None]] | None = None,
     stand_in: StandIn | None = None,
+    recording: Recording | None = None,
 ) -> httpx.AsyncClient:
     """Make the client of one run. Headers and cookies are its own, the connections are shared.
 
@@ -80,9 +86,10 @@ def new_client(
             HEAD, OPTIONS and TRACE, and not a POST with READ. If it raises, the request is not sent, and the caller
             gets the exception.
         stand_in: Answers each of these requests, in place of the API. None sends them.
+        recording: Records each request that is sent, retries included. None records nothing.
 
     """
-    run = _Run(transport, Caller(usage, before_unsafe, stand_in), lambda: client.cookies)
+    run = _Run(transport, Caller(usage, before_unsafe, stand_in, recording), lambda: client.cookies)
     client = _Client(transport=run, timeout=_TIMEOUT, headers={"Accept-Encoding": ", ".join(ACCEPTED)})
     return client
 

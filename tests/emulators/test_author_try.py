@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
+from vcr.persisters.filesystem import FilesystemPersister
+from vcr.serializers import yamlserializer
 
 from datasync import FlowRegistry
 from datasync.author.attempt import Wish
@@ -39,8 +41,8 @@ async def tenant(world: World, services: Services) -> None:
 
 
 async def try_feed(services: Services, registry: FlowRegistry, **options: Any) -> Trial:
-    cursor = {"cursor": options.pop("cursor")} if "cursor" in options else {}
-    return await trial(services, registry, Wish(tenant_id="t", flow="feed", **options), NOW, **cursor)
+    own = {name: options.pop(name) for name in ("cursor", "saves") if name in options}
+    return await trial(services, registry, Wish(tenant_id="t", flow="feed", **options), NOW, **own)
 
 
 def answer(desk: Desk, *entries: dict[str, Any]) -> None:
@@ -151,6 +153,30 @@ async def test_the_requests_are_compared_with_the_last_try(desk: Desk, target: T
     assert (first.changes, second.changes) == (None, ())
     assert third.changes is not None
     assert [line for line in third.changes if line[0] in "+-"] == ['- "limit": 5', '+ "limit": 6']
+
+
+async def test_it_can_be_saved_for_tests(desk: Desk, target: Target, services: Services) -> None:
+    """The exchanges as a cassette that vcrpy reads, and the made-up answers. The next try uses these."""
+    registry = desk.write(COPY.replace('leads=made.json()["created"]', 'leads=len(made.json()["leads"])'))
+
+    first = await try_feed(services, registry, saves=True)
+    second = await try_feed(services, registry, saves=True)
+
+    cassette, answers = first.saved
+    assert cassette == desk.answers.parent / "cassettes" / "test_feed" / "test_try_t.yaml"
+    requests, _ = FilesystemPersister.load_cassette(str(cassette), yamlserializer)
+    assert [each.method for each in requests] == ["GET", "POST", "POST"]
+    assert json.loads(answers.read_text()) == [
+        {
+            "method": "POST",
+            "url": "/leads",
+            "status": 201,
+            "json": {"id": "made-up-1", "token": "<crm--token>", "leads": [{"id": 1}, {"id": 2}, {"id": 3}]},
+        }
+    ]
+    assert "s3cr3t-token" not in cassette.read_text()
+    assert [each.source for each in second.stopped] == ["answers[0]"]
+    assert second.saved == (cassette,)
 
 
 @pytest.mark.usefixtures("target")
