@@ -34,7 +34,8 @@ class Systems:
         asked = await request.json() if is_json else dict(request.query)
         self.requests.append((name, asked))
         self.headers = {header.lower(): value for header, value in request.headers.items()}
-        answered = self.answers.get(name, lambda _: {})(asked)
+        answer = self.answers.get(name)
+        answered = answer(asked) if answer else {}
         return answered if isinstance(answered, web.Response) else web.json_response(answered)
 
     def asked(self, name: str) -> list[Any]:
