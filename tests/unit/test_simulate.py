@@ -41,11 +41,11 @@ def test_the_chart_has_a_bar_for_each_hour(file: str) -> None:
         "entries: 3 run",
         "jobs: 10; most in a minute: 3 at 2026-03-29T06:00:00Z",
         "",
-        f"Europe/Berlin          jobs   in a minute   {'':30}   no provider   homedepot",
-        f"Sun 2026-03-29 06:00   2      2             {'█' * 20:30}   2             0",
-        f"Sun 2026-03-29 07:00   2      2             {'█' * 20:30}   2             0",
-        f"Sun 2026-03-29 08:00   3      3             {'█' * 30:30}   2             1",
-        f"Sun 2026-03-29 09:00   3      3             {'█' * 30:30}   2             1",
+        f"Europe/Berlin          jobs   most in a minute   {'':30}   no provider   homedepot",
+        f"Sun 2026-03-29 06:00   2      2                  {'█' * 20:30}   2             0",
+        f"Sun 2026-03-29 07:00   2      2                  {'█' * 20:30}   2             0",
+        f"Sun 2026-03-29 08:00   3      3                  {'█' * 30:30}   2             1",
+        f"Sun 2026-03-29 09:00   3      3                  {'█' * 30:30}   2             1",
     ]
     assert result.exit_code == 0
 
