@@ -1,6 +1,5 @@
 """The data of the local services outlive their processes, and damaged data are recognised."""
 
-import asyncio
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from datasync.cli.local_settings import local_settings
 from localdev.azurite import azurite
 from localdev.cosmos import cosmos
 from localdev.errors import DataDamaged
-from localdev.keyvault import KeyVault, key_vault
+from localdev.keyvault import key_vault
 from localdev.tls import Certificates
 from tests.documents import document
 from tests.localdev.processes import LOCALDEV, Started, alive, data_of, descendants, started
@@ -48,7 +47,7 @@ async def test_documents_keep_their_system_properties_and_their_order(tmp_path: 
     """Also the options of a container. A replaced document is the last one, as before the end of the process."""
     file = tmp_path / "cosmos" / "account.sqlite"
     async with account(file) as database:
-        items = await database.create_container("items", PartitionKey("/tenantId"), POLICY, default_ttl=-1)
+        items = await database.create_container("items", PartitionKey("/tenantId"), indexing_policy=POLICY, default_ttl=-1)
         for number in range(3):
             await items.create_item({"id": f"d{number}", "tenantId": "t"})
         await items.upsert_item({"id": "d0", "tenantId": "t", "text": "Bäder → 'x'"})
@@ -94,6 +93,10 @@ async def test_a_batch_is_kept_as_a_whole(tmp_path: Path) -> None:
         assert [item["id"] async for item in items.query_items("SELECT c.id FROM c")] == ["a", "b"]
 
 
+def files(folder: Path, pattern: str) -> list[Path]:
+    return list(folder.glob(pattern))
+
+
 def cut(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
@@ -137,8 +140,8 @@ async def test_a_damaged_file_of_azurite_is_recognised(
     storage_with_a_message: Path, name: str, damage: Callable[[Path], None], error: str
 ) -> None:
     """Azurite itself starts without data if a file is empty or missing, and fails at each read of a lost message."""
-    for file in storage_with_a_message.glob(name):
-        damage(file)
+    [file] = files(storage_with_a_message, name)
+    damage(file)
 
     with pytest.raises(DataDamaged, match=f"^Azurite: {error}"):
         async with azurite(folder=storage_with_a_message):
@@ -162,9 +165,8 @@ async def storage_with_a_message(tmp_path: Path, kept_message: dict[str, bytes])
         ):
             await queue.create_queue()
             await queue.send_message("text")
-        kept_message |= {
-            str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()
-        }
+        written = [each for each in files(folder, "**/*") if each.is_file()]
+        kept_message |= {str(each.relative_to(folder)): each.read_bytes() for each in written}
     for name, content in kept_message.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -182,7 +184,7 @@ async def test_secrets_are_kept_with_their_versions(tmp_path: Path, certificates
         vault.set_secret("shared--b", "1")
         vault.delete_secret("shared--b")
     assert file.stat().st_mode & 0o777 == 0o600
-    assert [each.name for each in tmp_path.iterdir()] == ["secrets.json"]
+    assert files(tmp_path, "*") == [file]
     async with key_vault({}, tls=certificates, file=file) as vault:
         assert vault.values() == {"shared--a": "2"}
         vault.set_secret("shared--c", "3")
@@ -191,13 +193,16 @@ async def test_secrets_are_kept_with_their_versions(tmp_path: Path, certificates
 
 
 @pytest.mark.parametrize("content", [b"", b'{"shared--a": [{"id": "1", "value": "s3', b"\0\xff", b'{"a_b": []}', b"[]"])
-def test_a_damaged_file_of_secrets_is_recognised(tmp_path: Path, content: bytes) -> None:
+async def test_a_damaged_file_of_secrets_is_recognised(
+    tmp_path: Path, certificates: Certificates, content: bytes
+) -> None:
     """The error contains no value."""
     file = tmp_path / "secrets.json"
     file.write_bytes(content)
 
     with pytest.raises(DataDamaged, match=r"^Key Vault: secrets\.json cannot be read: ") as found:
-        KeyVault.opened(file)
+        async with key_vault({}, tls=certificates, file=file):
+            pytest.fail("the vault has started")
     assert "s3" not in str(found.value)
 
 
@@ -243,7 +248,8 @@ async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
         await command(temporary, "tenant", str(tmp_path / "acme.json"))
         async with QueueClient.from_connection_string(settings["AzureWebJobsStorage"], "flow-jobs") as jobs:
             sent = await jobs.send_message("later", visibility_timeout=3600)
-        await asyncio.sleep(1)  # the promise: a second
+        saved = data / "storage" / "__azurite_db_queue__.json"
+        await wait_until(lambda: sent.id in saved.read_text(), description="Azurite has saved the message")
         await kill(running)
 
     async with started(temporary, *start) as running:
@@ -266,7 +272,7 @@ async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
         assert await running.exit_code() == 0
     said = "\n".join(running.output)
     assert f"The data in {data.name}/ cannot be used: Key Vault: secrets.json cannot be read: " in said
-    [aside] = tmp_path.glob(f"{data.name}.*")
+    [aside] = files(tmp_path, f"{data.name}.*")
     assert f"They are kept in {aside.name}/, and this start begins without data." in said
     assert (aside / "cosmos" / "account.sqlite").exists()
     assert "s3cret" not in said
