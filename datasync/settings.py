@@ -20,7 +20,10 @@ from datasync.model.display import is_legible, quoted, shown
 
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 
-_QUEUE_LIMIT = 6 * 86_400  # seconds: a queue hides a message for at most 7 days, and the spread comes on top
+MOST_LOOKAHEAD = 6 * 86_400
+"""Seconds: a queue hides a message for at most 7 days, and the spread comes on top."""
+MOST_SPREAD = 86_400
+"""Seconds."""
 
 _LONGEST_SHOWN = 16  # characters: a longer value may be a key in the wrong setting
 
@@ -218,8 +221,8 @@ class Settings:
             run_retention=timedelta(days=read("RUN_RETENTION_DAYS", _whole(1, 3650), 30)),
             schedule=environ.get("ORCHESTRATOR_SCHEDULE") or DEFAULT_SCHEDULE,
             tenants_at_once=read("ORCHESTRATOR_CONCURRENCY", _whole(1, 1000), 32),
-            lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, _QUEUE_LIMIT), 0)),
-            spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, 86_400), 0)),
+            lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, MOST_LOOKAHEAD), 0)),
+            spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, MOST_SPREAD), 0)),
             concurrency_per_tenant=read("CONCURRENCY_PER_TENANT", _whole(1, 1000), 16),
             max_attempts=read(
                 _ATTEMPTS,

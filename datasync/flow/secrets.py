@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +17,7 @@ from azure.keyvault.secrets import KeyVaultSecret
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable
+from datasync.flow.tokens import Tokens, TokenSlot
 from datasync.model.decode import shorten
 
 RECENT = timedelta(seconds=10)
@@ -29,6 +30,10 @@ _SHARED = "shared--"
 _NAME = re.compile(r"[0-9A-Za-z-]{1,127}")  # the names that Key Vault accepts
 
 
+type Holder = Callable[[str], Awaitable[str]]
+"""Returns the tenant that uses an id, in any case of its letters."""
+
+
 @dataclass(frozen=True, slots=True)
 class SecretRead:
     """A secret, and the instant (aware) at which the vault was asked for it."""
@@ -38,7 +43,10 @@ class SecretRead:
 
 
 class Vault:
-    """The secrets of one Key Vault, cached. One instance per process: a vault answers 4,000 reads in 10 seconds."""
+    """The secrets of one Key Vault, cached. One instance per process: a vault answers 4,000 reads in 10 seconds.
+
+    `tokens` are the access tokens that flows got for these secrets.
+    """
 
     def __init__(
         self,
@@ -53,6 +61,7 @@ class Vault:
         self._connect = connect
         self._now = now
         self._connected: SecretClient | None = None
+        self.tokens = Tokens(now)
         # Concurrent readers of one name, in any case, share one request; a failure is not kept.
         self._read_cached = alru_cache(
             maxsize=_CACHED, ttl=time_to_live.total_seconds(), key=lambda name, version: (name.lower(), version)
@@ -176,7 +185,7 @@ class TenantSecretClient(SecretClient):
         vault: Vault,
         on_read: Callable[[str, str | None], None],
         fresh_after: datetime | None = None,
-        holder: Callable[[str], Awaitable[str]] | None = None,
+        holder: Holder | None = None,
     ) -> None:
         """Make the client of one attempt.
 
@@ -187,7 +196,7 @@ class TenantSecretClient(SecretClient):
                 more than 1,000 characters.
             fresh_after: The instant (aware) at which an API refused the credentials of an earlier attempt. Values that
                 were read before it are read again. None uses cached values.
-            holder: Returns the tenant that uses an id, in any case of its letters. None asks nobody.
+            holder: Returns the tenant whose secrets they are. None asks nobody.
 
         """
         # No super().__init__: it would build an HTTP pipeline for each run. The vault has one.
@@ -230,16 +239,31 @@ class TenantSecretClient(SecretClient):
             await self._check_claim(name)
         read = await self._vault.get(name, version or None, self._fresh_after)
         within = name.removeprefix(_prefix(self._tenant_id))
-        if len(read.secret.value or "") > _LONG:
-            await asyncio.to_thread(self._on_read, within, read.secret.value)
-        else:
-            self._on_read(within, read.secret.value)
+        await self.redact(within, read.secret.value or "")
         self._reads[within] = read.at
         return read.secret
 
     async def secret(self, system: str, key: str) -> str:
         """Return the value of `tenants--{tenantId}--{system}--{key}`; raises as `get_secret` does."""
         return (await self.get_secret(tenant_secret(self._tenant_id, system, key))).value or ""
+
+    async def redact(self, name: str, value: str) -> None:
+        """Replace a value by `<name>` in the log, the record and the errors of the run, as the secrets that it reads.
+
+        For secrets that do not come from the vault, such as the session that an API has opened.
+        """
+        if len(value) > _LONG:
+            await asyncio.to_thread(self._on_read, name, value)
+        else:
+            self._on_read(name, value)
+
+    def read_again(self) -> None:
+        """Read values again that were read more than ten seconds ago: an API has refused them."""
+        self._fresh_after = self._vault.tokens.now()
+
+    def token_slot(self, key: Hashable) -> TokenSlot:
+        """Return the place in which the process keeps an access token of this tenant."""
+        return self._vault.tokens.slot(self._tenant_id, key)
 
     async def _check_claim(self, name: str) -> None:
         """Refuse a secret that Key Vault would give to another tenant as well."""

@@ -2,11 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 
 import pytest
-import pytest_asyncio
 from azure.core.exceptions import ResourceNotFoundError
 from azure.identity.aio import DefaultAzureCredential
 from azure.keyvault.secrets.aio import SecretClient
@@ -18,34 +16,10 @@ from datasync.flow.secrets import Vault, command_to_delete, command_to_set
 from datasync.services import Services
 from datasync.settings import Settings
 from localdev.keyvault import KeyVault
+from tests.emulators.conftest import TOKEN, MakeVault
 from tests.stages import FakeClock
 from tests.waiting import wait_until
 from tests.world import World
-
-TOKEN = "tenants--acme--homedepot--api-token"
-
-type MakeVault = Callable[..., Vault]
-
-
-@pytest_asyncio.fixture
-async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
-    """Return a function that makes a Vault for the running Key Vault, with a real client and credential."""
-    vault.set_secret(TOKEN, "s3cret")
-    vault.reads.clear()
-    credential = DefaultAzureCredential()
-    made: list[Vault] = []
-
-    def connect() -> SecretClient:
-        return SecretClient(vault.uri, credential, verify_challenge_resource=False, retry_total=0)
-
-    def make(clock: Clock | None = None, time_to_live: timedelta = timedelta(minutes=5)) -> Vault:
-        made.append(Vault(connect, (clock or FakeClock()).now, time_to_live))
-        return made[-1]
-
-    yield make
-    for one in made:
-        await one.close()
-    await credential.close()
 
 
 @pytest.fixture

@@ -47,7 +47,9 @@ async def test_documents_keep_their_system_properties_and_their_order(tmp_path: 
     """Also the options of a container. A replaced document is the last one, as before the end of the process."""
     file = tmp_path / "cosmos" / "account.sqlite"
     async with account(file) as database:
-        items = await database.create_container("items", PartitionKey("/tenantId"), indexing_policy=POLICY, default_ttl=-1)
+        items = await database.create_container(
+            "items", PartitionKey("/tenantId"), indexing_policy=POLICY, default_ttl=-1
+        )
         for number in range(3):
             await items.create_item({"id": f"d{number}", "tenantId": "t"})
         await items.upsert_item({"id": "d0", "tenantId": "t", "text": "Bäder → 'x'"})
@@ -242,7 +244,7 @@ async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
     start = ("-c", LOCALDEV, "start", "--ports", "free", "--no-demo")
 
     async with started(temporary, *start) as running:
-        await wait_until(lambda: running.has_written("Command line "), description="the app is running")
+        await wait_until(lambda: running.has_written("Command line "), description="the app is running", seconds=120)
         settings = local_settings(data / "started.json")
         await command(temporary, "secret", "set", "shared--a", "s3cret")
         await command(temporary, "tenant", str(tmp_path / "acme.json"))
@@ -253,7 +255,9 @@ async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
         await kill(running)
 
     async with started(temporary, *start) as running:
-        await wait_until(lambda: running.has_written("Command line "), description="the app is running again")
+        await wait_until(
+            lambda: running.has_written("Command line "), description="the app is running again", seconds=120
+        )
         settings = local_settings(data / "started.json")
         assert await command(temporary, "secret", "list") == "shared--a"
         async with (
@@ -267,7 +271,7 @@ async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
 
     cut(data / "secrets.json")
     async with started(temporary, *start) as running:
-        await wait_until(lambda: running.has_written("Storage "), description="the services are running")
+        await wait_until(lambda: running.has_written("Storage "), description="the services are running", seconds=120)
         running.interrupt()
         assert await running.exit_code() == 0
     said = "\n".join(running.output)
