@@ -1,19 +1,22 @@
 """The data of the local services outlive their processes, and damaged data are recognised."""
 
-import json
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.cosmos import PartitionKey
-from azure.cosmos.aio import CosmosClient, DatabaseProxy
+from azure.cosmos.aio import ContainerProxy, CosmosClient, DatabaseProxy
+from azure.keyvault.secrets.aio import SecretClient
 from azure.storage.queue.aio import QueueClient
 
 from datasync.cli.local_settings import local_settings
+from datasync.clients import Credential, secret_client
+from datasync.settings import Settings
 from localdev.azurite import azurite
 from localdev.cosmos import cosmos
 from localdev.errors import DataDamaged
@@ -211,14 +214,6 @@ async def test_a_damaged_file_of_secrets_is_recognised(
 # `make start`
 
 
-async def command(folder: Path, *arguments: str) -> str:
-    """Run a command of `localdev` to its end, and return its output."""
-    async with started(folder, "-c", LOCALDEV, *arguments) as running:
-        code = await running.exit_code()
-    assert code == 0, running.output
-    return "\n".join(running.output)
-
-
 async def kill(running: Started) -> None:
     """Kill a process and all its descendants at once."""
     pids = {running.process.pid, *await descendants(running.process.pid)}
@@ -232,6 +227,34 @@ async def kill(running: Started) -> None:
     await wait_until(ended, description="all processes are dead")
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Clients of the services of a `start`."""
+
+    tenants: ContainerProxy
+    jobs: QueueClient
+    secrets: SecretClient
+
+
+@asynccontextmanager
+async def parts(started_file: Path) -> AsyncGenerator[Parts]:
+    """Connect to the services of a `start`, by the settings that it has written."""
+    values = local_settings(started_file)
+    settings = Settings.from_environ(values)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        credential = Credential()
+        async with (
+            CosmosClient.from_connection_string(values["COSMOS_CONNECTION_STRING"]) as client,
+            QueueClient.from_connection_string(values["AzureWebJobsStorage"], settings.queue_name) as jobs,
+            secret_client(settings, credential) as secrets,
+        ):
+            database = client.get_database_client(settings.cosmos_database)
+            yield Parts(database.get_container_client(settings.tenants_container), jobs, secrets)
+        await credential.close()
+
+
 async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
     """Documents, secrets and messages that are a second old are there after the next start.
 
@@ -240,34 +263,25 @@ async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     data = data_of(temporary)
-    (tmp_path / "acme.json").write_text(json.dumps(document("acme")))
     start = ("-c", LOCALDEV, "start", "--ports", "free", "--no-demo")
 
     async with started(temporary, *start) as running:
         await wait_until(lambda: running.has_written("Command line "), description="the app is running", seconds=120)
-        settings = local_settings(data / "started.json")
-        await command(temporary, "secret", "set", "shared--a", "s3cret")
-        await command(temporary, "tenant", str(tmp_path / "acme.json"))
-        async with QueueClient.from_connection_string(settings["AzureWebJobsStorage"], "flow-jobs") as jobs:
-            sent = await jobs.send_message("later", visibility_timeout=3600)
-        saved = data / "storage" / "__azurite_db_queue__.json"
-        await wait_until(lambda: sent.id in saved.read_text(), description="Azurite has saved the message")
-        await kill(running)
+        async with parts(data / "started.json") as running_parts:
+            await running_parts.tenants.create_item(document("acme", _etag=None))
+            await running_parts.secrets.set_secret("shared--a", "s3cret")
+            sent = await running_parts.jobs.send_message("later", visibility_timeout=3600)
+            saved = data / "storage" / "__azurite_db_queue__.json"
+            await wait_until(lambda: sent.id in saved.read_text(), description="Azurite has saved the message")
+            await kill(running)
 
     async with started(temporary, *start) as running:
-        await wait_until(
-            lambda: running.has_written("Command line "), description="the app is running again", seconds=120
-        )
-        settings = local_settings(data / "started.json")
-        assert await command(temporary, "secret", "list") == "shared--a"
-        async with (
-            CosmosClient.from_connection_string(settings["COSMOS_CONNECTION_STRING"]) as client,
-            QueueClient.from_connection_string(settings["AzureWebJobsStorage"], "flow-jobs") as jobs,
-        ):
-            tenants = client.get_database_client("flowsync").get_container_client("tenants")
-            assert (await tenants.read_item("acme", "acme"))["tenantId"] == "acme"
-            await jobs.update_message(sent, visibility_timeout=0, content="now")
-        await kill(running)
+        await wait_until(lambda: running.has_written("Command line "), description="the app runs again", seconds=120)
+        async with parts(data / "started.json") as running_parts:
+            assert (await running_parts.tenants.read_item("acme", "acme"))["tenantId"] == "acme"
+            assert (await running_parts.secrets.get_secret("shared--a")).value == "s3cret"
+            await running_parts.jobs.update_message(sent, visibility_timeout=3600, content="still there")
+            await kill(running)
 
     cut(data / "secrets.json")
     async with started(temporary, *start) as running:
