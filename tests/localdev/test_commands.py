@@ -1,6 +1,5 @@
 """The commands of `python -m localdev` that use running services."""
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,27 +7,14 @@ from typing import Any
 
 import certifi
 import pytest
-from click.testing import CliRunner
 
 from datasync.cli import local_settings
-from localdev.cli import main as command
 from localdev.cosmos import Database
 from localdev.keyvault import key_vault
 from localdev.tls import Certificates
 from tests.documents import document, entry
+from tests.localdev.commands import run
 from tests.world import World
-
-
-@pytest.fixture(autouse=True)
-def in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands run in a thread, although only the main thread can set signal handlers."""
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-
-
-async def run(*arguments: str) -> tuple[int, str]:
-    """Run a command in a thread, because it starts an event loop."""
-    result = await asyncio.to_thread(CliRunner().invoke, command.cli, arguments)
-    return result.exit_code, result.output
 
 
 @pytest.fixture

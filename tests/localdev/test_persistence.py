@@ -2,27 +2,24 @@
 
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.cosmos import PartitionKey
 from azure.cosmos.aio import ContainerProxy, CosmosClient, DatabaseProxy
-from azure.keyvault.secrets.aio import SecretClient
 from azure.storage.queue.aio import QueueClient
 
-from datasync.cli.local_settings import local_settings
-from datasync.clients import Credential, secret_client
-from datasync.settings import Settings
+from datasync.cli import local_settings
+from datasync.cli.local_settings import started_settings
 from localdev.azurite import azurite
 from localdev.cosmos import cosmos
 from localdev.errors import DataDamaged
 from localdev.keyvault import key_vault
 from localdev.tls import Certificates
-from tests.documents import document
+from tests.localdev.commands import run
 from tests.localdev.processes import LOCALDEV, Started, alive, data_of, descendants, started
 from tests.waiting import wait_until
 
@@ -227,35 +224,18 @@ async def kill(running: Started) -> None:
     await wait_until(ended, description="all processes are dead")
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Clients of the services of a `start`."""
-
-    tenants: ContainerProxy
-    jobs: QueueClient
-    secrets: SecretClient
-
-
 @asynccontextmanager
-async def parts(started_file: Path) -> AsyncGenerator[Parts]:
-    """Connect to the services of a `start`, by the settings that it has written."""
-    values = local_settings(started_file)
-    settings = Settings.from_environ(values)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        credential = Credential()
-        async with (
-            CosmosClient.from_connection_string(values["COSMOS_CONNECTION_STRING"]) as client,
-            QueueClient.from_connection_string(values["AzureWebJobsStorage"], settings.queue_name) as jobs,
-            secret_client(settings, credential) as secrets,
-        ):
-            database = client.get_database_client(settings.cosmos_database)
-            yield Parts(database.get_container_client(settings.tenants_container), jobs, secrets)
-        await credential.close()
+async def tenants_and_jobs(settings: Mapping[str, str]) -> AsyncGenerator[tuple[ContainerProxy, QueueClient]]:
+    """Open the tenants and the queue of the services of a `start`."""
+    async with (
+        CosmosClient.from_connection_string(settings["COSMOS_CONNECTION_STRING"]) as client,
+        QueueClient.from_connection_string(settings["AzureWebJobsStorage"], settings["QUEUE_NAME"]) as jobs,
+    ):
+        database = client.get_database_client(settings["COSMOS_DATABASE"])
+        yield database.get_container_client(settings["COSMOS_TENANTS_CONTAINER"]), jobs
 
 
-async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
+async def test_nothing_is_lost_by_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents, secrets and messages that are a second old are there after the next start.
 
     Then the data of a part are damaged. The next start says so, keeps all data aside, and begins without data.
@@ -263,24 +243,25 @@ async def test_nothing_is_lost_by_a_kill(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     data = data_of(temporary)
+    monkeypatch.setattr(local_settings, "STARTED", data / "started.json")
     start = ("-c", LOCALDEV, "start", "--ports", "free", "--no-demo")
 
     async with started(temporary, *start) as running:
         await wait_until(lambda: running.has_written("Command line "), description="the app is running", seconds=120)
-        async with parts(data / "started.json") as running_parts:
-            await running_parts.tenants.create_item(document("acme", _etag=None))
-            await running_parts.secrets.set_secret("shared--a", "s3cret")
-            sent = await running_parts.jobs.send_message("later", visibility_timeout=3600)
+        async with tenants_and_jobs(started_settings()) as (tenants, jobs):
+            await tenants.create_item({"id": "acme", "tenantId": "acme", "type": "Tenant", "flows": []})
+            assert (await run("secret", "set", "shared--a", "s3cret"))[0] == 0
+            sent = await jobs.send_message("later", visibility_timeout=3600)
             saved = data / "storage" / "__azurite_db_queue__.json"
             await wait_until(lambda: sent.id in saved.read_text(), description="Azurite has saved the message")
             await kill(running)
 
     async with started(temporary, *start) as running:
         await wait_until(lambda: running.has_written("Command line "), description="the app runs again", seconds=120)
-        async with parts(data / "started.json") as running_parts:
-            assert (await running_parts.tenants.read_item("acme", "acme"))["tenantId"] == "acme"
-            assert (await running_parts.secrets.get_secret("shared--a")).value == "s3cret"
-            await running_parts.jobs.update_message(sent, visibility_timeout=3600, content="still there")
+        async with tenants_and_jobs(started_settings()) as (tenants, jobs):
+            assert (await tenants.read_item("acme", "acme"))["tenantId"] == "acme"
+            assert await run("secret", "list") == (0, "shared--a\n")
+            await jobs.update_message(sent, visibility_timeout=3600, content="still there")
             await kill(running)
 
     cut(data / "secrets.json")
