@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def commands(text: str) -> Iterator[list[str]]:
     plain = re.sub(r"\s+#.*$", "", text.replace("\\\n", " "), flags=re.MULTILINE)
     for line in re.split(r"\n|&&|;", plain):
         if found := re.match(r"\s*((?:make|python)\s.+)", line):
-            yield found[1].split()
+            yield shlex.split(found[1]) if found[1].startswith("make") else found[1].split()
 
 
 def recipe(target: str, variables: set[str]) -> list[str]:
@@ -206,7 +207,7 @@ def recipe(target: str, variables: set[str]) -> list[str]:
     plain = re.sub(
         r"\$\(if \$\((\w+)\),([^)]*)\)",
         lambda found: found[2] if found[1] in variables else "",
-        lines[1].replace("$(BIN)/", ""),
+        lines[1].replace("$(BIN)/", "").replace("$(ARGS)", ""),
     )
     return [" ".join(expanded(line.split())) for line in plain.splitlines()]
 

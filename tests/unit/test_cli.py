@@ -748,7 +748,8 @@ def test_tenants_need_a_package_of_flows(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_without_make_start_local_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after a kill, which leaves the file of the settings, but not the certificates."""
-    started = tmp_path / ".started.json"
+    started = tmp_path / ".local" / "started.json"
+    started.parent.mkdir()
     monkeypatch.setattr(local_settings, "STARTED", started)
     before = run("status", "--local")
     write(started, {"IsEncrypted": False, "Values": {"SSL_CERT_FILE": str(tmp_path / "gone")}})
