@@ -96,7 +96,7 @@ def test_documented_flows_load(copy: Copy) -> None:
 
 @pytest.mark.parametrize("tool", ["ruff check", "ruff format --check", "mypy"])
 def test_documented_files_pass_make_check(copy: Copy, tool: str) -> None:
-    """A reader can copy a flow or a test, and `make check` has no complaint."""
+    """A reader can copy a flow or a test, or write one with `new`, and `make check` has no complaint."""
     checked = copy.python("-m", *tool.split(), *copy.documented)
 
     assert len(copy.documented) >= 9
@@ -105,7 +105,7 @@ def test_documented_files_pass_make_check(copy: Copy, tool: str) -> None:
 
 @pytest.mark.usefixtures("storage", "database")  # which skip the test without Node
 def test_documented_flows_run_and_documented_tests_pass(copy: Copy) -> None:
-    """The tests of the document and those of documented_flows.py, in the copy."""
+    """The tests of the documents and of new flows, and those of documented_flows.py, in the copy."""
     documented = [file for file in copy.documented if file.startswith("tests/")]
     ran = copy.python(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", *documented, "tests/flows/test_documented_flows.py"
@@ -113,7 +113,7 @@ def test_documented_flows_run_and_documented_tests_pass(copy: Copy) -> None:
 
     assert len(documented) >= 5
     assert ran.returncode == 0, ran.stdout
-    assert re.search(r"^2\d passed", ran.stdout, re.MULTILINE), ran.stdout
+    assert re.search(r"^3\d passed", ran.stdout, re.MULTILINE), ran.stdout
 
 
 def test_the_message_for_a_dead_run_is_a_job() -> None:
