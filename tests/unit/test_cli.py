@@ -75,13 +75,14 @@ def test_the_help_has_all_commands_in_groups_and_says_what_to_do_first() -> None
         "cli why TENANT FLOW",
     ]
     names = {heading: [line.split()[0] for line in lines.splitlines()] for heading, lines in sections.items()}
-    assert dict([*names.items()][2:7]) == {
+    assert dict([*names.items()][2:8]) == {
         "Look into a running app": [
             "status", "incidents", "why", "flows", "runs", "show", "ticks", "queue", "audit",
         ],
         "Run, pause and resume flows": ["enqueue", "pause", "resume", "next-run", "gate"],
         "Dead runs, and what a flow keeps": ["dead", "cursor", "window"],
         "Tenants": ["tenant", "add-flow", "secrets"],
+        "Write a flow": ["new"],
         "Check before you deploy": ["validate", "schedule", "check"],
     }  # fmt: skip
     assert "az login" in shown

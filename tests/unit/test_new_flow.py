@@ -1,4 +1,4 @@
-"""`python -m datasync new`: the files of a new flow. tests/docs lints them, checks their types, and runs their tests."""
+"""`python -m datasync new`: the files of a new flow. tests/docs lints and runs such files."""
 
 import json
 from datetime import UTC, datetime
