@@ -96,7 +96,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     for file, text in files.items():
         (folder / file).write_text(text, encoding="utf-8")
     shutil.copytree(Path(__file__).parent / "cassettes", folder / "tests" / "flows" / "cassettes", dirs_exist_ok=True)
-    shutil.copy(Path(__file__).parent / "documented_flows.py", folder / "tests" / "flows" / "test_documented_flows.py")
+    for file in ("documented_flows.py", "documented_recipes.py"):
+        shutil.copy(Path(__file__).parent / file, folder / "tests" / "flows" / f"test_{file}")
     made = [new_flow(folder, FlowRegistry(), name, f"new-{n}", datetime.now(UTC)) for n, name in enumerate(_NEW)]
     return Copy(folder, (*files, *(path.as_posix() for each in made for path in (each.flow, each.test))))
 
