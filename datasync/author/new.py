@@ -154,8 +154,12 @@ def _plain(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a text as a literal of Python, in the quotes that `ruff format` prefers."""
-    return repr(text) if '"' in text and "'" not in text else json.dumps(text, ensure_ascii=False)
+    """Return a text as a literal of Python, in the quotes that `ruff format` prefers: those with fewer escapes."""
+    literal = json.dumps(text, ensure_ascii=False)
+    if text.count('"') <= text.count("'"):
+        return literal
+    inner = literal[1:-1].replace('\\"', '"').replace("'", "\\'")
+    return f"'{inner}'"
 
 
 def _filled(template: str, values: dict[str, str]) -> str:
