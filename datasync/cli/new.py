@@ -14,6 +14,9 @@ from datasync.cli.common import EXITS, Command, load_flows, say
 from datasync.errors import DataSyncError
 from datasync.operate.why import command
 
+DEMO_APIS = "http://127.0.0.1:8080"
+"""The address of the demo APIs of `make start`, unless it was started with other ports."""
+
 
 @click.command(
     "new",
@@ -53,18 +56,24 @@ def _lines(made: NewFlow) -> Iterator[str]:
         yield f"{tenant:<{width}}   exists, and is not changed. Add this entry to its flows:"
         yield f"  {json.dumps(made.entry, ensure_ascii=False)}"
     yield ""
-    yield "Its secrets, while `make start` runs:"
+    yield "Its secrets, while `make start` runs. The demo APIs have such items, for any token:"
     for name in made.secrets:
-        yield f'  python -m localdev secret set {shlex.quote(name)} "<value>"'
+        yield f"  python -m localdev secret set {name} {_demo_value(name)}"
     yield "In Azure:"
     for name in made.secrets:
-        yield f'  az keyvault secret set --vault-name "<vault>" --name {shlex.quote(name)} --value "<value>"'
+        yield f'  az keyvault secret set --vault-name "<vault>" --name {name} --value "<value>"'
     yield ""
     yield "Now:"
     yield f"  python -m pytest {test}"
     yield f"  python -m localdev tenant {shlex.quote(tenant)}"
     yield f"  {command('try', made.name, '--tenant', made.tenant_id, '--local')}"
     yield "  make tick"
+
+
+def _demo_value(secret: str) -> str:
+    """Return the value of a secret with which a new flow calls the demo APIs."""
+    _, _, system, key = secret.split("--")
+    return f"{DEMO_APIS}/{system}" if key == "api-base" else f"token-of-{system}"
 
 
 COMMANDS: tuple[click.Command, ...] = (new,)

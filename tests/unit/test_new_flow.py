@@ -12,6 +12,7 @@ from datasync.author.new import new_flow
 from datasync.cli.main import cli
 from datasync.errors import ActionInvalid, ActionRefused
 from datasync.model.tenant import Tenant
+from localdev.ports import USUAL
 from tests.stages import registry_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -137,7 +138,8 @@ def test_the_command_prints_the_next_commands(folder: Path, monkeypatch: pytest.
 
     assert ended.exit_code == 0, ended.output
     for line in (
-        '  python -m localdev secret set tenants--globex--mysource--api-base "<value>"',
+        f"  python -m localdev secret set tenants--globex--mysource--api-base http://127.0.0.1:{USUAL.demo}/mysource",
+        "  python -m localdev secret set tenants--globex--b--api-token token-of-b",
         '  az keyvault secret set --vault-name "<vault>" --name tenants--globex--b--api-token --value "<value>"',
         "  python -m pytest tests/flows/test_my_source_to_b.py",
         "  python -m localdev tenant globex.json",

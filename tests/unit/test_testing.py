@@ -216,7 +216,7 @@ async def test_a_request_that_is_not_in_the_cassette_fails(fake_run: FakeRuns) -
     async def asks(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
         await run.http.get("https://source.example/orders")
 
-    with pytest.raises(Exception, match="(?s)No match for the request.*source.example/orders"):
+    with pytest.raises(Exception, match="(?s)Can't play back this request.*source.example/orders"):
         await fake_run(flow(asks)).call()
 
 
