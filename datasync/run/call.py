@@ -1,6 +1,7 @@
 """call: runs the flow under its timeout and its lease."""
 
 import asyncio
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
@@ -192,8 +193,16 @@ def _ending(execution: Execution, admitted: Admitted, run: FlowRun, describe: _D
         return _signalled(signal, admitted, run, lambda each: replace(describe(each), message=reason), redact)
     if outage := _outage(error):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
-    ending = _failed(error, describe, redact.traceback(error))
+    ending = _failed(error, describe, redact.traceback(_from_flow(error, admitted.flow)))
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
+
+
+def _from_flow(error: BaseException, flow: Flow) -> BaseException:
+    """Return the error with a traceback that starts in the flow's file, if it passes there."""
+    file, calls = inspect.unwrap(flow.function).__code__.co_filename, error.__traceback__
+    while calls and calls.tb_frame.f_code.co_filename != file:
+        calls = calls.tb_next
+    return error.with_traceback(calls) if calls else error
 
 
 def _signalled(signal: FlowSignal, admitted: Admitted, run: FlowRun, describe: _Describe, redact: Redaction) -> Ending:
