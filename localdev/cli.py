@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,24 @@ from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosHttpResponseError
 from rich.console import Console
 
-from datasync.cli.local_settings import STARTED, local_settings
+from datasync.cli.local_settings import STARTED, local_settings, started_settings
 from datasync.cli.validate import Report, load
 from datasync.clients import CosmosAccount, Credential
 from datasync.errors import DataSyncError, ServiceUnavailable, SettingsInvalid
+from datasync.flow.registry import FlowRegistry
 from datasync.settings import Settings
 from localdev.cosmos import KEY, Database
-from localdev.demo import QUICK_RETRIES, demo, seed
+from localdev.demo import QUICK, demo, seed
 from localdev.errors import LocalPartError
-from localdev.hosting import host, invoke
+from localdev.host.config import HIDING
 from localdev.identity import issue_token
 from localdev.interrupt import INTERRUPTED
 from localdev.keyvault import AUDIENCE
+from localdev.lines import Lines
 from localdev.provision import provision
+from localdev.reload import Served, serve, serve_with_reload
 from localdev.stack import Ports, Stack, stack
+from localdev.ticking import tick
 
 PORTS = Ports(queue=10001, blob=10000, table=10002, cosmos=8081, vault=8443, identity=8444, demo=8080)
 HOST_PORT = 7071
@@ -48,21 +52,26 @@ def cli() -> None:
 @cli.command("demo")
 def demo_command() -> None:
     """Run the whole pipeline once, print a report, and stop everything."""
-    # A pipe has no width. A terminal has its own.
-    run(demo(Console(width=None if sys.stdout.isatty() else 160, highlight=False)))
+    run(demo(report_console()))
 
 
 @cli.command()
 @click.option("--trace", is_flag=True, help="Turn OpenTelemetry on, and print a line for each span.")
-def start(*, trace: bool) -> None:
+@click.option("--reload/--no-reload", default=True, help="Start the host again when a file of the app changes.")
+@click.option("--verbose", is_flag=True, help="Print the lines of the host as they are.")
+def start(*, trace: bool, reload: bool, verbose: bool) -> None:
     """Run everything on fixed ports until Ctrl-C."""
-    run(until_interrupted(_start(trace=trace)))
+    run(until_interrupted(_start(trace=trace, reload=reload, verbose=verbose)))
 
 
-@cli.command()
-def tick() -> None:
-    """Make the app of `start` look for due flows now."""
-    run(_tick())
+@cli.command("tick")
+@click.option("--wait", default=60, show_default=True, metavar="SECONDS", help="The longest time to wait for the runs.")
+def tick_command(wait: int) -> None:
+    """Make the app of `start` look for due flows now, and show their runs when they have ended.
+
+    The exit code is 1 if a run failed for the last time, or has not ended.
+    """
+    run(_tick(timedelta(seconds=wait)))
 
 
 @cli.command()
@@ -105,8 +114,8 @@ async def _provision(settings: Settings) -> None:
     )
 
 
-async def _start(*, trace: bool) -> None:
-    async with stack(PORTS, QUICK_RETRIES) as running:
+async def _start(*, trace: bool, reload: bool, verbose: bool) -> None:
+    async with stack(PORTS, {**QUICK, HIDING: "5"}) as running:
         await seed(running, datetime.now(UTC))
         click.echo(
             f"Cosmos DB      {running.database.endpoint}  database {running.settings.cosmos_database}, containers "
@@ -123,11 +132,14 @@ async def _start(*, trace: bool) -> None:
         )
         # The host does not ask for the key, as with Core Tools.
         environ = {**running.environ, "DASHBOARD": "key"}
-        async with host(environ, port=HOST_PORT, trace=trace, on_line=click.echo) as app:
-            click.echo(f"Dashboard      {app.url}/api/ops")
-            with _announced(running):
-                click.echo("Command line   python -m datasync status --local")
-                await app.ended()
+        lines = Lines(Console(highlight=False), verbose=verbose)
+        served = Served(environ=environ, port=HOST_PORT, lines=lines, trace=trace)
+        with _announced(running):
+            await (serve_with_reload if reload else serve)(served, _tell_addresses)
+
+
+def _tell_addresses(url: str) -> None:
+    click.echo(f"Dashboard      {url}/api/ops\nCommand line   python -m datasync status --local")
 
 
 @contextmanager
@@ -226,14 +238,19 @@ def _valid_documents(file: Path) -> list[dict[str, Any]]:
     return documents
 
 
-async def _tick() -> None:
+async def _tick(wait: timedelta) -> None:
+    settings = Settings.from_environ({**os.environ, **started_settings()})
     try:
-        await invoke(HOST_URL, "orchestrator")
-    except aiohttp.ClientError as error:
-        raise click.ClickException(
-            f"the host at {HOST_URL} does not answer ({error}). Run `make start` first"
-        ) from None
-    click.echo("The timer function runs. The host's log shows its result.")
+        registry = load("flows")
+    except ValueError:  # the host cannot load the flows either, and `start` says so
+        registry = FlowRegistry()
+    if not await tick(HOST_URL, settings, registry, report_console(), wait):
+        sys.exit(1)
+
+
+def report_console() -> Console:
+    """Return a console for tables. A pipe has no width, a terminal has its own."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 async def until_interrupted(work: Coroutine[Any, Any, None]) -> None:
