@@ -9,7 +9,7 @@ import asyncio
 import importlib.util
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localdev.errors import StartFailed
@@ -123,6 +123,7 @@ class _Reloads:
             self._lines.say(f"Host started again after {time.perf_counter() - self._began:.1f} s")
         else:
             self._has_started = True
+            self._served = replace(self._served, port=int(url.rpartition(":")[2]))  # a free one stays the same
             self._on_start(url)
         for name in sorted(were_broken - self._lines.broken):
             if (self._served.app / name).exists():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from localdev import cli as command
+from localdev.cli import main as command
 from localdev.cosmos import Database
 from localdev.keyvault import key_vault
 from localdev.stack import Ports
