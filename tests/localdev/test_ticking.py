@@ -3,9 +3,10 @@
 import asyncio
 import io
 from base64 import b64decode
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -91,8 +92,8 @@ class Stand:
         self._spawn(self._tick())
         return web.Response(status=202)
 
-    def _spawn(self, work: object) -> None:
-        self._tasks.add(asyncio.ensure_future(work))  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(asyncio.ensure_future(work))
 
     async def _tick(self) -> None:
         await tick_now(self.services, self.registry)
