@@ -79,7 +79,7 @@ class Timer(msgspec.Struct, frozen=True):
         if next_run and next_run - after > self.lookahead:
             after = next_run - self.lookahead - _INSTANT
         tick = self.first(after)
-        return tick and _State(tick, next_run or _MISSING)
+        return _State(tick, next_run or _MISSING) if tick else None
 
     def step(self, schedule: Schedule, state: _State) -> tuple[list[datetime], _State | None]:
         """Return the starts of the jobs that a tick plans, and the entry after it."""

@@ -17,6 +17,10 @@ type Answer = Callable[[Any], Any]
 """Makes the JSON of an answer from the query or the JSON body, or returns a whole answer."""
 
 
+def _nothing(_: Any) -> Any:
+    return {}
+
+
 class Systems:
     """The systems of the recipes. A test says how they answer."""
 
@@ -34,7 +38,7 @@ class Systems:
         asked = await request.json() if is_json else dict(request.query)
         self.requests.append((name, asked))
         self.headers = {header.lower(): value for header, value in request.headers.items()}
-        answered = self.answers.get(name, lambda _: {})(asked)
+        answered = self.answers.get(name, _nothing)(asked)
         return answered if isinstance(answered, web.Response) else web.json_response(answered)
 
     def asked(self, name: str) -> list[Any]:

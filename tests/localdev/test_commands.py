@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from localdev.cli import main as command
 from localdev.cosmos import Database
 from localdev.keyvault import key_vault
-from localdev.stack import Ports
+from localdev.ports import Ports
 from localdev.tls import Certificates
 from tests.documents import document, entry
 from tests.localdev.ports import port_of
