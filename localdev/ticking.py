@@ -40,7 +40,7 @@ _MOST = 10_000  # runs
 async def tick(url: str, settings: Settings, registry: FlowRegistry, console: Console, wait: timedelta) -> bool:
     """Run the timer now, wait for its runs, at most for `wait`, and show them. Return whether all went well.
 
-    If the task is cancelled, the runs so far are shown.
+    A flow file that could not be loaded counts as a failure, too. If the task is cancelled, the runs so far are shown.
 
     Raises:
         StartFailed: the host does not answer, or does not run the timer.
@@ -89,7 +89,8 @@ class _Tick:
         finally:
             self._show(after)
         await self._show_others(before, after, ticked)
-        return ticked.failure is None and all(self._is_well(each) for each in self._due)
+        is_whole = ticked.failure is None and not ticked.tally.get("broken")
+        return is_whole and all(self._is_well(each) for each in self._due)
 
     async def _run_timer(self, url: str) -> TickRecord:
         """Run the timer, and return the record of the tick when it has ended."""
