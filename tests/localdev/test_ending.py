@@ -71,7 +71,11 @@ async def test_a_kill_leaves_no_process_and_no_folder(
         else:
             await wait_until(lambda: running.has_written("Command line "), description="the app is running")
             assert started_settings()["COSMOS_CONNECTION_STRING"]
-            assert len(await descendants(running.process.pid)) == 4, "Azurite, Cosmos DB, the host, the folder's owner"
+
+            async def is_complete() -> bool:
+                return len(await descendants(running.process.pid)) == 5
+
+            await wait_until(is_complete, description="Azurite, Cosmos DB, two hosts and the folder's owner run")
         children = set(await descendants(running.process.pid))
         running.process.kill()
         await running.process.wait()
