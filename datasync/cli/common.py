@@ -228,14 +228,14 @@ def _settings_of(_: click.Context, __: click.Parameter, file: Path | None) -> di
         raise click.BadParameter(str(why)) from None
 
 
-_settings_option = click.option(
+settings_option = click.option(
     "--settings",
     metavar="FILE",
     type=click.Path(path_type=Path),
     callback=_settings_of,
     help="Use the Values of this local.settings.json, as func does. Environment variables take precedence.",
 )
-_local_option = click.option(
+local_option = click.option(
     "--local", "is_local", is_flag=True, help="Use the services that `make start` runs on this machine."
 )
 
@@ -261,8 +261,8 @@ def operating[**P](
     error and an exit code.
     """
 
-    @_settings_option
-    @_local_option
+    @settings_option
+    @local_option
     @json_option
     @wraps(function)
     def command(
@@ -272,20 +272,32 @@ def operating[**P](
         *args: P.args,
         **options: P.kwargs,
     ) -> None:
-        _use(settings, is_local=is_local)
-        found = _read_settings()
         now = click.get_current_context().obj
-
-        async def work() -> Exit:
-            services = Services(found)
-            try:
-                return await function(Session(as_json, services, now), *args, **options)
-            finally:
-                await services.close()
-
-        sys.exit(_run(work))
+        with_services(
+            settings, lambda services: function(Session(as_json, services, now), *args, **options), is_local=is_local
+        )
 
     return command
+
+
+def with_services(
+    settings: Mapping[str, str], work: Callable[[Services], Awaitable[Exit]], *, is_local: bool
+) -> NoReturn:
+    """Connect the services of the app that was asked for, do some work, and end the program with its exit code.
+
+    An error of DataSync becomes a line on standard error and an exit code.
+    """
+    _use(settings, is_local=is_local)
+    found = _read_settings()
+
+    async def connected() -> Exit:
+        services = Services(found)
+        try:
+            return await work(services)
+        finally:
+            await services.close()
+
+    ended(connected)
 
 
 def acting(function: Callable[..., Awaitable[Exit]]) -> Callable[..., None]:
@@ -393,9 +405,11 @@ def _read_settings() -> Settings:
     return settings
 
 
-def _run(work: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
+def ended(work: Callable[[], Coroutine[Any, Any, Exit]]) -> NoReturn:
+    """Do some work, and end the program with its exit code, or with that of its error, which is printed."""
     try:
-        return asyncio.run(work())
+        code = asyncio.run(work())
     except DataSyncError as error:
         say(f"Error: {error}", err=True)
-        return EXITS[error.kind]
+        code = EXITS[error.kind]
+    sys.exit(code)

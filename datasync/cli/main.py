@@ -7,7 +7,7 @@ from typing import override
 
 import click
 
-from datasync.cli import act, checks, dead, documents, operate
+from datasync.cli import act, checks, dead, documents, operate, replay
 from datasync.cli.common import MEANINGS, Exit, say_interrupted, write_examples, write_exit_codes
 
 _GROUPS = {
@@ -16,6 +16,7 @@ _GROUPS = {
     "Dead runs, and what a flow keeps": (*dead.COMMANDS, *act.MEMORY),
     "Tenants": documents.COMMANDS,
     "Check before you deploy": checks.COMMANDS,
+    "Write a flow": replay.COMMANDS,
 }
 
 _FIRST = (
