@@ -17,6 +17,7 @@ DataSyncError
 ├── StateInvalid         a stored state was edited and cannot be read
 ├── CronInvalid          a cron expression cannot be read
 ├── JobInvalid           a queue message is not a job
+├── AnswersInvalid       a file with the answers for `try` cannot be used
 ├── FlowInvalid          a flow cannot be registered
 ├── FlowUnknown          no flow has that name
 ├── CursorInvalid        the cursor of a flow cannot be kept
@@ -24,6 +25,8 @@ DataSyncError
 ├── FlowSettingsInvalid  the settings in a tenant's document do not fit the type that the flow declares
 ├── FlowFailed           an attempt of a flow raised an exception or ran out of time
 ├── ResponseTooLarge     an answer to a flow has more bytes than its request allows
+├── PagingFailed         an API does not say how its pages follow each other, or names the same page again
+├── TokenRefused         the server of an API gave a flow no access token
 └── SecretError
     ├── SecretRefused    a flow asked for a name outside its tenant, or for a name that Key Vault does not accept
     └── SecretNotFound   the vault has no such secret
@@ -180,12 +183,20 @@ class JobInvalid(DataSyncError):
     """A queue message is not a job."""
 
 
+class AnswersInvalid(DataSyncError):
+    """A file with the answers for `try` cannot be used."""
+
+    kind = Kind.INVALID
+
+
 class FlowInvalid(DataSyncError):
     """A flow cannot be registered."""
 
 
 class FlowUnknown(DataSyncError):
     """No flow has that name."""
+
+    kind = Kind.NOT_FOUND
 
 
 class CursorInvalid(DataSyncError):
@@ -224,6 +235,14 @@ class ResponseTooLarge(DataSyncError):
         """The HTTP status of the answer."""
         self.limit = limit
         """In bytes, of the decoded body."""
+
+
+class PagingFailed(DataSyncError):
+    """An API does not say how its pages follow each other, names the same page again, or names one elsewhere."""
+
+
+class TokenRefused(DataSyncError):
+    """The server of an API gave a flow no access token. The message holds no secret that the app has sent."""
 
 
 class SecretError(DataSyncError):

@@ -1,1 +1,1 @@
-"""The use cases of the author of a flow. They know neither click nor HTTP, and are not deployed."""
+"""Use cases of the author of a flow, who runs it in a process of their own."""

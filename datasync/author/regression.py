@@ -20,8 +20,8 @@ _WIDTH = 90  # characters of a value on a line
 class Written(msgspec.Struct, frozen=True):
     """The files of a test."""
 
-    test: Path
-    cassette: Path
+    test: str
+    cassette: str
     """In the place where pytest-recording looks for it."""
     notes: tuple[str, ...]
     """What vcrpy cannot repeat of the recording."""
@@ -57,7 +57,7 @@ def write_test(cassette: Cassette, flow: Flow, file: Path | None) -> Written:
             raise ActionRefused(f"{path} is already there: name another file, or delete it") from None
         except OSError as error:
             raise ActionRefused(f"{path} cannot be written: {error.strerror}") from None
-    return Written(file, recording, tuple(_notes(cassette)))
+    return Written(str(file), str(recording), tuple(_notes(cassette)))
 
 
 def _notes(cassette: Cassette) -> Iterator[str]:

@@ -4,9 +4,9 @@ import inspect
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from datasync.author.playback import NotAnswered, Playback, PlaybackEnded, Step
@@ -21,8 +21,7 @@ from datasync.services import Services
 from datasync.testing import FakeRuns
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(msgspec.Struct, frozen=True, rename="camel"):
     """The end of a replay."""
 
     end: str

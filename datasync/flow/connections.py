@@ -27,7 +27,14 @@ OF_A_RUN = 10
 OF_A_HOST = 256
 """Connections to one host. A tenant has at most 16 runs in a process by default, so it cannot take all of them."""
 
-_SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")  # RFC 9110, section 9.2.1: they ask for no change
+SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
+"""The methods that ask for no change: RFC 9110, section 9.2.1."""
+
+READS = "reads"
+"""The extension of a POST that asks for no change."""
+
+type StandIn = Callable[[httpx.Request], Awaitable[httpx.Response]]
+"""Answers a request in place of the API, which does not get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,8 @@ class Caller:
 
     usage: HttpUsage
     before_unsafe: Callable[[], Awaitable[None]] | None = None
+    stand_in: StandIn | None = None
+    """Answers the requests that may change data; None sends them."""
     recording: Recording | None = None
     """Records the exchanges of the run; None records nothing."""
     connections: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OF_A_RUN))
@@ -50,6 +59,11 @@ class Caller:
 
 caller: ContextVar[Caller] = ContextVar("caller")
 """The run of the present request. All runs share the connections and their retries."""
+
+
+def asks_for_no_change(request: httpx.Request) -> bool:
+    """Return whether a request only reads: by its method, or because the flow says so of a POST."""
+    return request.method in SAFE or (request.method == "POST" and READS in request.extensions)
 
 
 class Connections(httpx.AsyncBaseTransport):
@@ -78,8 +92,11 @@ class Connections(httpx.AsyncBaseTransport):
         limits = Limits.of(request)
         async with AsyncExitStack() as held:
             await self._acquire(run, request, held)
-            if run.before_unsafe and request.method not in _SAFE:
-                await run.before_unsafe()
+            if not asks_for_no_change(request):
+                if run.before_unsafe:
+                    await run.before_unsafe()
+                if run.stand_in:
+                    return await run.stand_in(request)
             run.usage.sent += 1
             deadline = Deadline(limits.total, run.usage.clock)
             async with deadline.kept():

@@ -32,6 +32,8 @@ class Trigger(LenientEnum):
     """An operator asked for it, in the command line or the dashboard."""
     REDRIVE = "redrive"
     """A run that was dead is attempted again."""
+    HAND = "hand"
+    """A person runs it in a process of their own, by `python -m datasync run`."""
 
 
 MOST_COUNTED = 1_000_000
@@ -164,6 +166,11 @@ class Job(msgspec.Struct, frozen=True):
     def is_asked_for(self) -> bool:
         """Whether a person has asked for the run, and it was not deferred since."""
         return self.trigger is not Trigger.SCHEDULE and self.deferral == 0
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether a person runs it in a process of their own: it has no message on the queue, and one attempt."""
+        return self.trigger is Trigger.HAND
 
     @property
     def leg(self) -> str:
