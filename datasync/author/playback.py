@@ -13,7 +13,7 @@ from datasync.model.cassette import Cassette, Interaction, Note, Request, Troubl
 
 
 class PlaybackEnded(BaseException):
-    """The recording has nothing with which the run could go on. No flow catches it, since it is no Exception."""
+    """The run cannot go on. It is not an Exception, so that no flow catches it."""
 
 
 class NotRecorded(PlaybackEnded):

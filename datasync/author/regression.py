@@ -24,7 +24,7 @@ class Written(msgspec.Struct, frozen=True):
     cassette: str
     """In the place where pytest-recording looks for it."""
     notes: tuple[str, ...]
-    """What vcrpy cannot repeat of the recording."""
+    """The parts of the recording that vcrpy cannot repeat, and what to do about each."""
 
 
 def write_test(cassette: Cassette, flow: Flow, file: Path | None) -> Written:
