@@ -102,7 +102,7 @@ def new_client(
             HEAD, OPTIONS and TRACE, and not a POST with READ. If it raises, the request is not sent, and the caller
             gets the exception.
         stand_in: Answers each of these requests, in place of the API. None sends them.
-        recording: Records each request and its answer, retries included. None records nothing.
+        recording: Records each request that is sent, retries included. None records nothing.
 
     """
     run = _Run(transport, Caller(usage, before_unsafe, stand_in, recording), lambda: client.cookies)

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from datasync.errors import CursorInvalid, LeaseLost, ServiceUnavailable
 from datasync.flow.context import Window
 from datasync.flow.http import LONGEST_WAIT
-from datasync.flow.recording import Recording
 from datasync.flow.watchdog import DEBUGGER
 from datasync.model.cursor import normalized
 from datasync.model.run import Outcome, RunRecord
@@ -21,7 +20,7 @@ from datasync.run.describe import NO_CURSOR, counts_of, describe, outage_in
 from datasync.run.ending import Ending
 from datasync.run.execute import Execution, How, execute
 from datasync.run.prepare import Given, Prepared, prepare
-from datasync.run.record import keep_recording
+from datasync.run.record import begin_recording, keep_recording
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import FlowBlocked, RunStarted
@@ -40,13 +39,14 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         job=admitted.job,
         flow=admitted.flow,
         tenant=admitted.tenant,
+        entry=admitted.entry,
         settings=admitted.settings,
         attempt=admitted.record.attempt_count + 1,
         state=admitted.state,
         window=admitted.window or _window(services, admitted),
         refused_at=_refused_at(admitted.record),
     )
-    recording = Recording() if services.settings.record_failures else None
+    recording = begin_recording(services)
     made = prepare(services, given, services.claims.holder, before_unsafe=lease.check, recording=recording)
     made.run.keep = partial(_keep, admitted, made)
     async with aclosing(made.run.http), lease.kept():
@@ -59,7 +59,7 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         services.outages.note(outage, services.clock.now())
     ending = await describe(made, execution)
     if recording and ending.outcome is Outcome.FAILED:
-        return replace(ending, recording=await keep_recording(services, made, ending, execution))
+        return replace(ending, recording=await keep_recording(services, made, ending, recording))
     return ending
 
 

@@ -23,7 +23,7 @@ from datasync.flow.usage import HttpUsage
 from datasync.model.display import shown
 from datasync.model.job import Job
 from datasync.model.state import FlowState
-from datasync.model.tenant import Tenant
+from datasync.model.tenant import FlowEntry, Tenant
 from datasync.services import Services
 
 
@@ -33,6 +33,8 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
     flow: Flow
     tenant: Tenant
+    entry: FlowEntry
+    """Its entry for the flow."""
     settings: Any
     """The settings of the entry, as the flow declares them."""
     attempt: int
@@ -49,15 +51,16 @@ class Prepared:
     """A flow that can be called, and the objects that it is given."""
 
     given: Given
+    started: datetime
+    """The present time (aware)."""
     run: FlowRun
     kv: TenantSecretClient
     redact: Redaction
     """Removes the secrets that the flow has read."""
     usage: HttpUsage
     tail: Tail
-    started: datetime
     recording: Recording | None
-    """Records the HTTP exchanges of the flow; None where that was not asked for."""
+    """The HTTP exchanges; None if they are not recorded."""
 
     @property
     def subject(self) -> str:
@@ -87,7 +90,7 @@ def prepare(
         holder: Returns the spelling of a tenant's id that may read its secrets.
         before_unsafe: Called before each request that may change data, as `new_client` does.
         stand_in: Answers these requests in place of the APIs, as `new_client` does.
-        recording: Records the requests and their answers, as `new_client` does.
+        recording: Records the HTTP exchanges, without the secrets. None records nothing.
 
     """
     redact, usage, tail = Redaction(), HttpUsage(services.clock), Tail(services.clock)
@@ -106,21 +109,13 @@ def prepare(
         cursor=deepcopy(state and state.cursor),
         counts=Counter(state.counts_of(job.run_id) if state else {}),
     )
-    on_read = redact.add if recording is None else partial(_note, redact, recording)
+    on_read = partial(_note_secret, redact, recording) if recording else redact.add
     kv = TenantSecretClient(tenant.id, services.vault, on_read, given.refused_at, holder)
-    return Prepared(
-        given=given,
-        run=run,
-        kv=kv,
-        redact=redact,
-        usage=usage,
-        tail=tail,
-        started=services.clock.now(),
-        recording=recording,
-    )
+    started = services.clock.now()
+    return Prepared(given, started, run=run, kv=kv, redact=redact, usage=usage, tail=tail, recording=recording)
 
 
-def _note(redact: Redaction, recording: Recording, name: str, value: str | None) -> None:
+def _note_secret(redact: Redaction, recording: Recording, name: str, value: str | None) -> None:
     redact.add(name, value)
     recording.add_secret(name, value)
 

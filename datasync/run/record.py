@@ -3,11 +3,9 @@
 import asyncio
 from datetime import timedelta
 
-from datasync.errors import FlowFailed
-from datasync.flow.failures import place_of
-from datasync.model.cassette import Cassette, RecordedRun, RecordedTenant, RecordedWindow
+from datasync.flow.recording import Recording
+from datasync.model.cassette import RecordedRun, RecordedTenant, RecordedWindow
 from datasync.run.ending import Ending
-from datasync.run.execute import Execution
 from datasync.run.prepare import Prepared
 from datasync.services import Services
 from datasync.telemetry.emit import emit
@@ -17,7 +15,12 @@ LONGEST = timedelta(seconds=20)
 """The time to store a recording, of the minutes for which the lease is held after the end of a flow."""
 
 
-async def keep_recording(services: Services, made: Prepared, ending: Ending, execution: Execution) -> str | None:
+def begin_recording(services: Services) -> Recording | None:
+    """Return a recording for an attempt that begins; None if failures are not recorded."""
+    return Recording() if services.settings.record_failures else None
+
+
+async def keep_recording(services: Services, made: Prepared, ending: Ending, recording: Recording) -> str | None:
     """Store the recording of an attempt that failed.
 
     Returns:
@@ -25,29 +28,21 @@ async def keep_recording(services: Services, made: Prepared, ending: Ending, exe
 
     """
     run = made.run
-    folder, name = f"{run.tenant.id}/{run.flow_name}", f"{made.started:%Y%m%dT%H%M%SZ}-{run.run_id}-{run.attempt}"
+    name = f"{made.started:%Y%m%dT%H%M%SZ}-{run.run_id}-{run.attempt}"
     try:
         async with asyncio.timeout(LONGEST.total_seconds()):
-            content = await asyncio.to_thread(lambda: cassette_of(made, ending, execution).encode())
-            return await services.recordings.put(folder, name, content)
+            content = await asyncio.to_thread(lambda: recording.cassette(facts(made, ending)).encode())
+            return await services.recordings.put(f"{run.tenant.id}/{run.flow_name}", name, content)
     except Exception as error:  # noqa: BLE001 - the attempt has ended, and must be recorded
         why = TimeoutError(f"it took longer than {LONGEST}") if isinstance(error, TimeoutError) else error
         emit(RecordingLost(subject=made.subject, error=why, run=run.run_id, attempt=run.attempt))
         return None
 
 
-def cassette_of(made: Prepared, ending: Ending, execution: Execution) -> Cassette:
-    """Return the recording of an attempt that was prepared with one. Takes seconds if it is long: use a thread.
-
-    Raises:
-        TenantInvalid: the entry of the flow cannot be read.
-
-    """
-    if made.recording is None:
-        raise AssertionError("the attempt was prepared with a recording")
-    run, state, flow = made.run, made.given.state, made.given.flow
-    entry = run.tenant.entry(flow.names)
-    facts = RecordedRun(
+def facts(made: Prepared, ending: Ending) -> RecordedRun:
+    """Return the facts about an attempt with which its recording can be replayed."""
+    run, given = made.run, made.given
+    return RecordedRun(
         run_id=run.run_id,
         flow_name=run.flow_name,
         tenant=RecordedTenant(run.tenant.id, run.tenant.name, run.tenant.timezone),
@@ -57,10 +52,9 @@ def cassette_of(made: Prepared, ending: Ending, execution: Execution) -> Cassett
         part=run.part,
         window=RecordedWindow(run.window.start, run.window.end),
         cursor=ending.cursor_before,
-        counts=state.counts_of(run.run_id) if state else {},
-        settings=entry.settings if entry else {},
+        counts=given.state.counts_of(run.run_id) if given.state else {},
+        settings=given.entry.settings,
         outcome=str(ending.outcome),
         error=ending.error,
-        place=place_of(execution.error or FlowFailed(), flow.function) if ending.error else None,
+        place=ending.place,
     )
-    return made.recording.cassette(facts)
