@@ -8,6 +8,8 @@ DataSyncError
 ├── TenantInvalid        a tenant document cannot be used
 ├── TenantUnknown        a tenant has no document
 ├── RunUnknown           a run has no record
+├── RecordingUnknown     a run has no recording
+├── RecordingInvalid     a recording cannot be read
 ├── EntryUnknown         a tenant has no entry for a flow
 ├── ActionInvalid        an action of an operator cannot be asked for like this
 ├── ActionRefused        an action is not possible at present
@@ -15,6 +17,7 @@ DataSyncError
 ├── StateInvalid         a stored state was edited and cannot be read
 ├── CronInvalid          a cron expression cannot be read
 ├── JobInvalid           a queue message is not a job
+├── AnswersInvalid       a file with the answers for `try` cannot be used
 ├── FlowInvalid          a flow cannot be registered
 ├── FlowUnknown          no flow has that name
 ├── CursorInvalid        the cursor of a flow cannot be kept
@@ -81,7 +84,7 @@ class ServiceUnavailable(DataSyncError):
     def __init__(self, message: str, service: str = "Cosmos DB", status: int | None = None) -> None:
         super().__init__(message)
         self.service = service
-        """`Cosmos DB`, `the queue` or `Key Vault`."""
+        """`Cosmos DB`, `the queue`, `Key Vault` or `the blob container`."""
         self.status = status
         """The HTTP status of the answer; None if there was none."""
         self.kind = Kind.NOT_LET_IN if status in _NOT_LET_IN else Kind.UNAVAILABLE
@@ -131,6 +134,16 @@ class RunUnknown(DataSyncError):
     kind = Kind.NOT_FOUND
 
 
+class RecordingUnknown(DataSyncError):
+    """A run has no recording."""
+
+    kind = Kind.NOT_FOUND
+
+
+class RecordingInvalid(DataSyncError):
+    """A recording cannot be read."""
+
+
 class EntryUnknown(DataSyncError):
     """A tenant has no entry for a flow."""
 
@@ -170,12 +183,20 @@ class JobInvalid(DataSyncError):
     """A queue message is not a job."""
 
 
+class AnswersInvalid(DataSyncError):
+    """A file with the answers for `try` cannot be used."""
+
+    kind = Kind.INVALID
+
+
 class FlowInvalid(DataSyncError):
     """A flow cannot be registered."""
 
 
 class FlowUnknown(DataSyncError):
     """No flow has that name."""
+
+    kind = Kind.NOT_FOUND
 
 
 class CursorInvalid(DataSyncError):

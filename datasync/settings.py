@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -20,7 +21,10 @@ from datasync.model.display import is_legible, quoted, shown
 
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 
-_QUEUE_LIMIT = 6 * 86_400  # seconds: a queue hides a message for at most 7 days, and the spread comes on top
+MOST_LOOKAHEAD = 6 * 86_400
+"""Seconds: a queue hides a message for at most 7 days, and the spread comes on top."""
+MOST_SPREAD = 86_400
+"""Seconds."""
 
 _LONGEST_SHOWN = 16  # characters: a longer value may be a key in the wrong setting
 
@@ -29,6 +33,7 @@ _DEVELOPMENT_STORAGE = (
     # The key of every storage emulator, published by Microsoft:
     # https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key
     "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
+    "BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1;"
     "QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1;"
 )
 
@@ -60,12 +65,14 @@ _KNOWN = (
     "QUEUE_NAME",
     "KEY_VAULT_URI",
     "KEY_VAULT_VERIFY_CHALLENGE",
+    "SECRET_CACHE_SECONDS",
     "ORCHESTRATOR_SCHEDULE",
     "ORCHESTRATOR_LOOKAHEAD",
     "ORCHESTRATOR_SPREAD",
     "ORCHESTRATOR_CONCURRENCY",
     "CONCURRENCY_PER_TENANT",
     "RUN_RETENTION_DAYS",
+    "RECORD_FAILURES",
     "DASHBOARD",
     "HEARTBEAT_URL",
     *_OPENTELEMETRY,
@@ -134,11 +141,16 @@ class Settings:
     """The app settings. docs/settings.md explains each."""
 
     storage: Account
+    """The account of the queues."""
+    recordings: Account
+    """The account of the recordings, which is that of the queues: its blobs."""
     cosmos: Account
     key_vault_url: str | None = field(repr=False)
     """None where no vault is configured: only flows that read secrets need one."""
     key_vault_verify_challenge: bool
     """False only for a vault outside Azure's domains, such as the local one."""
+    secret_cache: timedelta
+    """How long a process keeps the value of a secret, so also how long a rotated secret takes to arrive."""
     queue_name: str = field(repr=False)
     """The queue of the jobs."""
     cosmos_database: str = field(repr=False)
@@ -168,6 +180,8 @@ class Settings:
 
     function_timeout: timedelta
     """The time after which the host ends the process of an invocation (host.json, `functionTimeout`)."""
+    record_failures: bool = False
+    """Whether failed attempts store a recording of their HTTP exchanges."""
     traces: bool = False
     """Whether OpenTelemetry is on."""
     warnings: tuple[str, ...] = ()
@@ -202,11 +216,14 @@ class Settings:
                 problems.append(str(why))
                 return Account(setting="")
 
+        storage = account(_storage)
         settings = cls(
-            storage=account(_storage),
+            storage=storage,
+            recordings=account(partial(_blobs, storage)),
             cosmos=account(_cosmos),
             key_vault_url=read("KEY_VAULT_URI", _https, None),
             key_vault_verify_challenge=read("KEY_VAULT_VERIFY_CHALLENGE", _boolean, default=True),
+            secret_cache=timedelta(seconds=read("SECRET_CACHE_SECONDS", _whole(0, 3600), 300)),
             queue_name=read("QUEUE_NAME", _queue_name, DEFAULT_QUEUE),
             cosmos_database=read("COSMOS_DATABASE", _cosmos_name, "flowsync"),
             tenants_container=read("COSMOS_TENANTS_CONTAINER", _cosmos_name, "tenants"),
@@ -214,8 +231,8 @@ class Settings:
             run_retention=timedelta(days=read("RUN_RETENTION_DAYS", _whole(1, 3650), 30)),
             schedule=environ.get("ORCHESTRATOR_SCHEDULE") or DEFAULT_SCHEDULE,
             tenants_at_once=read("ORCHESTRATOR_CONCURRENCY", _whole(1, 1000), 32),
-            lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, _QUEUE_LIMIT), 0)),
-            spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, 86_400), 0)),
+            lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, MOST_LOOKAHEAD), 0)),
+            spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, MOST_SPREAD), 0)),
             concurrency_per_tenant=read("CONCURRENCY_PER_TENANT", _whole(1, 1000), 16),
             max_attempts=read(
                 _ATTEMPTS,
@@ -225,6 +242,7 @@ class Settings:
             retry_delay=read(_PAUSE, _time_span, _host_option(host_json, _PAUSE, _time_span, timedelta())),
             function_timeout=read(_TIMEOUT, _limit, _host_option(host_json, _TIMEOUT, _limit, _HALF_AN_HOUR)),
             heartbeat_url=_heartbeat_url(environ),
+            record_failures=read("RECORD_FAILURES", _boolean, default=False),
             traces=any(environ.get(name, "").strip().lower() in _YES for name in _OPENTELEMETRY),
             warnings=tuple(_warnings(environ)),
         )
@@ -262,6 +280,15 @@ def _storage(environ: Mapping[str, str]) -> Account:
         "AzureWebJobsStorage: missing. Set it to a storage connection string (UseDevelopmentStorage=true for a "
         "local Azurite), or set AzureWebJobsStorage__accountName to use the app's identity"
     )
+
+
+def _blobs(storage: Account, environ: Mapping[str, str]) -> Account:
+    """Return the account of the queues as the account of its blobs, as the Functions host does."""
+    if storage.url is None:
+        return storage
+    if text := environ.get(name := "AzureWebJobsStorage__blobServiceUri"):
+        return Account(setting=name, url=_named(name, text))
+    return Account(setting=storage.setting, url=storage.url.replace(".queue.", ".blob.", 1))
 
 
 def _cosmos(environ: Mapping[str, str]) -> Account:

@@ -41,7 +41,7 @@ from tests.world import World  # noqa: E402
 # A shell starts processes in the background with SIGINT ignored. The processes of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ("tests.chaos.options", "tests.fuzz.options")
+pytest_plugins = ("datasync.testing.plugin", "tests.chaos.options", "tests.fuzz.options")
 
 
 @pytest.fixture(scope="session")

@@ -1,57 +1,23 @@
 """The two stages at a chosen instant, with a clock that never waits."""
 
-import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import override
+from datetime import datetime, timedelta
 
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRegistry
-from datasync.clock import Clock
 from datasync.model.job import QueueMessage
 from datasync.model.run import RunRecord
 from datasync.model.tenant import Problem, Tenant
 from datasync.run.pipeline import run_message
 from datasync.services import Services
+from datasync.testing.clock import FakeClock
 from datasync.tick.plan import Advance
 from datasync.tick.plan import plan as plan_tenant
 from datasync.tick.tick import Tally
 from datasync.tick.tick import tick as tick_now
 
-
-class FakeClock(Clock):
-    """A clock that changes only when code sleeps or a test sets it."""
-
-    def __init__(self, now: datetime = datetime(2025, 8, 23, 12, tzinfo=UTC)) -> None:
-        self._changed = asyncio.Event()
-        self.time = now
-
-    @property
-    def time(self) -> datetime:
-        """The present instant. A test sets it."""
-        return self._time
-
-    @time.setter
-    def time(self, time: datetime) -> None:
-        self._time = time
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-    @override
-    def now(self) -> datetime:
-        return self.time
-
-    @override
-    async def sleep(self, duration: timedelta) -> None:
-        self.time += max(duration, timedelta())
-        await asyncio.sleep(0)
-
-    @override
-    async def pause(self, duration: timedelta) -> None:
-        end = self.time + duration
-        while self.time < end:
-            await self._changed.wait()
+__all__ = ["FLOWS", "FakeClock", "Plan", "deliver", "does_nothing", "plan", "registry_of", "run_job", "tick"]
 
 
 async def does_nothing(tenant_id: str, kv: SecretClient) -> None:

@@ -8,6 +8,7 @@ def test_the_public_api_has_exactly_these_names() -> None:
     """`__all__` is sorted and complete. A name added to it must be supported from then on."""
     assert datasync.__all__ == [
         "IDEMPOTENT",
+        "READ",
         "Continue",
         "FlowRegistry",
         "FlowRun",

@@ -1,7 +1,6 @@
 """The commands that act on a running app. `datasync/operate/` has the actions."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -16,6 +15,7 @@ from datasync.cli.common import (
     Session,
     acting,
     flows_option,
+    json_value,
     load_flows,
     operating,
 )
@@ -49,13 +49,6 @@ def _time(_: click.Context, __: click.Parameter, value: str) -> datetime:
         return read_utc(value)
     except ValueError:
         raise click.BadParameter(f"expected {EXPECTED}, got {value!r}") from None
-
-
-def _json(_: click.Context, __: click.Parameter, value: str) -> Any:
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"expected JSON, such as 42 or '\"a text\"': {error}") from None
 
 
 def _seen_option(metavar: str, read: Callable[[click.Context, click.Parameter, str], Any]) -> Callable[..., Any]:
@@ -316,8 +309,8 @@ async def window_show(session: Session, tenant_id: str, flow_name: str, package:
     short_help="Set the cursor to a JSON value.",
 )
 @_of_entry
-@click.argument("value", metavar="JSON", callback=_json)
-@_seen_option("JSON", _json)
+@click.argument("value", metavar="JSON", callback=json_value)
+@_seen_option("JSON", json_value)
 @acting
 async def cursor_set(
     session: Session, ask: Ask, *, tenant_id: str, flow_name: str, value: Any, seen: list[Any], package: str
@@ -339,7 +332,7 @@ async def cursor_set(
     short_help="Forget the cursor.",
 )
 @_of_entry
-@_seen_option("JSON", _json)
+@_seen_option("JSON", json_value)
 @acting
 async def cursor_reset(
     session: Session, ask: Ask, *, tenant_id: str, flow_name: str, seen: list[Any], package: str

@@ -17,6 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from datasync.errors import ResponseTooLarge
 from datasync.flow.charsets import charset
+from datasync.flow.recording import Recording
 from datasync.flow.redirects import Origin, origin
 from datasync.flow.responses import Deadline, Limits, decoded, encodings
 from datasync.flow.usage import HttpUsage
@@ -26,7 +27,14 @@ OF_A_RUN = 10
 OF_A_HOST = 256
 """Connections to one host. A tenant has at most 16 runs in a process by default, so it cannot take all of them."""
 
-_SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")  # RFC 9110, section 9.2.1: they ask for no change
+SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
+"""The methods that ask for no change: RFC 9110, section 9.2.1."""
+
+READS = "reads"
+"""The extension of a POST that asks for no change."""
+
+type StandIn = Callable[[httpx.Request], Awaitable[httpx.Response]]
+"""Answers a request in place of the API, which does not get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,10 @@ class Caller:
 
     usage: HttpUsage
     before_unsafe: Callable[[], Awaitable[None]] | None = None
+    stand_in: StandIn | None = None
+    """Answers the requests that may change data; None sends them."""
+    recording: Recording | None = None
+    """Records the exchanges of the run; None records nothing."""
     connections: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OF_A_RUN))
     open: "set[_Body]" = field(default_factory=set)
     """The answers that were not read to their end, nor closed."""
@@ -49,23 +61,44 @@ caller: ContextVar[Caller] = ContextVar("caller")
 """The run of the present request. All runs share the connections and their retries."""
 
 
+def asks_for_no_change(request: httpx.Request) -> bool:
+    """Return whether a request only reads: by its method, or because the flow says so of a POST."""
+    return request.method in SAFE or (request.method == "POST" and READS in request.extensions)
+
+
 class Connections(httpx.AsyncBaseTransport):
     """Sends requests when a connection is free, counts them, and limits their answers.
 
     The process as a whole has no limit, since one run could use it up.
     """
 
-    def __init__(self) -> None:
-        self._transport = AiohttpTransport(client=_new_session)
+    def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """Send by a transport; None is that of the app."""
+        self._transport = transport or AiohttpTransport(client=_new_session)
         self._hosts = WeakValueDictionary[Origin, asyncio.Semaphore]()
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        run, limits = caller.get(), Limits.of(request)
+        run = caller.get()
+        if run.recording is None:
+            return await self._send(run, request)
+        return await run.recording.exchange(request, partial(self._send, run, request))
+
+    @override
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def _send(self, run: Caller, request: httpx.Request) -> httpx.Response:
+        limits = Limits.of(request)
         async with AsyncExitStack() as held:
             await self._acquire(run, request, held)
-            if run.before_unsafe and request.method not in _SAFE:
-                await run.before_unsafe()
+            if not asks_for_no_change(request):
+                if run.before_unsafe:
+                    await run.before_unsafe()
+                if run.stand_in:
+                    made = await run.stand_in(request)
+                    stream = httpx.ByteStream(made.content)  # not read yet, as that of an API
+                    return httpx.Response(made.status_code, headers=made.headers, stream=stream)
             run.usage.sent += 1
             deadline = Deadline(limits.total, run.usage.clock)
             async with deadline.kept():
@@ -85,10 +118,6 @@ class Connections(httpx.AsyncBaseTransport):
             )
             answer.encoding = encoding
             return answer
-
-    @override
-    async def aclose(self) -> None:
-        await self._transport.aclose()
 
     async def _acquire(self, run: Caller, request: httpx.Request, held: AsyncExitStack) -> None:
         """Wait for a connection that the run and the host may have.

@@ -9,7 +9,8 @@ import httpx
 from httpx_retries import Retry, RetryTransport
 
 from datasync.errors import RetryLater
-from datasync.flow.connections import Caller, Connections, caller
+from datasync.flow.connections import READS, SAFE, Caller, Connections, StandIn, caller
+from datasync.flow.recording import Recording
 from datasync.flow.redirects import forget, guard
 from datasync.flow.responses import ACCEPTED, TotalTimeout
 from datasync.flow.retry_after import closed_until, wait_asked
@@ -63,20 +64,32 @@ _RETRY = _PatientRetry(
 IDEMPOTENT: dict[str, Any] = {"retry": _RETRY.copy_with(allowed_methods=[*_RETRY.allowed_methods, "POST", "PATCH"])}
 """For a POST or PATCH that is safe to repeat: `await run.http.post(url, json=…, extensions=IDEMPOTENT)`."""
 
+READ: dict[str, Any] = {**IDEMPOTENT, READS: True}
+"""For a POST that only reads, such as a search or a request for a token: it is repeated like a GET, and `python -m
+datasync try` sends it. `extensions=READ`, with other extensions `READ | response_limits(…)`."""
 
-def new_transport() -> httpx.AsyncBaseTransport:
+
+def new_transport(connections: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncBaseTransport:
     """Make the connections of a process, with the retries.
 
     A request with an idempotent method is sent up to five times on timeouts, network errors and answers
     429, 500, 502, 503 or 504, with jittered back-off or as `Retry-After` or `X-RateLimit-Reset` asks. So is one that
     is answered with 403 and asked to wait. A server that asks for more than LONGEST_WAIT raises RetryLater, which puts
     the job back on the queue for that time.
+
+    Args:
+        connections: Sends each request once, in the place of the network; None is the network.
+
     """
-    return RetryTransport(Connections(), _RETRY)
+    return RetryTransport(Connections(connections), _RETRY)
 
 
 def new_client(
-    transport: httpx.AsyncBaseTransport, usage: HttpUsage, before_unsafe: Callable[[], Awaitable[None]] | None = None
+    transport: httpx.AsyncBaseTransport,
+    usage: HttpUsage,
+    before_unsafe: Callable[[], Awaitable[None]] | None = None,
+    stand_in: StandIn | None = None,
+    recording: Recording | None = None,
 ) -> httpx.AsyncClient:
     """Make the client of one run. Headers and cookies are its own, the connections are shared.
 
@@ -86,10 +99,13 @@ def new_client(
         transport: The connections of the process, with the retries.
         usage: Counts the requests.
         before_unsafe: Called before each request, and each retry of one, that may change data: any method but GET,
-            HEAD, OPTIONS and TRACE. If it raises, the request is not sent, and the caller gets the exception.
+            HEAD, OPTIONS and TRACE, and not a POST with READ. If it raises, the request is not sent, and the caller
+            gets the exception.
+        stand_in: Answers each of these requests, in place of the API. None sends them.
+        recording: Records each request that is sent, retries included. None records nothing.
 
     """
-    run = _Run(transport, Caller(usage, before_unsafe), lambda: client.cookies)
+    run = _Run(transport, Caller(usage, before_unsafe, stand_in, recording), lambda: client.cookies)
     client = _Client(transport=run, timeout=_TIMEOUT, headers={"Accept-Encoding": ", ".join(ACCEPTED)})
     return client
 
@@ -99,6 +115,10 @@ class _Client(httpx.AsyncClient):
     def build_request(self, *args: Any, **kwargs: Any) -> httpx.Request:
         request = super().build_request(*args, **kwargs)  # not called for redirects
         forget(request)
+        if READS in request.extensions and request.method not in ("POST", *SAFE):
+            raise ValueError(
+                f"extensions=READ marks a POST that only reads; a {request.method} changes data: use IDEMPOTENT"
+            )
         return request
 
 

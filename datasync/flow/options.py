@@ -56,7 +56,7 @@ def option_mistakes(
     if not isinstance(parts, int) or isinstance(parts, bool) or not 1 <= parts <= MOST_PARTS:
         yield f"parts={parts!r} must be a whole number from 1 to {MOST_PARTS}"
     yield from _settings_mistakes(settings)
-    yield from _secrets_mistakes(secrets)
+    yield from secrets_mistakes(secrets)
     yield from _cooldown_mistakes(provider, cooldown)
 
 
@@ -102,7 +102,8 @@ def _settings_mistakes(settings: object) -> Iterator[str]:
         )
 
 
-def _secrets_mistakes(secrets: object) -> Iterator[str]:
+def secrets_mistakes(secrets: object) -> Iterator[str]:
+    """Yield a sentence for each name that is not that of a secret: `system--key` within the tenant, or `shared--…`."""
     if not isinstance(secrets, tuple):
         yield f'secrets={secrets!r} must be a tuple of names, such as ("mysource--api-token",)'
         return

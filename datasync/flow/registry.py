@@ -188,6 +188,19 @@ class FlowRegistry:
         causes = "".join(f"; {module} could not be loaded: {self.cause(module)}" for module in self.broken)
         raise FlowUnknown(f"no flow is named {quoted(name)}{similar or '.'} Known flows: {known}{causes}")
 
+    def flow_of(self, function: FlowFunction) -> Flow:
+        """Return the flow that a function was registered as.
+
+        Raises:
+            FlowUnknown: it was not registered here.
+
+        """
+        for flow in self:
+            if flow.function == function:
+                return flow
+        name = f"{function.__module__}.{function.__qualname__}"
+        raise FlowUnknown(f'{name} is not a flow. Decorate it with @flow("…"), from the registry of its package')
+
     def names_of(self, flow: str) -> tuple[str, ...]:
         """Return the names under which a flow has entries and states: its own and its aliases.
 

@@ -1,4 +1,4 @@
-"""The SecretClient of a flow: the secrets of its own tenant, each read from the vault once in five minutes."""
+"""The SecretClient of a flow: the secrets of its own tenant, which the process caches."""
 
 import asyncio
 import inspect
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NoReturn, Self, override
+from urllib.parse import urlsplit
 
 from async_lru import alru_cache
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
@@ -19,9 +20,6 @@ from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable
 from datasync.flow.tokens import Tokens, TokenSlot
 from datasync.model.decode import shorten
 
-TIME_TO_LIVE = timedelta(minutes=5)
-"""How long a value is kept in memory, so also how long a rotated secret takes to arrive."""
-
 RECENT = timedelta(seconds=10)
 """A value read within this time is not read again, so that failing runs do not flood the vault."""
 
@@ -30,6 +28,10 @@ _CACHED = 20_000
 _LONG = 1_000  # characters of a secret, whose forms take 10 ms to make
 _SHARED = "shared--"
 _NAME = re.compile(r"[0-9A-Za-z-]{1,127}")  # the names that Key Vault accepts
+
+
+type Holder = Callable[[str], Awaitable[str]]
+"""Returns the tenant that uses an id, in any case of its letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,12 @@ class Vault:
         self,
         connect: Callable[[], SecretClient],
         now: Callable[[], datetime],
-        time_to_live: timedelta = TIME_TO_LIVE,
+        time_to_live: timedelta,
     ) -> None:
-        """Make the vault without connecting: reading the first secret calls `connect`."""
+        """Make the vault without connecting: reading the first secret calls `connect`.
+
+        `time_to_live` is the time for which a value is kept. With zero, only concurrent readers share one.
+        """
         self._connect = connect
         self._now = now
         self._connected: SecretClient | None = None
@@ -63,7 +68,7 @@ class Vault:
         )(self._read)
 
     async def get(self, name: str, version: str | None = None, fresh_after: datetime | None = None) -> SecretRead:
-        """Return a secret, cached for five minutes.
+        """Return a secret from the vault or the cache.
 
         Args:
             name: The name in the vault, compared without regard to case.
@@ -119,8 +124,7 @@ class Vault:
             return SecretRead(await client.get_secret(name, version), at)
         except ResourceNotFoundError:
             raise SecretNotFound(
-                f"secret {name!r} is not in {client.vault_url}. Add it: az keyvault secret set "
-                f"--vault-name <vault> --name {name} --value <value>"
+                f"secret {name!r} is not in {client.vault_url}. Add it: {command_to_set(name, client.vault_url)}"
             ) from None
         except HttpResponseError as error:
             raise ServiceUnavailable(_refused(client, name, error), "Key Vault") from None
@@ -136,6 +140,24 @@ class Vault:
         await self._read_cached.cache_close()
         if self._connected is not None:
             await self._connected.close()
+
+
+def command_to_set(name: str, vault_url: str | None) -> str:
+    """Return the command that sets a secret: that of `make start` if the vault is on this machine."""
+    if _is_local(vault_url):
+        return f"python -m localdev secret set {name} <value>"
+    return f"az keyvault secret set --vault-name <vault> --name {name} --value <value>"
+
+
+def command_to_delete(name: str, vault_url: str | None) -> str:
+    """Return the command that deletes a secret: that of `make start` if the vault is on this machine."""
+    if _is_local(vault_url):
+        return f"python -m localdev secret delete {name}"
+    return f"az keyvault secret delete --vault-name <vault> --name {name}"
+
+
+def _is_local(vault_url: str | None) -> bool:
+    return urlsplit(vault_url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _refused(client: SecretClient, name: str, error: HttpResponseError) -> str:
@@ -163,7 +185,7 @@ class TenantSecretClient(SecretClient):
         vault: Vault,
         on_read: Callable[[str, str | None], None],
         fresh_after: datetime | None = None,
-        holder: Callable[[str], Awaitable[str]] | None = None,
+        holder: Holder | None = None,
     ) -> None:
         """Make the client of one attempt.
 
@@ -174,7 +196,7 @@ class TenantSecretClient(SecretClient):
                 more than 1,000 characters.
             fresh_after: The instant (aware) at which an API refused the credentials of an earlier attempt. Values that
                 were read before it are read again. None uses cached values.
-            holder: Returns the tenant that uses an id, in any case of its letters. None asks nobody.
+            holder: Returns the tenant whose secrets they are. None asks nobody.
 
         """
         # No super().__init__: it would build an HTTP pipeline for each run. The vault has one.

@@ -34,7 +34,13 @@ _ROOT = Path(__file__).parents[2]
 _PACKAGE = Path(__file__).parents[1]
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _KEPT = 1000  # more than fit into the longest run, since each takes two seconds
+_DEBUGGERS = ("bdb", "pdb", "pydevd", "_pydevd_bundle")
+"""The first names of the modules of debuggers: those of `breakpoint()` and of VS Code."""
 _NOT_SEEN = "an unknown place: the process stood still, or a library held the interpreter lock"
+
+
+DEBUGGER = "a debugger that waits"
+"""The place of a block in which a debugger waits for a person. It has no subject, so no timeout counts it."""
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,7 +193,8 @@ class Watchdog:
         silence = self.clock.monotonic() - alive
         if silence < 2 * self._interval:
             return
-        seen = (_subject(loop), _place(self._loop_thread))
+        place = _place(self._loop_thread)
+        seen = (None if place == DEBUGGER else _subject(loop), place)
         with self._lock:
             if self._alive != alive:  # the block ended before the look
                 return
@@ -231,6 +238,8 @@ def _place(thread: int) -> str:
     frames = [*_frames(sys._current_frames().get(thread))]  # noqa: SLF001 - the documented way to see another thread
     if not frames:
         return _NOT_SEEN
+    if any(str(frame.f_globals.get("__name__")).partition(".")[0] in _DEBUGGERS for frame in frames):
+        return DEBUGGER
     own = next((frame for frame in frames if _is_own(Path(frame.f_code.co_filename))), frames[0])
     file = Path(own.f_code.co_filename)
     shown = file.relative_to(_ROOT) if file.is_relative_to(_ROOT) else file

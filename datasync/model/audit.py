@@ -19,6 +19,7 @@ class Verb(StrEnum):
     """The actions of an operator."""
 
     ENQUEUE = "enqueue"
+    RUN = "run"
     PAUSE = "pause"
     RESUME = "resume"
     NEXT_RUN = "next-run"

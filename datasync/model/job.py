@@ -32,6 +32,8 @@ class Trigger(LenientEnum):
     """An operator asked for it, in the command line or the dashboard."""
     REDRIVE = "redrive"
     """A run that was dead is attempted again."""
+    HAND = "hand"
+    """A person runs it in a process of their own, by `python -m datasync run`."""
 
 
 MOST_COUNTED = 1_000_000
@@ -155,8 +157,10 @@ class Job(msgspec.Struct, frozen=True):
         """Return how long a job that is due has been on the queue at `now` (aware).
 
         None if its message was hidden meanwhile, so that this time says nothing about the queue: in a later delivery,
-        and if the job was put back, deferred or started again.
+        and if the job was put back, deferred or started again. Also None if it has no message.
         """
+        if self.is_by_hand:
+            return None
         was_hidden = self.delivery > 1 or self.is_copy or self.deferral > 0 or self.redrive > 0
         return None if was_hidden else max(now - max(self.enqueued_utc, self.scheduled_utc), timedelta())
 
@@ -164,6 +168,11 @@ class Job(msgspec.Struct, frozen=True):
     def is_asked_for(self) -> bool:
         """Whether a person has asked for the run, and it was not deferred since."""
         return self.trigger is not Trigger.SCHEDULE and self.deferral == 0
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether a person runs it in a process of their own: it has no message on the queue, and one attempt."""
+        return self.trigger is Trigger.HAND
 
     @property
     def leg(self) -> str:

@@ -8,6 +8,7 @@ from datasync.flow.registry import FlowRegistry
 from datasync.model.audit import Audit, Verb
 from datasync.model.display import shown
 from datasync.model.job import JobMessage, PlannedJob, Trigger, run_id
+from datasync.model.tenant import FlowEntry
 from datasync.operate.action import Action, Ask, Change, Done, perform
 from datasync.operate.runs import RunLine
 from datasync.services import Services
@@ -30,15 +31,7 @@ async def enqueue(services: Services, registry: FlowRegistry, ask: Ask, *, tenan
     run = run_of(ask)
 
     async def decide() -> Change:
-        tenant = await services.tenants.get(tenant_id)
-        entry = tenant.entry((flow, *registry.names_of(flow)))
-        if entry is None:
-            raise EntryUnknown(f"tenant {shown(tenant_id)!r} has no entry for {shown(flow)!r}")
-        if not entry.enabled:
-            why = f" ({shown(entry.pause_reason)})" if entry.pause_reason else ""
-            raise ActionRefused(
-                f"{shown(tenant_id)}/{shown(flow)} is disabled{why}, and its run would be skipped: resume it first"
-            )
+        entry = await runnable_entry(services, registry, tenant_id, flow)
         return Change(
             f"{shown(tenant_id)}/{shown(flow)}: run {run} is enqueued",
             after={"runId": run},
@@ -59,6 +52,20 @@ async def enqueue(services: Services, registry: FlowRegistry, ask: Ask, *, tenan
         return Change(intent.message, intent.before, intent.after)
 
     return await perform(services, ask, Action(Verb.ENQUEUE, tenant_id, flow), decide, make)
+
+
+async def runnable_entry(services: Services, registry: FlowRegistry, tenant_id: str, flow: str) -> FlowEntry:
+    """Return the enabled entry of a flow. Raises as `enqueue` does."""
+    tenant = await services.tenants.get(tenant_id)
+    entry = tenant.entry((flow, *registry.names_of(flow)))
+    if entry is None:
+        raise EntryUnknown(f"tenant {shown(tenant_id)!r} has no entry for {shown(flow)!r}")
+    if not entry.enabled:
+        why = f" ({shown(entry.pause_reason)})" if entry.pause_reason else ""
+        raise ActionRefused(
+            f"{shown(tenant_id)}/{shown(flow)} is disabled{why}, and its run would be skipped: resume it first"
+        )
+    return entry
 
 
 def run_of(ask: Ask) -> str:

@@ -116,7 +116,7 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
         error=INTERRUPTED,
     )
     if isinstance(found, RunRecord):
-        own = replace(found.is_present_for(job).after(attempt), lease=lease, token=token)
+        own = replace(_lost(found, job, attempt), lease=lease, token=token)
         etags = await services.runs.save(own)
         own = replace(own, etag=etags[0]) if etags else own
         return Taken(document=own, interrupted=own) if etags else None
@@ -124,11 +124,17 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
     is_recorded = record.has(lost.nonce)  # it ended, and left a task behind that kept the lease
     if is_recorded or not is_own(record, job, (found.flow_name,)):  # its message is refused when it comes back
         return await _replace(services, found, lease)
-    record = record.is_present_for(job).after(attempt)
+    record = _lost(record, job, attempt)
     state = replace(found.noting_outcome(Outcome.INTERRUPTED), lease=lease, token=token, last_run_utc=now)
     if not (etags := await services.runs.save(state, record)):
         return None
     return Taken(document=replace(state, etag=etags[0]), interrupted=replace(record, etag=etags[1]))
+
+
+def _lost(record: RunRecord, job: Job, attempt: Attempt) -> RunRecord:
+    """Return a record with an interrupted attempt. No message attempts a run by hand again, so it is over."""
+    after = record.is_present_for(job).after(attempt)
+    return replace(after, outcome=Outcome.GAVE_UP) if job.is_by_hand and after.outcome is attempt.outcome else after
 
 
 async def _replace(services: Services, found: Leased, lease: Lease) -> Taken | None:

@@ -1,7 +1,7 @@
 """admit: gates decide, in order, whether a job runs now."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from datasync.errors import (
+    ActionRefused,
     FlowSettingsInvalid,
     FlowUnknown,
     ServiceUnavailable,
@@ -18,9 +19,11 @@ from datasync.errors import (
     TenantInvalid,
     TenantUnknown,
 )
+from datasync.flow.context import Window
 from datasync.flow.options import Overlap
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.decode import fits_in_id
+from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.job import HEAD_START, Job
 from datasync.model.lease import Lease
@@ -74,6 +77,8 @@ class Admitted(msgspec.Struct, frozen=True):
     job: Job
     flow: Flow
     tenant: Tenant
+    entry: FlowEntry
+    """Its entry for the flow."""
     settings: Any
     """The settings of the entry, as the flow declares them."""
     expectation: Expectation
@@ -82,6 +87,8 @@ class Admitted(msgspec.Struct, frozen=True):
     lease: HeldLease
     ending: Ending | None = None
     """The end of the run, if its flow need not be called."""
+    window: Window | None = None
+    """The window that a person has given; None for the next one."""
 
     @property
     def state(self) -> FlowState | None:
@@ -196,6 +203,63 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
             return stop
     delay = outage_pause(job.outages)
     return PutBack(job.after_outage(None), delay, "the state of the flow was changed by others all the time")
+
+
+async def admit_by_hand(services: Services, flow: Flow, job: Job, settings: Mapping[str, Any]) -> Admitted:
+    """Take the lease for a run that a person makes in this process. A run that is not possible leaves no trace.
+
+    Args:
+        services: The services of the process.
+        flow: The flow of the job.
+        job: The job, for which no message stands.
+        settings: The fields that replace those of the entry's settings in this run.
+
+    Raises:
+        ActionRefused: another run has the lease, or a gate does not let the job pass.
+        TenantUnknown, TenantInvalid, FlowSettingsInvalid, StateInvalid: the job cannot run.
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+    """
+    candidate = await _candidate(services, flow, job)
+    if not isinstance(candidate, Candidate):
+        raise ActionRefused(candidate.why)
+    if candidate.entry:
+        candidate = replace(candidate, entry=with_settings(candidate.entry, settings))
+    if stop := _first_stop(candidate):
+        raise ActionRefused(_why(stop))
+    admitted = await _acquired(services, candidate)
+    if not isinstance(admitted, Admitted):
+        raise ActionRefused(_held(admitted, services.clock.now()))
+    checked = await _check_again(services, admitted)
+    if checked is None or isinstance(checked, Admitted):
+        return checked or admitted
+    raise ActionRefused(_why(checked))
+
+
+def with_settings(entry: FlowEntry, settings: Mapping[str, Any]) -> FlowEntry:
+    """Return an entry with some fields of its settings replaced."""
+    return replace(entry, settings={**entry.settings, **settings})
+
+
+def _why(stop: Stop) -> str:
+    if isinstance(stop, Drop | PutBack):
+        return stop.why
+    return stop.error.message if stop.error else f"the run has ended: {stop.outcome}"
+
+
+def _held(found: Leased, now: datetime) -> str:
+    """Say which run has the lease, and until when."""
+    lease = found.lease or Lease()
+    holder, end = lease.holder(found.tenant_id), utc_text((now + lease.left(now)).replace(microsecond=0))
+    subject = f"{shown(found.tenant_id)}/{shown(found.flow_name)}"
+    if holder is None:
+        return f"the lease of {subject} was edited by hand, and lasts until {end}"
+    since = f" since {utc_text(lease.started_utc)}" if lease.started_utc else ""
+    by_hand = " by hand" if holder.is_by_hand else ""
+    return (
+        f"run {holder.run_id} of {subject} is going on{by_hand}{since}, and has the lease until {end}, or longer if it "
+        "renews it: wait for its end. If its process was killed, the lease ends by itself"
+    )
 
 
 def _first_stop(candidate: Candidate) -> Stop | None:
@@ -321,36 +385,49 @@ def _free(flow: Flow, record: RunRecord) -> Leased:
 
 async def _take_lease(services: Services, candidate: Candidate) -> Admitted | Stop | None:
     """Take the lease; None if the documents have changed meanwhile."""
-    job, flow, tenant, record = candidate.job, candidate.flow, candidate.tenant, candidate.record
-    if candidate.entry is None:
-        raise AssertionError("is_present lets no job without an entry pass")
-    free = _free(flow, record)
+    job, flow = candidate.job, candidate.flow
     try:
-        settings = flow.decode_settings(tenant.id, candidate.entry)
+        admitted = await _acquired(services, candidate)
     except FlowSettingsInvalid:
-        if back := await _settle_lost_attempt(services, flow.names, job, free):
+        if back := await _settle_lost_attempt(services, flow.names, job, _free(flow, candidate.record)):
             return back
         raise
-    found = await acquire(services, free, flow.names, job)
-    if not isinstance(found, Taken):
-        return await _meet(services, flow, job, record, found)
-    if found.interrupted and found.interrupted.run_id == job.run_id:
-        record = found.interrupted
-    lease = HeldLease(services, found.document)
-    admitted = Admitted(
-        job=job,
-        flow=flow,
-        tenant=tenant,
-        settings=settings,
-        expectation=Expectation.of(tenant, candidate.entry, services.settings.schedule),
-        record=record,
-        lease=lease,
-    )
+    if not isinstance(admitted, Admitted):
+        return await _meet(services, flow, job, candidate.record, admitted)
     try:
         return await _check_again(services, admitted) or await _give_way(services, admitted)
     except ServiceUnavailable as error:
-        error.unstarted = lease.nonce
+        error.unstarted = admitted.lease.nonce
         raise
+
+
+async def _acquired(services: Services, candidate: Candidate) -> Admitted | Leased:
+    """Take the lease, or return the document with the live lease of another attempt.
+
+    Raises:
+        FlowSettingsInvalid, StateInvalid: the job cannot run.
+        ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+    """
+    job, flow, tenant, record = candidate.job, candidate.flow, candidate.tenant, candidate.record
+    if candidate.entry is None:
+        raise AssertionError("is_present lets no job without an entry pass")
+    settings = flow.decode_settings(tenant.id, candidate.entry)
+    found = await acquire(services, _free(flow, record), flow.names, job)
+    if not isinstance(found, Taken):
+        return found
+    if found.interrupted and found.interrupted.run_id == job.run_id:
+        record = found.interrupted
+    return Admitted(
+        job=job,
+        flow=flow,
+        tenant=tenant,
+        entry=candidate.entry,
+        settings=settings,
+        expectation=Expectation.of(tenant, candidate.entry, services.settings.schedule),
+        record=record,
+        lease=HeldLease(services, found.document),
+    )
 
 
 async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:

@@ -3,11 +3,9 @@
 The worker may be killed at any await: the message is then delivered again, and the attempt is recorded as interrupted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from uuid import uuid4
-
-from msgspec.structs import replace
 
 from datasync.errors import (
     FlowSettingsInvalid,
@@ -140,14 +138,42 @@ async def _run(services: Services, registry: FlowRegistry, job: Job) -> RunRecor
             return stop
         case Ending():
             return await _end(services, delivery, stop)
-    delivery = replace(
-        delivery, id=stop.lease.nonce, expectation=stop.expectation, record=stop.record, lease=stop.lease
+    return await run_admitted(services, stop, started)
+
+
+async def run_admitted(
+    services: Services, admitted: Admitted, started: datetime, amend: Callable[[Ending], Ending] | None = None
+) -> RunRecord | None:
+    """Run the flow of a job that has its lease, and record how the attempt ended.
+
+    Args:
+        services: The services of the process.
+        admitted: The job, with its lease.
+        started: The start of the attempt (aware).
+        amend: Returns the ending to record, of the one that the call gave. None records that.
+
+    Returns:
+        The record; None if another message has ended the run meanwhile.
+
+    Raises:
+        FlowFailed, RequestRefused, ServiceUnavailable, LeaseLost, CancelledError: as `run_message` does.
+
+    """
+    delivery = Delivery(
+        job=admitted.job,
+        id=admitted.lease.nonce,
+        started_utc=started,
+        flow=admitted.flow,
+        expectation=admitted.expectation,
+        record=admitted.record,
+        lease=admitted.lease,
     )
     try:
-        with stop.lease.guarded():
-            return await _end(services, delivery, stop.ending or await call(services, stop))
+        with admitted.lease.guarded():
+            ending = admitted.ending or await call(services, admitted)
+            return await _end(services, delivery, amend(ending) if amend else ending)
     except LeaseLost as error:
-        emit(RunSuperseded(job=job, error=error))
+        emit(RunSuperseded(job=admitted.job, error=error))
         raise
 
 

@@ -233,6 +233,7 @@ def _after(
         window=ending.window,
         cursor_before=_short(ending.cursor_before),
         cursor_after=_short(after.cursor) if after else None,
+        recording=ending.recording or record.recording,
         message_id=job.message_id,
         next=tuple(messages),
         lease=None if lease else record.lease,  # that of another message of the run
@@ -273,7 +274,7 @@ def _state_after(
 def _decided(services: Services, job: Job, ending: Ending, record: RunRecord, now: datetime) -> Ending:
     """Return the ending with its final outcome: an attempt that was the last one has ended the run."""
     if ending.outcome is Outcome.FAILED:
-        is_last = record.failures + 1 >= services.settings.max_attempts
+        is_last = job.is_by_hand or record.failures + 1 >= services.settings.max_attempts
         return replace(ending, outcome=Outcome.DEAD) if is_last or ending.is_permanent else ending
     if ending.outcome is not Outcome.DEFERRED:
         return ending
@@ -290,7 +291,7 @@ def _decided(services: Services, job: Job, ending: Ending, record: RunRecord, no
 
 def _next(services: Services, job: Job, ending: Ending, record: RunRecord, now: datetime) -> Iterable[PlannedJob]:
     """Yield the messages that go on with the run, which had this record before the attempt."""
-    if ending.outcome is Outcome.CONTINUED:
+    if ending.outcome is Outcome.CONTINUED and not job.is_by_hand:
         yield PlannedJob(job.next_part(now), now)
     if ending.outcome is Outcome.DEFERRED:
         outages = job.outages + 1 if ending.is_outage else 0

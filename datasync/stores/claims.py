@@ -41,6 +41,16 @@ class Claims:
             holder = await self._claimed(tenant_id)
         return holder
 
+    async def present(self, tenant_id: str) -> str:
+        """Return what `holder` would, without a claim: nothing is written.
+
+        Raises:
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
+        claim = await self._fleet.claim(tenant_id)
+        return claim.tenant if claim and await self._is_another(claim.tenant, tenant_id) else tenant_id
+
     async def close(self) -> None:
         """Forget every claim."""
         await self._claimed.cache_close()

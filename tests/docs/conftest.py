@@ -84,6 +84,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     }
     for file, text in files.items():
         (folder / file).write_text(text, encoding="utf-8")
+    shutil.copytree(Path(__file__).parent / "cassettes", folder / "tests" / "flows" / "cassettes", dirs_exist_ok=True)
     for file in ("documented_flows.py", "documented_recipes.py"):
         shutil.copy(Path(__file__).parent / file, folder / "tests" / "flows" / f"test_{file}")
     return Copy(folder, tuple(files))

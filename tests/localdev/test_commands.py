@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from localdev import cli as command
+from localdev.cli import main as command
 from localdev.cosmos import Database
 from localdev.keyvault import key_vault
-from localdev.stack import Ports
+from localdev.ports import Ports
 from localdev.tls import Certificates
 from tests.documents import document, entry
 from tests.localdev.ports import port_of

@@ -28,7 +28,7 @@ pytestmark = [
 START = """
 import os
 from pathlib import Path
-from localdev import cli
+from localdev.cli import main as cli
 from localdev.stack import Ports
 
 cli.PORTS, cli.HOST_PORT = Ports(), 0
@@ -40,7 +40,7 @@ cli.main()
 ONE_APP = """
 import sys
 from pathlib import Path
-from localdev import cli
+from localdev.cli import main as cli
 from localdev.hosting import host
 
 async def main():

@@ -1,0 +1,1 @@
+"""Use cases of the author of a flow, who runs it in a process of their own."""
