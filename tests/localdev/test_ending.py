@@ -69,7 +69,9 @@ async def test_a_kill_leaves_no_process_and_no_folder(
         if moment == "starting":
             await wait_until(lambda: list(temporary.glob("*/server.key")), description="the certificates are written")
         else:
-            await wait_until(lambda: running.has_written("Command line "), description="the app is running")
+            await wait_until(
+                lambda: running.has_written("Command line "), description="the app is running", seconds=120
+            )
             assert started_settings()["COSMOS_CONNECTION_STRING"]
 
             async def is_complete() -> bool:
