@@ -73,6 +73,7 @@ async def demo(console: Console) -> None:
     for said in unloaded:
         console.print(f"[red]•[/] {escape(said)}", soft_wrap=True)
     console.print(f"\nEverything is stopped. The demo took {time.perf_counter() - started:.0f} s.")
+    console.print('Now try: python -m datasync new "my-source→my-target"', highlight=False, soft_wrap=True)
 
 
 async def seed(running: Stack, now: datetime) -> list[dict[str, Any]]:

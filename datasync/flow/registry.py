@@ -164,7 +164,8 @@ class FlowRegistry:
             if mistakes := "; ".join(option_mistakes(**options)):
                 raise FlowInvalid(f"flow {name!r} in {place}: {mistakes}")
             for one in (name, *aliases):
-                _check_name(one, place)
+                if why := name_mistake(one):
+                    raise FlowInvalid(f"flow {quoted(one)} in {place}: {why}")
                 if taken := self._flows.get(one):
                     raise FlowInvalid(
                         f"flow {one!r} in {place} is already registered by {taken.source}: "
@@ -274,14 +275,13 @@ def _own_traceback(error: BaseException) -> str:
     return "".join(lines).rstrip()
 
 
-def _check_name(name: object, place: str) -> None:
+def name_mistake(name: object) -> str | None:
+    """Return the reason why a value cannot be the name of a flow; None if it can."""
     if not isinstance(name, str) or not name or name != name.strip() or not is_legible(name):
-        raise FlowInvalid(f"flow {quoted(name)} in {place}: a name is a printable text without blanks around it")
+        return "a name is a printable text without blanks around it"
     if not fits_in_id(name):
-        raise FlowInvalid(
-            f"flow {name!r} in {place}: a name has at most {NAME_LIMIT} characters and none of / \\ ? # "
-            "(it becomes part of a Cosmos DB id)"
-        )
+        return f"a name has at most {NAME_LIMIT} characters and none of / \\ ? # (it becomes part of a Cosmos DB id)"
+    return None
 
 
 def _takes_run(name: str, function: object, place: str) -> bool:

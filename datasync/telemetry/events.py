@@ -330,6 +330,26 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingLost(Event):
+    """The recording of a failed attempt could not be stored."""
+
+    level = logging.WARNING
+    subject: str
+    """`tenant/flow`."""
+    error: Exception
+    run: str
+    attempt: int
+
+    def sentence(self) -> str:
+        """Name the flow and the error."""
+        return f"UNRECORDED {shown(self.subject, 2 * NAME_LIMIT)}: the recording was not stored: {self.error}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the run id, the attempt and the class of the error."""
+        return {"run": self.run, "attempt": self.attempt, "error": type(self.error).__name__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowBlocked(Event):
     """A flow blocked the event loop.
 
