@@ -25,6 +25,7 @@ _LONGEST = 4000  # characters of a sentence
 
 _COLOURS = {"succeeded": "green", "failed": "red", "dead": "bold red", "started": "dim"}
 _LEVELS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
+_KEYS = {"line", "at", "level", "logger", "text", "seen", "facts", "reported"}
 _OF_HOST = ("localdev.host", "azure.functions")
 _TALLY = ("due", "enqueued", "problems", "late", "broken", "failed", "conflicts")
 
@@ -71,7 +72,7 @@ class Lines:
         at, level = logged["at"][11:19] + "Z", logged["level"]
         try:
             lines = [*_event(logged)]
-        except (KeyError, TypeError, ValueError):  # the app of this folder has other facts
+        except (AttributeError, KeyError, TypeError, ValueError):  # the app of this folder has other facts
             lines = [Text(shown_lines(logged["text"]), _LEVELS.get(level, ""))]
         for number, part in enumerate(part for line in lines for part in line.split("\n")):
             self._print("" if number else at, part)
@@ -93,7 +94,7 @@ def _logged(text: str) -> dict[str, Any] | None:
         logged: dict[str, Any] = json.loads(text)
     except ValueError:
         return None
-    return logged
+    return logged if logged.keys() >= _KEYS else None
 
 
 def _event(logged: Mapping[str, Any]) -> Iterator[Text]:
@@ -168,4 +169,4 @@ def _row(subject: str, outcome: str, seconds: str, rest: str, colour: str = "") 
 
 
 def _file(facts: Mapping[str, Any]) -> str:
-    return shown(facts["module"]).replace(".", "/") + ".py"
+    return shown(str(facts.get("module"))).replace(".", "/") + ".py"

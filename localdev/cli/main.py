@@ -17,7 +17,7 @@ from rich.console import Console
 
 from datasync.cli import local_settings
 from datasync.cli.validate import load
-from datasync.errors import SettingsInvalid
+from datasync.errors import ServiceUnavailable, SettingsInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.settings import Settings
 from localdev.cli.contents import secret, tenant
@@ -227,7 +227,11 @@ async def _tick(wait: timedelta) -> None:
         registry = load("flows")
     except ValueError:  # the host cannot load the flows either, and `start` says so
         registry = FlowRegistry()
-    if not await tick(f"http://127.0.0.1:{port}", settings, registry, _report_console(), wait):
+    try:
+        is_well = await tick(f"http://127.0.0.1:{port}", settings, registry, _report_console(), wait)
+    except ServiceUnavailable:
+        raise click.ClickException("the Cosmos DB of `make start` does not answer. Run `make start` again") from None
+    if not is_well:
         sys.exit(1)
 
 

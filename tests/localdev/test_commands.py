@@ -202,6 +202,7 @@ async def test_a_stack_that_does_not_answer_is_named(
     for arguments, part in (
         (["tenant", file], "the Cosmos DB of `make start`"),
         (["secret", "list"], "the Key Vault of `make start`"),
+        (["tick"], "the Cosmos DB of `make start`"),
     ):
         code, output = await run(*arguments)
         assert code == 1

@@ -186,6 +186,16 @@ async def test_entries_without_a_run_are_explained(stand: Stand) -> None:
     assert "Nothing was due. Next is acme/succeeds, at 2" in stand.text
 
 
+async def test_a_broken_flow_file_is_a_failure(stand: Stand) -> None:
+    """The runs of the other files are shown as usual."""
+    stand.registry.broken["flows.items"] = "SyntaxError: '(' was never closed (items.py, line 3)"
+    await stand.world.put(document("acme", entry("succeeds", nextRunUtc=PAST)))
+    async with stand.host() as url:
+        assert not await stand.tick(url)
+
+    assert [row[:3] for row in stand.rows] == [["acme", "succeeds", "succeeded"]]
+
+
 async def test_a_host_that_starts_again_is_waited_for(stand: Stand, unused_tcp_port: int) -> None:
     """Nothing listens on its port for a moment."""
     await stand.world.put(document("acme", entry("succeeds", nextRunUtc=PAST)))
