@@ -60,6 +60,7 @@ PARTS = {
         "health",
         "model",
         "operate",
+        "run",
         "schedule",
         "services",
         "settings",
