@@ -28,7 +28,7 @@ from datasync.errors import CronInvalid
 _SECOND = timedelta(seconds=1)
 _SEARCH_YEARS = 50  # the rarest date, 29 February on a given weekday, occurs at least every 40 years
 _ANY_DAY = date(2000, 1, 1)  # the day on which croniter searches; near years 1 and 9999 it would overflow
-_LAST = -1  # counted from the end of a month: its last day, or the last of a weekday
+LAST = -1  # counted from the end of a month: its last day, or the last of a weekday
 _MAX_LENGTH = 1_000  # characters of an expression; one that lists every value of every field has about 530
 _MAX_QUOTED = 80  # characters of quoted text in a message
 
@@ -73,12 +73,23 @@ _MACROS = {
 }
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
     """The values of one field, listed explicitly."""
 
     numbers: frozenset[int]  # days of the month below 0 count from its end; weekdays start at 0, Sunday
     nearest: bool = False  # W: the weekday (Monday to Friday) nearest to the day of the month
-    nth: int = 0  # which of these weekdays in the month: 1 to 5, _LAST, or 0 for all
+    nth: int = 0  # which of these weekdays in the month: 1 to 5, LAST, or 0 for all
+
+
+class Fields(NamedTuple):
+    """The values of the six fields."""
+
+    second: Values
+    minute: Values
+    hour: Values
+    day: Values
+    month: Values
+    weekday: Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +99,15 @@ class CronSchedule:
     expression: str
     _times: str = field(repr=False, compare=False)  # seconds, minutes and hours as explicit values, for croniter
     _first: time = field(repr=False, compare=False)  # the earliest of these times of day
-    _days: _Values = field(repr=False, compare=False)
+    _days: Values = field(repr=False, compare=False)
     _months: frozenset[int] = field(repr=False, compare=False)
-    _weekdays: _Values = field(repr=False, compare=False)
+    _weekdays: Values = field(repr=False, compare=False)
     _interval: bool = field(repr=False, compare=False)
+
+    @property
+    def fields(self) -> Fields:
+        """The values of the expression."""
+        return Fields(*map(_parse_field, _FIELDS, _split(self.expression)))
 
     def next(self, after: datetime, tz: tzinfo = UTC, *, inclusive: bool = False) -> datetime | None:
         """Return the first occurrence later than `after`, in UTC, or None if there is none before year 10000.
@@ -186,35 +202,35 @@ def _split(expression: str) -> list[str]:
     raise CronInvalid(f"{len(texts)} field{'' if len(texts) == 1 else 's'} found, 6 needed: {advice}")
 
 
-def _parse_field(kind: _Field, text: str) -> _Values:
+def _parse_field(kind: _Field, text: str) -> Values:
     try:
         text.encode("ascii")  # raises ValueError if not: isdigit, int and upper also accept characters outside ASCII
         if "," in text or not kind.special:
-            return _Values(_numbers(kind, text))
+            return Values(_numbers(kind, text))
         return _parse_day(text) if kind is _DAY else _parse_weekday(text)
     except ValueError:
         allowed = f"use {kind.span}, *, ranges, lists, steps{kind.special}"
         raise CronInvalid(f"{kind.name} {_quoted(text)} is not allowed: {allowed}") from None
 
 
-def _parse_day(text: str) -> _Values:
+def _parse_day(text: str) -> Values:
     plain = text.upper().removesuffix("W")
     nearest = len(plain) < len(text)
     if plain.startswith("L"):
         before_last = _number(plain.removeprefix("L-"), 0, 30) if plain != "L" else 0
-        return _Values(frozenset({_LAST - before_last}), nearest=nearest)
+        return Values(frozenset({LAST - before_last}), nearest=nearest)
     if nearest:
-        return _Values(frozenset({_number(plain, 1, 31)}), nearest=True)
-    return _Values(_numbers(_DAY, text))
+        return Values(frozenset({_number(plain, 1, 31)}), nearest=True)
+    return Values(_numbers(_DAY, text))
 
 
-def _parse_weekday(text: str) -> _Values:
+def _parse_weekday(text: str) -> Values:
     day, hash_sign, which = text.partition("#")
     if hash_sign:
-        return _Values(frozenset({_value(_WEEKDAY, day) % 7}), nth=_number(which, 1, 5))
+        return Values(frozenset({_value(_WEEKDAY, day) % 7}), nth=_number(which, 1, 5))
     if text.endswith(("L", "l")):
-        return _Values(frozenset({_value(_WEEKDAY, text[:-1]) % 7}), nth=_LAST)
-    return _Values(_numbers(_WEEKDAY, text))
+        return Values(frozenset({_value(_WEEKDAY, text[:-1]) % 7}), nth=LAST)
+    return Values(_numbers(_WEEKDAY, text))
 
 
 def _numbers(kind: _Field, text: str) -> frozenset[int]:
@@ -267,11 +283,12 @@ def _quoted(text: str) -> str:
     return f"{text!a}" if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]!a}…"
 
 
-def _explicit(kind: _Field, values: _Values) -> str:
+def _explicit(kind: _Field, values: Values) -> str:
     full = len(values.numbers) > kind.high - kind.low
     return "*" if full else ",".join(map(str, sorted(values.numbers)))
 
 
+@lru_cache(maxsize=16_384)  # the times of a day in one zone are those in another, and on another day
 def _time_from(moment: time, times: str) -> time | None:
     """Return the first of `times` (cron fields for croniter) at or after `moment` on the same day."""
     cursor = copy(_croniter(times))  # get_next moves it, and the cached object is shared
@@ -285,7 +302,7 @@ def _croniter(times: str) -> croniter:
 
 
 @lru_cache(maxsize=8192)
-def _days_in(eve: int, length: int, days: _Values, weekdays: _Values) -> tuple[int, ...]:
+def _days_in(eve: int, length: int, days: Values, weekdays: Values) -> tuple[int, ...]:
     """Return the days of a month on which both day fields match.
 
     `eve` is the weekday of the day before the first, counted from Sunday. It equals the weekday of the first, counted
@@ -298,7 +315,7 @@ def _days_in(eve: int, length: int, days: _Values, weekdays: _Values) -> tuple[i
     matching = (day for day in matching if (eve + day) % 7 in weekdays.numbers)
     nth = weekdays.nth
     if nth:
-        matching = (day for day in matching if nth == (day + 6) // 7 or (nth == _LAST and day + 7 > length))
+        matching = (day for day in matching if nth == (day + 6) // 7 or (nth == LAST and day + 7 > length))
     return tuple(sorted(matching))
 
 

@@ -25,6 +25,8 @@ DataSyncError
 ├── FlowSettingsInvalid  the settings in a tenant's document do not fit the type that the flow declares
 ├── FlowFailed           an attempt of a flow raised an exception or ran out of time
 ├── ResponseTooLarge     an answer to a flow has more bytes than its request allows
+├── PagingFailed         an API does not say how its pages follow each other, or names the same page again
+├── TokenRefused         the server of an API gave a flow no access token
 └── SecretError
     ├── SecretRefused    a flow asked for a name outside its tenant, or for a name that Key Vault does not accept
     └── SecretNotFound   the vault has no such secret
@@ -233,6 +235,14 @@ class ResponseTooLarge(DataSyncError):
         """The HTTP status of the answer."""
         self.limit = limit
         """In bytes, of the decoded body."""
+
+
+class PagingFailed(DataSyncError):
+    """An API does not say how its pages follow each other, names the same page again, or names one elsewhere."""
+
+
+class TokenRefused(DataSyncError):
+    """The server of an API gave a flow no access token. The message holds no secret that the app has sent."""
 
 
 class SecretError(DataSyncError):

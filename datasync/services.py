@@ -144,7 +144,9 @@ class Services:
     @cached_property
     def vault(self) -> Vault:
         """The secrets."""
-        vault = Vault(partial(secret_client, self.settings, self._credential), self.clock.now)
+        vault = Vault(
+            partial(secret_client, self.settings, self._credential), self.clock.now, self.settings.secret_cache
+        )
         self._open.push_async_callback(vault.close)
         return vault
 

@@ -21,7 +21,10 @@ from datasync.model.display import is_legible, quoted, shown
 
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 
-_QUEUE_LIMIT = 6 * 86_400  # seconds: a queue hides a message for at most 7 days, and the spread comes on top
+MOST_LOOKAHEAD = 6 * 86_400
+"""Seconds: a queue hides a message for at most 7 days, and the spread comes on top."""
+MOST_SPREAD = 86_400
+"""Seconds."""
 
 _LONGEST_SHOWN = 16  # characters: a longer value may be a key in the wrong setting
 
@@ -62,6 +65,7 @@ _KNOWN = (
     "QUEUE_NAME",
     "KEY_VAULT_URI",
     "KEY_VAULT_VERIFY_CHALLENGE",
+    "SECRET_CACHE_SECONDS",
     "ORCHESTRATOR_SCHEDULE",
     "ORCHESTRATOR_LOOKAHEAD",
     "ORCHESTRATOR_SPREAD",
@@ -145,6 +149,8 @@ class Settings:
     """None where no vault is configured: only flows that read secrets need one."""
     key_vault_verify_challenge: bool
     """False only for a vault outside Azure's domains, such as the local one."""
+    secret_cache: timedelta
+    """How long a process keeps the value of a secret, so also how long a rotated secret takes to arrive."""
     queue_name: str = field(repr=False)
     """The queue of the jobs."""
     cosmos_database: str = field(repr=False)
@@ -217,6 +223,7 @@ class Settings:
             cosmos=account(_cosmos),
             key_vault_url=read("KEY_VAULT_URI", _https, None),
             key_vault_verify_challenge=read("KEY_VAULT_VERIFY_CHALLENGE", _boolean, default=True),
+            secret_cache=timedelta(seconds=read("SECRET_CACHE_SECONDS", _whole(0, 3600), 300)),
             queue_name=read("QUEUE_NAME", _queue_name, DEFAULT_QUEUE),
             cosmos_database=read("COSMOS_DATABASE", _cosmos_name, "flowsync"),
             tenants_container=read("COSMOS_TENANTS_CONTAINER", _cosmos_name, "tenants"),
@@ -224,8 +231,8 @@ class Settings:
             run_retention=timedelta(days=read("RUN_RETENTION_DAYS", _whole(1, 3650), 30)),
             schedule=environ.get("ORCHESTRATOR_SCHEDULE") or DEFAULT_SCHEDULE,
             tenants_at_once=read("ORCHESTRATOR_CONCURRENCY", _whole(1, 1000), 32),
-            lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, _QUEUE_LIMIT), 0)),
-            spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, 86_400), 0)),
+            lookahead=timedelta(seconds=read("ORCHESTRATOR_LOOKAHEAD", _whole(0, MOST_LOOKAHEAD), 0)),
+            spread=timedelta(seconds=read("ORCHESTRATOR_SPREAD", _whole(0, MOST_SPREAD), 0)),
             concurrency_per_tenant=read("CONCURRENCY_PER_TENANT", _whole(1, 1000), 16),
             max_attempts=read(
                 _ATTEMPTS,

@@ -7,6 +7,6 @@ if __name__ == "__main__":
     exit_at_once()  # the imports below take a second
 
     with needing_packages("python -m localdev"):
-        from localdev.cli import main
+        from localdev.cli.main import main
 
     main()

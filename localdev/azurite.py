@@ -1,8 +1,9 @@
-"""Azure Storage on this machine: Azurite, in memory."""
+"""Azure Storage on this machine: Azurite."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from localdev.node import node_server
 from localdev.tls import Certificates
@@ -34,12 +35,20 @@ class Storage:
 
 @asynccontextmanager
 async def azurite(
-    *, queue_port: int = 0, blob_port: int = 0, table_port: int = 0, tls: Certificates | None = None
+    *,
+    queue_port: int = 0,
+    blob_port: int = 0,
+    table_port: int = 0,
+    tls: Certificates | None = None,
+    folder: Path | None = None,
 ) -> AsyncGenerator[Storage]:
     """Run Azurite on 127.0.0.1. Port 0 means a free port.
 
     With `tls` it serves https, and accepts bearer tokens for Azure Storage besides its key. The claims of a token are
-    checked, its signature is not. Raises NodeMissing, PortTaken or StartFailed.
+    checked, its signature is not.
+
+    With `folder`, the data are kept there: a change is on the disk within half a second. Otherwise they are in memory.
+    Raises NodeMissing, PortTaken, DataDamaged or StartFailed.
     """
     options = {
         "queuePort": queue_port,
@@ -47,6 +56,7 @@ async def azurite(
         "tablePort": table_port,
         "cert": str(tls.certificate) if tls else None,
         "key": str(tls.key) if tls else None,
+        "folder": str(folder) if folder else None,
     }
     async with node_server("Azurite", "azurite.mjs", options) as bound:
         yield Storage(

@@ -1,4 +1,7 @@
-"""Azure Key Vault on this machine: the REST API for secrets, with the token endpoint of an identity."""
+"""Azure Key Vault on this machine: the REST API for secrets, with the token endpoint of an identity.
+
+A deleted secret is gone at once. On Azure it can be recovered, and its name is taken until it is purged.
+"""
 
 import re
 import secrets as randomness
@@ -7,10 +10,14 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 from aiohttp import web
 
+from localdev.errors import DataDamaged
+from localdev.files import replace_file
 from localdev.identity import TENANT, TokenEndpoint, read_claims
 from localdev.tls import Certificates
 from localdev.web import serving
@@ -29,6 +36,8 @@ ERRORS = {
 }
 
 _PAGE = 25
+type _Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
+type _Versions = Annotated[list[Version], msgspec.Meta(min_length=1)]
 type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -65,6 +74,9 @@ class KeyVault:
     reads: Counter[str] = field(default_factory=Counter)
     """The number of reads of each secret (name in lower case) with a token, failed ones included."""
 
+    file: Path | None = None
+    """The file that keeps the secrets. None keeps them in memory."""
+
     _secrets: dict[str, list[Version]] = field(default_factory=dict, init=False, repr=False)
     _failures: deque[Failure] = field(default_factory=deque, init=False, repr=False)
 
@@ -74,10 +86,34 @@ class KeyVault:
             raise ValueError(f"{name!r} is not a valid secret name: use up to 127 letters, digits and '-'.")
         version = Version(id=randomness.token_hex(16), value=value, created=int(time.time()))
         self._secrets.setdefault(name.lower(), []).append(version)
+        self._save()
 
     def delete_secret(self, name: str) -> None:
         """Remove a secret and all its versions. Raises KeyError if it does not exist."""
         del self._secrets[name.lower()]
+        self._save()
+
+    def has_secret(self, name: str) -> bool:
+        """Return whether a secret exists."""
+        return name.lower() in self._secrets
+
+    def values(self) -> dict[str, str]:
+        """Return the newest value of each secret, by name in lower case."""
+        return {name: versions[-1].value for name, versions in self._secrets.items()}
+
+    def load(self) -> None:
+        """Read the secrets from the file, or make it. Raises DataDamaged."""
+        if self.file is None or not self.file.exists():
+            self._save()
+            return
+        try:
+            self._secrets = msgspec.json.decode(self.file.read_bytes(), type=dict[_Name, _Versions])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as why:
+            raise DataDamaged(f"Key Vault: {self.file.name} cannot be read: {why}") from None
+
+    def _save(self) -> None:
+        if self.file:
+            replace_file(self.file, msgspec.json.encode(self._secrets))
 
     def fail_next(self, status: int, *, times: int = 1, retry_after: float | None = None) -> None:
         """Make the next `times` requests with a token fail with `status`: 403, 429, 500 or 503."""
@@ -91,6 +127,7 @@ class KeyVault:
         application.router.add_get("/secrets/{name}/", self._get)
         application.router.add_get("/secrets/{name}/{version}", self._get)
         application.router.add_put("/secrets/{name}", self._put)
+        application.router.add_delete("/secrets/{name}", self._delete)
         return application
 
     @web.middleware
@@ -117,12 +154,7 @@ class KeyVault:
         for each in reversed(self._secrets.get(name.lower(), [])):
             if version in (None, each.id):
                 return web.json_response(self._bundle(name, each))
-        return _error(
-            404,
-            code="SecretNotFound",
-            message=f"A secret with (name/id) {name} was not found in this key vault. If you recently deleted this "
-            "secret you may be able to recover it using the correct recovery command.",
-        )
+        return _not_found(name)
 
     async def _list(self, request: web.Request) -> web.Response:
         """List the secrets without their values, in pages as the vault does."""
@@ -139,6 +171,15 @@ class KeyVault:
             return _error(400, message='The body must be {"value": …}.')
         return web.json_response(self._bundle(name, self._secrets[name.lower()][-1]))
 
+    async def _delete(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if not self.has_secret(name):
+            return _not_found(name)
+        bundle = self._bundle(name, self._secrets[name.lower()][-1])
+        self.delete_secret(name)
+        del bundle["value"]
+        return web.json_response(bundle)
+
     def _bundle(self, name: str, version: Version) -> dict[str, Any]:
         return {
             "value": version.value,
@@ -154,6 +195,15 @@ class KeyVault:
         }
 
 
+def _not_found(name: str) -> web.Response:
+    return _error(
+        404,
+        code="SecretNotFound",
+        message=f"A secret with (name/id) {name} was not found in this key vault. If you recently deleted this "
+        "secret you may be able to recover it using the correct recovery command.",
+    )
+
+
 def _error(status: int, *, code: str = "", message: str = "", headers: Mapping[str, str] | None = None) -> web.Response:
     usual = ERRORS.get(status, ("Error", f"HTTP status {status}."))
     error = {"code": code or usual[0], "message": message or usual[1]}
@@ -162,14 +212,22 @@ def _error(status: int, *, code: str = "", message: str = "", headers: Mapping[s
 
 @asynccontextmanager
 async def key_vault(
-    secrets: Mapping[str, str], *, tls: Certificates, port: int = 0, identity_port: int = 0
+    secrets: Mapping[str, str],
+    *,
+    tls: Certificates,
+    port: int = 0,
+    identity_port: int = 0,
+    file: Path | None = None,
 ) -> AsyncGenerator[KeyVault]:
     """Run a vault (https) and the token endpoint of a managed identity (http) on 127.0.0.1. Port 0 means a free port.
 
-    `secrets` maps names to values. All local parts that accept tokens accept those of the endpoint. Raises PortTaken.
+    `secrets` maps names to values. All local parts that accept tokens accept those of the endpoint. With `file`, the
+    secrets and their versions are kept there: a change is on the disk before it is answered.
+    Raises PortTaken or DataDamaged.
     """
     identity = TokenEndpoint(header=randomness.token_hex(16))
-    vault = KeyVault(identity=identity)
+    vault = KeyVault(identity=identity, file=file)
+    vault.load()
     for name, value in secrets.items():
         vault.set_secret(name, value)
     async with (

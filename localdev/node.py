@@ -1,6 +1,7 @@
 """Starts the parts that are Node programs, as child processes.
 
-A program reports that it is ready with one line of JSON on standard output: `{"ready": {...}}`.
+A program reports that it is ready with one line of JSON on standard output: `{"ready": {...}}`. If its data
+cannot be used, the line is `{"damaged": "why"}`.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from localdev.children import OWN_GROUP, stop
-from localdev.errors import NodeMissing, PortTaken, StartFailed
+from localdev.errors import DataDamaged, NodeMissing, PortTaken, StartFailed
+from localdev.ports import owner
 
 SERVERS = Path(__file__).parent / "servers"
 PACKAGES = Path(__file__).parent / "node_modules"
@@ -48,7 +50,7 @@ def node_path() -> Path:
 async def node_server(part: str, script: str, options: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     """Run `localdev/servers/<script>` with `options` as its one JSON argument. Yields the value of its ready line.
 
-    `part` is its name in error messages. Raises NodeMissing, PortTaken or StartFailed.
+    `part` is its name in error messages. Raises NodeMissing, PortTaken, DataDamaged or StartFailed.
     """
     process = await asyncio.create_subprocess_exec(
         node_path(),
@@ -79,13 +81,16 @@ async def _ready(part: str, process: Process, tail: deque[str], errors: asyncio.
                 if line.startswith(b'{"ready":'):
                     ready: dict[str, Any] = json.loads(line)["ready"]
                     return ready
+                if line.startswith(b'{"damaged":'):
+                    raise DataDamaged(f"{part}: {json.loads(line)['damaged']}")
                 tail.append(line.decode(errors="replace").rstrip())
             code = await process.wait()
             await errors
     except TimeoutError:
         raise StartFailed(_with_tail(f"{part} was not ready within {START_SECONDS} s.", tail)) from None
     if taken := re.search(r"EADDRINUSE.*?:(\d+)\b", "\n".join(tail)):
-        raise PortTaken(part, int(taken[1]))
+        port = int(taken[1])
+        raise PortTaken([(part, port, owner(port))])
     raise StartFailed(_with_tail(f"{part} ended with exit code {code} before it was ready.", tail))
 
 

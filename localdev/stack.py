@@ -9,23 +9,12 @@ from datasync.settings import Settings
 from localdev.azurite import Storage, azurite
 from localdev.children import scratch_folder
 from localdev.cosmos import Database, cosmos
+from localdev.data import DataFolder
 from localdev.demo_apis import DemoApis, demo_apis
 from localdev.keyvault import KeyVault, key_vault
+from localdev.ports import Ports
 from localdev.provision import provision
 from localdev.tls import create_certificates
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """The port of each part. 0 means a free port."""
-
-    queue: int = 0
-    blob: int = 0
-    table: int = 0
-    cosmos: int = 0
-    vault: int = 0
-    identity: int = 0
-    demo: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +35,34 @@ class Stack:
 
 
 @asynccontextmanager
-async def stack(ports: Ports | None = None, settings: Mapping[str, str] | None = None) -> AsyncGenerator[Stack]:
+async def stack(
+    ports: Ports | None = None, settings: Mapping[str, str] | None = None, *, data: DataFolder | None = None
+) -> AsyncGenerator[Stack]:
     """Run storage, Cosmos DB, Key Vault and the demo APIs, and create the database, containers and queues.
 
-    `settings` are added to `environ`. Raises NodeMissing, PortTaken or StartFailed.
+    `settings` are added to `environ`. Without `data`, everything is in memory. Raises NodeMissing, PortTaken,
+    DataDamaged or StartFailed.
     """
     at = ports or Ports()
     with scratch_folder() as folder:
         tls = create_certificates(folder)
         async with (
-            azurite(queue_port=at.queue, blob_port=at.blob, table_port=at.table) as storage,
-            cosmos(port=at.cosmos) as database,
-            key_vault({}, tls=tls, port=at.vault, identity_port=at.identity) as vault,
+            azurite(
+                queue_port=at.queue, blob_port=at.blob, table_port=at.table, folder=data.storage if data else None
+            ) as storage,
+            cosmos(port=at.cosmos, file=data.cosmos if data else None) as database,
+            key_vault(
+                {}, tls=tls, port=at.vault, identity_port=at.identity, file=data.secrets if data else None
+            ) as keys,
             demo_apis(port=at.demo) as demo,
         ):
             environ = {
                 "FUNCTIONS_WORKER_RUNTIME": "python",
                 "AzureWebJobsStorage": storage.connection_string,
                 "COSMOS_CONNECTION_STRING": database.connection_string,
-                **vault.environ,
+                **keys.environ,
                 **(settings or {}),
             }
-            running = Stack(storage, database, vault, demo, environ)
+            running = Stack(storage, database, keys, demo, environ)
             await provision(running.settings)
             yield running

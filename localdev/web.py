@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from localdev.errors import PortTaken
+from localdev.ports import owner
 
 HOST = "127.0.0.1"
 CLOSE_SECONDS = 1
@@ -29,7 +30,7 @@ async def serving(
             await web.TCPSite(runner, HOST, port, ssl_context=context).start()
         except OSError as why:
             if why.errno in {errno.EADDRINUSE, errno.EACCES}:  # EACCES on Windows
-                raise PortTaken(part, port) from None
+                raise PortTaken([(part, port, owner(port))]) from None
             raise
         bound: int = runner.addresses[0][1]
         yield f"{'https' if context else 'http'}://{HOST}:{bound}"

@@ -9,24 +9,32 @@ import click
 
 from datasync import cron
 from datasync.cli.common import (
+    EXITS,
     Command,
     Exit,
+    Offline,
     Output,
     Session,
+    content_of,
     flows_option,
     json_option,
     load_flows,
+    offline,
+    opened,
     operating,
     say,
+    time_argument,
+    zone_argument,
 )
+from datasync.cli.meaning import meanings_of
 from datasync.cli.schedule import Occurrences, occurrences, table
-from datasync.cli.tenants import TenantsReport
+from datasync.cli.tenants import TenantsReport, with_missing
 from datasync.cli.validate import Report
 from datasync.cron import CronSchedule
 from datasync.errors import CronInvalid, DataSyncError, Kind
 from datasync.health import ping
-from datasync.model.times import EXPECTED, has_offset, read_utc, utc_text
-from datasync.schedule import find_zone
+from datasync.model.times import has_offset, read_utc, utc_text
+from datasync.operate.load import Conditions
 
 
 def _expression(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> CronSchedule:
@@ -38,24 +46,6 @@ def _expression(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -
         raise click.BadParameter(str(error)) from None
 
 
-def _zone(_: click.Context, __: click.Parameter, name: str) -> ZoneInfo:
-    try:
-        return find_zone(name)
-    except ValueError as why:
-        raise click.BadParameter(str(why)) from None
-
-
-def _time(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
-    """Check that a text is an ISO 8601 time."""
-    if text is None:
-        return None
-    try:
-        read_utc(text)
-    except ValueError:
-        raise click.BadParameter(f"expected {EXPECTED}, got {text!r}") from None
-    return text
-
-
 @click.command(
     "schedule",
     cls=Command,
@@ -65,9 +55,14 @@ def _time(_: click.Context, __: click.Parameter, text: str | None) -> str | None
 )
 @click.argument("schedule", metavar="CRON", nargs=-1, required=True, callback=_expression)
 @click.option(
-    "--tz", "zone", metavar="ZONE", default="UTC", callback=_zone, help="Time zone of the expression.  [default: UTC]"
+    "--tz",
+    "zone",
+    metavar="ZONE",
+    default="UTC",
+    callback=zone_argument,
+    help="Time zone of the expression.  [default: UTC]",
 )
-@click.option("--from", "start", metavar="ISO", callback=_time, help="Time to start after.  [default: now]")
+@click.option("--from", "start", metavar="ISO", callback=time_argument, help="Time to start after.  [default: now]")
 @click.option("--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of occurrences.")
 @json_option
 @click.pass_obj
@@ -106,30 +101,42 @@ def schedule(
 )
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @flows_option("Package that contains the flow files.")
-@json_option
-@click.pass_obj
-def validate(now: datetime, *, files: tuple[str, ...], package: str, as_json: bool) -> None:
+@offline
+async def validate(output: Offline, /, *, files: tuple[str, ...], package: str) -> Exit:
     """Check tenant documents. A FILE holds one document or a JSON list of documents; - is standard input.
 
-    Prints every problem and warning. Disabled entries and flow files are checked too. A file that cannot be read is a
-    wrong argument: the others are checked.
+    Prints every problem and warning, and then the meaning of each enabled entry: when it runs, and how many secrets it
+    needs. Disabled entries and flow files are checked too. A file that cannot be read is a wrong argument: the others
+    are checked.
+
+    With --settings or --local, the schedule of the timer is that of the app, and the vault is asked for the secrets.
     """
-    output = Output(as_json)
-    report = Report(load_flows(package), now)
+    registry = load_flows(package)
+    report = Report(registry, output.now)
     for each in report.flow_files():
         output.word(str(each))
     for file in files:
         try:
-            with click.open_file(file, "rb") as stream:
-                content = stream.read()
+            content = content_of(file)
         except OSError as error:
             report.unread += 1
             say(f"{file}: cannot be read: {error.strerror or error}", err=True)
             continue
         for each in report.documents(file, content):
             output.word(str(each))
-    output.answer(report.result(), [report.summary()])
-    sys.exit(Exit.USAGE if report.unread else Exit.WRONG if report.problems else Exit.FINE)
+    code = Exit.USAGE if report.unread else Exit.WRONG if report.problems else Exit.FINE
+    if not output.has_services:
+        meanings = [*meanings_of(report.tenants, registry, output.now, Conditions())]
+    else:
+        async with opened() as services:
+            meanings = [*meanings_of(report.tenants, registry, output.now, Conditions.of(services.settings))]
+            try:
+                meanings = await with_missing(meanings, services.vault)
+            except DataSyncError as error:
+                output.note(f"the secrets were not checked: {error}")
+                code = code or EXITS[error.kind]
+    output.answer(report.result(meanings), [report.summary(), *(each.line(output.now) for each in meanings)])
+    return code
 
 
 @click.command(

@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -18,6 +19,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, NoReturn, override
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import click
 import msgspec
@@ -27,8 +29,10 @@ from datasync.cli.validate import load
 from datasync.errors import ActionInvalid, ActionRefused, DataSyncError, Kind, ServiceUnavailable, SettingsInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.model.display import shown
+from datasync.model.times import EXPECTED, read_utc
 from datasync.operate.action import COMMAND_LINE, Ask, typed
 from datasync.operate.since import since
+from datasync.schedule import find_zone
 from datasync.services import Services
 from datasync.settings import Settings
 
@@ -78,7 +82,7 @@ MEANINGS: Mapping[Exit, str] = {
 
 
 _CODES_OF_OPTIONS = {
-    Exit.NOT_FOUND: {"tenant_id", "tenant_ids", "run_id", "document"},
+    Exit.NOT_FOUND: {"tenant_id", "tenant_ids", "run_id", "document", "sources"},
     Exit.NOT_LET_IN: {"is_local"},
     Exit.CHANGED: {"action_id"},
 }
@@ -230,9 +234,35 @@ def json_value(_: click.Context, __: click.Parameter, value: str) -> Any:
         raise click.BadParameter(f"expected JSON, such as 42 or '\"a text\"': {error}") from None
 
 
-def _settings_of(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, str]:
+def zone_argument(_: click.Context, __: click.Parameter, name: str) -> ZoneInfo:
+    """Return the time zone of an IANA name. Raises BadParameter."""
     try:
-        return local_settings(file) if file else {}
+        return find_zone(name)
+    except ValueError as why:
+        raise click.BadParameter(str(why)) from None
+
+
+def time_argument(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    """Check that a text is an ISO 8601 time. Raises BadParameter."""
+    if text is None:
+        return None
+    try:
+        read_utc(text)
+    except ValueError:
+        raise click.BadParameter(f"expected {EXPECTED}, got {text!r}") from None
+    return text
+
+
+def content_of(file: str) -> bytes:
+    """Return the bytes of a file, or those of standard input. Raises OSError."""
+    with click.open_file(file, "rb") as stream:
+        content: bytes = stream.read()
+    return content
+
+
+def _settings_of(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, str] | None:
+    try:
+        return local_settings(file) if file else None
     except SettingsInvalid as why:
         raise click.BadParameter(str(why)) from None
 
@@ -261,13 +291,38 @@ class Session(Output):
     """The time at which the command was started (aware, UTC)."""
 
 
-def operating[**P](
-    function: Callable[Concatenate[Session, P], Awaitable[Exit]],
+@dataclass(frozen=True)
+class Offline(Output):
+    """The form of the answer of a command that also works without services."""
+
+    now: datetime
+    """The time at which the command was started (aware, UTC)."""
+    has_services: bool
+    """Whether it was asked to use services, with `--settings` or `--local`."""
+
+
+@asynccontextmanager
+async def opened() -> AsyncGenerator[Services]:
+    """Open the services that the environment names, and print the warnings about the settings.
+
+    Raises:
+        ClickException: a setting is missing or malformed.
+
+    """
+    services = Services(_read_settings())
+    try:
+        yield services
+    finally:
+        await services.close()
+
+
+def offline[**P](
+    function: Callable[Concatenate[Offline, P], Awaitable[Exit]],
 ) -> Callable[..., None]:
     """Make the function of a `Command` from a coroutine function that returns the exit code.
 
-    The command gets the options `--settings`, `--local` and `--json`. An error of DataSync becomes a line on standard
-    error and an exit code.
+    The command gets the options `--settings`, `--local` and `--json`. It opens services itself, where it needs them. An
+    error of DataSync becomes a line on standard error and an exit code.
     """
 
     @_settings_option
@@ -275,24 +330,33 @@ def operating[**P](
     @json_option
     @wraps(function)
     def command(
-        settings: dict[str, str],
+        settings: dict[str, str] | None,
         is_local: bool,  # noqa: FBT001 - a flag
         as_json: bool,  # noqa: FBT001 - a flag
         *args: P.args,
         **options: P.kwargs,
     ) -> None:
-        _use(settings, is_local=is_local)
-        found = _read_settings()
-        now = click.get_current_context().obj
+        _use(settings or {}, is_local=is_local)
+        output = Offline(as_json, click.get_current_context().obj, is_local or settings is not None)
 
         async def work() -> Exit:
-            services = Services(found)
-            try:
-                return await function(Session(as_json, services, now), *args, **options)
-            finally:
-                await services.close()
+            return await function(output, *args, **options)
 
         sys.exit(_run(work))
+
+    return command
+
+
+def operating[**P](
+    function: Callable[Concatenate[Session, P], Awaitable[Exit]],
+) -> Callable[..., None]:
+    """Make the function of a `Command` that works on services, as `offline` does."""
+
+    @offline
+    @wraps(function)
+    async def command(output: Offline, /, *args: P.args, **options: P.kwargs) -> Exit:
+        async with opened() as services:
+            return await function(Session(output.as_json, services, output.now), *args, **options)
 
     return command
 

@@ -124,7 +124,7 @@ async def tenant_remove(session: Session, ask: Ask, *, tenant_id: str, typed: st
     elif typed not in (None, tenant_id):
         raise click.BadParameter(f"{typed!r} is not the tenant {tenant_id!r}: nothing was done", param_hint="'--yes'")
     found = await remove_tenant(session.services, ask, tenant_id=tenant_id)
-    session.answer(found, text.removed(found, session.services.settings.run_retention))
+    session.answer(found, text.removed(found, session.services.settings))
     return Exit.FINE
 
 
@@ -203,7 +203,7 @@ async def add_flow(
 async def secrets(session: Session, tenant_id: str, package: str) -> Exit:
     """List the secrets that the flows of a tenant declare, and those that the vault has. Values are not read."""
     found = await find_secrets(session.services, load_flows(package), tenant_id)
-    session.answer(found, text.secrets(found))
+    session.answer(found, text.secrets(found, session.services.settings))
     return Exit.FINE if all(line.is_present for line in found) else Exit.WRONG
 
 

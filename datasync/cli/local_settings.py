@@ -7,7 +7,7 @@ from datasync.errors import SettingsInvalid
 from datasync.model.decode import has_half_a_pair
 from datasync.model.display import shown
 
-STARTED = Path(__file__).parents[2] / ".started.json"
+STARTED = Path(__file__).parents[2] / ".local" / "started.json"
 """The settings of the services of `make start`, as long as it runs. It has the form of a local.settings.json."""
 
 
@@ -22,7 +22,7 @@ def started_settings() -> dict[str, str]:
         settings = local_settings(STARTED)
         if Path(settings.get("SSL_CERT_FILE", "")).is_file():  # gone after a kill, unlike the settings
             return settings
-    raise SettingsInvalid(f"no services run on this machine: run `make start` in {STARTED.parent} first")
+    raise SettingsInvalid(f"no services run on this machine: run `make start` in {STARTED.parents[1]} first")
 
 
 def local_settings(file: Path) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """Checks the stored tenant documents, and looks in the vault for the secrets that their flows declare."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from datasync.cli.meaning import Meaning
 from datasync.cli.validate import Finding, count
 from datasync.errors import DataSyncError, SecretNotFound, TenantInvalid
 from datasync.flow.registry import FlowRegistry
@@ -108,6 +110,18 @@ class TenantsReport:
             f"{count(self._tenants, 'tenant')}, {count(self._declared, 'declared secret')}, {self.missing} missing, "
             f"{count(self.problems, 'problem')}{f', {count(self._warnings, "warning")}' if self._warnings else ''}"
         )
+
+
+async def with_missing(meanings: Sequence[Meaning], vault: Vault) -> list[Meaning]:
+    """Return the meanings of entries with the declared secrets that the vault does not have.
+
+    Raises:
+        SettingsInvalid: no vault is configured, and an entry declares a secret.
+        ServiceUnavailable: the vault refused or could not be reached.
+
+    """
+    missing = await _missing(vault, {name for each in meanings for name in each.secrets})
+    return [replace(each, missing=tuple(name for name in each.secrets if name in missing)) for each in meanings]
 
 
 def _examine(

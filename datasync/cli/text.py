@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from datasync.cli.validate import count as _count
+from datasync.flow.secrets import command_to_delete, command_to_set
 from datasync.model.display import shown
 from datasync.model.times import utc_text
 from datasync.operate.action import Done
@@ -25,6 +26,7 @@ from datasync.operate.runs import ErrorLine, RunDetail, RunLine, Runs
 from datasync.operate.status import Status
 from datasync.operate.ticks import Ticks, TickStatus
 from datasync.operate.why import Why, command, open_command
+from datasync.settings import Settings
 
 _GAP = "   "
 _MOST_NAMED = 2  # tenants
@@ -299,6 +301,9 @@ def _next_steps(found: RunDetail) -> Iterator[str]:
     own, error, window = found.run, found.run.error, found.window
     if error and error.status in _REFUSED:
         yield f"the server refused the credentials; the secrets: {command('secrets', own.tenant_id)}"
+    if found.recording:
+        again = command("replay", own.run_id, "--tenant", own.tenant_id)
+        yield f"run the flow of this folder again on the recorded answers: {again}"
     if error and error.fingerprint and own.outcome in _DEAD and found.purged_utc is None:
         again = command("dead", "retry", "--tenant", own.tenant_id, "--fingerprint", error.fingerprint)
         yield f"attempt the dead again, when the cause is gone: {again}"
@@ -453,19 +458,19 @@ def tenants(found: Sequence[TenantLine]) -> Iterator[str]:
             yield f"problem of {shown(each.tenant_id)} {each.problem}"
 
 
-def removed(found: Done, retention: timedelta) -> Iterator[str]:
+def removed(found: Done, settings: Settings) -> Iterator[str]:
     """Yield the removed parts, the parts that are left, and the commands that delete the secrets."""
     yield from done(found)
     after: dict[str, Any] = found.after if isinstance(found.after, dict) else {}
     states = _count(int(after.get("states", 0)), "state")
-    yield f"{states} deleted. The records of its runs expire within {retention.days} days"
+    yield f"{states} deleted. The records of its runs expire within {settings.run_retention.days} days"
     names = after.get("secrets")
     if names is None:
         yield "Key Vault could not be read. Look for secrets of the tenant, and delete them"
         return
     yield f"{_count(len(names), 'secret')} in Key Vault{', to delete with:' if names else ''}"
     for name in names:
-        yield f"az keyvault secret delete --vault-name <vault> --name {name}"
+        yield command_to_delete(name, settings.key_vault_url)
 
 
 def additions(found: Sequence[AdditionLine]) -> Iterator[str]:
@@ -479,7 +484,7 @@ def additions(found: Sequence[AdditionLine]) -> Iterator[str]:
     yield ", ".join(f"{numbers[what]} {what}" for what in Addition if numbers[what])
 
 
-def secrets(found: Sequence[SecretLine]) -> Iterator[str]:
+def secrets(found: Sequence[SecretLine], settings: Settings) -> Iterator[str]:
     """Yield a line for each secret."""
     if not found:
         yield "no secret"
@@ -491,8 +496,8 @@ def secrets(found: Sequence[SecretLine]) -> Iterator[str]:
     missing = next((each.name for each in found if not each.is_present), None)
     yield ""
     yield (
-        "to set a value, which runs read within five minutes: "
-        f"az keyvault secret set --vault-name <vault> --name {missing or found[0].name} --value <value>"
+        f"to set a value, which runs read within {settings.secret_cache.total_seconds():.0f} s: "
+        f"{command_to_set(missing or found[0].name, settings.key_vault_url)}"
     )
 
 

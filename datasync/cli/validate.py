@@ -9,6 +9,7 @@ from typing import Any, NoReturn, override
 
 import msgspec
 
+from datasync.cli.meaning import Meaning
 from datasync.errors import SecretRefused, TenantInvalid
 from datasync.flow.registry import FlowRegistry
 from datasync.flow.secrets import check_name, tenant_secret
@@ -48,6 +49,8 @@ class Validated(msgspec.Struct, frozen=True):
     unread: int
     """Files that could not be read."""
     findings: list[Finding]
+    entries: list[Meaning]
+    """The meaning of each enabled entry."""
 
 
 class Report:
@@ -61,6 +64,8 @@ class Report:
         self._findings: list[Finding] = []
         self._places: dict[str, str] = {}
         self._spellings = Spellings()
+        self.tenants: list[Tenant] = []
+        """The documents that can be read."""
         self.problems = 0
         self.unread = 0
         """Number of files that could not be read. The caller, which reads the files, counts them."""
@@ -74,7 +79,7 @@ class Report:
     def documents(self, file: str, content: bytes) -> Iterator[Finding]:
         """Yield each problem and warning in a file, which holds a tenant document or a list of documents."""
         try:
-            read, repeated = _parse(content)
+            read, repeated = parse(content)
         except ValueError as why:
             yield self._found(Finding("error", file, None, str(why)))
             return
@@ -93,14 +98,15 @@ class Report:
             counts.append(f"{count(self.unread, 'file')} not read")
         return ", ".join(counts)
 
-    def result(self) -> Validated:
-        """Return everything that was found."""
+    def result(self, meanings: list[Meaning]) -> Validated:
+        """Return everything that was found, and the meanings of the enabled entries."""
         return Validated(
             documents=self._documents,
             problems=self.problems,
             warnings=self._warnings,
             unread=self.unread,
             findings=self._findings,
+            entries=meanings,
         )
 
     def _document(self, file: str, place: str, document: object, repeated: _Repeated) -> Iterator[Finding]:
@@ -120,6 +126,7 @@ class Report:
             for warning in field_warnings(document):
                 yield self._warning(file, warning.place, warning.why)
             return
+        self.tenants.append(tenant)
         first = self._places.setdefault(tenant.id, place)
         if first != place:
             why = f"{place} and {first} are documents of the same tenant: merge them"
@@ -166,7 +173,7 @@ def load(package: str) -> FlowRegistry:
     return loaded
 
 
-def _parse(content: bytes) -> tuple[Any, _Repeated]:
+def parse(content: bytes) -> tuple[Any, _Repeated]:
     """Parse JSON in UTF-8, with or without a byte order mark. Raises ValueError with the cause and the position."""
     repeated: dict[int, tuple[dict[str, Any], list[str]]] = {}
 

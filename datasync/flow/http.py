@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, override
 
 import httpx
@@ -12,7 +13,7 @@ from datasync.flow.connections import READS, SAFE, Caller, Connections, StandIn,
 from datasync.flow.recording import Recording
 from datasync.flow.redirects import forget, guard
 from datasync.flow.responses import ACCEPTED, TotalTimeout
-from datasync.flow.retry_after import wait_asked
+from datasync.flow.retry_after import closed_until, wait_asked
 from datasync.flow.usage import HttpUsage
 
 LONGEST_WAIT = timedelta(seconds=60)
@@ -20,6 +21,15 @@ LONGEST_WAIT = timedelta(seconds=60)
 
 _TIMEOUT = httpx.Timeout(30, connect=10, pool=300)
 _TRANSIENT = (429, 500, 502, 503, 504)
+
+
+class _Closed(Exception):
+    """An answer 403 asks for a pause. Some APIs send that instead of 429."""
+
+
+def _check(response: httpx.Response) -> None:
+    if response.status_code == HTTPStatus.FORBIDDEN and closed_until(response, caller.get().usage.clock.now()):
+        raise _Closed
 
 
 class _PatientRetry(Retry):
@@ -43,7 +53,12 @@ class _PatientRetry(Retry):
 
 
 _RETRY = _PatientRetry(
-    total=4, backoff_factor=0.5, max_backoff_wait=LONGEST_WAIT.total_seconds(), status_forcelist=_TRANSIENT
+    total=4,
+    backoff_factor=0.5,
+    max_backoff_wait=LONGEST_WAIT.total_seconds(),
+    status_forcelist=_TRANSIENT,
+    retry_on_exceptions=(*Retry.RETRYABLE_EXCEPTIONS, _Closed),
+    validate_response=_check,
 )
 
 IDEMPOTENT: dict[str, Any] = {"retry": _RETRY.copy_with(allowed_methods=[*_RETRY.allowed_methods, "POST", "PATCH"])}
@@ -58,8 +73,9 @@ def new_transport(connections: httpx.AsyncBaseTransport | None = None) -> httpx.
     """Make the connections of a process, with the retries.
 
     A request with an idempotent method is sent up to five times on timeouts, network errors and answers
-    429, 500, 502, 503 or 504, with jittered back-off or as `Retry-After` asks. A server that asks for more than
-    LONGEST_WAIT raises RetryLater, which puts the job back on the queue for that time.
+    429, 500, 502, 503 or 504, with jittered back-off or as `Retry-After` or `X-RateLimit-Reset` asks. So is one that
+    is answered with 403 and asked to wait. A server that asks for more than LONGEST_WAIT raises RetryLater, which puts
+    the job back on the queue for that time.
 
     Args:
         connections: Sends each request once, in the place of the network; None is the network.

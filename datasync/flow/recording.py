@@ -111,7 +111,7 @@ class Recording:
             exchange.request_body.add(request.content)
             exchange.request_body.is_complete = True
         except httpx.RequestNotRead:
-            exchange.request_body.why = "it was sent as a stream"
+            exchange.request_body.is_stream = True
         (self._first if is_first else self._last).append(exchange)
         return exchange
 
@@ -135,8 +135,8 @@ class _Kept:
         self._size = 0
         self.is_complete = False
         """Whether nothing followed."""
-        self.why = "the run has not read more of it"
-        """Why it did not."""
+        self.is_stream = False
+        """Whether it is that of a request, and was not kept."""
 
     def add(self, chunk: bytes) -> None:
         if not self._is_cut:
@@ -160,12 +160,16 @@ class _Kept:
     @property
     def left_out(self) -> str | None:
         """Why the text is not the whole body; None if it is."""
+        if self.is_stream:
+            return "it was sent as a stream"
         if self._content and not self.text:
             return f"it is not a text in UTF-8, and is left out ({self._size:,} bytes)"
         if self._is_cut:
             more = "" if self.is_complete else " or more"
             return f"the recording has the first {len(self._content):,} of its {self._size:,}{more} bytes"
-        return None if self.is_complete else f"{self.why} ({self._size:,} bytes)"
+        if self.is_complete:
+            return None
+        return f"the run has read {self._size:,} bytes of it, and left the rest" if self._size else "it was not read"
 
 
 @dataclass(slots=True)

@@ -1,14 +1,15 @@
-"""The SecretClient of a flow: the secrets of its own tenant, each read from the vault once in five minutes."""
+"""The SecretClient of a flow: the secrets of its own tenant, which the process caches."""
 
 import asyncio
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NoReturn, Self, override
+from urllib.parse import urlsplit
 
 from async_lru import alru_cache
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
@@ -16,10 +17,8 @@ from azure.keyvault.secrets import KeyVaultSecret
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable
+from datasync.flow.tokens import Tokens, TokenSlot
 from datasync.model.decode import shorten
-
-TIME_TO_LIVE = timedelta(minutes=5)
-"""How long a value is kept in memory, so also how long a rotated secret takes to arrive."""
 
 RECENT = timedelta(seconds=10)
 """A value read within this time is not read again, so that failing runs do not flood the vault."""
@@ -44,25 +43,32 @@ class SecretRead:
 
 
 class Vault:
-    """The secrets of one Key Vault, cached. One instance per process: a vault answers 4,000 reads in 10 seconds."""
+    """The secrets of one Key Vault, cached. One instance per process: a vault answers 4,000 reads in 10 seconds.
+
+    `tokens` are the access tokens that flows got for these secrets.
+    """
 
     def __init__(
         self,
         connect: Callable[[], SecretClient],
         now: Callable[[], datetime],
-        time_to_live: timedelta = TIME_TO_LIVE,
+        time_to_live: timedelta,
     ) -> None:
-        """Make the vault without connecting: reading the first secret calls `connect`."""
+        """Make the vault without connecting: reading the first secret calls `connect`.
+
+        `time_to_live` is the time for which a value is kept. With zero, only concurrent readers share one.
+        """
         self._connect = connect
         self._now = now
         self._connected: SecretClient | None = None
+        self.tokens = Tokens(now)
         # Concurrent readers of one name, in any case, share one request; a failure is not kept.
         self._read_cached = alru_cache(
             maxsize=_CACHED, ttl=time_to_live.total_seconds(), key=lambda name, version: (name.lower(), version)
         )(self._read)
 
     async def get(self, name: str, version: str | None = None, fresh_after: datetime | None = None) -> SecretRead:
-        """Return a secret, cached for five minutes.
+        """Return a secret from the vault or the cache.
 
         Args:
             name: The name in the vault, compared without regard to case.
@@ -118,8 +124,7 @@ class Vault:
             return SecretRead(await client.get_secret(name, version), at)
         except ResourceNotFoundError:
             raise SecretNotFound(
-                f"secret {name!r} is not in {client.vault_url}. Add it: az keyvault secret set "
-                f"--vault-name <vault> --name {name} --value <value>"
+                f"secret {name!r} is not in {client.vault_url}. Add it: {command_to_set(name, client.vault_url)}"
             ) from None
         except HttpResponseError as error:
             raise ServiceUnavailable(_refused(client, name, error), "Key Vault") from None
@@ -135,6 +140,24 @@ class Vault:
         await self._read_cached.cache_close()
         if self._connected is not None:
             await self._connected.close()
+
+
+def command_to_set(name: str, vault_url: str | None) -> str:
+    """Return the command that sets a secret: that of `make start` if the vault is on this machine."""
+    if _is_local(vault_url):
+        return f"python -m localdev secret set {name} <value>"
+    return f"az keyvault secret set --vault-name <vault> --name {name} --value <value>"
+
+
+def command_to_delete(name: str, vault_url: str | None) -> str:
+    """Return the command that deletes a secret: that of `make start` if the vault is on this machine."""
+    if _is_local(vault_url):
+        return f"python -m localdev secret delete {name}"
+    return f"az keyvault secret delete --vault-name <vault> --name {name}"
+
+
+def _is_local(vault_url: str | None) -> bool:
+    return urlsplit(vault_url or "").hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _refused(client: SecretClient, name: str, error: HttpResponseError) -> str:
@@ -216,16 +239,31 @@ class TenantSecretClient(SecretClient):
             await self._check_claim(name)
         read = await self._vault.get(name, version or None, self._fresh_after)
         within = name.removeprefix(_prefix(self._tenant_id))
-        if len(read.secret.value or "") > _LONG:
-            await asyncio.to_thread(self._on_read, within, read.secret.value)
-        else:
-            self._on_read(within, read.secret.value)
+        await self.redact(within, read.secret.value or "")
         self._reads[within] = read.at
         return read.secret
 
     async def secret(self, system: str, key: str) -> str:
         """Return the value of `tenants--{tenantId}--{system}--{key}`; raises as `get_secret` does."""
         return (await self.get_secret(tenant_secret(self._tenant_id, system, key))).value or ""
+
+    async def redact(self, name: str, value: str) -> None:
+        """Replace a value by `<name>` in the log, the record and the errors of the run, as the secrets that it reads.
+
+        For secrets that do not come from the vault, such as the session that an API has opened.
+        """
+        if len(value) > _LONG:
+            await asyncio.to_thread(self._on_read, name, value)
+        else:
+            self._on_read(name, value)
+
+    def read_again(self) -> None:
+        """Read values again that were read more than ten seconds ago: an API has refused them."""
+        self._fresh_after = self._vault.tokens.now()
+
+    def token_slot(self, key: Hashable) -> TokenSlot:
+        """Return the place in which the process keeps an access token of this tenant."""
+        return self._vault.tokens.slot(self._tenant_id, key)
 
     async def _check_claim(self, name: str) -> None:
         """Refuse a secret that Key Vault would give to another tenant as well."""

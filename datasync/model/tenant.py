@@ -311,8 +311,8 @@ def id_mistake(tenant_id: str) -> str | None:
         return f"an id has at most {_LONGEST_ID:,} bytes, as in Cosmos DB, got {size:,}"
     if tenant_id.startswith("@"):
         return "a tenant's id does not start with '@', which the app uses itself"
-    if is_forbidden_in_ids(tenant_id):
-        return "an id has none of / \\ ? #, which Cosmos DB does not accept"
+    if is_forbidden_in_ids(tenant_id) or tenant_id.endswith(" "):  # as `_validate_resource` of azure-cosmos
+        return "an id has none of / \\ ? #, and no space at its end, which Cosmos DB does not accept"
     if tenant_id in (".", ".."):
         return "an id is not '.' or '..', which stand for a folder in the address of a document"
     if not is_legible(tenant_id):

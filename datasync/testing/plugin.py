@@ -25,6 +25,10 @@ async def fake_run(request: pytest.FixtureRequest) -> AsyncGenerator[FakeRuns]:
 
     In a test with `@pytest.mark.vcr`, they are answered by its cassette.
     """
-    network = None if request.node.get_closest_marker("vcr") else answered_by(request.getfixturevalue("mock_api"))
+    network = None
+    if not request.node.get_closest_marker("vcr"):
+        network = answered_by(request.getfixturevalue("mock_api"))
+    elif "mock_api" in request.fixturenames:
+        pytest.fail("a test has mock_api or a cassette (@pytest.mark.vcr), not both", pytrace=False)
     async with FakeRuns(network) as runs:
         yield runs

@@ -1,7 +1,7 @@
 """The vault of a test: it has the secrets that the test gives."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, override
 
 from azure.core.exceptions import ResourceNotFoundError
@@ -37,7 +37,7 @@ class GivenSecrets(Vault):
             if not isinstance(value, str):
                 raise ValueError(f"secrets: the value of {name!r} must be a text, got {value!r}")  # noqa: TRY004 - as above
             values[declared_secret(tenant_id, name).lower()] = value
-        super().__init__(lambda: _Client(values), now)
+        super().__init__(lambda: _Client(values), now, timedelta(minutes=5))
 
     @override
     async def get(self, name: str, version: str | None = None, fresh_after: datetime | None = None) -> SecretRead:

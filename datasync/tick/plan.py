@@ -103,18 +103,15 @@ def _advance(
     tenant: Tenant, entry: FlowEntry, registry: FlowRegistry, *, now: datetime, horizon: datetime, spread: timedelta
 ) -> Generator[None, None, Advance | None]:
     served = entry.next_run
-    instants: list[datetime] = []
     if served and served > horizon:
         if entry.next_run_text == utc_text(served):
             return None
-        next_run = served
+        instants, next_run = [], served
     else:
-        stored = [served] if served else []
-        zone, after = tenant.zone_of(entry), max([now, *stored])
-        following = yield from _following(entry.cron, zone, after, horizon, MOST_AHEAD - len(stored))
-        if not following:
+        found = yield from planned(entry.cron, tenant.zone_of(entry), served, now, horizon)
+        if not found:
             return None  # the calendar ends with year 9999
-        *instants, next_run = (*stored, *following)
+        *instants, next_run = found
     return Advance(
         tenant_id=tenant.id,
         entry=entry,
@@ -134,6 +131,26 @@ def _is_recent_occurrence(tenant: Tenant, entry: FlowEntry, at: datetime, now: d
     if now - at > _RECENT:
         return False
     return cron.parse(entry.cron).next(at, find_zone(tenant.zone_of(entry)), inclusive=True) == at
+
+
+def planned(
+    expression: str, zone: str, next_run: datetime | None, now: datetime, horizon: datetime
+) -> Generator[None, None, tuple[datetime, ...]]:
+    """Return the occurrences that get a job at a tick, and the next `nextRunUtc`. Yields as `plan` does.
+
+    The result is empty if the calendar ends before that.
+
+    Args:
+        expression: A cron that can be read.
+        zone: Its time zone.
+        next_run: `nextRunUtc`, at or before the horizon; None where it is missing.
+        now: The instant of the tick (aware).
+        horizon: How far it looks ahead (aware).
+
+    """
+    stored = (next_run,) if next_run else ()
+    following = yield from _following(expression, zone, max((now, *stored)), horizon, MOST_AHEAD - len(stored))
+    return (*stored, *following) if following else ()
 
 
 def _following(

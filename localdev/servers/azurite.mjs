@@ -1,12 +1,16 @@
 // Runs Azurite's command line in this process. Azurite prints its addresses, and they become the ready line.
 //
-// Options: {queuePort, blobPort, tablePort, cert, key}. Port 0 means a free port. cert and key (paths of PEM files)
-// turn on https and bearer tokens. Ready: {queue, blob, table}, each "http(s)://127.0.0.1:port".
+// Options: {queuePort, blobPort, tablePort, cert, key, folder}. Port 0 means a free port. cert and key (paths of PEM
+// files) turn on https and bearer tokens. The data are kept in the folder; without one, in memory.
+// Ready: {queue, blob, table}, each "http(s)://127.0.0.1:port".
 
 import { createRequire } from "node:module";
-import { options, ready } from "./parent.mjs";
+import { findDamage, keepSaved } from "./azurite_files.mjs";
+import { damaged, options, ready } from "./parent.mjs";
 
-const flags = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"];
+const flags = ["--skipApiVersionCheck", "--disableTelemetry", "--silent"];
+if (options.folder) flags.push("--location", options.folder);
+else flags.push("--inMemoryPersistence");
 for (const service of ["queue", "blob", "table"]) {
   flags.push(`--${service}Port`, String(options[`${service}Port`]));
   // Longer than clients keep an idle connection. Else the server could close one that a client is about to use.
@@ -29,4 +33,9 @@ console.log = (line) => {
   if (Object.keys(addresses).length === 3) ready(addresses);
 };
 
-createRequire(import.meta.url)("azurite/dist/src/azurite.js");
+const damage = options.folder && findDamage(options.folder);
+if (damage) damaged(damage);
+else {
+  if (options.folder) keepSaved();
+  createRequire(import.meta.url)("azurite/dist/src/azurite.js");
+}

@@ -1,9 +1,9 @@
 // Cosmos DB on this machine, in memory: the request handlers of @vercel/cosmosdb-server behind a listener that corrects
 // answers where they differ from Azure. The larger corrections are in cosmos_*.mjs.
 //
-// Options: {port, key, cert, certKey, writeRegions}. Port 0 means a free port. cert and certKey (paths of PEM files)
-// turn on https. writeRegions is a list of names; with more than one, the account announces multi-region writes.
-// Ready: {endpoint}.
+// Options: {port, key, cert, certKey, writeRegions, file}. Port 0 means a free port. cert and certKey (paths of PEM
+// files) turn on https. writeRegions is a list of names; with more than one, the account announces multi-region writes.
+// The file keeps the data; without it, they end with this process. Ready: {endpoint}.
 
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -13,8 +13,9 @@ import { createRequire } from "node:module";
 import { authorize } from "./cosmos_auth.mjs";
 import { answerBatch } from "./cosmos_batch.mjs";
 import { answerPatch, answerQuery } from "./cosmos_documents.mjs";
+import { isDamage, keepIn } from "./cosmos_file.mjs";
 import { DocumentTooLarge, LARGEST_DOCUMENT, expireDocuments } from "./cosmos_store.mjs";
-import { options, ready } from "./parent.mjs";
+import { damaged, options, ready } from "./parent.mjs";
 
 const require = createRequire(import.meta.url);
 const Account = require("@vercel/cosmosdb-server/lib/account").default;
@@ -44,6 +45,7 @@ const ERRORS = {
 };
 
 let account;
+let save = () => {};
 
 async function answer(req, res) {
   const fail = (status, message, substatus) => {
@@ -76,6 +78,7 @@ async function serve(req, res) {
   let body;
   try {
     body = await answer(req, res);
+    save();
   } catch (error) {
     const tooLarge = error instanceof DocumentTooLarge;
     if (!tooLarge) console.error(error);
@@ -113,7 +116,7 @@ server.on("error", (error) => {
   console.error(error.message);
   process.exit(1);
 });
-server.listen(options.port, "127.0.0.1", () => {
+function open() {
   const { port } = server.address();
   const endpoint = `${secure ? "https" : "http"}://127.0.0.1:${port}/`;
   account = new Account("127.0.0.1", port);
@@ -124,6 +127,16 @@ server.listen(options.port, "127.0.0.1", () => {
     writableLocations: regions,
     enableMultipleWriteLocations: regions.length > 1,
   });
-  setInterval(expireDocuments, EXPIRY_INTERVAL_MS, account);
+  try {
+    if (options.file) save = keepIn(options.file, account);
+  } catch (error) {
+    if (isDamage(error)) return damaged(error.message);
+    console.error(error.message);
+    process.exit(1);
+  }
+  expireDocuments(account);
+  setInterval(expireDocuments, EXPIRY_INTERVAL_MS, account); // the next request saves the changes
   ready({ endpoint });
-});
+}
+
+server.listen(options.port, "127.0.0.1", open);

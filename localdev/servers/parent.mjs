@@ -8,7 +8,12 @@ export function ready(facts) {
   process.stdout.write(`${JSON.stringify({ ready: facts })}\n`);
 }
 
-// Standard input ends when the parent closes it or ends. Everything is in memory, so that there is nothing to save.
+// Ends this process: its data cannot be used. The parent keeps them aside, and says why.
+export function damaged(why) {
+  process.stdout.write(`${JSON.stringify({ damaged: why })}\n`, () => process.exit(1));
+}
+
+// Standard input ends when the parent closes it or ends.
 process.stdin.on("end", () => process.exit(0));
 process.stdin.on("error", () => process.exit(0));
 process.stdin.resume();

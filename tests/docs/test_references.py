@@ -14,6 +14,7 @@ import pytest
 
 from datasync import FlowRegistry, cron
 from datasync.errors import FlowInvalid
+from datasync.testing import FakeRuns
 from localdev.hosting import ROOT
 from tests.docs.pages import PAGES, anchors, links, rows, spans
 
@@ -121,6 +122,16 @@ def test_every_option_of_a_flow_has_a_row_with_its_default() -> None:
     """The table has the keyword parameters of the decorator, in their order."""
     parameters = inspect.signature(FlowRegistry.flow).parameters.values()
     documented = rows(DOCS / "writing-a-flow.md", "Options")
+
+    assert [(first_code(cells[0]), eval(first_code(cells[1]))) for cells in documented] == [  # noqa: S307 - our own page
+        (each.name, each.default) for each in parameters if each.kind is each.KEYWORD_ONLY
+    ]
+
+
+def test_every_argument_of_a_run_for_tests_has_a_row_with_its_default() -> None:
+    """The table has the keyword parameters of `fake_run`, in their order."""
+    parameters = inspect.signature(FakeRuns.__call__).parameters.values()
+    documented = rows(DOCS / "testing.md", "The run")
 
     assert [(first_code(cells[0]), eval(first_code(cells[1]))) for cells in documented] == [  # noqa: S307 - our own page
         (each.name, each.default) for each in parameters if each.kind is each.KEYWORD_ONLY

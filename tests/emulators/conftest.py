@@ -1,18 +1,28 @@
-"""An API on this machine, for flows that call one."""
+"""An API on this machine, for flows that call one, and the secrets of flows."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from azure.identity.aio import DefaultAzureCredential
+from azure.keyvault.secrets.aio import SecretClient
 
+from datasync.clock import Clock
+from datasync.flow.secrets import Vault
 from datasync.services import Services
 from localdev.keyvault import KeyVault
 from localdev.web import serving
 from tests.authoring import Desk, Target
 from tests.operating import Fleet
+from tests.stages import FakeClock
 from tests.world import World
+
+TOKEN = "tenants--acme--homedepot--api-token"
+
+type MakeVault = Callable[..., Vault]
 
 
 class Api:
@@ -47,6 +57,27 @@ async def api() -> AsyncGenerator[Api]:
     async with serving("the API", application) as url:
         api.url = url
         yield api
+
+
+@pytest_asyncio.fixture
+async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
+    """Return a function that makes a Vault for the running Key Vault, with a real client and credential."""
+    vault.set_secret(TOKEN, "s3cret")
+    vault.reads.clear()
+    credential = DefaultAzureCredential()
+    made: list[Vault] = []
+
+    def connect() -> SecretClient:
+        return SecretClient(vault.uri, credential, verify_challenge_resource=False, retry_total=0)
+
+    def make(clock: Clock | None = None, time_to_live: timedelta = timedelta(minutes=5)) -> Vault:
+        made.append(Vault(connect, (clock or FakeClock()).now, time_to_live))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.close()
+    await credential.close()
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ async def check_tenants(world: World, flows: Path, **environ: str) -> tuple[int,
 
 
 def add(name: str) -> str:
-    return f"Add it: az keyvault secret set --vault-name <vault> --name {name} --value <value>"
+    return f"Add it: python -m localdev secret set {name} <value>"
 
 
 class Rules(msgspec.Struct):

@@ -102,7 +102,7 @@ class TestClosing:
             ((429, {"Retry-After": "600"}), "deferred"),
             ((503, {"Retry-After": "600"}), "deferred"),
             ((503, {"Retry-After": "Sat, 23 Aug 2025 12:10:00 GMT"}), "deferred"),
-            ((403, {"Retry-After": "600"}), "failed"),
+            ((403, {"Retry-After": "600"}), "deferred"),
             ((200, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "600"}), "succeeded"),
             ((200, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": IN_TEN_MINUTES}), "succeeded"),
         ],

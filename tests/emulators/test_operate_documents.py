@@ -130,7 +130,7 @@ class TestRemove:
             "tenant gone is removed",
             "1 state deleted. The records of its runs expire within 30 days",
             "1 secret in Key Vault, to delete with:",
-            "az keyvault secret delete --vault-name <vault> --name tenants--gone--crm--token",
+            "python -m localdev secret delete tenants--gone--crm--token",
         ]
         assert await ids(world) == {"stays"}
         left = [item["type"] async for item in world.runs.query_items("SELECT * FROM c", partition_key="gone")]

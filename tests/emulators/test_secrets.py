@@ -2,12 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
-import pytest_asyncio
 from azure.core.exceptions import ResourceNotFoundError
 from azure.identity.aio import DefaultAzureCredential
 from azure.keyvault.secrets.aio import SecretClient
@@ -15,38 +12,14 @@ from azure.keyvault.secrets.aio import SecretClient
 from datasync import TenantSecretClient
 from datasync.clock import Clock
 from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable, SettingsInvalid
-from datasync.flow.secrets import Vault
+from datasync.flow.secrets import Vault, command_to_delete, command_to_set
 from datasync.services import Services
 from datasync.settings import Settings
 from localdev.keyvault import KeyVault
+from tests.emulators.conftest import TOKEN, MakeVault
 from tests.stages import FakeClock
 from tests.waiting import wait_until
 from tests.world import World
-
-TOKEN = "tenants--acme--homedepot--api-token"
-
-type MakeVault = Callable[..., Vault]
-
-
-@pytest_asyncio.fixture
-async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
-    """Return a function that makes a Vault for the running Key Vault, with a real client and credential."""
-    vault.set_secret(TOKEN, "s3cret")
-    vault.reads.clear()
-    credential = DefaultAzureCredential()
-    made: list[Vault] = []
-
-    def connect() -> SecretClient:
-        return SecretClient(vault.uri, credential, verify_challenge_resource=False, retry_total=0)
-
-    def make(clock: Clock | None = None, **options: Any) -> Vault:
-        made.append(Vault(connect, (clock or FakeClock()).now, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        await one.close()
-    await credential.close()
 
 
 @pytest.fixture
@@ -182,6 +155,22 @@ async def test_a_rotated_secret_is_read_when_the_cached_one_expires(make_vault: 
     await wait_until(rotated, description="the new value is read")
 
 
+@pytest.mark.parametrize(("value", "seconds"), [("", 300), ("0", 0), ("7", 7)])
+def test_the_time_for_which_a_secret_is_kept_is_a_setting(world: World, value: str, seconds: int) -> None:
+    """It is five minutes by default."""
+    settings = Settings.from_environ({**world.environ, "SECRET_CACHE_SECONDS": value})
+
+    assert settings.secret_cache == timedelta(seconds=seconds)
+
+
+async def test_a_secret_that_is_not_kept_is_read_each_time(make_vault: MakeVault, vault: KeyVault) -> None:
+    """With a time to live of zero, a run that starts after a change has the new value."""
+    shared = make_vault(time_to_live=timedelta())
+    for value in ("first", "second", "third"):
+        vault.set_secret(TOKEN, value)
+        assert await TenantSecretClient("acme", shared, lambda *_: None).secret("homedepot", "api-token") == value
+
+
 async def test_the_times_of_the_reads_are_known(make_vault: MakeVault, vault: KeyVault) -> None:
     """For each secret that a run has read, its client has the name and the time at which the vault was asked."""
     vault.set_secret("shared--geocoder--key", "geocode")
@@ -264,13 +253,31 @@ async def test_names_that_differ_only_in_case_share_a_value(kv: TenantSecretClie
 async def test_a_secret_that_does_not_exist_is_named_with_the_remedy(kv: TenantSecretClient, vault: KeyVault) -> None:
     """The error is also a ResourceNotFoundError of the SDK. It is not cached, so a secret added later is found."""
     name = "tenants--acme--crm--api-token"
-    with pytest.raises(SecretNotFound, match=f"secret '{name}' is not in https://.*az keyvault secret set") as missing:
+    with pytest.raises(
+        SecretNotFound, match=f"secret '{name}' is not in https://.*localdev secret set {name}"
+    ) as missing:
         await kv.secret("crm", "api-token")
     assert isinstance(missing.value, ResourceNotFoundError)
 
     vault.set_secret(name, "now")
     assert await kv.secret("crm", "api-token") == "now"
     vault.delete_secret(name)
+
+
+def test_the_command_for_a_secret_depends_on_the_vault() -> None:
+    """A vault on this machine is that of `make start`."""
+    assert command_to_set("shared--key", "https://acme.vault.azure.net/") == (
+        "az keyvault secret set --vault-name <vault> --name shared--key --value <value>"
+    )
+    assert command_to_delete("shared--key", "https://acme.vault.azure.net/") == (
+        "az keyvault secret delete --vault-name <vault> --name shared--key"
+    )
+    assert command_to_set("shared--key", "https://127.0.0.1:8443/") == (
+        "python -m localdev secret set shared--key <value>"
+    )
+    assert command_to_delete("shared--key", "https://127.0.0.1:8443/") == (
+        "python -m localdev secret delete shared--key"
+    )
 
 
 async def test_a_refused_request_is_named_with_the_remedy(kv: TenantSecretClient, vault: KeyVault) -> None:
@@ -284,7 +291,9 @@ async def test_a_refused_request_is_named_with_the_remedy(kv: TenantSecretClient
 async def test_an_unreachable_vault_is_named_with_its_setting(vault: KeyVault) -> None:
     """The error names the address of the vault and the setting that holds it."""
     credential = DefaultAzureCredential()
-    unreachable = Vault(lambda: SecretClient("https://127.0.0.1:1/", credential, retry_total=0), Clock().now)
+    unreachable = Vault(
+        lambda: SecretClient("https://127.0.0.1:1/", credential, retry_total=0), Clock().now, timedelta()
+    )
     kv = TenantSecretClient("acme", unreachable, lambda *_: None)
 
     with pytest.raises(ServiceUnavailable, match="https://127.0.0.1:1 could not be reached .* Check KEY_VAULT_URI"):

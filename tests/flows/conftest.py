@@ -59,6 +59,12 @@ class RunFlow(Protocol):
 type RunParts = Callable[..., Awaitable[list[RunRecord]]]
 
 
+@pytest.fixture(scope="session")
+def vcr_config() -> dict[str, Any]:
+    """Leave credentials out of the cassettes that pytest-recording writes."""
+    return {"filter_headers": ["authorization", "cookie", "x-api-key"]}
+
+
 @pytest_asyncio.fixture
 async def apis(vault: KeyVault) -> AsyncGenerator[DemoApis]:
     """Run the demo APIs without simulated errors, and store the tenant's secrets for them in the vault."""

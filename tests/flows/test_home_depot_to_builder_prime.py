@@ -1,13 +1,15 @@
 """flows/home_depot_to_builder_prime.py, the example of a complete flow."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from datasync.errors import FlowFailed
+from datasync.errors import FlowFailed, FlowSettingsInvalid, SecretNotFound
 from datasync.model.run import RunRecord
-from flows.home_depot_to_builder_prime import PART, SECRETS
+from datasync.testing import FakeRuns
+from flows.home_depot_to_builder_prime import PART, SECRETS, home_depot_to_builder_prime
 from localdev.demo_apis import DemoApis, Trouble
 from localdev.keyvault import KeyVault
 from tests.flows.conftest import NOW, SOURCE_TOKEN, TARGET_TOKEN, TENANT, RunFlow, RunParts
@@ -150,18 +152,13 @@ async def test_rate_limits_and_errors_of_the_apis_are_handled(run_flow: RunFlow,
         ({"minTotals": 100}, "settings.minTotals: unknown setting 'minTotals'; did you mean 'minTotal'?"),
     ],
 )
-async def test_an_invalid_rule_is_named(
-    run_flow: RunFlow, apis: DemoApis, settings: dict[str, Any], problem: str
-) -> None:
+def test_an_invalid_rule_is_named(fake_run: FakeRuns, settings: dict[str, Any], problem: str) -> None:
     """A mistake in the tenant's settings ends the run before it starts. The error names the rule."""
-    run = await run_flow(NAME, settings)
-
-    assert run.outcome == "dead"
-    assert run.error is not None
-    assert f"flows[0].{problem}" in run.error.message
-    assert not apis.leads[TARGET_TOKEN]
+    with pytest.raises(FlowSettingsInvalid, match=re.escape(f"flows[0].{problem}")):
+        fake_run(home_depot_to_builder_prime, settings=settings)
 
 
+@pytest.mark.usefixtures("apis")
 async def test_the_declared_secrets_are_those_that_it_reads(run_flow: RunFlow, vault: KeyVault) -> None:
     """`python -m datasync check --tenants` finds each secret that a tenant lacks."""
     vault.reads.clear()
@@ -171,10 +168,9 @@ async def test_the_declared_secrets_are_those_that_it_reads(run_flow: RunFlow, v
     assert set(vault.reads) == {f"tenants--{TENANT}--{name}" for name in SECRETS}
 
 
-async def test_a_missing_secret_is_named(run_flow: RunFlow, apis: DemoApis, vault: KeyVault) -> None:
-    """The error names the secret to add, and no lead is written."""
-    vault.delete_secret(f"tenants--{TENANT}--homedepot--api-token")
+async def test_a_missing_secret_is_named(fake_run: FakeRuns) -> None:
+    """The error names the secret to add, and no request is sent."""
+    run = fake_run(home_depot_to_builder_prime, secrets={"homedepot--api-base": "https://homedepot.example"})
 
-    with pytest.raises(FlowFailed, match=f"secret 'tenants--{TENANT}--homedepot--api-token' is not in"):
-        await run_flow(NAME)
-    assert not apis.leads[TARGET_TOKEN]
+    with pytest.raises(SecretNotFound, match="secret 'tenants--acme--homedepot--api-token' is not in"):
+        await run.call()

@@ -60,9 +60,7 @@ async def test_the_expired_token_of_one_tenant(
     )
     again = operator.named("dead retry")
     assert "shop--token" in await operator.follow("show")
-    assert "az keyvault secret set --vault-name <vault> --name tenants--bolt--shop--token --value <value>" in (
-        await operator.follow("secrets")
-    )
+    assert "python -m localdev secret set tenants--bolt--shop--token <value>" in (await operator.follow("secrets"))
     vault.set_secret("tenants--bolt--shop--token", "new-token-of-bolt")
     await operator.run(again)
     await operator.run(f"{again} --yes 1")

@@ -82,8 +82,8 @@ def test_the_help_has_all_commands_in_groups_and_says_what_to_do_first() -> None
         "Run, pause and resume flows": ["enqueue", "pause", "resume", "next-run", "gate"],
         "Dead runs, and what a flow keeps": ["dead", "cursor", "window"],
         "Tenants": ["tenant", "add-flow", "secrets"],
-        "Write a flow": ["try", "run"],
-        "Check before you deploy": ["validate", "schedule", "check"],
+        "Write a flow": ["new", "try", "run"],
+        "Check before you deploy": ["validate", "schedule", "check", "simulate"],
     }  # fmt: skip
     assert "az login" in shown
 
@@ -383,12 +383,15 @@ def write(path: Path, content: object) -> str:
 
 
 def validate(*arguments: str, stdin: bytes | None = None) -> tuple[int, list[str]]:
+    """Return the exit code, and the lines up to the numbers. The meanings of the entries come after them."""
     result = run("validate", *arguments, stdin=stdin)
-    return result.exit_code, result.stdout.splitlines()
+    lines = result.stdout.splitlines()
+    end = next(at for at, line in enumerate(lines) if re.match(r"\d+ documents?, \d+ problems?", line))
+    return result.exit_code, lines[: end + 1]
 
 
-def test_valid_documents_print_only_a_summary(tmp_path: Path) -> None:
-    """A file holds one document or a list of documents. Without problems, only the summary is printed."""
+def test_valid_documents_have_no_findings(tmp_path: Path) -> None:
+    """A file holds one document or a list of documents."""
     one = write(tmp_path / "one.json", document("tenant-1"))
     more = write(tmp_path / "more.json", [document("tenant-2"), document("tenant-3", timezone=None)])
 
@@ -495,7 +498,7 @@ def test_a_file_that_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
         f"{tmp_path / 'none.json'}: cannot be read: No such file or directory",
         f"{tmp_path}: cannot be read: Is a directory",
     ]
-    assert result.stdout == "1 document, 0 problems, 2 files not read\n"
+    assert result.stdout.splitlines()[0] == "1 document, 0 problems, 2 files not read"
     assert result.exit_code == 2
 
 
@@ -526,6 +529,15 @@ def test_one_tenant_has_one_document(tmp_path: Path) -> None:
             "4 documents, 2 problems",
         ],
     )
+
+
+@pytest.mark.parametrize("tenant_id", ["a/b", "a\\b", "a?", "#a", "acme ", "é" * 512])
+def test_an_id_that_cosmos_db_refuses_is_a_problem(tmp_path: Path, tenant_id: str) -> None:
+    """The document cannot be stored. An id has at most 1,023 bytes."""
+    code, (problem, summary) = validate(write(tmp_path / "a.json", document(tenant_id)))
+
+    assert re.search(" id: an id has (none of .* which Cosmos DB does not accept|at most .* as in Cosmos DB)", problem)
+    assert (code, summary) == (1, "1 document, 1 problem")
 
 
 def test_ids_that_differ_only_in_case_are_problems_of_both(tmp_path: Path) -> None:
@@ -736,7 +748,8 @@ def test_tenants_need_a_package_of_flows(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_without_make_start_local_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after a kill, which leaves the file of the settings, but not the certificates."""
-    started = tmp_path / ".started.json"
+    started = tmp_path / ".local" / "started.json"
+    started.parent.mkdir()
     monkeypatch.setattr(local_settings, "STARTED", started)
     before = run("status", "--local")
     write(started, {"IsEncrypted": False, "Values": {"SSL_CERT_FILE": str(tmp_path / "gone")}})

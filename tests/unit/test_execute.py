@@ -610,7 +610,7 @@ async def test_a_read_of_a_secret_that_another_run_waits_for_goes_on(start: Star
             await answer.wait()
             return "value"
 
-    vault: Any = Vault(Client, Clock().now)  # type: ignore[arg-type]
+    vault: Any = Vault(Client, Clock().now, timedelta(minutes=5))  # type: ignore[arg-type]
     values: list[str] = []
 
     async def read() -> None:

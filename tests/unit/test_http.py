@@ -289,15 +289,77 @@ def test_an_answer_that_does_not_ask_for_a_pause_closes_nothing(status: int, hea
     assert closed_until(httpx.Response(status, headers=headers), NOW) is None
 
 
+ASKS = [
+    {"Retry-After": "{seconds}"},
+    {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "{seconds}"},
+    {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "{at}"},
+]
+
+
+def asking(headers: dict[str, str], seconds: int) -> dict[str, str]:
+    at = int(NOW.timestamp()) + seconds
+    return {name: text.format(seconds=seconds, at=at) for name, text in headers.items()}
+
+
+@pytest.mark.parametrize("headers", ASKS)
+@pytest.mark.parametrize("status", [403, 429])
+async def test_a_request_waits_for_the_end_of_a_rate_limit(
+    server: Server, client: httpx.AsyncClient, usage: HttpUsage, status: int, headers: dict[str, str]
+) -> None:
+    """Some APIs send 403 for it, and some name the end in `X-RateLimit-Reset`."""
+    server.answers = [web.Response(status=status, headers=asking(headers, 40))]
+
+    assert (await client.get(server.url)).json() == {"ok": True}
+    assert usage.waited == timedelta(seconds=40)
+
+
+@pytest.mark.parametrize("headers", ASKS)
+async def test_a_long_rate_limit_with_403_raises_retry_later(
+    server: Server, client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    """As with 429."""
+    server.answers = [web.Response(status=403, headers=asking(headers, 900))]
+
+    with pytest.raises(RetryLater, match="HTTP 403 asks to wait for 0:15:00") as later:
+        await client.get(server.url)
+
+    assert later.value.delay == timedelta(minutes=15)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [("GET", {}), ("GET", {"X-RateLimit-Remaining": "7", "X-RateLimit-Reset": "40"}), ("POST", {"Retry-After": "40"})],
+)
+async def test_another_403_is_an_answer(
+    server: Server, client: httpx.AsyncClient, method: str, headers: dict[str, str]
+) -> None:
+    """The credentials are refused, or the request must not be repeated."""
+    server.answers = [web.Response(status=403, headers=headers)]
+
+    assert (await client.request(method, server.url)).status_code == 403
+    assert len(server.requests) == 1
+
+
+async def test_a_403_that_always_asks_for_a_pause_is_returned_after_five_requests(
+    server: Server, client: httpx.AsyncClient
+) -> None:
+    """As with 429."""
+    server.answers = [web.Response(status=403, headers={"Retry-After": "1"}) for _ in range(9)]
+
+    assert (await client.get(server.url)).status_code == 403
+    assert len(server.requests) == 5
+
+
 async def test_the_usage_notes_the_latest_instant_before_which_a_server_must_not_be_called(
     server: Server, client: httpx.AsyncClient, usage: HttpUsage
 ) -> None:
-    """A 403 is returned to the flow as it is. A 429 with a long wait raises RetryLater."""
+    """That of any answer counts, also of one that is returned to the flow."""
     await client.get(server.url)
     assert usage.closed_until is None
 
     server.answers = [web.Response(status=403, headers={"Retry-After": "900"})]
-    assert (await client.get(server.url)).status_code == 403
+    assert (await client.post(server.url)).status_code == 403
     assert usage.closed_until == NOW + timedelta(minutes=15)
 
     server.answers = [web.Response(status=429, headers={"Retry-After": "3600"})]
@@ -306,5 +368,5 @@ async def test_the_usage_notes_the_latest_instant_before_which_a_server_must_not
     assert usage.closed_until == NOW + timedelta(hours=1)
 
     server.answers = [web.Response(status=403, headers={"Retry-After": "900"})]
-    await client.get(server.url)
+    await client.post(server.url)
     assert usage.closed_until == NOW + timedelta(hours=1)

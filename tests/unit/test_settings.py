@@ -130,6 +130,8 @@ def test_the_time_limit_of_an_invocation_is_that_of_the_host(tmp_path: Path) -> 
         ({"KEY_VAULT_URI": "http://acme"}, "KEY_VAULT_URI: expected an https:// address"),
         ({"KEY_VAULT_VERIFY_CHALLENGE": "maybe"}, "KEY_VAULT_VERIFY_CHALLENGE: expected true or false, got 'maybe'"),
         ({"RUN_RETENTION_DAYS": "0"}, "RUN_RETENTION_DAYS: expected a whole number from 1 to 3650, got '0'"),
+        ({"SECRET_CACHE_SECONDS": "3601"}, "SECRET_CACHE_SECONDS: expected a whole number from 0 to 3600, got '3601'"),
+        ({"SECRET_CACHE_SECONDS": "1m"}, "SECRET_CACHE_SECONDS: expected a whole number from 0 to 3600, got '1m'"),
         ({"RUN_RETENTION_DAYS": "a month"}, "RUN_RETENTION_DAYS: expected a whole number"),
         (
             {"ORCHESTRATOR_LOOKAHEAD": "1h"},

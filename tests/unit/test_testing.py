@@ -199,6 +199,27 @@ async def test_answers_are_limited_and_decoded(fake_run: FakeRuns, mock_api: Moc
         await fake_run(flow(small)).call()
 
 
+@pytest.mark.vcr
+async def test_a_cassette_answers(fake_run: FakeRuns) -> None:
+    """In a test with the marker of pytest-recording, requests go through the network, where vcrpy answers them."""
+    run = fake_run(items)
+
+    await run.call()
+
+    assert run.counts == {"items": 3}
+
+
+@pytest.mark.vcr("test_a_cassette_answers.yaml")
+async def test_a_request_that_is_not_in_the_cassette_fails(fake_run: FakeRuns) -> None:
+    """It is not sent. It is repeated no more than any other exception of a flow."""
+
+    async def asks(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+        await run.http.get("https://source.example/orders")
+
+    with pytest.raises(Exception, match="(?s)Can't play back this request.*source.example/orders"):
+        await fake_run(flow(asks)).call()
+
+
 # --- secrets
 
 
