@@ -62,6 +62,7 @@ PARTS = {
         "health",
         "model",
         "operate",
+        "run",
         "schedule",
         "services",
         "settings",

@@ -127,17 +127,17 @@ async def trial(
     stopped, saved = tuple(_stopped(*each, made.redact) for each in requests), list[Path]()
     answered = zip(requests, stopped, strict=True)
     invented = [_entry(response, each, made.redact) for (_, response, _), each in answered if each.is_made_up]
-    if recording:
-        saved.append(save_cassette(answers.file.parent, _stem(flow), made, ending, recording))
-        if invented:
-            save_answers(answers.file, invented)
-            saved.append(answers.file)
     changes = None
     try:
+        if recording:
+            saved.append(save_cassette(answers.file.parent, _stem(flow), made, ending, recording))
+        if recording and invented:
+            save_answers(answers.file, invented)
+            saved.append(answers.file)
         sent = [_sent(request, made.redact) for request, _, _ in requests]
         changes = remember(_root(flow) / ".local" / "try", wish.tenant_id, flow.name, sent)
     except OSError as error:
-        notes.append(f"the next try cannot be compared with this one: {error}")
+        notes.append(f"not everything could be kept of this try: {error}")
     return Trial(
         tenant_id=wish.tenant_id,
         flow_name=flow.name,

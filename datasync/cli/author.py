@@ -2,9 +2,11 @@
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -34,6 +36,7 @@ from datasync.model.run import Outcome
 from datasync.operate.action import Ask
 from datasync.operate.runs import RunLine
 from datasync.operate.why import command
+from datasync.run.execute import GRACE
 from datasync.telemetry.emit import configure, logger
 
 _MOST_SHOWN = 20  # stopped requests
@@ -96,7 +99,7 @@ async def run(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, pac
     """
     registry = load_flows(package)
     wish = Wish(tenant_id=tenant_id, flow=flow_name, **options)
-    with _log_lines():
+    with _log_lines(), _told_to_stop():
         try:
             made = await run_here(session.services, registry, ask, wish)
         except LeaseLost as error:
@@ -141,7 +144,7 @@ async def try_(
     """
     registry = load_flows(package)
     wish = Wish(tenant_id=tenant_id, flow=flow_name, **options)
-    with _log_lines():
+    with _log_lines(), _told_to_stop():
         found = await trial(session.services, registry, wish, session.now, cursor=cursor, saves=saves)
     session.answer(_content(found), _lines(found))
     if found.ending.outcome is Outcome.INTERRUPTED:
@@ -276,6 +279,28 @@ def _log_lines() -> Generator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+@contextmanager
+def _told_to_stop() -> Generator[None]:
+    """Say what Ctrl-C does. asyncio cancels the flow at its next await, and only a second one ends code that blocks."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        click.echo(f"Stopping: the flow has {GRACE.seconds} s. If it blocks, press Ctrl-C again", err=True)
+        signal.signal(signal.SIGINT, of_asyncio)
+        if callable(of_asyncio):
+            of_asyncio(number, frame)
+
+    of_asyncio = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, stop)
+    except ValueError:  # in another thread than the main one, which gets no signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, of_asyncio)
 
 
 COMMANDS: tuple[click.Command, ...] = (try_, run)

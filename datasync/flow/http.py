@@ -117,7 +117,7 @@ class _Client(httpx.AsyncClient):
         forget(request)
         if READS in request.extensions and request.method not in ("POST", *SAFE):
             raise ValueError(
-                f"extensions=READ marks a POST that only reads; a {request.method} changes data: use IDEMPOTENT"
+                f"extensions=READ marks a POST that only reads, and this is a {request.method}: leave it out"
             )
         return request
 

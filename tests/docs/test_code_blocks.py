@@ -13,10 +13,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 from azure.storage.queue.aio import QueueClient
 
+from datasync.author.answers import Answers
 from datasync.model.failure import Failure
 from datasync.model.job import JobMessage, QueueMessage
 from datasync.model.lease import Lease
@@ -42,8 +44,9 @@ def has_check(block: Block) -> bool:
     match block.language:
         case "python":  # a file that is written into the copy
             return bool(re.match(r'"""(?:flows/|tests/)', block.text))
-        case "json":  # a tenant document, an indexing policy or a cool-down
-            return bool({"flows", "indexingMode", "untilUtc"} & set(json.loads(block.text)))
+        case "json":  # a list of answers, or a tenant document, an indexing policy or a cool-down
+            content = json.loads(block.text)
+            return isinstance(content, list) or bool({"flows", "indexingMode", "untilUtc"} & set(content))
         case _:
             return block.language in ("sh", "powershell", "kusto", "sql", "log", "text", "console")
 
@@ -131,6 +134,17 @@ def test_the_message_for_a_dead_run_is_a_job() -> None:
 
 
 # --- JSON
+
+
+def test_a_list_of_answers_has_no_mistake(tmp_path: Path) -> None:
+    """The answers can be used, and are those that the page describes."""
+    file = tmp_path / "items.answers.json"
+    file.write_text(block("json", '"method"').text, encoding="utf-8")
+    answers = Answers(file)
+
+    answered = [answers.to(httpx.Request("PATCH", "https://crm.example/v1/leads/7"))[0] for _ in range(3)]
+
+    assert [each.status_code for each in answered] == [429, 200, 200]
 
 
 @pytest.mark.parametrize("block", [each for each in blocks("json") if "flows" in json.loads(each.text)], ids=str)

@@ -312,6 +312,23 @@ class TestProcess:
         assert "BLOCKED t/feed blocked every flow for " in errors.decode()
         assert "feed.py:10" in errors.decode()
 
+    async def test_a_second_ctrl_c_ends_a_flow_that_never_awaits(self, desk: Desk, world: World) -> None:
+        """The first one is noted, and says so. The run is recorded."""
+        desk.write("run.log.info('busy')\nwhile True: pass")
+        process = await self.start(desk, world)
+        assert process.stderr is not None
+        while b"busy" not in await process.stderr.readline():
+            pass
+
+        process.send_signal(signal.SIGINT)
+        first = await process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+        (record,) = await world.records()
+        assert first == b"Stopping: the flow has 10 s. If it blocks, press Ctrl-C again\n"
+        assert (process.returncode, record["outcome"]) == (130, "gave_up")
+
     @staticmethod
     async def start(desk: Desk, world: World) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

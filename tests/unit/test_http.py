@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from datasync import IDEMPOTENT, RetryLater
+from datasync import IDEMPOTENT, READ, RetryLater, response_limits
 from datasync.flow.http import new_client
 from datasync.flow.retry_after import closed_until
 from datasync.flow.usage import HttpUsage
@@ -165,6 +165,50 @@ async def test_a_request_that_changes_data_is_checked_before_it_is_sent(
     server.answers = [web.Response(status=503)]
     await client.put(server.url)
     assert checked_after[4:] == [7, 8]
+
+
+async def test_a_post_that_reads_is_treated_like_a_get(
+    server: Server, transport: httpx.AsyncBaseTransport, usage: HttpUsage
+) -> None:
+    """It is repeated, and not checked before. READ can be combined with other extensions."""
+
+    async def check() -> None:
+        raise AssertionError("a POST that reads is not checked")
+
+    client = new_client(transport, usage, check)
+    server.answers = [web.Response(status=503)]
+
+    answer = await client.post(server.url, json={}, extensions=READ | response_limits(max_body=100))
+
+    assert answer.json() == {"ok": True}
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+async def test_only_a_post_can_be_marked_as_reading(client: httpx.AsyncClient, server: Server, method: str) -> None:
+    """The other methods change data. The request is not sent."""
+    with pytest.raises(ValueError, match=f"extensions=READ marks a POST that only reads, and this is a {method}"):
+        await client.request(method, server.url, extensions=READ)
+
+    assert server.requests == []
+
+
+async def test_a_request_that_changes_data_can_be_answered_without_the_api(
+    server: Server, transport: httpx.AsyncBaseTransport, usage: HttpUsage
+) -> None:
+    """Below the retries: a transient answer is asked for again. A GET is sent."""
+    answers = [httpx.Response(503), httpx.Response(201, json={"id": 7})]
+
+    async def stand_in(_: httpx.Request) -> httpx.Response:
+        return answers.pop(0)
+
+    client = new_client(transport, usage, stand_in=stand_in)
+
+    await client.get(server.url)
+    answer = await client.put(server.url, json={})
+
+    assert (answer.status_code, answer.json()) == (201, {"id": 7})
+    assert [request.method for request in server.requests] == ["GET"]
 
 
 @pytest.mark.parametrize("sent_before", [0, 1])

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from types import FunctionType
 
 import pytest
 
 from datasync.clock import Clock
-from datasync.flow.watchdog import Watchdog, current_run
+from datasync.flow.watchdog import DEBUGGER, Watchdog, current_run
 from tests.waiting import wait_until
 
 THRESHOLD = timedelta(seconds=0.2)
@@ -95,6 +96,18 @@ async def test_a_block_has_the_run_and_the_line_and_the_call(watchdog: Watchdog)
     assert (block.subject, block.place) == ("acme/slow", f"{line_of(sleeps, 'time.sleep')} (time.sleep)")
     assert block.seconds >= BLOCK
     assert datetime.now(UTC) - timedelta(minutes=1) < block.started <= datetime.now(UTC)
+
+
+async def test_the_time_in_which_a_debugger_waits_belongs_to_no_run(watchdog: Watchdog) -> None:
+    """So it counts in no timeout."""
+    moment = await watched(watchdog)
+    prompt = FunctionType(sleeps.__code__, {"__name__": "pdb", "time": time, "BLOCK": BLOCK})
+
+    await in_run("acme/debugged", prompt)
+
+    (block,) = watchdog.blocks_since(moment)
+    assert (block.subject, block.place) == (None, DEBUGGER)
+    assert watchdog.blocked_since(moment, except_by="acme/debugged").total_seconds() >= BLOCK
 
 
 async def test_a_block_above_two_seconds_is_kept_by_default() -> None:
