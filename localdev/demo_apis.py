@@ -1,12 +1,14 @@
-"""Three APIs for the example flows, on one port: a weather service, a source of orders, and a CRM.
+"""APIs for the example flows and for new ones, on one port: weather, a source of orders, a CRM, and any others.
 
 GET  /v1/forecast?latitude=…&longitude=…&current=…       weather, in the form of api.open-meteo.com
 GET  /homedepot/v1/orders?updated_since=…&updated_before=…&page_size=…&cursor=…
 POST /builderprime/v1/leads:batchUpsert                  {"leads": [{"external_id": …, …}, …]}
 GET  /builderprime/v1/leads                              the leads received so far
+GET  /<any name>/items?updated_since=…&updated_before=…  for the flows of `python -m datasync new`
+POST /<any name>/items:upsert                            [{"external_id": …, …}, …]
 
-Orders and leads need `Authorization: Bearer <token>`. Each token is an account with its own orders and leads. Like real
-APIs, these two limit the rate of requests (429), and sometimes fail (500).
+All but the weather need `Authorization: Bearer <token>`. Each token is an account with its own orders, leads and items.
+Like real APIs, these limit the rate of requests (429), and sometimes fail (500).
 """
 
 import base64
@@ -101,6 +103,9 @@ class DemoApis:
     leads: dict[str, dict[str, Lead]] = field(default_factory=lambda: defaultdict(dict))
     """The leads received, by token and external id."""
 
+    items: dict[str, dict[str, Lead]] = field(default_factory=lambda: defaultdict(dict))
+    """The items received, by token and external id."""
+
     _orders: dict[str, list[Order]] = field(default_factory=dict, init=False, repr=False)
     _allowances: dict[str, Allowance] = field(default_factory=dict, init=False, repr=False)
     _served: int = field(default=0, init=False, repr=False)
@@ -118,6 +123,8 @@ class DemoApis:
         application.router.add_get("/homedepot/v1/orders", self._list_orders)
         application.router.add_post("/builderprime/v1/leads:batchUpsert", self._upsert_leads)
         application.router.add_get("/builderprime/v1/leads", self._list_leads)
+        application.router.add_get("/{system}/items", self._list_items)
+        application.router.add_post("/{system}/items:upsert", self._upsert_items)
         return application
 
     @web.middleware
@@ -214,6 +221,24 @@ class DemoApis:
 
     async def _list_leads(self, request: web.Request) -> web.Response:
         return web.json_response({"leads": list(self.leads[_token(request)].values())})
+
+    async def _list_items(self, request: web.Request) -> web.Response:
+        """Answer with the items of updated_since <= updated_at < updated_before, which are the orders in short."""
+        try:
+            since, before = _time(request, "updated_since"), _time(request, "updated_before")
+        except ValueError as why:
+            return _error(400, "bad_request", str(why))
+        found = [order for order in self.orders(_token(request)) if since <= order.updated_at < before]
+        return web.json_response(
+            [{"id": each.id, "name": each.body["customer"]["name"], "status": each.body["status"]} for each in found]
+        )
+
+    async def _upsert_items(self, request: web.Request) -> web.Response:
+        items = await request.json()
+        if not isinstance(items, list) or not all(isinstance(each, dict) and "external_id" in each for each in items):
+            return _error(400, "bad_request", "The body must be a list of items, each with an external_id.")
+        self.items[_token(request)].update({each["external_id"]: each for each in items})
+        return web.json_response({"received": len(items)})
 
 
 def _token(request: web.Request) -> str:

@@ -167,6 +167,7 @@ def test_flows_import_the_framework_only(path: Path) -> None:
                 "dead.py",
                 "documents.py",
                 "checks.py",
+                "new.py",
                 "replay.py",
                 "simulate.py",
             },

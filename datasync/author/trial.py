@@ -22,6 +22,7 @@ from datasync.author.last_try import Sent, remember
 from datasync.author.save import save_answers, save_cassette
 from datasync.errors import CursorInvalid, EntryUnknown
 from datasync.flow.context import Window
+from datasync.flow.ends import NO_CURSOR
 from datasync.flow.options import Overlap
 from datasync.flow.recording import Recording
 from datasync.flow.redact import Redaction
@@ -32,7 +33,6 @@ from datasync.model.job import Job, JobMessage, Trigger, run_id
 from datasync.model.state import FlowState
 from datasync.model.times import utc_text
 from datasync.run.admit import with_settings
-from datasync.run.describe import NO_CURSOR
 from datasync.run.ending import Ending
 from datasync.run.prepare import Given, Prepared, prepare
 from datasync.services import Services

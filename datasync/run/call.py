@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from datasync.errors import CursorInvalid, LeaseLost, ServiceUnavailable
 from datasync.flow.context import Window
+from datasync.flow.ends import NO_CURSOR
 from datasync.flow.http import LONGEST_WAIT
 from datasync.flow.watchdog import DEBUGGER
 from datasync.model.cursor import normalized
 from datasync.model.run import Outcome, RunRecord
 from datasync.model.state import Checkpoint
 from datasync.run.admit import Admitted
-from datasync.run.describe import NO_CURSOR, counts_of, describe, outage_in
+from datasync.run.describe import counts_of, describe, outage_in
 from datasync.run.ending import Ending
 from datasync.run.execute import Execution, How, execute
 from datasync.run.prepare import Given, Prepared, prepare

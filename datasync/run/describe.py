@@ -5,7 +5,6 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 
@@ -22,19 +21,16 @@ from datasync.errors import (
     SecretRefused,
     ServiceUnavailable,
 )
-from datasync.flow.context import MOST_COUNTS, check_counts, checked_count
+from datasync.flow.context import MOST_COUNTS, checked_count
+from datasync.flow.ends import cursor_left, signal_in
 from datasync.flow.failures import failure_of, place_of
 from datasync.flow.registry import Flow, FlowFunction
-from datasync.model.cursor import normalized
 from datasync.model.decode import NAME_LIMIT
 from datasync.model.failure import Failure
 from datasync.model.run import Outcome, RunWindow
 from datasync.run.ending import Ending
 from datasync.run.execute import Execution, How
 from datasync.run.prepare import Prepared
-
-NO_CURSOR = 'run.cursor is not kept for a flow with overlap="allow": its runs would replace the cursors of each other'
-"""The error of a flow that wants to keep one."""
 
 
 async def describe(made: Prepared, execution: Execution) -> Ending:
@@ -92,7 +88,7 @@ def _ending(execution: Execution, made: Prepared, describe: _Describe) -> Ending
         return Ending(Outcome.INTERRUPTED, describe(why), raised=asyncio.CancelledError())
     if error is None:
         raise AssertionError("a flow that raised has an error")
-    if signal := _signal(error):
+    if signal := signal_in(error):
         reason = made.redact.line(str(signal))  # without the name of the class
         return _signalled(signal, made, lambda each: replace(describe(each), message=reason))
     if outage := outage_in(error):
@@ -111,25 +107,12 @@ def _signalled(signal: FlowSignal, made: Prepared, describe: _Describe) -> Endin
 
 def _finished(ending: Ending, made: Prepared, describe: _Describe) -> Ending:
     """Return an ending with the cursor that the flow has left, or a failure if its end cannot be kept."""
+    part_end = ending.window_end if ending.outcome is Outcome.CONTINUED else None
     try:
-        check_counts(made.run.counts)
-        if ending.outcome is Outcome.CONTINUED and ending.window_end:
-            _check_window_end(ending.window_end, made)
-        if made.given.state is None and made.run.cursor is not None:
-            raise CursorInvalid(NO_CURSOR)  # noqa: TRY301 - all of these checks end the run in the same way
-        return replace(ending, cursor=normalized(made.run.cursor))
+        return replace(ending, cursor=cursor_left(made.run, part_end, has_state=made.given.state is not None))
     except (CursorInvalid, FlowFailed, TypeError, ValueError) as error:
         reason = made.redact.line(str(error))  # without the name of the class
         return _failed(error, lambda each: replace(describe(each), message=reason))
-
-
-def _check_window_end(end: datetime, made: Prepared) -> None:
-    if made.given.state is None:
-        raise FlowFailed(f'Continue(window_end={end}): a flow with overlap="allow" has no window')
-    start = made.run.window.start
-    if end > made.run.window.end or (start and end < start):
-        last = made.run.window.end
-        raise FlowFailed(f"Continue(window_end={end}): the run's window ends at {last} and starts at {start}")
 
 
 def _failed(error: BaseException, describe: _Describe, traceback: str = "") -> Ending:
@@ -155,16 +138,6 @@ def _timed_out(execution: Execution, flow: Flow, subject: str) -> str:
         f"{subject} was cancelled after {flow.timeout}: do less in one run, or register the flow with a longer "
         f"timeout={also}.{ignored}"
     )
-
-
-def _signal(error: BaseException) -> FlowSignal | None:
-    """Return the signal in an error, if any. For a group of nothing but signals, return the strongest."""
-    if not isinstance(error, ExceptionGroup):
-        return error if isinstance(error, FlowSignal) else None
-    signals = [signal for each in error.exceptions if (signal := _signal(each))]
-    if len(signals) < len(error.exceptions):
-        return None
-    return max(signals, key=lambda signal: signal.delay if isinstance(signal, RetryLater) else timedelta.max)
 
 
 def outage_in(error: BaseException) -> ServiceUnavailable | None:

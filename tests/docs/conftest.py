@@ -18,6 +18,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from datasync import FlowRegistry
+from datasync.author.new import LONGEST, new_flow
 from datasync.model.job import JobMessage
 from datasync.model.lease import Lease
 from datasync.model.state import FlowState
@@ -43,6 +45,15 @@ _RUNS = {  # the flows of the documents, by tenant
         entry("lost"),
     ],
 }
+_NEW = (
+    "billing→crm",
+    "Müller & Söhne -> 2nd CRM",
+    "2 fast",
+    "import",
+    """the "big" $source→it's {x}""",
+    f"{'x' * (LONGEST - 5)}→y",
+)
+"""Names of flows that `python -m datasync new` writes. Their files are checked with those of the documents."""
 _LEFT = 3
 """Messages that wait for longer than a test: of a flow that is unknown, a provider that is closed, and the run that
 closed it."""
@@ -54,7 +65,7 @@ class Copy:
 
     folder: Path
     documented: tuple[str, ...] = ()
-    """The files of the documents, relative to the folder."""
+    """The files of the documents, and those of new flows, relative to the folder."""
 
     def python(self, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         """Run Python there, in a process of its own."""
@@ -87,7 +98,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     shutil.copytree(Path(__file__).parent / "cassettes", folder / "tests" / "flows" / "cassettes", dirs_exist_ok=True)
     for file in ("documented_flows.py", "documented_recipes.py"):
         shutil.copy(Path(__file__).parent / file, folder / "tests" / "flows" / f"test_{file}")
-    return Copy(folder, tuple(files))
+    made = [new_flow(folder, FlowRegistry(), name, f"new-{n}", datetime.now(UTC)) for n, name in enumerate(_NEW)]
+    return Copy(folder, (*files, *(path.as_posix() for each in made for path in (each.flow, each.test))))
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """An API on this machine, for flows that call one, and the secrets of flows."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -70,8 +70,8 @@ async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
     def connect() -> SecretClient:
         return SecretClient(vault.uri, credential, verify_challenge_resource=False, retry_total=0)
 
-    def make(clock: Clock | None = None, **options: Any) -> Vault:
-        made.append(Vault(connect, (clock or FakeClock()).now, **options))
+    def make(clock: Clock | None = None, time_to_live: timedelta = timedelta(minutes=5)) -> Vault:
+        made.append(Vault(connect, (clock or FakeClock()).now, time_to_live))
         return made[-1]
 
     yield make

@@ -144,6 +144,20 @@ async def test_an_invalid_batch_is_refused(demo: DemoApis, caller: httpx.AsyncCl
     assert not demo.leads["acme"]
 
 
+async def test_any_system_has_items(demo: DemoApis, caller: httpx.AsyncClient) -> None:
+    """A flow of `python -m datasync new` reads them, and upserts them elsewhere."""
+    items = (await caller.get("/billing/items", params=ALL)).raise_for_status().json()
+    assert [each["id"] for each in items] == [order.id for order in demo.orders("acme")]
+    assert set(items[0]) == {"id", "name", "status"}
+
+    for _ in range(2):
+        (await caller.post("/crm/items:upsert", json=[{"external_id": "billing-1", "name": "one"}])).raise_for_status()
+    assert demo.items["acme"] == {"billing-1": {"external_id": "billing-1", "name": "one"}}
+
+    assert (await caller.get("/billing/items")).status_code == 400
+    assert (await caller.post("/crm/items:upsert", json={})).status_code == 400
+
+
 async def test_requests_above_the_rate_limit_are_refused() -> None:
     """The answer is 429 with Retry-After. The limit is per token."""
     trouble = Trouble(requests_per_second=0.001, burst=2, retry_after=3, fail_every=0)

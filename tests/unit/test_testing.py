@@ -15,7 +15,6 @@ import msgspec
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
 from azure.keyvault.secrets.aio import SecretClient
-from vcr.errors import CannotOverwriteExistingCassetteException
 
 from datasync import (
     IDEMPOTENT,
@@ -217,7 +216,7 @@ async def test_a_request_that_is_not_in_the_cassette_fails(fake_run: FakeRuns) -
     async def asks(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
         await run.http.get("https://source.example/orders")
 
-    with pytest.raises(CannotOverwriteExistingCassetteException, match="source.example/orders"):
+    with pytest.raises(Exception, match="(?s)Can't play back this request.*source.example/orders"):
         await fake_run(flow(asks)).call()
 
 
