@@ -1,6 +1,8 @@
 """Answers the requests of a run from a recording, below the retries. Nothing is sent."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import override
 
@@ -10,6 +12,8 @@ from datasync.errors import ResponseTooLarge
 from datasync.flow.responses import Limits, TotalTimeout
 from datasync.flow.stand_ins import StandIns
 from datasync.model.cassette import Cassette, Interaction, Note, Request, Trouble, Unanswered
+
+_PATIENCE = 1  # seconds that a request waits which was never answered
 
 
 class PlaybackEnded(BaseException):
@@ -49,7 +53,7 @@ class Playback(httpx.AsyncBaseTransport):
         self._cassette = cassette
         self._left = cassette.exchanges
         self._on_step = on_step
-        self._hidden = StandIns({})  # in the recording, too, values that look like secrets are hidden
+        self._hidden = StandIns()  # in the recording, too, values that look like secrets are hidden
 
     @property
     def unused(self) -> list[str]:
@@ -66,7 +70,7 @@ class Playback(httpx.AsyncBaseTransport):
         number = found.number if isinstance(found, Unanswered) else found.datasync.number
         self._on_step(Step(number, f"{request.method} {url}", len(body), _answer(found)))
         if isinstance(found, Unanswered):
-            raise _error(found.trouble, found, request)
+            raise await _error(found.trouble, found, request)
         return httpx.Response(
             found.response.status.code,
             headers=[(name, value) for name, values in found.response.headers.items() for value in values],
@@ -102,7 +106,7 @@ class _Body(httpx.AsyncByteStream):
         if note.left_out:
             raise NotRecorded(f"not recorded: the rest of the answer {note.number}: {note.left_out}")
         if note.trouble:
-            raise _error(note.trouble, self._recorded, self._request)
+            raise await _error(note.trouble, self._recorded, self._request)
 
 
 def _is(recorded: Request, method: str, url: str) -> bool:
@@ -130,9 +134,12 @@ def _described(trouble: Trouble) -> str:
     return f"{trouble.kind}: {trouble.message}" if trouble.message else trouble.kind
 
 
-def _error(trouble: Trouble, found: Interaction | Unanswered, request: httpx.Request) -> BaseException:
+async def _error(trouble: Trouble, found: Interaction | Unanswered, request: httpx.Request) -> BaseException:
     """Return the error that the HTTP client raised."""
     if trouble.kind == "CancelledError":
+        with suppress(TimeoutError):  # the flow itself may cancel the request, as a TaskGroup does
+            async with asyncio.timeout(_PATIENCE):
+                await asyncio.get_running_loop().create_future()
         return NotAnswered(f"the attempt ended while it waited for the answer to {_named(found.request)}")
     if trouble.kind == "ResponseTooLarge" and isinstance(found, Interaction):
         return ResponseTooLarge(request.url.host, found.response.status.code, Limits.of(request).max_body)

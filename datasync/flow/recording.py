@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import override
 
 import httpx
@@ -42,15 +42,15 @@ class Recording:
     """The exchanges of one attempt, within bounds."""
 
     def __init__(self) -> None:
-        self._secrets = dict[str, str]()
+        self._secrets = dict[tuple[str, str], None]()
         self._first = list[_Exchange]()
         self._last = deque[_Exchange](maxlen=LAST)
         self._count = 0
         self._size = 0
 
     def add_secret(self, name: str, value: str | None) -> None:
-        """Note a secret that the attempt has read, to replace it by its stand-in. The first value of a name counts."""
-        self._secrets.setdefault(name, value or "")
+        """Note a secret that the attempt has read, to replace it by its stand-in. It may have several values."""
+        self._secrets[name, value or ""] = None
 
     async def exchange(self, request: httpx.Request, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
         """Send a request once, and record it, its answer as the flow reads it, and the errors of both.
@@ -65,7 +65,7 @@ class Recording:
         except _TROUBLES as error:
             exchange.trouble = error
             raise
-        exchange.response = response
+        exchange.answer = _Answer(response.status_code, response.reason_phrase, response.headers)
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - of an async transport
         response.stream = _Recorded(response.stream, exchange)
         return response
@@ -102,8 +102,10 @@ class Recording:
         self._count += 1
         is_first = len(self._first) < MOST
         exchange = _Exchange(
-            self._count,
-            request,
+            number=self._count,
+            method=request.method,
+            url=str(request.url),
+            headers=request.headers,
             request_body=_Kept(self._room if is_first else _small),
             body=_Kept(self._room if is_first else _small),
         )
@@ -172,35 +174,44 @@ class _Kept:
         return f"the run has read {self._size:,} bytes of it, and left the rest" if self._size else "it was not read"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    reason: str
+    headers: httpx.Headers
+
+
+@dataclass(slots=True, kw_only=True)
 class _Exchange:
+    """A request and its answer. It does not hold their objects of httpx, which keep the whole bodies."""
+
     number: int
-    request: httpx.Request
+    method: str
+    url: str
+    headers: httpx.Headers
     request_body: _Kept
     body: _Kept
-    response: httpx.Response | None = None
-    trouble: BaseException | None = field(default=None, repr=False)
+    answer: _Answer | None = None
+    trouble: BaseException | None = None
 
     def unanswered(self, safe: StandIns) -> Unanswered | None:
         """Return the exchange if it has no answer."""
-        if self.response is not None:
+        if self.answer is not None:
             return None
         trouble = self.trouble or asyncio.CancelledError()
         return Unanswered(self.number, self._request(safe), _trouble(trouble, safe))
 
     def interaction(self, safe: StandIns) -> Interaction | None:
         """Return the exchange if it has an answer."""
-        if self.response is None:
+        if self.answer is None:
             return None
-        headers, body = safe.headers(self.response.headers), safe.body(self.body.text)
+        headers, body = safe.headers(self.answer.headers), safe.body(self.body.text)
         for name in [name for name in headers if name.lower() == "content-length"]:
             if headers[name] != [str(len(body.encode()))]:  # of the body before
                 del headers[name]
         return Interaction(
             request=self._request(safe),
-            response=Response(
-                Status(self.response.status_code, safe.text(self.response.reason_phrase)), headers, Body(body)
-            ),
+            response=Response(Status(self.answer.status, safe.text(self.answer.reason)), headers, Body(body)),
             datasync=Note(
                 number=self.number,
                 request_left_out=self.request_body.left_out,
@@ -211,7 +222,7 @@ class _Exchange:
 
     def _request(self, safe: StandIns) -> Request:
         body = safe.body(self.request_body.text) or None
-        return Request(self.request.method, safe.url(str(self.request.url)), body, safe.headers(self.request.headers))
+        return Request(self.method, safe.url(self.url), body, safe.headers(self.headers))
 
 
 def _trouble(error: BaseException, safe: StandIns) -> Trouble:

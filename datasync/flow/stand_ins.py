@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpx
@@ -39,17 +39,21 @@ class StandIns:
     secret too. Of two secrets with the same value, both have the stand-in of the first.
     """
 
-    def __init__(self, secrets: Mapping[str, str]) -> None:
-        """Make them. Long secrets take a tenth of a second each: use a thread."""
+    def __init__(self, secrets: Iterable[tuple[str, str]] = ()) -> None:
+        """Make them for secrets by name. Long secrets take a tenth of a second each: use a thread.
+
+        A name may have several values, since a secret can be rotated during an attempt.
+        """
+        secrets = [*secrets]
         self._redact = Redaction(keeps_queries=True)
         by_value = dict[str, str]()
-        for name, value in secrets.items():
+        for name, value in secrets:
             by_value.setdefault(value, _stand_in(name, value))
         for value, stand_in in by_value.items():
             for form, label in _forms(value, stand_in):
                 self._redact.add("", form, label)
         self._tokens = set[str]()
-        self.names: dict[str, str] = {name: by_value[value] for name, value in secrets.items()}
+        self.names: dict[str, str] = {name: by_value[value] for name, value in secrets}
         """Name of a secret → its stand-in."""
 
     def learn(self, body: str) -> None:

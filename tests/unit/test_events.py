@@ -33,6 +33,7 @@ from datasync.telemetry.events import (
     LetterKept,
     NotBuried,
     ProblemsOmitted,
+    RecordingLost,
     RunEnded,
     RunRenamed,
     RunStarted,
@@ -237,6 +238,14 @@ EVENTS: list[tuple[Event, int, str]] = [
         "START acme/weather queued=720.0s run=5f attempt=1",
     ),
     (
+        RecordingLost(
+            subject="acme/weather", error=ServiceUnavailable("the blob container refused"), run="5f", attempt=2
+        ),
+        logging.WARNING,
+        "UNRECORDED acme/weather: the recording was not stored: the blob container refused run=5f attempt=2 "
+        "error=ServiceUnavailable",
+    ),
+    (
         FlowBlocked(subject="acme/slow", seconds=8.04, place="flows/slow.py:11 (time.sleep)", run="5f", attempt=1),
         logging.ERROR,
         "BLOCKED acme/slow blocked every flow for 8.0 s at flows/slow.py:11 (time.sleep) run=5f attempt=1",
@@ -415,6 +424,7 @@ UNSEEN = "\x00\x07\x1b[31m\x85\u200b\u200d\u2028\u202e\u2066\ufeff\U000e0041"
         DocumentInvalid(problem=Problem(tenant_id=f"t{UNSEEN}", flow=f"f{UNSEEN}", path=f"p{UNSEEN}", why=UNSEEN)),
         FlowFileBroken(module=f"m{UNSEEN}", cause=f"c{UNSEEN}", traceback=f"t{UNSEEN}"),
         RunStarted(subject=f"t{UNSEEN}/f{UNSEEN}", run="5f", attempt=1),
+        RecordingLost(subject=f"t{UNSEEN}/f{UNSEEN}", error=ValueError(UNSEEN), run="5f", attempt=1),
         FlowBlocked(subject=f"t{UNSEEN}/f{UNSEEN}", seconds=1, place=f"p{UNSEEN}", run="5f", attempt=1),
         RunEnded(record=ended(Outcome.DEAD, f"text{UNSEEN}", counts={f"c{UNSEEN}": 1}), traceback=f"t{UNSEEN}"),
         JobDropped(job=replace(JOB, tenant_id=f"t{UNSEEN}", flow_name=f"f{UNSEEN}"), why=UNSEEN),

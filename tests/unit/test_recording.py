@@ -1,7 +1,9 @@
 """Recordings of the exchanges of a run, made on the wire and read by vcrpy."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -300,7 +302,40 @@ def test_a_cassette_that_cannot_be_read_is_refused(content: bytes, why: str) -> 
 )
 def test_stand_ins_keep_a_body_usable(value: str, body: str, safe: str) -> None:
     """JSON stays JSON, and URLs stay URLs. A secret of less than four characters is left in texts."""
-    assert StandIns({"my--it": value}).body(body) == safe
+    assert StandIns([("my--it", value)]).body(body) == safe
+
+
+def test_a_secret_that_changes_has_one_stand_in() -> None:
+    """A secret can be rotated between two reads of an attempt. None of its values is in the recording."""
+    recording = Recording()
+    recording.add_secret("my--it", "the-old-value")
+    recording.add_secret("my--it", "the-new-value")
+    facts = cassette(recording).datasync
+    facts.settings["values"] = ["the-old-value", "the-new-value"]
+
+    made = recording.cassette(facts).datasync
+
+    assert made.settings["values"] == ["<my--it>", "<my--it>"]
+    assert made.secrets == {"my--it": "<my--it>"}
+
+
+async def test_a_recording_does_not_hold_the_bodies_that_it_cuts() -> None:
+    """The requests and answers of httpx keep their bodies, so the recording lets go of them."""
+    recording, alive = Recording(), list[weakref.ref[object]]()
+
+    async def answer() -> httpx.Response:
+        response = httpx.Response(200, content=b"x" * 1000)
+        alive.append(weakref.ref(response))
+        return response
+
+    request = httpx.Request("POST", "https://x.example/", content=b"y" * 1000)
+    alive.append(weakref.ref(request))
+    await (await recording.exchange(request, answer)).aread()
+    del request
+    gc.collect()
+
+    assert [each() for each in alive] == [None, None]
+    assert len(cassette(recording).interactions) == 1
 
 
 def test_a_secret_in_json_has_a_stand_in_of_the_same_shape() -> None:

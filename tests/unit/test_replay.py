@@ -13,9 +13,12 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
+from datasync import FlowRegistry, FlowRun, TenantSecretClient
+from datasync.author.playback import Step
+from datasync.author.replay import replay
 from datasync.cli.main import cli
 from datasync.flow.recording import Recording
-from datasync.model.cassette import RecordedRun, RecordedTenant, RecordedWindow
+from datasync.model.cassette import RecordedRun, RecordedTenant, RecordedWindow, decode_cassette
 from datasync.model.failure import Failure
 
 ROOT = Path(__file__).parent.parent.parent
@@ -225,3 +228,26 @@ def test_a_test_needs_the_name_of_a_test(tmp_path: Path, name: str) -> None:
 
     assert f"Error: --pytest {tmp_path / name}: pytest finds tests in files such as test_weather.py" in result.output
     assert result.exit_code == 2
+
+
+def test_a_request_that_the_flow_cancels_does_not_end_the_replay(tmp_path: Path) -> None:
+    """In a TaskGroup, the error of one request cancels the others, which have no answer then."""
+
+    async def both(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+        async with asyncio.TaskGroup() as requests:
+            requests.create_task(run.http.get(URL))
+            requests.create_task(fail(run))
+
+    async def fail(run: FlowRun) -> None:
+        (await run.http.get(URL)).raise_for_status()
+
+    registry = FlowRegistry()
+    registry.flow("weather")(both)
+    failure = Failure(message="…", kind="HTTPStatusError", fingerprint="f", status=404)
+    file = recorded(tmp_path, asyncio.CancelledError(), answer({}, 404), error=failure, place=None)
+    steps: list[Step] = []
+
+    end = asyncio.run(replay(registry.resolve("weather"), decode_cassette(file.read_bytes(), "it"), steps.append))
+
+    assert [step.number for step in steps] == [1, 2]
+    assert end.differences == ()

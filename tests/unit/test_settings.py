@@ -36,6 +36,7 @@ def test_identity_needs_only_names_and_endpoints() -> None:
     read = Settings.from_environ(IDENTITY)
 
     assert read.storage.url == "https://acme.queue.core.windows.net"
+    assert read.recordings.url == "https://acme.blob.core.windows.net"
     assert read.cosmos.url == "https://acme.documents.azure.com:443/"
     assert read.key_vault_url == "https://acme.vault.azure.net/"
 
@@ -50,6 +51,20 @@ def test_the_queue_service_can_be_set_by_its_address() -> None:
     )
 
     assert read.storage.url == "https://acme.queue.core.chinacloudapi.cn"
+    assert read.recordings.url == "https://acme.blob.core.chinacloudapi.cn"
+
+
+def test_the_blob_service_can_be_set_by_its_address() -> None:
+    """Private endpoints may have any names."""
+    read = Settings.from_environ(
+        {
+            **IDENTITY,
+            "AzureWebJobsStorage__queueServiceUri": "https://queues.example",
+            "AzureWebJobsStorage__blobServiceUri": "https://blobs.example",
+        }
+    )
+
+    assert (read.storage.url, read.recordings.url) == ("https://queues.example", "https://blobs.example")
 
 
 def test_development_storage_means_the_local_emulator() -> None:
@@ -128,6 +143,7 @@ def test_the_time_limit_of_an_invocation_is_that_of_the_host(tmp_path: Path) -> 
         ({"COSMOS_CONNECTION_STRING": "AccountEndpoint=<a>;AccountKey=<k>;"}, "the example's <placeholders> are still"),
         ({"KEY_VAULT_URI": "AccountKey=c2VjcmV0"}, "KEY_VAULT_URI: expected an https:// address, got a text with '='"),
         ({"KEY_VAULT_URI": "http://acme"}, "KEY_VAULT_URI: expected an https:// address"),
+        ({"RECORD_FAILURES": "maybe"}, "RECORD_FAILURES: expected true or false, got 'maybe'"),
         ({"KEY_VAULT_VERIFY_CHALLENGE": "maybe"}, "KEY_VAULT_VERIFY_CHALLENGE: expected true or false, got 'maybe'"),
         ({"RUN_RETENTION_DAYS": "0"}, "RUN_RETENTION_DAYS: expected a whole number from 1 to 3650, got '0'"),
         ({"SECRET_CACHE_SECONDS": "3601"}, "SECRET_CACHE_SECONDS: expected a whole number from 0 to 3600, got '3601'"),
@@ -213,6 +229,7 @@ KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQ"
         "KEY_VAULT_URI",
         "KEY_VAULT_VERIFY_CHALLENGE",
         "RUN_RETENTION_DAYS",
+        "RECORD_FAILURES",
         "DASHBOARD",
         "HEARTBEAT_URL",
         "PYTHON_ENABLE_OPENTELEMETRY",
