@@ -91,7 +91,8 @@ def test_documented_flows_load(copy: Copy) -> None:
     validated = copy.python("-m", "datasync", "validate", "-", stdin=json.dumps(tenant))
 
     assert len(entries) >= 7
-    assert (validated.stdout, validated.returncode) == ("1 document, 0 problems\n", 0)
+    assert validated.stdout.startswith("1 document, 0 problems\n"), validated.stdout
+    assert validated.returncode == 0
 
 
 @pytest.mark.parametrize("tool", ["ruff check", "ruff format --check", "mypy"])
@@ -137,7 +138,8 @@ def test_tenant_documents_have_no_problem(copy: Copy, block: Block) -> None:
     """`validate` accepts them, with the documented flows in place."""
     validated = copy.python("-m", "datasync", "validate", "-", stdin=block.text)
 
-    assert (validated.stdout, validated.returncode) == ("1 document, 0 problems\n", 0)
+    assert validated.stdout.startswith("1 document, 0 problems\n"), validated.stdout
+    assert validated.returncode == 0
 
 
 async def test_the_documented_cooldown_closes_a_provider(lived: Lived) -> None:
