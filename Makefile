@@ -18,7 +18,7 @@ demo: install ## Run the whole pipeline once, on local parts, and print the resu
 start: install ## Run the app and its services locally until Ctrl-C. ARGS="--help" lists options.
 	$(BIN)/python -m localdev start $(if $(TRACE),--trace) $(ARGS)
 
-tick: install ## Make the app that `make start` runs look for due flows now.
+tick: install ## Run the flows of `make start` that are due now, and show the results.
 	$(BIN)/python -m localdev tick
 
 test: install ## Run all tests, and check how much of the code they cover.

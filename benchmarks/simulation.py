@@ -60,22 +60,27 @@ async def _does_nothing(tenant_id: str, kv: TenantSecretClient) -> None:
     """Do nothing."""
 
 
+def measure(entries: int, hours: int) -> Iterator[tuple[str, float, int]]:
+    """Yield the name, the CPU time in seconds, and the number of jobs for each of the conditions."""
+    registry = FlowRegistry()
+    for number in range(len(CRONS)):
+        registry.flow(f"flow-{number}", provider=f"provider-{number % 3}")(_does_nothing)
+    fleet = [*documents(entries)]
+    span = Span.of(START, START + timedelta(hours=hours), as_stored=False)
+    for name, conditions in CONDITIONS:
+        begin = time.process_time()
+        found = simulate(fleet, registry, span, conditions, unchanged=conditions)
+        yield name, time.process_time() - begin, found.jobs
+
+
 def main() -> None:
     """Print a row for each of the conditions."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description=__doc__)
     parser.add_argument("--entries", type=int, default=20_000, help="entries, of tenants with ten each")
     parser.add_argument("--hours", type=int, default=24, help="length of the simulated span")
-    options = parser.parse_args()
-    registry = FlowRegistry()
-    for number in range(len(CRONS)):
-        registry.flow(f"flow-{number}", provider=f"provider-{number % 3}")(_does_nothing)
-    fleet = [*documents(options.entries)]
-    span = Span.of(START, START + timedelta(hours=options.hours), as_stored=False)
     print(f"{'':<20} {'CPU s':>8} {'jobs':>12}")
-    for name, conditions in CONDITIONS:
-        begin = time.process_time()
-        found = simulate(fleet, registry, span, conditions, unchanged=conditions)
-        print(f"{name:<20} {time.process_time() - begin:8.2f} {found.jobs:12,}")
+    for name, seconds, jobs in measure(**vars(parser.parse_args())):
+        print(f"{name:<20} {seconds:8.2f} {jobs:12,}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from http import HTTPStatus
-from typing import Any, override
+from typing import TYPE_CHECKING, Any, override
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -23,6 +23,9 @@ from azure.storage.queue.aio import QueueClient
 from datasync.errors import ServiceUnavailable, SettingsInvalid
 from datasync.settings import Account, Settings
 from datasync.stores.cosmos import explained
+
+if TYPE_CHECKING:
+    from azure.storage.blob.aio import ContainerClient
 
 
 def new_transport() -> AioHttpTransport:
@@ -180,6 +183,27 @@ def queue_client(account: Account, name: str, credential: Credential) -> QueueCl
     if account.connection_string:
         return QueueClient.from_connection_string(account.connection_string, name, **options)
     return QueueClient(account.url or "", name, credential=credential(), **options)
+
+
+def container_client(account: Account, name: str, credential: Credential) -> "ContainerClient":
+    """Return a client of one container of blobs.
+
+    Raises:
+        SettingsInvalid: the connection string has no endpoint of blobs.
+
+    """
+    from azure.storage.blob.aio import ContainerClient  # noqa: PLC0415 - few processes store or read recordings
+
+    options: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "transport": new_transport()}
+    if account.connection_string:
+        try:
+            return ContainerClient.from_connection_string(account.connection_string, name, **options)
+        except ValueError:
+            raise SettingsInvalid(
+                f"{account.setting}: no BlobEndpoint= and no AccountName= in it, and the recordings are blobs. Copy "
+                "the storage account's connection string again"
+            ) from None
+    return ContainerClient(account.url or "", name, credential=credential(), **options)
 
 
 def secret_client(settings: Settings, credential: Credential) -> SecretClient:

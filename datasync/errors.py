@@ -8,6 +8,8 @@ DataSyncError
 ├── TenantInvalid        a tenant document cannot be used
 ├── TenantUnknown        a tenant has no document
 ├── RunUnknown           a run has no record
+├── RecordingUnknown     a run has no recording
+├── RecordingInvalid     a recording cannot be read
 ├── EntryUnknown         a tenant has no entry for a flow
 ├── ActionInvalid        an action of an operator cannot be asked for like this
 ├── ActionRefused        an action is not possible at present
@@ -82,7 +84,7 @@ class ServiceUnavailable(DataSyncError):
     def __init__(self, message: str, service: str = "Cosmos DB", status: int | None = None) -> None:
         super().__init__(message)
         self.service = service
-        """`Cosmos DB`, `the queue` or `Key Vault`."""
+        """`Cosmos DB`, `the queue`, `Key Vault` or `the blob container`."""
         self.status = status
         """The HTTP status of the answer; None if there was none."""
         self.kind = Kind.NOT_LET_IN if status in _NOT_LET_IN else Kind.UNAVAILABLE
@@ -130,6 +132,16 @@ class RunUnknown(DataSyncError):
     """A run has no record."""
 
     kind = Kind.NOT_FOUND
+
+
+class RecordingUnknown(DataSyncError):
+    """A run has no recording."""
+
+    kind = Kind.NOT_FOUND
+
+
+class RecordingInvalid(DataSyncError):
+    """A recording cannot be read."""
 
 
 class EntryUnknown(DataSyncError):

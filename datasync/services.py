@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property, partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
-from datasync.clients import CosmosAccount, Credential, queue_client, secret_client
+from datasync.clients import CosmosAccount, Credential, container_client, queue_client, secret_client
 from datasync.clock import Clock
 from datasync.errors import RequestRefused, ServiceUnavailable
 from datasync.flow import http
@@ -29,6 +29,12 @@ from datasync.stores.overview import Overview
 from datasync.stores.runs import RunStore
 from datasync.stores.tenants import TenantStore
 from datasync.telemetry.spans import Spans
+
+if TYPE_CHECKING:
+    from datasync.stores.recordings import RecordingStore
+
+RECORDINGS = "datasync-recordings"
+"""The container of the recordings."""
 
 
 class Pingable(Protocol):
@@ -127,6 +133,15 @@ class Services:
         return self._queue(self.settings.poison_queue_name)
 
     @cached_property
+    def recordings(self) -> "RecordingStore":
+        """The recordings of failed attempts."""
+        from datasync.stores.recordings import RecordingStore  # noqa: PLC0415 - it needs the SDK of the blobs
+
+        client = container_client(self.settings.recordings, RECORDINGS, self._credential)
+        self._open.push_async_callback(client.close)
+        return RecordingStore(client)
+
+    @cached_property
     def vault(self) -> Vault:
         """The secrets."""
         vault = Vault(
@@ -169,6 +184,9 @@ class Services:
             ExternalService(f"queue {settings.queue_name}", storage, lambda: self.jobs),
             ExternalService(f"queue {settings.poison_queue_name}", storage, lambda: self.poison),
         ]
+        if settings.record_failures:
+            blobs = settings.recordings.setting
+            external.append(ExternalService(f"blob container {RECORDINGS}", blobs, lambda: self.recordings))
         if settings.key_vault_url:
             external.append(ExternalService(f"Key Vault {settings.key_vault_url}", "KEY_VAULT_URI", lambda: self.vault))
         return external

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ _DEVELOPMENT_STORAGE = (
     # The key of every storage emulator, published by Microsoft:
     # https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key
     "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
+    "BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1;"
     "QueueEndpoint=http://127.0.0.1:10001/devstoreaccount1;"
 )
 
@@ -70,6 +72,7 @@ _KNOWN = (
     "ORCHESTRATOR_CONCURRENCY",
     "CONCURRENCY_PER_TENANT",
     "RUN_RETENTION_DAYS",
+    "RECORD_FAILURES",
     "DASHBOARD",
     "HEARTBEAT_URL",
     *_OPENTELEMETRY,
@@ -138,6 +141,9 @@ class Settings:
     """The app settings. docs/settings.md explains each."""
 
     storage: Account
+    """The account of the queues."""
+    recordings: Account
+    """The account of the recordings, which is that of the queues: its blobs."""
     cosmos: Account
     key_vault_url: str | None = field(repr=False)
     """None where no vault is configured: only flows that read secrets need one."""
@@ -174,6 +180,8 @@ class Settings:
 
     function_timeout: timedelta
     """The time after which the host ends the process of an invocation (host.json, `functionTimeout`)."""
+    record_failures: bool = False
+    """Whether failed attempts store a recording of their HTTP exchanges."""
     traces: bool = False
     """Whether OpenTelemetry is on."""
     warnings: tuple[str, ...] = ()
@@ -208,8 +216,10 @@ class Settings:
                 problems.append(str(why))
                 return Account(setting="")
 
+        storage = account(_storage)
         settings = cls(
-            storage=account(_storage),
+            storage=storage,
+            recordings=account(partial(_blobs, storage)),
             cosmos=account(_cosmos),
             key_vault_url=read("KEY_VAULT_URI", _https, None),
             key_vault_verify_challenge=read("KEY_VAULT_VERIFY_CHALLENGE", _boolean, default=True),
@@ -232,6 +242,7 @@ class Settings:
             retry_delay=read(_PAUSE, _time_span, _host_option(host_json, _PAUSE, _time_span, timedelta())),
             function_timeout=read(_TIMEOUT, _limit, _host_option(host_json, _TIMEOUT, _limit, _HALF_AN_HOUR)),
             heartbeat_url=_heartbeat_url(environ),
+            record_failures=read("RECORD_FAILURES", _boolean, default=False),
             traces=any(environ.get(name, "").strip().lower() in _YES for name in _OPENTELEMETRY),
             warnings=tuple(_warnings(environ)),
         )
@@ -269,6 +280,15 @@ def _storage(environ: Mapping[str, str]) -> Account:
         "AzureWebJobsStorage: missing. Set it to a storage connection string (UseDevelopmentStorage=true for a "
         "local Azurite), or set AzureWebJobsStorage__accountName to use the app's identity"
     )
+
+
+def _blobs(storage: Account, environ: Mapping[str, str]) -> Account:
+    """Return the account of the queues as the account of its blobs, as the Functions host does."""
+    if storage.url is None:
+        return storage
+    if text := environ.get(name := "AzureWebJobsStorage__blobServiceUri"):
+        return Account(setting=name, url=_named(name, text))
+    return Account(setting=storage.setting, url=storage.url.replace(".queue.", ".blob.", 1))
 
 
 def _cosmos(environ: Mapping[str, str]) -> Account:

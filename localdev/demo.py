@@ -13,17 +13,21 @@ from azure.cosmos.aio import ContainerProxy, CosmosClient
 from azure.storage.queue.aio import QueueClient
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from datasync.model.decode import decode
-from datasync.model.display import shown
+from datasync.model.run import RunRecord
 from datasync.stores.fleet import StandingProblem
 from localdev import seeds
 from localdev.host.console import NOT_SEEN
 from localdev.hosting import host
+from localdev.results import cell, print_errors, print_problems, runs_table
 from localdev.stack import Stack, stack
 
-QUICK_RETRIES = {"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01"}
+QUICK = {
+    "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
+    "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.500",
+}
+"""Settings with which a run starts, and is attempted again, sooner than with those of host.json."""
 _PATIENCE = timedelta(minutes=2)
 _WORDS = (
     r"START|DONE|FAIL|TICK|INVALID|BROKEN|CONTINUED|DEFERRED|GAVE_UP|SKIPPED_\w+|INTERRUPTED|DUPLICATE|WAITING|"
@@ -31,7 +35,6 @@ _WORDS = (
 )
 _NOTABLE = re.compile(rf"^\[[^]]*\] (?=({_WORDS})\b)")
 _RUN_ID = re.compile(r" run=\w+")
-_COLOURS = {"succeeded": "green", "dead": "red", "failed": "red"}
 
 
 async def demo(console: Console) -> None:
@@ -55,7 +58,7 @@ async def demo(console: Console) -> None:
             ticked.set()  # no TICK line will come, and the report shows that nothing ran
 
     say("starting Azurite, a Cosmos DB server, a Key Vault and the demo APIs")
-    async with stack(settings=QUICK_RETRIES) as running, open_world(running) as world:
+    async with stack(settings=QUICK) as running, open_world(running) as world:
         documents = await seed(running, datetime.now(UTC))
         say(f"stored {len(documents)} tenants; starting the Functions host on function_app.py")
         async with host(running.environ, on_line=log) as app, asyncio.timeout(_PATIENCE.total_seconds()):
@@ -88,9 +91,9 @@ async def seed(running: Stack, now: datetime) -> list[dict[str, Any]]:
 class Report:
     """The result of the demo."""
 
-    runs: list[dict[str, Any]]
+    runs: list[RunRecord]
     """The record of each run, in the order of tenants and flows."""
-    next_runs: dict[tuple[str, str], str]
+    next_runs: dict[tuple[str, str], str | None]
     """`nextRunUtc` by tenant id and flow name."""
     off: list[str]
     """Disabled flows, as `tenant/flow`."""
@@ -113,8 +116,9 @@ class World:
 
     async def report(self) -> Report:
         """Read the documents, records and queues."""
-        records = [dict(record) async for record in self.runs.query_items("SELECT * FROM c WHERE c.type = 'Run'")]
-        records.sort(key=lambda record: (record["tenantId"], record["flowName"], record["runId"]))
+        found = self.runs.query_items("SELECT * FROM c WHERE c.type = 'Run'")
+        records = [RunRecord.from_document(document) async for document in found]
+        records.sort(key=lambda record: (record.tenant_id, record.flow_name, record.run_id))
         documents = [dict(document) async for document in self.tenants.query_items("SELECT * FROM c")]
         standing = self.runs.query_items("SELECT * FROM c WHERE c.type = 'Problem'")
         return Report(
@@ -153,37 +157,11 @@ async def open_world(running: Stack) -> AsyncGenerator[World]:
         )
 
 
-def _cell(text: str) -> str:
-    return escape(shown(text))
-
-
 def _show(console: Console, report: Report) -> None:
-    table = Table(title="Runs", title_justify="left", title_style="bold")
-    for heading in ("tenant", "flow", "outcome", "attempts", "seconds", "counts", "next run"):
-        table.add_column(heading, justify="right" if heading in ("attempts", "seconds") else "left", overflow="fold")
-    for run in report.runs:
-        table.add_row(
-            _cell(run["tenantId"]),
-            _cell(run["flowName"]),
-            f"[{_COLOURS.get(run['outcome'], 'yellow')}]{run['outcome']}[/]",
-            str(run["attemptCount"]),
-            f"{sum(_seconds(attempt) for attempt in run['attempts']):.2f}",
-            " ".join(f"{_cell(name)}={number}" for name, number in run.get("counts", {}).items()),
-            report.next_runs.get((run["tenantId"], run["flowName"]), ""),
-        )
     console.print()
-    console.print(table)
-    console.print(f"\n[bold]Disabled[/]\n• {', '.join(map(_cell, report.off))}", "\n[bold]Problems[/]", sep="\n")
-    for problem in report.problems:
-        console.print(f"[red]•[/] document: {escape(problem)}", soft_wrap=True)
-    for run in report.runs:
-        if run["outcome"] == "dead":
-            why = escape(run["error"]["message"])
-            console.print(f"[red]•[/] run: {_cell(run['tenantId'])}/{_cell(run['flowName'])}: {why}", soft_wrap=True)
+    console.print(runs_table(report.runs, report.next_runs))
+    console.print(f"\n[bold]Disabled[/]\n• {', '.join(map(cell, report.off))}", "\n[bold]Problems[/]", sep="\n")
+    print_problems(console, report.problems)
+    print_errors(console, report.runs)
     if report.poisoned:
         console.print(f"[red]•[/] queue: {report.poisoned} messages in the poison queue")
-
-
-def _seconds(attempt: dict[str, Any]) -> float:
-    started, finished = (datetime.fromisoformat(attempt[key]) for key in ("startedUtc", "finishedUtc"))
-    return (finished - started).total_seconds()

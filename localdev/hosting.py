@@ -5,10 +5,11 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 
@@ -17,8 +18,10 @@ from localdev.errors import StartFailed
 
 ROOT = Path(__file__).parent.parent
 _TAIL = 30  # log lines in an error message
-_STOP_SECONDS = 15  # more than the 10 s that the host gives running functions
+STOP_SECONDS = 15.0  # more than the 10 s that the host gives running functions
 _END_SECONDS = 5
+_LONGEST_LINE = 1 << 24  # bytes
+READY = "Host started:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,49 +64,95 @@ async def host(
     functions have 10 s to finish. With `trace`, it logs the spans of the app. `on_line` gets each line that the host
     and the app write. Raises StartFailed, with the last of these lines.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "localdev.host", "--app", str(app), "--port", str(port), "--stdin-from-parent", *["--trace"] * trace),
-        cwd=ROOT,
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=PIPE,
-        env={
-            **os.environ,
-            **environ,
-            "PYTHONUTF8": "1",
-        },  # flow names contain arrows, which some code pages do not have
-        **OWN_GROUP,
-    )
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise AssertionError("the pipes were asked for")
-    tail: deque[str] = deque(maxlen=_TAIL)
-
-    async def read(stream: asyncio.StreamReader) -> None:
-        async for line in stream:
-            text = line.decode(errors="replace").rstrip()
-            tail.append(text)
-            on_line(text)
-
-    readers = [asyncio.create_task(read(process.stderr))]
+    child = await HostProcess.spawn(environ, app=app, port=port, options=["--trace"] * trace, on_line=on_line)
     try:
-        async for line in process.stdout:
-            text = line.decode(errors="replace").rstrip()
-            on_line(text)
-            if text.startswith("Host started:"):
-                break
-        else:
-            await readers[0]
-            raise StartFailed("\n  ".join(["The local Functions host did not start. Its last lines:", *tail]))
-        readers.append(asyncio.create_task(read(process.stdout)))
-        yield RunningHost(url=text.rpartition(" on ")[2], process=process)
+        url = await child.started()
+        yield RunningHost(url=url, process=child.process)
     finally:
-        process.stdin.write(b"stop\n")
+        await child.end()
+
+
+class HostProcess:
+    """A child process with the host, also one that stands by or that has not started yet."""
+
+    def __init__(self, process: Process, on_line: Callable[[str], None], *, standby: bool) -> None:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise AssertionError("the pipes were asked for")
+        self.process = process
+        self._input, self._output = process.stdin, process.stdout
+        self._on_line = on_line
+        self._stands_by = standby
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._readers = [asyncio.create_task(self._read(process.stderr))]
+
+    @classmethod
+    async def spawn(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        app: Path,
+        port: int,
+        on_line: Callable[[str], None],
+        options: Sequence[str] = (),
+        standby: bool = False,
+    ) -> Self:
+        """Start the process. `options` are further options of `python -m localdev.host`.
+
+        With `standby`, it imports the libraries of the app and waits for `go`.
+        """
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "localdev.host", "--app", str(app), "--port", str(port), "--stdin-from-parent"),
+            *options,
+            *["--standby"] * standby,
+            cwd=ROOT,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            limit=_LONGEST_LINE,
+            env={
+                **os.environ,
+                **environ,
+                "PYTHONUTF8": "1",
+            },  # flow names contain arrows, which some code pages do not have
+            **OWN_GROUP,
+        )
+        return cls(process, on_line, standby=standby)
+
+    def go(self) -> None:
+        """Start the host of a process that stands by."""
+        self._stands_by = False
+        self._input.write(b"go\n")
+
+    async def started(self) -> str:
+        """Wait until the host has started, and return its URL. Raises StartFailed, with the last lines of the host."""
+        async for line in self._output:
+            text = line.decode(errors="replace").rstrip()
+            self._on_line(text)
+            if text.startswith(READY):
+                self._readers.append(asyncio.create_task(self._read(self._output)))
+                return text.rpartition(" on ")[2]
+        await self._readers[0]
+        raise StartFailed("\n  ".join(["The local Functions host did not start. Its last lines:", *self._tail]))
+
+    async def end(self, grace: float = STOP_SECONDS) -> None:
+        """Stop the host. Running functions are cancelled after `grace` seconds."""
+        if self.process.returncode is None:
+            if self._stands_by:
+                self.process.kill()
+            else:
+                self._input.write(b"stop\n")
         try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await process.wait()
+            async with asyncio.timeout(grace):
+                await self.process.wait()
         except TimeoutError:
             pass
         finally:
-            await stop(process, _END_SECONDS)
-        await asyncio.gather(*readers)
+            await stop(self.process, _END_SECONDS)
+        await asyncio.gather(*self._readers)
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            text = line.decode(errors="replace").rstrip()
+            self._tail.append(text)
+            self._on_line(text)

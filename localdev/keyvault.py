@@ -178,7 +178,7 @@ class KeyVault:
         bundle = self._bundle(name, self._secrets[name.lower()][-1])
         self.delete_secret(name)
         del bundle["value"]
-        return web.json_response(bundle | {"recoveryId": f"{self.uri}deletedsecrets/{name}"})
+        return web.json_response(bundle)
 
     def _bundle(self, name: str, version: Version) -> dict[str, Any]:
         return {

@@ -42,15 +42,27 @@ def tenants(now: datetime, demo_url: str) -> list[dict[str, Any]]:
             sync(settings={"leadSource": "Baumarkt", "minTotal": 250}),
         ),
         _tenant("cobalt-floors", "Cobalt Floors", "America/Denver", weather(39.74, -104.99), sync(enabled=False)),
-        _tenant("delta-decks", "Delta Decks", "America/New_York", weather(40.71, -74.01, cron="0 * * * *"), sync()),
+        _tenant(
+            "delta-decks",
+            "Delta Decks (wrong cron, on purpose)",
+            "America/New_York",
+            weather(40.71, -74.01, cron="0 * * * *"),
+            sync(),
+        ),
         _tenant(
             "echo-exteriors",
-            "Echo Exteriors",
+            "Echo Exteriors (unknown flow, on purpose)",
             "America/Los_Angeles",
             weather(34.05, -118.24),
             _entry("home-depot→salesforce", due),
         ),
-        _tenant("fargo-floors", "Fargo Floors", "America/Chicago", weather(46.88, -96.79), sync()),
+        _tenant(
+            "fargo-floors",
+            "Fargo Floors (expired token, on purpose)",
+            "America/Chicago",
+            weather(46.88, -96.79),
+            sync(),
+        ),
     ]
 
 

@@ -53,16 +53,16 @@ async def stack(
             cosmos(port=at.cosmos, file=data.cosmos if data else None) as database,
             key_vault(
                 {}, tls=tls, port=at.vault, identity_port=at.identity, file=data.secrets if data else None
-            ) as vault,
+            ) as keys,
             demo_apis(port=at.demo) as demo,
         ):
             environ = {
                 "FUNCTIONS_WORKER_RUNTIME": "python",
                 "AzureWebJobsStorage": storage.connection_string,
                 "COSMOS_CONNECTION_STRING": database.connection_string,
-                **vault.environ,
+                **keys.environ,
                 **(settings or {}),
             }
-            running = Stack(storage, database, vault, demo, environ)
+            running = Stack(storage, database, keys, demo, environ)
             await provision(running.settings)
             yield running

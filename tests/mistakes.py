@@ -106,7 +106,6 @@ MISTAKES = [
     _error("timezone", "expected an IANA name", one(timezone=-6)),
     _error("id", "does not start with '@'", document("@acme")),
     _error("id", "not '.' or '..'", document("..")),
-    _error("id", "no space at its end", document("acme ")),
     _error("id", "only printable characters, got 'ac\\nme'", document("ac\nme")),
     _error("id", "only printable characters, got 'acme\\u202e'", document("acme\u202e")),
     _error("id", "only printable characters, got 'ac\\u200bme'", document("ac\u200bme")),

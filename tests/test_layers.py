@@ -53,7 +53,7 @@ PARTS = {
         "tick",
         "tries",
     },
-    "author": {"errors", "flow", "model", "operate", "run", "services"},
+    "author": {"errors", "flow", "model", "operate", "run", "services", "testing"},
     "cli": {
         "author",
         "cron",
@@ -168,6 +168,7 @@ def test_flows_import_the_framework_only(path: Path) -> None:
                 "documents.py",
                 "checks.py",
                 "new.py",
+                "replay.py",
                 "simulate.py",
             },
         ),
@@ -192,7 +193,16 @@ def test_only_clients_constructs_azure_clients() -> None:
         path.name
         for path in PRODUCT
         for call in calls(path)
-        if call.endswith(("CosmosClient", "QueueClient", "SecretClient", "AzureCredential", ".from_connection_string"))
+        if call.endswith(
+            (
+                "CosmosClient",
+                "QueueClient",
+                "ContainerClient",
+                "SecretClient",
+                "AzureCredential",
+                ".from_connection_string",
+            )
+        )
         and "Tenant" not in call
     }
     assert constructors == {"clients.py"}

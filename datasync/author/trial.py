@@ -4,6 +4,7 @@ It takes no lease. The unsafe requests are stopped, and answered by `answers.py`
 """
 
 import inspect
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -18,10 +19,12 @@ from msgspec.structs import replace
 from datasync.author.answers import MADE_UP, Answers, json_body
 from datasync.author.attempt import Wish, attempt, given_window
 from datasync.author.last_try import Sent, remember
+from datasync.author.save import save_answers, save_cassette
 from datasync.errors import CursorInvalid, EntryUnknown
 from datasync.flow.context import Window
 from datasync.flow.ends import NO_CURSOR
 from datasync.flow.options import Overlap
+from datasync.flow.recording import Recording
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.cursor import normalized
@@ -43,6 +46,8 @@ class Stopped(msgspec.Struct, frozen=True, rename="camel"):
 
     method: str
     url: str
+    path: str
+    """Of the URL."""
     items: int | None
     """Of the JSON array that it sends, or of the largest array in the JSON; None if it has none."""
     sample: str
@@ -51,6 +56,11 @@ class Stopped(msgspec.Struct, frozen=True, rename="camel"):
     """Of the answer that the flow got."""
     source: str
     """The entry of the file that has the answer, such as `answers[2]`; or MADE_UP."""
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether no file has the answer."""
+        return self.source == MADE_UP
 
 
 class Trial(msgspec.Struct, frozen=True, rename="camel"):
@@ -67,10 +77,18 @@ class Trial(msgspec.Struct, frozen=True, rename="camel"):
     answers: Path
     """The file with the answers to the stopped requests. It need not exist."""
     notes: tuple[str, ...]
+    saved: tuple[Path, ...]
+    """The files that were written for tests."""
 
 
 async def trial(
-    services: Services, registry: FlowRegistry, wish: Wish, now: datetime, cursor: Any | UnsetType = UNSET
+    services: Services,
+    registry: FlowRegistry,
+    wish: Wish,
+    now: datetime,
+    *,
+    cursor: Any | UnsetType = UNSET,
+    saves: bool = False,
 ) -> Trial:
     """Call a flow of a tenant, with its settings, secrets, window and cursor, and let it write nothing.
 
@@ -80,6 +98,7 @@ async def trial(
         wish: The run.
         now: The present time (aware).
         cursor: The cursor at the start, in place of the kept one.
+        saves: Whether to write a cassette of the HTTP exchanges, and the answers that were made up to their file.
 
     Raises:
         FlowUnknown, TenantUnknown, EntryUnknown: the flow, the document or the entry does not exist.
@@ -101,9 +120,18 @@ async def trial(
         requests.append((request, response, source))
         return response
 
-    made = prepare(services, given, services.claims.present, stand_in=stand_in)
+    recording = Recording() if saves else None
+    made = prepare(services, given, services.claims.present, stand_in=stand_in, recording=recording)
     made.run.keep = _keeping(made, kept)
     ending = await attempt(services, made)
+    stopped, saved = tuple(_stopped(*each, made.redact) for each in requests), list[Path]()
+    answered = zip(requests, stopped, strict=True)
+    invented = [_entry(response, each, made.redact) for (_, response, _), each in answered if each.is_made_up]
+    if recording:
+        saved.append(save_cassette(answers.file.parent, _stem(flow), made, ending, recording))
+        if invented:
+            save_answers(answers.file, invented)
+            saved.append(answers.file)
     changes = None
     try:
         sent = [_sent(request, made.redact) for request, _, _ in requests]
@@ -114,18 +142,22 @@ async def trial(
         tenant_id=wish.tenant_id,
         flow_name=flow.name,
         ending=ending,
-        stopped=tuple(_stopped(*each, made.redact) for each in requests),
+        stopped=stopped,
         kept=tuple(kept),
         changes=changes,
         answers=answers.file,
         notes=(*notes, *(f"{each} in {answers.file} has answered no request" for each in answers.unused)),
+        saved=tuple(saved),
     )
 
 
 def answers_file(flow: Flow) -> Path:
     """Return the file with the answers for a flow, which is named after its file."""
-    stem = Path(inspect.unwrap(flow.function).__code__.co_filename).stem
-    return _root(flow) / "tests" / "flows" / f"{stem}.answers.json"
+    return _root(flow) / "tests" / "flows" / f"{_stem(flow)}.answers.json"
+
+
+def _stem(flow: Flow) -> str:
+    return Path(inspect.unwrap(flow.function).__code__.co_filename).stem
 
 
 def _root(flow: Flow) -> Path:
@@ -157,11 +189,13 @@ async def _given(
         if until and until > now:
             notes.append(f"{flow.provider} has asked not to be called until {utc_text(until)}")
     window = given_window(wish, state, now) or _next_window(state, now)
+    entry = with_settings(entry, wish.settings)
     given = Given(
         job=_job(flow, tenant.id, now),
         flow=flow,
         tenant=tenant,
-        settings=flow.decode_settings(tenant.id, with_settings(entry, wish.settings)),
+        entry=entry,
+        settings=flow.decode_settings(tenant.id, entry),
         attempt=1,
         state=state,
         window=window,
@@ -220,11 +254,18 @@ def _stopped(request: httpx.Request, response: httpx.Response, source: str, reda
     return Stopped(
         method=request.method,
         url=redact(str(request.url)),
+        path=redact(request.url.path),
         items=None if array is None else len(array),
         sample=redact.line(text, _SAMPLE),
         status=response.status_code,
         source=source,
     )
+
+
+def _entry(response: httpx.Response, stopped: Stopped, redact: Redaction) -> dict[str, Any]:
+    """Return the entry of the file that gives an answer again."""
+    entry: dict[str, Any] = {"method": stopped.method, "url": stopped.path, "status": response.status_code}
+    return {**entry, "json": json.loads(redact(response.text))} if response.content else entry
 
 
 def largest_array(body: Any) -> list[Any] | None:
@@ -242,4 +283,4 @@ def largest_array(body: Any) -> list[Any] | None:
 
 def made_up(found: Trial) -> list[Stopped]:
     """Return the requests whose answers were made up, one for each method and URL."""
-    return [*{(each.method, each.url): each for each in found.stopped if each.source == MADE_UP}.values()]
+    return [*{(each.method, each.url): each for each in found.stopped if each.is_made_up}.values()]

@@ -6,12 +6,10 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from msgspec import UNSET
 
-from datasync.author.answers import MADE_UP
 from datasync.author.attempt import Wish
 from datasync.author.run import STOPPED
 from datasync.author.run import run as run_here
@@ -126,9 +124,15 @@ async def run(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, pac
 )
 @_of_a_wish
 @click.option("--cursor", metavar="JSON", callback=_cursor, help="The cursor at the start.  [default: the kept one]")
+@click.option(
+    "--save",
+    "saves",
+    is_flag=True,
+    help="Write the HTTP exchanges to tests/flows/cassettes/, and made-up answers to the file with the answers.",
+)
 @operating
 async def try_(
-    session: Session, /, *, tenant_id: str, flow_name: str, package: str, cursor: Any, **options: Any
+    session: Session, /, *, tenant_id: str, flow_name: str, package: str, cursor: Any, saves: bool, **options: Any
 ) -> Exit:
     """Run a flow for a tenant, and write nothing: no record, window or cursor, and nothing to its APIs.
 
@@ -138,7 +142,7 @@ async def try_(
     registry = load_flows(package)
     wish = Wish(tenant_id=tenant_id, flow=flow_name, **options)
     with _log_lines():
-        found = await trial(session.services, registry, wish, session.now, cursor)
+        found = await trial(session.services, registry, wish, session.now, cursor=cursor, saves=saves)
     session.answer(_content(found), _lines(found))
     if found.ending.outcome is Outcome.INTERRUPTED:
         say_interrupted()
@@ -166,6 +170,7 @@ def _content(found: Trial) -> Mapping[str, Any]:
         "changes": found.changes,
         "answers": str(found.answers),
         "notes": found.notes,
+        "saved": [str(file) for file in found.saved],
     }
 
 
@@ -177,6 +182,8 @@ def _lines(found: Trial) -> Iterator[str]:
     yield from _about_answers(found)
     for note in found.notes:
         yield f"Note: {note}"
+    for file in found.saved:
+        yield f"Saved: {file}. It has data of the tenant: look at it before you commit it"
     yield "Nothing was written: no record, window or cursor, and no request that changes data"
 
 
@@ -247,14 +254,11 @@ def _about_answers(found: Trial) -> Iterator[str]:
         yield (
             f"The flow failed after an answer that was made up, that to {last.method} {last.url}: perhaps it needs the "
             "real one"
-            if last.source == MADE_UP
+            if last.is_made_up
             else "The flow failed, and some of the answers were made up: perhaps it needs the real ones"
         )
     yield f"To give real answers, put a list of them into {found.answers}, such as"
-    example = [
-        {"method": each.method, "url": urlsplit(each.url).path or "*", "status": each.status, "json": {}}
-        for each in invented
-    ]
+    example = [{"method": each.method, "url": each.path, "status": each.status, "json": {}} for each in invented]
     yield f"  {json.dumps(example[:_MOST_EXAMPLES])}"
 
 

@@ -41,7 +41,7 @@ def chart(found: Simulated, zone: ZoneInfo, step: Step) -> Iterator[str]:
     names = [each.provider or _NO_PROVIDER for each in found.providers]
     if len(names) > _MOST_COLUMNS:
         names[_MOST_COLUMNS - 1 :] = ["others"]
-    header = [zone.key, "jobs", "in a minute", "", *names]
+    header = [zone.key, "jobs", "most in a minute", "", *names]
     rows = [
         [
             f"{slot.start.astimezone(zone):%a %Y-%m-%d %H:%M}",

@@ -7,7 +7,7 @@ from typing import override
 
 import click
 
-from datasync.cli import act, author, checks, dead, documents, new, operate, simulate
+from datasync.cli import act, author, checks, dead, documents, new, operate, replay, simulate
 from datasync.cli.common import MEANINGS, Exit, say_interrupted, write_examples, write_exit_codes
 
 _GROUPS = {
@@ -15,7 +15,7 @@ _GROUPS = {
     "Run, pause and resume flows": act.COMMANDS,
     "Dead runs, and what a flow keeps": (*dead.COMMANDS, *act.MEMORY),
     "Tenants": documents.COMMANDS,
-    "Write a flow": (*new.COMMANDS, *author.COMMANDS),
+    "Write a flow": (*new.COMMANDS, *author.COMMANDS, *replay.COMMANDS),
     "Check before you deploy": (*checks.COMMANDS, *simulate.COMMANDS),
 }
 

@@ -301,6 +301,9 @@ def _next_steps(found: RunDetail) -> Iterator[str]:
     own, error, window = found.run, found.run.error, found.window
     if error and error.status in _REFUSED:
         yield f"the server refused the credentials; the secrets: {command('secrets', own.tenant_id)}"
+    if found.recording:
+        again = command("replay", own.run_id, "--tenant", own.tenant_id)
+        yield f"run the flow of this folder again on the recorded answers: {again}"
     if error and error.fingerprint and own.outcome in _DEAD and found.purged_utc is None:
         again = command("dead", "retry", "--tenant", own.tenant_id, "--fingerprint", error.fingerprint)
         yield f"attempt the dead again, when the cause is gone: {again}"

@@ -17,6 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from datasync.errors import ResponseTooLarge
 from datasync.flow.charsets import charset
+from datasync.flow.recording import Recording
 from datasync.flow.redirects import Origin, origin
 from datasync.flow.responses import Deadline, Limits, decoded, encodings
 from datasync.flow.usage import HttpUsage
@@ -44,6 +45,8 @@ class Caller:
     before_unsafe: Callable[[], Awaitable[None]] | None = None
     stand_in: StandIn | None = None
     """Answers the requests that may change data; None sends them."""
+    recording: Recording | None = None
+    """Records the exchanges of the run; None records nothing."""
     connections: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OF_A_RUN))
     open: "set[_Body]" = field(default_factory=set)
     """The answers that were not read to their end, nor closed."""
@@ -76,14 +79,26 @@ class Connections(httpx.AsyncBaseTransport):
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        run, limits = caller.get(), Limits.of(request)
+        run = caller.get()
+        if run.recording is None:
+            return await self._send(run, request)
+        return await run.recording.exchange(request, partial(self._send, run, request))
+
+    @override
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def _send(self, run: Caller, request: httpx.Request) -> httpx.Response:
+        limits = Limits.of(request)
         async with AsyncExitStack() as held:
             await self._acquire(run, request, held)
             if not asks_for_no_change(request):
                 if run.before_unsafe:
                     await run.before_unsafe()
                 if run.stand_in:
-                    return await run.stand_in(request)
+                    made = await run.stand_in(request)
+                    stream = httpx.ByteStream(made.content)  # not read yet, as that of an API
+                    return httpx.Response(made.status_code, headers=made.headers, stream=stream)
             run.usage.sent += 1
             deadline = Deadline(limits.total, run.usage.clock)
             async with deadline.kept():
@@ -103,10 +118,6 @@ class Connections(httpx.AsyncBaseTransport):
             )
             answer.encoding = encoding
             return answer
-
-    @override
-    async def aclose(self) -> None:
-        await self._transport.aclose()
 
     async def _acquire(self, run: Caller, request: httpx.Request, held: AsyncExitStack) -> None:
         """Wait for a connection that the run and the host may have.

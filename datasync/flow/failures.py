@@ -62,6 +62,12 @@ def failure_of(
     return msgspec.structs.replace(failure, message=redact.one_line(error, LINE - len(used)) + used)
 
 
+def place_of(error: BaseException, function: Callable[..., object]) -> str:
+    """Return the module and the qualified name of the flow's innermost function in the traceback of an error."""
+    chosen, _ = _most_telling(error)
+    return _place(chosen, function)
+
+
 class _Answer(msgspec.Struct, frozen=True):
     """The part of an HTTP exchange that an error knows."""
 

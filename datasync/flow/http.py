@@ -10,6 +10,7 @@ from httpx_retries import Retry, RetryTransport
 
 from datasync.errors import RetryLater
 from datasync.flow.connections import READS, SAFE, Caller, Connections, StandIn, caller
+from datasync.flow.recording import Recording
 from datasync.flow.redirects import forget, guard
 from datasync.flow.responses import ACCEPTED, TotalTimeout
 from datasync.flow.retry_after import closed_until, wait_asked
@@ -88,6 +89,7 @@ def new_client(
     usage: HttpUsage,
     before_unsafe: Callable[[], Awaitable[None]] | None = None,
     stand_in: StandIn | None = None,
+    recording: Recording | None = None,
 ) -> httpx.AsyncClient:
     """Make the client of one run. Headers and cookies are its own, the connections are shared.
 
@@ -100,9 +102,10 @@ def new_client(
             HEAD, OPTIONS and TRACE, and not a POST with READ. If it raises, the request is not sent, and the caller
             gets the exception.
         stand_in: Answers each of these requests, in place of the API. None sends them.
+        recording: Records each request that is sent, retries included. None records nothing.
 
     """
-    run = _Run(transport, Caller(usage, before_unsafe, stand_in), lambda: client.cookies)
+    run = _Run(transport, Caller(usage, before_unsafe, stand_in, recording), lambda: client.cookies)
     client = _Client(transport=run, timeout=_TIMEOUT, headers={"Accept-Encoding": ", ".join(ACCEPTED)})
     return client
 

@@ -41,26 +41,34 @@ _BASE64_END = re.compile(r"[0-9A-Za-z+/_-]?(?:=|%3[dD])*")
 class Redaction:
     """Replaces the secrets of one run by their names."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_queries: bool = False) -> None:
+        """Make a redaction without secrets. With `keeps_queries`, URLs keep what is not one of them."""
+        self._keeps_queries = keeps_queries
         self._known: set[tuple[str, str]] = set()
         self._forms = _Forms()
         self._margin = _MARGIN
         self._changes = Lock()
 
-    def add(self, name: str, secret: str | None) -> None:
+    def add(self, name: str, secret: str | None, label: str | None = None) -> None:
         """Add a secret, in all its forms. Forms with fewer than 4 characters are left in texts.
 
         If the secret is JSON, its texts are secrets too. A long secret takes a tenth of a second: use a thread, and
         this object at the same time.
+
+        Args:
+            name: The name of the secret.
+            secret: Its value.
+            label: The text in its place; None for `<name>`.
+
         """
-        secret = printable(secret or "")
-        if (name, secret) in self._known:
+        secret, label = printable(secret or ""), label or f"<{name}>"
+        if (label, secret) in self._known:
             return
         forms = _Forms()
         if len(secret) >= SHORTEST:
-            forms.add(name, secret)
+            forms.add(label, secret)
         with self._changes:
-            self._known.add((name, secret))
+            self._known.add((label, secret))
             self._margin = max(self._margin, _margin(len(secret.encode())))
             self._forms = self._forms.and_those(forms)
 
@@ -140,12 +148,12 @@ class Redaction:
                     yield from _replaced([*path, line], forms.one_line_texts)
             for first, last, label in _replaced(path, forms.base64, as_searched=base64_letters):
                 yield *_whole(text, first, last), label
-            for first, last in credentials(each.text):
+            for first, last in () if self._keeps_queries else credentials(each.text):
                 yield *_origin(path, first, last), "***"
 
 
 class _Forms:
-    """The forms of secrets: text → name of the secret. Forms that a redaction searches are replaced, never changed."""
+    """The forms of secrets: text → label of the secret. Forms that a redaction searches are replaced, never changed."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
@@ -163,27 +171,27 @@ class _Forms:
             texts.update(getattr(others, kind))
         return both
 
-    def add(self, name: str, secret: str) -> None:
+    def add(self, label: str, secret: str) -> None:
         """Add the forms of a secret."""
         for part in parts_of(secret):
             for form in in_base64(part):
-                _keep(self.base64, name, base64_letters(form.lower()))
+                _keep(self.base64, label, base64_letters(form.lower()))
             for text in (each.text for form in written(part) for each in decodings(form)):
                 if 0 < len(text) < SHORTEST:  # that of a secret with escapes of its own
-                    self.short_texts[_with_blanks(text)] = name
-                _keep(self.texts, name, text)
-                self._add_unfinished(name, text)
+                    self.short_texts[_with_blanks(text)] = label
+                _keep(self.texts, label, text)
+                self._add_unfinished(label, text)
                 for each in in_one_line(text):
                     if (line := each.text.strip()) != text:
-                        _keep(self.one_line_texts, name, line)
+                        _keep(self.one_line_texts, label, line)
 
-    def _add_unfinished(self, name: str, text: str) -> None:
+    def _add_unfinished(self, label: str, text: str) -> None:
         finished = without_unfinished_escape(text)
         if finished == text:
             return
-        _keep(self.unfinished_texts, name, finished)
+        _keep(self.unfinished_texts, label, finished)
         if len(finished) == SHORTEST - 1:
-            self.short_unfinished_texts[_with_blanks(finished)] = name
+            self.short_unfinished_texts[_with_blanks(finished)] = label
 
 
 def _margin(length: int) -> int:
@@ -196,9 +204,9 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _keep(texts: dict[str, str], name: str, text: str) -> None:
+def _keep(texts: dict[str, str], label: str, text: str) -> None:
     if len(text) >= SHORTEST:
-        texts[_with_blanks(text)] = name
+        texts[_with_blanks(text)] = label
 
 
 def _with_blanks(text: str) -> str:
@@ -217,10 +225,10 @@ def _replaced(
     if not texts:
         return
     searched = _with_blanks(as_searched(path[-1].text))
-    for text, name in _possible(texts, searched):
+    for text, label in _possible(texts, searched):
         for start in _places(text, searched):
             end = min(start + len(text) + and_next, len(searched))
-            yield *_origin(path, start, end), f"<{name}>"
+            yield *_origin(path, start, end), label
 
 
 def _possible(texts: dict[str, str], searched: str) -> Iterable[tuple[str, str]]:
@@ -228,7 +236,7 @@ def _possible(texts: dict[str, str], searched: str) -> Iterable[tuple[str, str]]
     if len(texts) <= _MANY:
         return texts.items()
     starts = {searched[at : at + SHORTEST] for at in range(len(searched))}
-    return [(text, name) for text, name in texts.items() if len(text) < SHORTEST or text[:SHORTEST] in starts]
+    return [(text, label) for text, label in texts.items() if len(text) < SHORTEST or text[:SHORTEST] in starts]
 
 
 def _places(text: str, searched: str) -> Iterator[int]:

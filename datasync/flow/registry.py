@@ -6,6 +6,7 @@ import json
 import pkgutil
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
@@ -107,6 +108,9 @@ class FlowRegistry:
         self._flows: dict[str, Flow] = {}
         self.broken: dict[str, str] = {}
         """Modules that could not be imported: name → traceback."""
+        self._folders: list[Path] = []
+        self._loaded: dict[Path, int] = {}
+        """The files as they were loaded: path → time of the last change."""
 
     def flow[F: FlowFunction](
         self,
@@ -179,7 +183,7 @@ class FlowRegistry:
 
         Raises:
             FlowUnknown: no flow has that name; the message has a similar name where there is one, the known flows,
-                and every broken file with its cause.
+                every broken file with its cause, and the files that this process has not loaded as they are now.
 
         """
         if flow := self._flows.get(name):
@@ -187,7 +191,8 @@ class FlowRegistry:
         similar = "".join(f"; did you mean {each!r}?" for each in get_close_matches(name, self._flows, n=1))
         known = ", ".join(repr(flow.name) for flow in self) or "none"
         causes = "".join(f"; {module} could not be loaded: {self.cause(module)}" for module in self.broken)
-        raise FlowUnknown(f"no flow is named {quoted(name)}{similar or '.'} Known flows: {known}{causes}")
+        newer = "".join(f"; {file} was changed after this process started: restart it" for file in self._changed())
+        raise FlowUnknown(f"no flow is named {quoted(name)}{similar or '.'} Known flows: {known}{causes}{newer}")
 
     def flow_of(self, function: FlowFunction) -> Flow:
         """Return the flow that a function was registered as.
@@ -227,6 +232,8 @@ class FlowRegistry:
 
     def load(self, package: ModuleType) -> None:
         """Import every module of a package. A module that fails is kept in `broken`, without its flows."""
+        self._folders = [Path(folder) for folder in package.__path__]
+        self._loaded = self._files()
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             try:
                 importlib.import_module(module.name)
@@ -236,6 +243,17 @@ class FlowRegistry:
                 name, text = module.name, _own_traceback(error)
                 self.broken[name] = text
                 emit(FlowFileBroken(module=name, cause=self.cause(name), traceback=text))
+
+    def _changed(self) -> list[str]:
+        """Return the files that were changed or added since they were loaded, as `flows/x.py`."""
+        return [f"{path.parent.name}/{path.name}" for path, at in self._files().items() if self._loaded.get(path) != at]
+
+    def _files(self) -> dict[Path, int]:
+        found: dict[Path, int] = {}
+        for path in (path for folder in self._folders for path in sorted(folder.glob("*.py"))):
+            with suppress(FileNotFoundError):  # deleted since it was listed
+                found[path] = path.stat().st_mtime_ns
+        return found
 
 
 def _declaration(flow: Flow) -> str:

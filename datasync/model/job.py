@@ -157,8 +157,10 @@ class Job(msgspec.Struct, frozen=True):
         """Return how long a job that is due has been on the queue at `now` (aware).
 
         None if its message was hidden meanwhile, so that this time says nothing about the queue: in a later delivery,
-        and if the job was put back, deferred or started again.
+        and if the job was put back, deferred or started again. Also None if it has no message.
         """
+        if self.is_by_hand:
+            return None
         was_hidden = self.delivery > 1 or self.is_copy or self.deferral > 0 or self.redrive > 0
         return None if was_hidden else max(now - max(self.enqueued_utc, self.scheduled_utc), timedelta())
 

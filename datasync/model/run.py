@@ -136,6 +136,8 @@ class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
     cursor_before: Any = None
     cursor_after: Any = None
     """The cursor before and after the last attempt, where it has up to 1 KB."""
+    recording: str | None = None
+    """The name of the newest recording of the run's HTTP exchanges, where failures are recorded."""
     message_id: str | None = None
     """The message whose delivery made the last attempt."""
     next: tuple[PlannedJob, ...] = ()

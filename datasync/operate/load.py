@@ -24,7 +24,7 @@ MINUTES = 24 * 60
 
 _INSTANT = timedelta(microseconds=1)
 
-MOST = 3_000_000
+MOST = 1_000_000
 """The most starts that are planned. Entries that have the same schedule are planned once."""
 
 
@@ -67,10 +67,11 @@ class Conditions(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """The time to simulate. It begins and ends with a whole minute of UTC."""
+    """The time to simulate."""
 
     start: datetime
     end: datetime
+    """The end of the last minute."""
     as_stored: bool
     """Whether the documents count as they are at the start, with their `nextRunUtc`. If not, the app has always run."""
 
@@ -89,7 +90,8 @@ class Span(msgspec.Struct, frozen=True):
             raise ActionInvalid(f"the span has {days:,.0f} days; at most {LONGEST.days} are simulated at once")
         if not _FIRST_YEAR <= start.year < _LAST_YEAR:
             raise ActionInvalid(f"the start {utc_text(start)} is not in the years {_FIRST_YEAR} to {_LAST_YEAR - 1}")
-        return cls(start, end, as_stored)
+        minute = end.replace(second=0, microsecond=0)
+        return cls(start, minute if minute == end else minute + MINUTE, as_stored)
 
     @property
     def first_minute(self) -> datetime:
@@ -98,8 +100,8 @@ class Span(msgspec.Struct, frozen=True):
 
     @property
     def minutes(self) -> int:
-        """The number of minutes, a part of one counts too."""
-        return -((self.first_minute - self.end) // MINUTE)
+        """The number of minutes."""
+        return (self.end - self.first_minute) // MINUTE
 
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000

@@ -157,6 +157,8 @@ class RunDetail(msgspec.Struct, frozen=True, rename="camel"):
     """The last lines that the flow has logged in the last attempt, up to 20, oldest first."""
     log_left_out: int
     """The lines before them, which are not kept."""
+    recording: str | None
+    """The name of the newest recording of its HTTP exchanges, where failures are recorded."""
 
 
 async def runs(
@@ -282,4 +284,5 @@ async def run(services: Services, run_id: str, tenant_id: str | None) -> RunDeta
         cursor_after=found.cursor_after,
         log=tuple(map(LoggedLine.of, found.log)),
         log_left_out=found.log_left_out,
+        recording=found.recording,
     )

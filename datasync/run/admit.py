@@ -77,6 +77,8 @@ class Admitted(msgspec.Struct, frozen=True):
     job: Job
     flow: Flow
     tenant: Tenant
+    entry: FlowEntry
+    """Its entry for the flow."""
     settings: Any
     """The settings of the entry, as the flow declares them."""
     expectation: Expectation
@@ -420,6 +422,7 @@ async def _acquired(services: Services, candidate: Candidate) -> Admitted | Leas
         job=job,
         flow=flow,
         tenant=tenant,
+        entry=candidate.entry,
         settings=settings,
         expectation=Expectation.of(tenant, candidate.entry, services.settings.schedule),
         record=record,

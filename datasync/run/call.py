@@ -6,19 +6,22 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from datasync.errors import CursorInvalid, LeaseLost, ServiceUnavailable
 from datasync.flow.context import Window
 from datasync.flow.ends import NO_CURSOR
 from datasync.flow.http import LONGEST_WAIT
 from datasync.flow.watchdog import DEBUGGER
 from datasync.model.cursor import normalized
-from datasync.model.run import RunRecord
+from datasync.model.run import Outcome, RunRecord
 from datasync.model.state import Checkpoint
 from datasync.run.admit import Admitted
 from datasync.run.describe import counts_of, describe, outage_in
 from datasync.run.ending import Ending
 from datasync.run.execute import Execution, How, execute
 from datasync.run.prepare import Given, Prepared, prepare
+from datasync.run.record import begin_recording, keep_recording
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import FlowBlocked, RunStarted
@@ -37,13 +40,15 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         job=admitted.job,
         flow=admitted.flow,
         tenant=admitted.tenant,
+        entry=admitted.entry,
         settings=admitted.settings,
         attempt=admitted.record.attempt_count + 1,
         state=admitted.state,
         window=admitted.window or _window(services, admitted),
         refused_at=_refused_at(admitted.record),
     )
-    made = prepare(services, given, services.claims.holder, before_unsafe=lease.check)
+    recording = begin_recording(services)
+    made = prepare(services, given, services.claims.holder, before_unsafe=lease.check, recording=recording)
     made.run.keep = partial(_keep, admitted, made)
     async with aclosing(made.run.http), lease.kept():
         execution = await run_flow(services, made, lease.lost)
@@ -53,7 +58,10 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         raise execution.error or LeaseLost(f"the lease of {made.subject} is over")
     if execution.error and (outage := outage_in(execution.error)):
         services.outages.note(outage, services.clock.now())
-    return await describe(made, execution)
+    ending = await describe(made, execution)
+    if recording and ending.outcome is Outcome.FAILED:
+        return replace(ending, recording=await keep_recording(services, made, ending, recording))
+    return ending
 
 
 async def run_flow(services: Services, made: Prepared, stop: asyncio.Future[BaseException]) -> Execution:

@@ -23,7 +23,7 @@ from datasync.errors import (
 )
 from datasync.flow.context import MOST_COUNTS, checked_count
 from datasync.flow.ends import cursor_left, signal_in
-from datasync.flow.failures import failure_of
+from datasync.flow.failures import failure_of, place_of
 from datasync.flow.registry import Flow, FlowFunction
 from datasync.model.decode import NAME_LIMIT
 from datasync.model.failure import Failure
@@ -43,9 +43,11 @@ async def describe(made: Prepared, execution: Execution) -> Ending:
     except Exception as error:  # noqa: BLE001 - an exception of the flow that cannot be described is a failure, too
         unclear = FlowFailed(f"{made.subject} ended in a way that cannot be described: {type(error).__name__}")
         ending = _failed(unclear, failure)
+    failed = ending.outcome is Outcome.FAILED
     log, log_left_out = made.tail.kept()
     return replace(
         ending,
+        place=place_of(execution.error or FlowFailed(), given.flow.function) if failed else None,
         window=None if given.state is None else RunWindow(run.window.start, run.window.end),
         cursor_before=given.state and given.state.cursor,
         counts=counts_of(made),

@@ -18,6 +18,8 @@ class Ending(msgspec.Struct, frozen=True):
     error: Failure | None = None
     """None if it succeeded or continues."""
     traceback: str = ""
+    place: str | None = None
+    """The module and the function of the flow in which it failed; None where it did not."""
     raised: BaseException | None = None
     """The exception to raise for the host, so that it delivers the message again."""
     is_permanent: bool = False
@@ -39,6 +41,8 @@ class Ending(msgspec.Struct, frozen=True):
     log: tuple[LogLine, ...] = ()
     log_left_out: int = 0
     secrets: dict[str, datetime] = {}
+    recording: str | None = None
+    """The name of the recording of its HTTP exchanges; None where none was stored."""
     abandoned: tuple[asyncio.Task[Any], ...] = ()
     """Tasks of the flow that ignore their cancellation."""
 

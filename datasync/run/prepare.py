@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from datasync.flow.connections import StandIn
 from datasync.flow.context import FlowRun, Window
 from datasync.flow.http import new_client
 from datasync.flow.log import RunLog
+from datasync.flow.recording import Recording
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
 from datasync.flow.secrets import Holder, TenantSecretClient
@@ -21,7 +23,7 @@ from datasync.flow.usage import HttpUsage
 from datasync.model.display import shown
 from datasync.model.job import Job
 from datasync.model.state import FlowState
-from datasync.model.tenant import Tenant
+from datasync.model.tenant import FlowEntry, Tenant
 from datasync.services import Services
 
 
@@ -31,6 +33,8 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     job: Job
     flow: Flow
     tenant: Tenant
+    entry: FlowEntry
+    """Its entry for the flow."""
     settings: Any
     """The settings of the entry, as the flow declares them."""
     attempt: int
@@ -47,12 +51,16 @@ class Prepared:
     """A flow that can be called, and the objects that it is given."""
 
     given: Given
+    started: datetime
+    """The present time (aware)."""
     run: FlowRun
     kv: TenantSecretClient
     redact: Redaction
     """Removes the secrets that the flow has read."""
     usage: HttpUsage
     tail: Tail
+    recording: Recording | None
+    """The HTTP exchanges; None if they are not recorded."""
 
     @property
     def subject(self) -> str:
@@ -72,6 +80,7 @@ def prepare(
     *,
     before_unsafe: Callable[[], Awaitable[None]] | None = None,
     stand_in: StandIn | None = None,
+    recording: Recording | None = None,
 ) -> Prepared:
     """Make the objects for a call of a flow.
 
@@ -81,6 +90,7 @@ def prepare(
         holder: Returns the spelling of a tenant's id that may read its secrets.
         before_unsafe: Called before each request that may change data, as `new_client` does.
         stand_in: Answers these requests in place of the APIs, as `new_client` does.
+        recording: Records the HTTP exchanges, without the secrets. None records nothing.
 
     """
     redact, usage, tail = Redaction(), HttpUsage(services.clock), Tail(services.clock)
@@ -94,13 +104,20 @@ def prepare(
         attempt=given.attempt,
         part=job.part,
         window=given.window,
-        http=new_client(services.http_transport, usage, before_unsafe, stand_in),
+        http=new_client(services.http_transport, usage, before_unsafe, stand_in, recording),
         log=RunLog(subject_of(given), {"run": job.run_id, "attempt": given.attempt}, redact, tail),
         cursor=deepcopy(state and state.cursor),
         counts=Counter(state.counts_of(job.run_id) if state else {}),
     )
-    kv = TenantSecretClient(tenant.id, services.vault, redact.add, given.refused_at, holder)
-    return Prepared(given=given, run=run, kv=kv, redact=redact, usage=usage, tail=tail)
+    on_read = partial(_note_secret, redact, recording) if recording else redact.add
+    kv = TenantSecretClient(tenant.id, services.vault, on_read, given.refused_at, holder)
+    started = services.clock.now()
+    return Prepared(given, started, run=run, kv=kv, redact=redact, usage=usage, tail=tail, recording=recording)
+
+
+def _note_secret(redact: Redaction, recording: Recording, name: str, value: str | None) -> None:
+    redact.add(name, value)
+    recording.add_secret(name, value)
 
 
 def subject_of(given: Given) -> str:

@@ -233,6 +233,7 @@ def _after(
         window=ending.window,
         cursor_before=_short(ending.cursor_before),
         cursor_after=_short(after.cursor) if after else None,
+        recording=ending.recording or record.recording,
         message_id=job.message_id,
         next=tuple(messages),
         lease=None if lease else record.lease,  # that of another message of the run

@@ -1,7 +1,7 @@
 """Writes events to the log: a sentence for people, then `key=value`, on one line.
 
 On Azure a log line arrives as text, so the line holds every attribute that operators search for. The attributes are
-also on the log record, as `fields`, for local handlers that keep them.
+also on the log record, as `fields`, and the parts of the event, as `facts`, for local handlers that show them.
 """
 
 import logging
@@ -29,7 +29,7 @@ def emit(event: Event) -> None:
     """Log an event."""
     attributes = {shown(key): _safe(value) for key, value in event.attributes().items() if value is not None}
     text = "\n".join(filter(None, [line(event.sentence(), attributes), event.details()]))
-    logger.log(event.level, "%s", shown_lines(text), extra={"fields": attributes})
+    logger.log(event.level, "%s", shown_lines(text), extra={"fields": attributes, "facts": event.facts()})
 
 
 def _safe(value: object) -> object:

@@ -55,6 +55,10 @@ class Event:
         """Return the text that follows on further lines, such as a traceback."""
         return ""
 
+    def facts(self) -> dict[str, object]:
+        """Return the event for a handler on this machine that shows it in its own way: JSON, with the type's name."""
+        return {"event": type(self).__name__, "sentence": self.sentence()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TickEnded(Event):
@@ -84,6 +88,10 @@ class TickEnded(Event):
         unread = {name: "?" for name in ("problems", "late") if getattr(self, name) is None}
         away = f"[{self.away}]" if self.away else None
         return {**asdict(self), **unread, "seconds": round(self.seconds, 2), "away": away}
+
+    def facts(self) -> dict[str, object]:
+        """Return the numbers, too."""
+        return {**Event.facts(self), **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +299,10 @@ class FlowFileBroken(Event):
         """Return the traceback."""
         return self.traceback
 
+    def facts(self) -> dict[str, object]:
+        """Return the module, the exception and the traceback, too."""
+        return {**Event.facts(self), **asdict(self)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
@@ -311,6 +323,30 @@ class RunStarted(Event):
         """Return the time on the queue, the run id and the attempt."""
         queued = None if self.queued is None else f"{self.queued.total_seconds():.1f}s"
         return {"queued": queued, "run": self.run, "attempt": self.attempt}
+
+    def facts(self) -> dict[str, object]:
+        """Return the tenant and the flow, and the attempt, too."""
+        return {**Event.facts(self), "subject": shown(self.subject, 2 * NAME_LIMIT), "attempt": self.attempt}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingLost(Event):
+    """The recording of a failed attempt could not be stored."""
+
+    level = logging.WARNING
+    subject: str
+    """`tenant/flow`."""
+    error: Exception
+    run: str
+    attempt: int
+
+    def sentence(self) -> str:
+        """Name the flow and the error."""
+        return f"UNRECORDED {shown(self.subject, 2 * NAME_LIMIT)}: the recording was not stored: {self.error}"
+
+    def attributes(self) -> dict[str, object]:
+        """Return the run id, the attempt and the class of the error."""
+        return {"run": self.run, "attempt": self.attempt, "error": type(self.error).__name__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,6 +434,23 @@ class RunEnded(Event):
     def details(self) -> str:
         """Return the traceback of a failure."""
         return self.traceback
+
+    def facts(self) -> dict[str, object]:
+        """Return the parts of the sentence, the attributes, and whether the attempt before failed in the same way."""
+        *before, attempt = self.record.attempts
+        prints = [each.error.fingerprint for each in (*before[-1:], attempt) if each.error]
+        return {
+            **Event.facts(self),
+            "subject": f"{shown(self.record.tenant_id)}/{shown(self.record.flow_name)}",
+            "outcome": str(attempt.outcome),
+            "seconds": (attempt.finished_utc - attempt.started_utc).total_seconds(),
+            "attempt": self.record.attempt_count,
+            "counts": dict(self.record.counts),
+            "http": dict(self.record.http),
+            "error": attempt.error and attempt.error.message,
+            "repeated": len(prints) > 1 and prints[0] == prints[1],
+            "traceback": self.traceback,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,34 +4,40 @@ import json
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
 import click
 from azure.core.exceptions import AzureError
 from rich.console import Console
 
 from datasync.cli import local_settings
+from datasync.cli.validate import load
 from datasync.errors import SettingsInvalid
+from datasync.flow.registry import FlowRegistry
 from datasync.settings import Settings
 from localdev.cli.contents import secret, tenant
 from localdev.cli.running import run, until_interrupted
 from localdev.data import DataFolder, data_folder
-from localdev.demo import QUICK_RETRIES, demo
+from localdev.demo import QUICK, demo
 from localdev.errors import DataDamaged
 from localdev.files import replace_file
-from localdev.hosting import host, invoke
+from localdev.host.config import HIDING
+from localdev.lines import Lines
 from localdev.ports import COUNT, FIRST, LAST, USUAL, Ports, check_free
 from localdev.provision import provision
+from localdev.reload import Served, serve, serve_with_reload
 from localdev.seeding import follow_demo_apis, read_seed, store_demo, store_seed
 from localdev.stack import Stack, stack
+from localdev.ticking import tick
 
 LOCAL = local_settings.STARTED.parent
-SETTINGS = {**QUICK_RETRIES, "SECRET_CACHE_SECONDS": "0"}
+SETTINGS = {**QUICK, "SECRET_CACHE_SECONDS": "0", HIDING: "5"}
+"""A run that a change of the app interrupts is attempted again after seconds."""
 
 
 @click.group()
@@ -42,8 +48,7 @@ def cli() -> None:
 @cli.command("demo")
 def demo_command() -> None:
     """Run the whole pipeline once, print a report, and stop everything."""
-    # A pipe has no width. A terminal has its own.
-    run(demo(Console(width=None if sys.stdout.isatty() else 160, highlight=False)))
+    run(demo(_report_console()))
 
 
 def _ports(_: click.Context, __: click.Parameter, value: str | None) -> Ports:
@@ -73,15 +78,32 @@ def _ports(_: click.Context, __: click.Parameter, value: str | None) -> Ports:
     help=f"Use free ports, or the {COUNT} ports from N on, so that several checkouts can run at once.",
 )
 @click.option("--trace", is_flag=True, help="Turn OpenTelemetry on, and print a line for each span.")
-def start(ports: Ports, seed_folder: Path | None, *, fresh: bool, no_demo: bool, trace: bool) -> None:
+@click.option("--no-reload", is_flag=True, help="Do not start the host again when a file of the app changes.")
+@click.option("--verbose", is_flag=True, help="Print the lines of the host as they are.")
+def start(
+    ports: Ports,
+    seed_folder: Path | None,
+    *,
+    fresh: bool,
+    no_demo: bool,
+    trace: bool,
+    no_reload: bool,
+    verbose: bool,
+) -> None:
     """Run everything until Ctrl-C. The data are kept in `.local/` for the next start."""
-    run(until_interrupted(_start(ports, seed_folder, fresh=fresh, with_demo=not no_demo, trace=trace)))
+    lines = Lines(Console(highlight=False), verbose=verbose)
+    app = RunApp(lines=lines, trace=trace, reload=not no_reload)
+    run(until_interrupted(_start(ports, seed_folder, app, fresh=fresh, with_demo=not no_demo)))
 
 
-@cli.command()
-def tick() -> None:
-    """Make the app of `start` look for due flows now."""
-    run(_tick())
+@cli.command("tick")
+@click.option("--wait", default=60, show_default=True, metavar="SECONDS", help="The longest time to wait for the runs.")
+def tick_command(wait: int) -> None:
+    """Make the app of `start` look for due flows now, and show their runs when they have ended.
+
+    The exit code is 1 if a run failed for the last time, gave up, or has not ended.
+    """
+    run(_tick(timedelta(seconds=wait)))
 
 
 @cli.command("provision")
@@ -109,7 +131,7 @@ async def _provision(settings: Settings) -> None:
     )
 
 
-async def _start(ports: Ports, seed_folder: Path | None, *, fresh: bool, with_demo: bool, trace: bool) -> None:
+async def _start(ports: Ports, seed_folder: Path | None, app: "RunApp", *, fresh: bool, with_demo: bool) -> None:
     seed = read_seed(seed_folder, click.echo) if seed_folder else None
 
     async def run_on(data: DataFolder) -> None:
@@ -125,7 +147,7 @@ async def _start(ports: Ports, seed_folder: Path | None, *, fresh: bool, with_de
                     f"{seed.folder}: stored {tenants} of {len(seed.tenants)} tenants and {secrets} of "
                     f"{len(seed.secrets)} secrets. The others have not changed."
                 )
-            await _run_app(running, ports.host, trace=trace)
+            await app.run(running, ports.host)
 
     with data_folder(LOCAL) as data:
         check_free(ports)
@@ -142,28 +164,39 @@ async def _start(ports: Ports, seed_folder: Path | None, *, fresh: bool, with_de
             await run_on(data)
 
 
-async def _run_app(running: Stack, port: int, *, trace: bool) -> None:
-    """Run the app in the host until Ctrl-C."""
-    settings = running.settings
-    click.echo(
-        f"Storage        {running.storage.connection_string}\n"
-        f"               queues {settings.queue_name} and {settings.poison_queue_name}\n"
-        f"Cosmos DB      {running.database.connection_string}\n"
-        f"               database {settings.cosmos_database}, containers {settings.tenants_container} and "
-        f"{settings.runs_container}\n"
-        f"Key Vault      {running.vault.uri}\n"
-        f"Demo APIs      {running.demo.url}\n"
-        f"Data           {LOCAL.name}/, kept for the next start\n"
-        "Change them    python -m localdev tenant FILE, python -m localdev secret set NAME VALUE\n"
-        "`make tick` runs the flows that are due. Ctrl-C stops everything."
-    )
-    # The host does not ask for the key, as with Core Tools.
-    environ = {**running.environ, "DASHBOARD": "key"}
-    async with host(environ, port=port, trace=trace, on_line=click.echo) as app:
-        click.echo(f"Dashboard      {app.url}/api/ops")
-        with _announced(running, app.url):
-            click.echo("Command line   python -m datasync status --local")
-            await app.ended()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunApp:
+    """The options of `start` for the host."""
+
+    lines: Lines
+    trace: bool
+    reload: bool
+
+    async def run(self, running: Stack, port: int) -> None:
+        """Run the app in the host until Ctrl-C."""
+        settings = running.settings
+        click.echo(
+            f"Storage        {running.storage.connection_string}\n"
+            f"               queues {settings.queue_name} and {settings.poison_queue_name}\n"
+            f"Cosmos DB      {running.database.connection_string}\n"
+            f"               database {settings.cosmos_database}, containers {settings.tenants_container} and "
+            f"{settings.runs_container}\n"
+            f"Key Vault      {running.vault.uri}\n"
+            f"Demo APIs      {running.demo.url}\n"
+            f"Data           {LOCAL.name}/, kept for the next start\n"
+            "Change them    python -m localdev tenant FILE, python -m localdev secret set NAME VALUE\n"
+            "`make tick` runs the flows that are due. Ctrl-C stops everything."
+        )
+        # The host does not ask for the key, as with Core Tools.
+        environ = {**running.environ, "DASHBOARD": "key"}
+        served = Served(environ=environ, port=port, lines=self.lines, trace=self.trace)
+        with ExitStack() as stack:
+
+            def on_start(url: str) -> None:
+                stack.enter_context(_announced(running, url))
+                click.echo(f"Dashboard      {url}/api/ops\nCommand line   python -m datasync status --local")
+
+            await (serve_with_reload if self.reload else serve)(served, on_start)
 
 
 @contextmanager
@@ -187,15 +220,20 @@ def _announced(running: Stack, host_url: str) -> Generator[None]:
         file.unlink(missing_ok=True)
 
 
-async def _tick() -> None:
-    local_settings.started_settings()
+async def _tick(wait: timedelta) -> None:
+    settings = Settings.from_environ({**os.environ, **local_settings.started_settings()})
     port = json.loads(local_settings.STARTED.read_bytes())["Host"]["LocalHttpPort"]
-    url = f"http://127.0.0.1:{port}"
     try:
-        await invoke(url, "orchestrator")
-    except aiohttp.ClientError as error:
-        raise click.ClickException(f"the host at {url} does not answer ({error}). Run `make start` again") from None
-    click.echo("The timer function runs. The host's log shows its result.")
+        registry = load("flows")
+    except ValueError:  # the host cannot load the flows either, and `start` says so
+        registry = FlowRegistry()
+    if not await tick(f"http://127.0.0.1:{port}", settings, registry, _report_console(), wait):
+        sys.exit(1)
+
+
+def _report_console() -> Console:
+    """Return a console for tables. A pipe has no width, a terminal has its own."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 cli.add_command(tenant)

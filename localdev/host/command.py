@@ -8,6 +8,7 @@ time. A second signal cancels them. The exit code is 1 when the host cannot star
 import argparse
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from localdev.errors import LocalPartError
-from localdev.host import console, worker
+from localdev.host import console, standby, worker
 from localdev.host.host import DEFAULT_PORT, Host
 
 
@@ -44,6 +45,12 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="stop at a line on standard input, and at once at its end, and so with the parent process",
     )
+    parser.add_argument(
+        "--standby",
+        action="store_true",
+        help="import the libraries of the app, and wait for a line on standard input before anything else",
+    )
+    parser.add_argument("--objects", action="store_true", help="write log records as JSON objects, one on each line")
     parser.add_argument(
         "--trace", action="store_true", help="turn OpenTelemetry on in the app, and log a line for each span"
     )
@@ -74,11 +81,24 @@ async def _run(arguments: argparse.Namespace) -> None:
     await host.run()
 
 
+def _line_comes() -> bool:
+    """Wait for a line on standard input, and read no more than that. Return False if the input ends."""
+    while read := os.read(0, 1):
+        if read == b"\n":
+            return True
+    return False
+
+
 def main() -> NoReturn:
     """Run the host, and end the process."""
     arguments = _arguments()
-    console.configure()
+    console.configure(objects=arguments.objects)
     worker.quieten()
+    if arguments.standby:
+        standby.import_libraries(arguments.app)
+        if not _line_comes():
+            sys.exit()
+        importlib.invalidate_caches()
     if arguments.trace:
         from localdev.host import spans  # noqa: PLC0415 - without it, nothing imports the SDK
 

@@ -147,7 +147,7 @@ def _hiding(environ: Mapping[str, str]) -> timedelta:
         hiding = timedelta(seconds=_whole(1, 604_800)(text))
     except ValueError as why:
         raise HostError(f"{HIDING} is {text!r}: {why}, in seconds; without it, 600 are used, as on Azure") from None
-    log.warning("%s: messages are hidden for %s s during their run (on Azure: 600 s)", HIDING, text)
+    log.info("%s: messages are hidden for %s s during their run (on Azure: 600 s)", HIDING, text)
     return hiding
 
 

@@ -4,15 +4,18 @@ On Azure the host drops every line that the app logs outside an executing invoca
 outlives its invocation. Here such a line is shown with the mark `NOT_SEEN`. Lines logged in `asyncio.to_thread` are not
 marked, but on Azure they can be lost too (Azure/azure-functions-python-worker, issue 1860).
 Source: Azure/azure-functions-host, GrpcWorkerChannel.cs (InvokeRpcLog, IgnoringRpcLog).
+
+For a parent process that shows the lines in its own way, each can be a JSON object instead: see `Objects`.
 """
 
+import json
 import logging
 import sys
 import threading
 from datetime import UTC, datetime
 from typing import override
 
-from localdev.host.worker import LIBRARY_LOGGER, in_invocation
+from localdev.host.worker import LIBRARY_LOGGER, current_invocation
 
 NOT_SEEN = "(outside an invocation: not seen on Azure)"
 
@@ -38,21 +41,58 @@ class _Lines(logging.Formatter):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = f"[{at}] {super().format(record)}"
+        line = f"[{_time(record)}] {super().format(record)}"
         colour = _COLOURS.get(record.levelno) if self._coloured else None
         return f"\x1b[{colour}m{line}{_PLAIN}" if colour else line
 
 
+class Objects(logging.Formatter):
+    """Makes a JSON object of each record.
+
+    `line` is the line as `_Lines` writes it, `at` its time, `level` a number, `logger` a name, and `text` the message
+    with its traceback. `seen` is false for a line that Azure drops. `facts` is the attribute of this name that the app
+    has given to the record, if any. `reported` is true for the failure of an invocation in which the app has logged an
+    error with facts: the failure is known already.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(message)s")
+        self._lines = _Lines(coloured=False)
+        self._with_errors = set[str]()
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        facts = getattr(record, "facts", None)
+        if facts and record.levelno >= logging.ERROR and (invocation := current_invocation()):
+            self._with_errors.add(invocation)
+        ended = getattr(record, "ended", None)
+        shown = {
+            "line": self._lines.format(record),
+            "at": _time(record),
+            "level": record.levelno,
+            "logger": record.name,
+            "text": super().format(record),
+            "seen": not _is_dropped_on_azure(record),
+            "facts": facts,
+            "reported": ended in self._with_errors,
+        }
+        self._with_errors.discard(ended or "")
+        return json.dumps(shown, default=str)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _is_dropped_on_azure(record: logging.LogRecord) -> bool:
     is_of_host = record.thread == threading.main_thread().ident or record.name == LIBRARY_LOGGER
-    return not is_of_host and not in_invocation()
+    return not is_of_host and current_invocation() is None
 
 
-def configure() -> None:
-    """Send all log records to standard error. The app may change this, as on Azure."""
+def configure(*, objects: bool) -> None:
+    """Send all log records to standard error, as lines or as JSON objects. The app may change this, as on Azure."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines(coloured=sys.stderr.isatty()))
+    handler.setFormatter(Objects() if objects else _Lines(coloured=sys.stderr.isatty()))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -66,7 +66,8 @@ class Executor:
         milliseconds = round((time.perf_counter() - started) * 1000)
         outcome = f"({'Failed' if ended.error else 'Succeeded'}, Id={invocation_id}, Duration={milliseconds}ms)"
         if ended.error:
-            log.error("Executed 'Functions.%s' %s\n%s", function.name, outcome, ended.error.rstrip())
+            text = ended.error.rstrip()
+            log.error("Executed 'Functions.%s' %s\n%s", function.name, outcome, text, extra={"ended": invocation_id})
         else:
             log.info("Executed 'Functions.%s' %s", function.name, outcome)
         return ended

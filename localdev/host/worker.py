@@ -36,6 +36,9 @@ from localdev.host.errors import HostError
 _library: Any = azure_functions_runtime  # has no type information
 LIBRARY_LOGGER = "azure.functions"
 
+GRACE = timedelta(seconds=2)
+"""The time that a cancelled function has to end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Datum:
@@ -122,13 +125,14 @@ _executing: set[str] = set()
 """Ids of the invocations that are executing now."""
 
 
-def in_invocation() -> bool:
-    """Return whether the caller runs in an invocation that is executing.
+def current_invocation() -> str | None:
+    """Return the id of the invocation in which the caller runs, if it is executing.
 
     The library keeps the invocation's id in a context variable, which the invocation's tasks inherit. A task that
     outlives its invocation keeps the id, but that invocation is over.
     """
-    return invocation_id_cv.get() in _executing
+    current: str | None = invocation_id_cv.get()
+    return current if current in _executing else None
 
 
 class Worker:
@@ -184,16 +188,28 @@ class Worker:
         _check_origin(app / script)
         return functions
 
-    def invoke(
+    async def invoke(
         self,
         invocation_id: str,
         function_id: str,
         argument: tuple[str, Datum],
         metadata: Mapping[str, Datum],
         retry: Retry,
-    ) -> "asyncio.Future[Invoked]":
-        """Run a function."""
-        return asyncio.wrap_future(self.call(lambda: _invoke(invocation_id, function_id, argument, metadata, retry)))
+    ) -> Invoked:
+        """Run a function. When cancelled, cancel it, and give it GRACE to end: it may write that it was interrupted."""
+        ended: Future[None] = Future()
+
+        async def work() -> Invoked:
+            try:
+                return await _invoke(invocation_id, function_id, argument, metadata, retry)
+            finally:
+                ended.set_result(None)
+
+        try:
+            return await asyncio.wrap_future(self.call(work))
+        except asyncio.CancelledError:
+            await asyncio.wait({asyncio.wrap_future(ended)}, timeout=GRACE.total_seconds())
+            raise
 
 
 def _check_origin(script: Path) -> None:
@@ -215,7 +231,7 @@ async def _index(app: Path) -> list[IndexedFunction]:
         raise HostError(f"{traceback.format_exc()}the app ended the process while it was imported") from None
     if response.result.status != _StatusResult.Success:
         exception = response.result.exception
-        raise HostError(f"{exception.stack_trace}the app was rejected: {exception.message}")
+        raise HostError(f"{_from_app(exception.stack_trace, app)}the app was rejected: {exception.message}")
     metadata = await _library.functions_metadata_request(request)
     return [
         IndexedFunction(
@@ -226,6 +242,13 @@ async def _index(app: Path) -> list[IndexedFunction]:
         )
         for one in metadata.function_metadata_results or ()
     ]
+
+
+def _from_app(trace: str, app: Path) -> str:
+    """Return the last traceback in a text, from function_app.py on. Before that, the library calls itself."""
+    _, head, calls = trace.rpartition("Traceback (most recent call last):\n")
+    at = calls.find(f'  File "{app / "function_app.py"}"')
+    return head + calls[at:] if at >= 0 else trace
 
 
 async def _invoke(

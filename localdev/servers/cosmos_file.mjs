@@ -78,10 +78,11 @@ function recordChanges() {
 }
 
 function saving(database, changes) {
+  // 0 is the character after /, so that the paths below an item are those in between.
   const put = database.prepare("INSERT OR REPLACE INTO items VALUES (?, ?)");
   const number = database.prepare("INSERT OR REPLACE INTO lists VALUES (?, ?)");
   const removals = ["items", "lists"].map((table) =>
-    database.prepare(`DELETE FROM ${table} WHERE path = ?1 OR substr(path, 1, length(?1) + 1) = ?1 || '/'`),
+    database.prepare(`DELETE FROM ${table} WHERE path = ?1 OR (path > ?1 || '/' AND path < ?1 || '0')`),
   );
   const apply = (path, { list, value }) => {
     if (value === undefined) {

@@ -191,6 +191,7 @@ def run_detail(line: RunLine) -> RunDetail:
             LoggedLine(level="warning", seconds=3.9, text="order 8123 has no address"),
         ),
         log_left_out=4,
+        recording=None,
     )
 
 

@@ -32,8 +32,12 @@ LASTING: Mapping[str, Mapping[str, float]] = {
     **SECONDS,
     "datasync/model/lease.py": {"DURATION": 30, "MARGIN": 0.5},
     "datasync/run/lease.py": {"RENEWAL": 7, "_RENEW_AGAIN": 0.5, "_SHORTEST_RENEWAL": 2},
+    "datasync/run/settle.py": {**SECONDS["datasync/run/settle.py"], "PATIENCE": 120},
 }
-"""The same with leases that last, as those of the app do, for longer than a client tries to send a request."""
+"""The same with leases that last, as those of the app do, for longer than a client tries to send a request.
+
+An attempt does not give up to record its end either, while a few requests in a row lose their answers.
+"""
 
 
 def create_app(folder: Path, times: Mapping[str, Mapping[str, float]]) -> None:

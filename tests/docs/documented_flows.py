@@ -27,7 +27,8 @@ class Api:
         """The items of the answers after the first one."""
 
     async def answer(self, request: web.Request) -> web.Response:
-        body = await request.json() if request.can_read_body else None
+        is_json = request.can_read_body and request.content_type == "application/json"
+        body = await request.json() if is_json else None
         self.requests.append(
             (
                 request.path,
@@ -137,6 +138,25 @@ async def test_a_feed_goes_on_at_its_last_position(run_flow: RunFlow, api: Api) 
     await run_flow("feed")
 
     assert [query["after"] for path, query, _ in api.requests if path == "/items"] == ["0", "2", "3", "3", "4", "4"]
+
+
+async def test_tickets_are_read_with_a_token(run_flow: RunFlow, api: Api, vault: KeyVault) -> None:
+    """The place of the next page is kept, until there is none."""
+    for name in ("client-id", "client-secret", "refresh-token"):
+        vault.set_secret(f"tenants--{TENANT}--mysource--{name}", f"my-{name}")
+    api.items = {"access_token": "acc3ss", "items": [1], "paging": {"next": "c2"}}
+    with pytest.raises(FlowFailed, match="names a page that was read before: {'cursor': 'c2'}"):
+        await run_flow("tickets")
+    api.items = {**api.items, "paging": None}
+    run = await run_flow("tickets")
+
+    assert (run.outcome, run.cursor_before, run.cursor_after) == ("succeeded", {"cursor": "c2"}, None)
+    read = [headers for path, headers, _ in api.requests if path == "/tickets"]
+    assert [(headers.get("cursor"), headers["authorization"]) for headers in read] == [
+        (None, "Bearer acc3ss"),
+        ("c2", "Bearer acc3ss"),
+        ("c2", "Bearer acc3ss"),
+    ]
 
 
 async def test_orders_wait_while_the_provider_is_closed(run_flow: RunFlow, api: Api) -> None:

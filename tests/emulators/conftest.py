@@ -1,7 +1,8 @@
 """An API on this machine, for flows that call one, and the secrets of flows."""
 
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -14,6 +15,7 @@ from datasync.flow.secrets import Vault
 from datasync.services import Services
 from localdev.keyvault import KeyVault
 from localdev.web import serving
+from tests.authoring import Desk, Target
 from tests.operating import Fleet
 from tests.stages import FakeClock
 from tests.world import World
@@ -68,8 +70,8 @@ async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
     def connect() -> SecretClient:
         return SecretClient(vault.uri, credential, verify_challenge_resource=False, retry_total=0)
 
-    def make(clock: Clock | None = None, **options: Any) -> Vault:
-        made.append(Vault(connect, (clock or FakeClock()).now, **options))
+    def make(clock: Clock | None = None, time_to_live: timedelta = timedelta(minutes=5)) -> Vault:
+        made.append(Vault(connect, (clock or FakeClock()).now, time_to_live))
         return made[-1]
 
     yield make
@@ -82,3 +84,23 @@ async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
 def fleet(world: World, services: Services) -> Fleet:
     """Return the app over the tenants of this test."""
     return Fleet(world, services)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """Return the folder of an author."""
+    desk = Desk(tmp_path)
+    with desk.importable():
+        yield desk
+
+
+@pytest_asyncio.fixture
+async def target(vault: KeyVault) -> AsyncGenerator[Target]:
+    """Serve the API of the flow `feed`, and store its URL and token for the tenant `t`."""
+    target = Target()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", target.answer)
+    async with serving("the API", application) as url:
+        vault.set_secret("tenants--t--crm--base", url)
+        vault.set_secret("tenants--t--crm--token", "s3cr3t-token")
+        yield target

@@ -1,6 +1,6 @@
 """The benchmarks, with small numbers."""
 
-from benchmarks import large_tenant, tick_documents, transport
+from benchmarks import large_tenant, simulation, tick_documents, transport
 from tests.world import World
 
 
@@ -29,3 +29,12 @@ async def test_each_transport_runs_all_operations(world: World) -> None:
     for rounds in measured.values():
         assert len(rounds) == 1
         assert rounds[0].cpu > 0
+
+
+def test_each_condition_of_a_simulation_is_measured() -> None:
+    """A tenant with ten flows, of which six are due within the hour. One of them is due after its first tick."""
+    jobs = {name: jobs for name, _, jobs in simulation.measure(entries=10, hours=1)}
+
+    assert len(jobs) == 5
+    assert (jobs["hourly ticks"], jobs["ticks each 5 min"]) == (5, 12 + 12 + 12 + 4 + 1 + 1)
+    assert jobs["precise mode"] == 360 + 60 + 12 + 4 + 1 + 1

@@ -430,7 +430,7 @@ async def test_a_token_endpoint_that_asks_for_a_pause_defers_the_run(server: Ser
         await run.get(server, run.client_credentials(server))
 
 
-@pytest.mark.parametrize("status", [307, 500])
+@pytest.mark.parametrize("status", [307, 429, 500])
 async def test_other_answers_are_errors_of_http(server: Server, run: Run, status: int) -> None:
     """A redirect is not followed: the body has secrets."""
     server.answers = [web.Response(status=status, headers={"Location": "/items"}) for _ in range(5)]

@@ -331,7 +331,7 @@ class TestEveryCommand:
 
     async def test_the_services_of_make_start_are_used_without_a_file(self, world: World, tmp_path: Path) -> None:
         """Settings in the environment do not count. The settings are in a file as long as `make start` runs."""
-        started = tmp_path / ".started.json"
+        started = tmp_path / "started.json"
         started.write_text(json.dumps({"IsEncrypted": False, "Values": world.environ}))
         script = f"""
 import datetime, pathlib

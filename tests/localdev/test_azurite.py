@@ -87,9 +87,9 @@ async def test_accounts_of_another_azurite_are_ignored(monkeypatch: pytest.Monke
 
 
 async def test_a_port_in_use_is_reported(storage: Storage) -> None:
-    """The error names the part, the port and the remedy."""
+    """The error names the part, the port, the program that uses it, and the remedy."""
     taken = port_of(storage.queue_endpoint)
-    with pytest.raises(PortTaken, match=rf"Azurite cannot listen on port {taken}: .* Is it another `make start`"):
+    with pytest.raises(PortTaken, match=rf"Azurite cannot listen on port {taken}: .*azurite.mjs.*\n.*--ports free"):
         async with azurite(queue_port=taken):
             pytest.fail("Azurite listens on a port in use")
 

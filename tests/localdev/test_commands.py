@@ -1,49 +1,85 @@
 """The commands of `python -m localdev` that use running services."""
 
-import asyncio
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
-from click.testing import CliRunner
 
-from localdev.cli import main as command
+from datasync.cli import local_settings
 from localdev.cosmos import Database
 from localdev.keyvault import key_vault
-from localdev.ports import Ports
 from localdev.tls import Certificates
 from tests.documents import document, entry
-from tests.localdev.ports import port_of
+from tests.localdev.commands import run
 from tests.world import World
 
 
-@pytest.fixture(autouse=True)
-def in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands run in a thread, although only the main thread can set signal handlers."""
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+@pytest.fixture
+def settings_of_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str]], None]:
+    """Return a function that writes the settings of the services of `start`, as if it ran them."""
+    file = tmp_path / "started.json"
+    monkeypatch.setattr(local_settings, "STARTED", file)
+
+    def write_settings(values: Mapping[str, str]) -> None:
+        content = {
+            "IsEncrypted": False,
+            "Values": {"SSL_CERT_FILE": certifi.where(), **values},
+            "Host": {"LocalHttpPort": 1},
+        }
+        file.write_text(json.dumps(content))
+
+    return write_settings
 
 
-async def run(*arguments: str) -> tuple[int, str]:
-    """Run a command in a thread, because it starts an event loop."""
-    result = await asyncio.to_thread(CliRunner().invoke, command.cli, arguments)
-    return result.exit_code, result.output
+type Announce = Callable[[Mapping[str, str]], None]
 
 
-async def test_a_command_stores_a_secret_in_the_local_vault(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The user needs no certificates or tokens. The error for an invalid name shows the name."""
+async def test_secrets_are_set_listed_and_deleted(certificates: Certificates, settings_of_start: Announce) -> None:
+    """The user needs no certificates or tokens. Values are never shown."""
     async with key_vault({}, tls=certificates) as vault:
-        monkeypatch.setattr(command, "PORTS", Ports(vault=port_of(vault.uri)))
+        settings_of_start(vault.environ)
+        none = await run("secret", "list")
+        for number in range(30):
+            vault.set_secret(f"shared--number--{number}", "s3cret")
+        stored = await run("secret", "set", "tenants--t--crm--token", "s3cret")
+        value = vault.values()["tenants--t--crm--token"]
+        listed = await run("secret", "list")
+        deleted = await run("secret", "delete", "tenants--t--crm--token")
+        again = await run("secret", "delete", "tenants--t--crm--token")
 
-        stored = await run("secret", "tenants--t--crm--token", "s3cret")
-        refused = await run("secret", "tenants--t_1--crm", "s3cret")
+        assert none == (0, "no secret\n")
+        assert stored == (0, "Stored. Flows read the new value of tenants--t--crm--token from now on.\n")
+        assert value == "s3cret"
+        assert listed == (0, "".join(f"{name}\n" for name in sorted([*vault.values(), "tenants--t--crm--token"])))
+        assert deleted == (0, "Deleted. Flows do not find tenants--t--crm--token from now on.\n")
+        assert again[0] == 1
+        assert "tenants--t--crm--token was not found in this key vault" in again[1]
 
-    assert stored[0] == 0
-    assert "Stored" in stored[1]
-    assert refused[0] == 1
-    assert "secret 'tenants--t_1--crm': " in refused[1]
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (("set", "tenants--t_1--crm", "s3cret"), 1, "secret 'tenants--t_1--crm': Key Vault takes names of 1 to 127"),
+        (("delete", "a/b"), 1, "secret 'a/b': Key Vault takes names of 1 to 127"),
+        (("set", "tenants--t--crm", ""), 2, "a secret is not empty"),
+        (("set", "tenants--t--crm"), 2, "Missing argument 'VALUE'"),
+        (("tenants--t--crm", "s3cret"), 2, "No such command 'tenants--t--crm'"),
+    ],
+)
+async def test_a_secret_that_the_vault_cannot_hold_is_refused(
+    settings_of_start: Announce, arguments: tuple[str, ...], code: int, error: str
+) -> None:
+    """The error shows the name, and not the value."""
+    settings_of_start({"KEY_VAULT_URI": "https://127.0.0.1:1/"})
+
+    ended, output = await run("secret", *arguments)
+
+    assert ended == code
+    assert error in output
+    assert "s3cret" not in output
 
 
 def write(folder: Path, content: Any) -> str:
@@ -53,10 +89,9 @@ def write(folder: Path, content: Any) -> str:
 
 
 @pytest.fixture
-def started(world: World, database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Let the commands use the database of this test, as if `start` ran it."""
-    monkeypatch.setattr(command, "PORTS", Ports(cosmos=port_of(database.endpoint)))
-    monkeypatch.setenv("COSMOS_DATABASE", world.settings.cosmos_database)
+def started(world: World, settings_of_start: Announce) -> World:
+    """Let the commands use the services of this test, as if `start` ran them."""
+    settings_of_start(world.environ)
     return world
 
 
@@ -137,19 +172,48 @@ async def test_a_document_that_cosmos_db_refuses_is_named(started: World, tmp_pa
 
 
 async def test_without_a_running_stack_the_error_names_the_remedy(
-    tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing listens on the ports of `start`."""
-    monkeypatch.setattr(command, "PORTS", Ports(cosmos=unused_tcp_port, vault=unused_tcp_port))
-    monkeypatch.setattr(command, "HOST_URL", f"http://127.0.0.1:{unused_tcp_port}")
+    """Each command looks for the stack of its own checkout."""
+    monkeypatch.setattr(local_settings, "STARTED", tmp_path / ".local" / "started.json")
+    file = write(tmp_path, document("acme"))
+
+    for arguments in (["tenant", file], ["secret", "set", "name", "value"], ["secret", "list"], ["tick"]):
+        code, output = await run(*arguments)
+        assert (code, output) == (
+            1,
+            f"Error: no services run on this machine: run `make start` in {tmp_path} first\n",
+        )
+
+
+async def test_a_stack_that_does_not_answer_is_named(
+    tmp_path: Path, database: Database, settings_of_start: Announce
+) -> None:
+    """The settings are there, and the services are not."""
+    settings_of_start(
+        {
+            "AzureWebJobsStorage": "UseDevelopmentStorage=true",
+            "COSMOS_CONNECTION_STRING": f"AccountEndpoint=http://127.0.0.1:1/;AccountKey={database.key};",
+            "KEY_VAULT_URI": "https://127.0.0.1:1/",
+        }
+    )
     file = write(tmp_path, document("acme"))
 
     for arguments, part in (
-        (["tenant", file], "the Cosmos DB on port"),
-        (["secret", "name", "value"], "the Key Vault on port"),
-        (["tick"], "the host at"),
+        (["tenant", file], "the Cosmos DB of `make start`"),
+        (["secret", "list"], "the Key Vault of `make start`"),
+        (["tick"], "the host at http://127.0.0.1:1"),
     ):
         code, output = await run(*arguments)
         assert code == 1
-        assert output.startswith(f"Error: {part}")
-        assert output.endswith("Run `make start` first\n")
+        assert output.startswith(f"Error: {part} does not answer")
+        assert output.endswith("Run `make start` again\n")
+
+
+@pytest.mark.parametrize("ports", ["80", "65529", "x", "-1", "8000.5"])
+async def test_ports_that_cannot_be_used_are_refused(ports: str) -> None:
+    """`start` needs eight ports in a row."""
+    code, output = await run("start", "--ports", ports)
+
+    assert code == 2
+    assert f"expected free, or a number from 1024 to 65528, got '{ports}'" in output

@@ -78,6 +78,17 @@ async def test_a_client_sets_a_secret(client: SecretClient) -> None:
     assert (await client.get_secret("shared--key")).value == "grün"
 
 
+async def test_a_client_deletes_a_secret(client: SecretClient) -> None:
+    """It is gone at once, and its name can be used again. Another delete finds nothing."""
+    assert (await client.delete_secret(NAME)).name == NAME
+    with pytest.raises(ResourceNotFoundError, match="SecretNotFound"):
+        await client.get_secret(NAME)
+    with pytest.raises(ResourceNotFoundError, match="SecretNotFound"):
+        await client.delete_secret(NAME)
+    await client.set_secret(NAME, "again")
+    assert (await client.get_secret(NAME)).value == "again"
+
+
 async def test_a_refused_read_is_an_error(own_vault: KeyVault, client: SecretClient) -> None:
     """The client does not repeat a request that was answered with 403."""
     own_vault.fail_next(403)

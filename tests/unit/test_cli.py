@@ -531,6 +531,15 @@ def test_one_tenant_has_one_document(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("tenant_id", ["a/b", "a\\b", "a?", "#a", "acme ", "é" * 512])
+def test_an_id_that_cosmos_db_refuses_is_a_problem(tmp_path: Path, tenant_id: str) -> None:
+    """The document cannot be stored. An id has at most 1,023 bytes."""
+    code, (problem, summary) = validate(write(tmp_path / "a.json", document(tenant_id)))
+
+    assert re.search(" id: an id has (none of .* which Cosmos DB does not accept|at most .* as in Cosmos DB)", problem)
+    assert (code, summary) == (1, "1 document, 1 problem")
+
+
 def test_ids_that_differ_only_in_case_are_problems_of_both(tmp_path: Path) -> None:
     """Key Vault does not distinguish them, so one of them would read the secrets of the other."""
     first = write(tmp_path / "a.json", document("acme"))
@@ -739,7 +748,8 @@ def test_tenants_need_a_package_of_flows(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_without_make_start_local_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after a kill, which leaves the file of the settings, but not the certificates."""
-    started = tmp_path / ".started.json"
+    started = tmp_path / ".local" / "started.json"
+    started.parent.mkdir()
     monkeypatch.setattr(local_settings, "STARTED", started)
     before = run("status", "--local")
     write(started, {"IsEncrypted": False, "Values": {"SSL_CERT_FILE": str(tmp_path / "gone")}})

@@ -1,5 +1,6 @@
 """An event is a log line: a word to search for, a sentence, and every attribute as `key=value`."""
 
+import json
 import logging
 from datetime import UTC, datetime, timedelta
 
@@ -465,3 +466,34 @@ def test_attributes_stay_on_the_log_record(caplog: pytest.LogCaptureFixture) -> 
     emit(RunEnded(record=ended(Outcome.SUCCEEDED, counts={"readings": 1})))
 
     assert caplog.records[0].fields == {"readings": 1, "run": "5f", "attempt": 1}  # type: ignore[attr-defined]
+
+
+def test_the_parts_of_an_event_are_on_the_log_record(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler on the same machine shows them in its own way. They are JSON."""
+    configure()
+    emit(RunStarted(subject="acme/weather", run="5f", attempt=2))
+    emit(RunEnded(record=ended(Outcome.SUCCEEDED, counts={"readings": 1})))
+    emit(NotBuried(message_id="m", error=ValueError("no")))
+
+    started, run, other = (record.facts for record in caplog.records)  # type: ignore[attr-defined]
+    assert (started["event"], started["subject"], started["attempt"]) == ("RunStarted", "acme/weather", 2)
+    assert (run["event"], run["outcome"], run["counts"], run["error"]) == (
+        "RunEnded",
+        "succeeded",
+        {"readings": 1},
+        None,
+    )
+    assert other == {"event": "NotBuried", "sentence": "UNAVAILABLE message m stays in the poison queue: no"}
+    assert json.loads(json.dumps(run)) == run
+
+
+def test_an_attempt_that_fails_like_the_one_before_is_marked() -> None:
+    """The fingerprints are the same. The texts may differ, for example in a time."""
+    record = RunRecord.begin(JOB, "weather", NOON)
+    errors = [Failure(message=text, fingerprint=mark) for text, mark in (("at 1", "a"), ("at 2", "a"), ("at 3", "b"))]
+    marks = []
+    for error in errors:
+        record = record.after(Attempt(id="a", outcome=Outcome.FAILED, started_utc=NOON, finished_utc=NOON, error=error))
+        marks.append(RunEnded(record=record).facts()["repeated"])
+
+    assert marks == [False, True, False]

@@ -102,3 +102,18 @@ def test_the_included_flows_load() -> None:
 
     assert {flow.name for flow in registry} >= {"weather", "home-depot→builder-prime"}
     assert registry.broken == {}
+
+
+def test_a_file_that_was_changed_after_the_start_is_named(package: Package) -> None:
+    """The process has the files as they were when it started. The error for an unknown flow says so."""
+    package.write("a_good", GOOD)
+    registry = package.load()
+
+    with pytest.raises(FlowUnknown) as before:
+        registry.resolve("lost")
+    package.write("later", GOOD.replace('"good"', '"lost"'))
+    with pytest.raises(FlowUnknown) as after:
+        registry.resolve("lost")
+
+    newer = "; flows_under_test/later.py was changed after this process started: restart it"
+    assert str(after.value) == f"{before.value}{newer}"

@@ -318,7 +318,7 @@ async def test_a_kept_place_at_another_origin_is_refused(client: httpx.AsyncClie
 @pytest.mark.parametrize("end", [None, "", False, 0])
 @pytest.mark.parametrize("next_page", [by_cursor("after", "next"), by_url("next")])
 async def test_an_empty_place_is_the_end(client: httpx.AsyncClient, api: Api, next_page: NextPage, end: object) -> None:
-    """APIs say in many ways that there is no further page."""
+    """APIs have many ways to end their pages."""
     api.answer = lambda _: web.json_response({"items": [], "next": end})
 
     assert len(await read(client, api, next_page)) == 1

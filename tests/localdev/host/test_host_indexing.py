@@ -41,7 +41,7 @@ async def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[st
 
 @pytest.mark.parametrize("mistake", REFUSED)
 async def test_an_app_with_a_mistake_is_refused(refused: dict[str, list[str]], mistake: str) -> None:
-    """The whole traceback is shown, down to the line in function_app.py. The last line names the mistake."""
+    """The traceback is shown from function_app.py on. The last line names the mistake."""
     lines = refused[mistake]
     _, traceback, last = REFUSED[mistake]
     assert traceback in "\n".join(lines)

@@ -49,6 +49,27 @@ async def test_functions_that_do_not_finish_are_cancelled(app: App, queues: Queu
     assert await queues.jobs.peek_messages() == []
 
 
+async def test_a_cancelled_function_has_a_moment_to_end(app: App, queues: Queues) -> None:
+    """The app can note that it was interrupted, also after the end of the host's parent."""
+    app.write("""
+@app.queue_trigger(arg_name="msg", queue_name="%QUEUE%", connection="AzureWebJobsStorage")
+async def work(msg: func.QueueMessage) -> None:
+    seen(started=True)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(0.1)
+        seen(noted=True)
+""")
+    await queues.put("one")
+    async with app.running() as host:
+        await wait_until(app.seen, description="the function is running")
+        assert host.process.stdin
+        host.process.stdin.close()
+        assert await host.exit_code() == 0
+    assert app.seen() == [{"started": True}, {"noted": True}]
+
+
 async def test_a_second_signal_does_not_wait(app: App, queues: Queues) -> None:
     """The second Ctrl-C ends a function that had an hour to finish."""
     app.write(WAITING)
