@@ -14,7 +14,7 @@ import httpx
 
 from datasync.errors import TokenRefused
 from datasync.flow.context import FlowRun
-from datasync.flow.http import IDEMPOTENT
+from datasync.flow.http import READ
 from datasync.flow.responses import response_limits
 from datasync.flow.secrets import TenantSecretClient, declared_secret
 from datasync.flow.tokens import Token, TokenSlot
@@ -27,7 +27,7 @@ EARLY = timedelta(seconds=60)
 """How long before its end a token is renewed; half of its lifetime, if that is shorter."""
 
 _CLIENT_AUTHS = ("client_secret_basic", "client_secret_post", "none")
-_READ = IDEMPOTENT | response_limits(max_body=1_000_000, total=timedelta(minutes=1))  # a token request changes no data
+_REQUEST = READ | response_limits(max_body=1_000_000, total=timedelta(minutes=1))
 _VISIBLE = re.compile(r"[\x21-\x7e]+")  # RFC 6749, appendix A.12
 _LONGEST_LIFETIME = 10 * 365 * 24 * 3600  # seconds
 
@@ -162,7 +162,7 @@ class _OAuth2(httpx.Auth):
             data=data,
             auth=auth,
             headers={"Accept": "application/json"},
-            extensions=_READ,
+            extensions=_REQUEST,
             follow_redirects=False,  # the body has secrets
         )
 

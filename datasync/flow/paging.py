@@ -93,7 +93,7 @@ async def paginate(
             `by_offset(…)`, or a function of your own. A URL that it returns is requested as it is. Parameters replace
             those of the first request, in the JSON body if `json` is given, else in the query.
         start: The `next` of a page, to go on after that page. None begins with the first page.
-        method: `POST` for an API that is asked with a body. Pass `extensions=IDEMPOTENT` too, so that it is retried.
+        method: `POST` for an API that is asked with a body. Pass `extensions=READ` too.
         params: The query. Values that are None are left out.
         json: The body, an object.
         options: Other arguments of httpx: `auth`, `headers`, `timeout`, `extensions`, `follow_redirects`.

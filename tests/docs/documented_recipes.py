@@ -169,7 +169,7 @@ async def test_a_source_that_is_empty_deletes_nothing(run_flow: RunFlow, systems
 
 
 async def test_tombstones_are_deleted(run_flow: RunFlow, systems: Systems) -> None:
-    """One that is already gone does not fail the run."""
+    """One that is already gone is no error."""
     systems.answers["GET /mysource/changes"] = lambda query: {
         "items": [] if query else [{"id": "1", "deleted": True}, {"id": "2", "deleted": False}],
         "position": "p1",

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from datasync import IDEMPOTENT, RetryLater
+from datasync import READ, RetryLater
 from datasync.flow.http import new_client
 from datasync.flow.usage import HttpUsage
 from datasync.http import NextPage, Page, PagingFailed, by_cursor, by_link, by_offset, by_page, by_url, paginate
@@ -149,7 +149,7 @@ async def test_a_cursor_is_sent_in_the_body_of_a_post(client: httpx.AsyncClient,
     answers = [web.Response(status=503)]
     api.answer = lambda asked: answers.pop() if answers else by_position(asked)
     pages = await read(
-        client, api, by_cursor("after", "next"), method="POST", json={"status": "open"}, extensions=IDEMPOTENT
+        client, api, by_cursor("after", "next"), method="POST", json={"status": "open"}, extensions=READ
     )
 
     assert [page.asked.get("after") for page in pages] == [None, 2, 4]
