@@ -127,6 +127,7 @@ def _arguments(facts: RecordedRun) -> Iterator[str]:
     for argument, number in (("attempt", facts.attempt), ("part", facts.part)):
         if number > 1:
             yield f"        {argument}={number},\n"
+    yield f"        run_id={_literal(facts.run_id)},\n"
 
 
 def _literal(value: Any, indent: str = " " * 8) -> str:

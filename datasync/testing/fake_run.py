@@ -104,6 +104,7 @@ class FakeRuns:
         cursor: Any = None,
         attempt: int = 1,
         part: int = 1,
+        run_id: str = "test-run",
     ) -> FakeRun:
         """Make a run of a flow. Await its `call`, or call the function: `await items(run.tenant.id, run.kv, run)`.
 
@@ -118,6 +119,7 @@ class FakeRuns:
             cursor: The cursor that an earlier run has kept.
             attempt: 1 at the first.
             part: 1 at the first.
+            run_id: The id of the run, for flows that use it as an idempotency key.
 
         Raises:
             FlowUnknown: the function is not a flow.
@@ -144,7 +146,7 @@ class FakeRuns:
             flow=flow,
             kv=TenantSecretClient(made.id, GivenSecrets(made.id, secrets or {}, clock.now), redact.add),
             lines=lines.texts,
-            run_id="test-run",
+            run_id=run_id,
             tenant=made,
             flow_name=flow.name,
             settings=flow.decode_settings(made.id, entry),
@@ -153,7 +155,7 @@ class FakeRuns:
             part=part,
             window=window,
             http=new_client(self._transport, HttpUsage(clock)),
-            log=RunLog(f"{shown(made.id)}/{flow.name}", {"run": "test-run", "attempt": attempt}, redact, lines),
+            log=RunLog(f"{shown(made.id)}/{flow.name}", {"run": run_id, "attempt": attempt}, redact, lines),
             cursor=deepcopy(cursor),
             kept=normalized(cursor),
         )

@@ -46,6 +46,7 @@ async def test_run_5f2b_1c3d(fake_run: FakeRuns) -> None:
         timezone="Europe/Berlin",
         settings={"baseUrl": "https://weather.example"},
         window=Window(start=None, end=datetime(2025, 8, 23, 12, 0, tzinfo=UTC)),
+        run_id="5F2b-1c3d",
     )
 
     await run.call()

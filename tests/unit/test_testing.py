@@ -65,6 +65,7 @@ async def test_a_flow_of_the_app_runs(fake_run: FakeRuns, mock_api: MockRouter) 
     assert run.counts == {"readings": 1}
     assert run.lines == ["21 °C, wind 3 km/h"]
     assert (run.flow_name, run.tenant.id, run.tenant.timezone) == ("weather", "acme", "UTC")
+    assert (run.attempt, run.part, run.run_id) == (1, 1, "test-run")
 
 
 async def test_a_test_may_call_the_function_itself(fake_run: FakeRuns, mock_api: MockRouter) -> None:
