@@ -22,7 +22,7 @@ tick: install ## Run the flows of `make start` that are due now, and show the re
 	$(BIN)/python -m localdev tick
 
 test: install ## Run all tests, and check how much of the code they cover.
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0 --cov
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --cov
 
 quick: install ## Run the fast tests only: unit, fundamentals and flows.
 	$(BIN)/python -m pytest tests/unit tests/fundamentals tests/flows tests/test_*.py

@@ -148,9 +148,7 @@ async def test_a_cursor_is_sent_in_the_body_of_a_post(client: httpx.AsyncClient,
     """The POST is retried if the flow says that it only reads."""
     answers = [web.Response(status=503)]
     api.answer = lambda asked: answers.pop() if answers else by_position(asked)
-    pages = await read(
-        client, api, by_cursor("after", "next"), method="POST", json={"status": "open"}, extensions=READ
-    )
+    pages = await read(client, api, by_cursor("after", "next"), method="POST", json={"status": "open"}, extensions=READ)
 
     assert [page.asked.get("after") for page in pages] == [None, 2, 4]
     assert api.asked[1:] == [{"status": "open"}, {"status": "open", "after": 2}, {"status": "open", "after": 4}]
