@@ -10,7 +10,7 @@ import click
 from datasync.author.playback import Step
 from datasync.author.regression import write_test
 from datasync.cli.common import MODULE, Command, Exit, Offline, flows_option, load_flows, offline, opened
-from datasync.errors import RecordingInvalid
+from datasync.errors import RecordingInvalid, RecordingUnknown
 from datasync.flow.registry import Flow
 from datasync.model.cassette import LARGEST, Cassette, RecordedRun, decode_cassette
 from datasync.model.times import utc_text
@@ -70,8 +70,10 @@ async def _cassette(source: str, tenant_id: str | None) -> Cassette:
 
 
 def _content(file: Path) -> bytes | None:
-    """Return the content of a file, up to the size at which it is refused; None if there is no such file."""
+    """Return the content of a file, up to the size at which it is refused; None if it is a run."""
     if not file.is_file():
+        if file.suffix in (".yaml", ".yml", ".json"):
+            raise RecordingUnknown(f"there is no file {str(file)!r}")
         return None
     try:
         with file.open("rb") as opened_file:

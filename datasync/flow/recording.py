@@ -66,6 +66,10 @@ class Recording:
             exchange.trouble = error
             raise
         exchange.answer = _Answer(response.status_code, response.reason_phrase, response.headers)
+        if response.is_closed:  # it was made with its body, in place of the API
+            exchange.body.add(response.content)
+            exchange.body.is_complete = True
+            return response
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - of an async transport
         response.stream = _Recorded(response.stream, exchange)
         return response

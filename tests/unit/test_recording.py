@@ -319,12 +319,25 @@ def test_a_secret_that_changes_has_one_stand_in() -> None:
     assert made.secrets == {"my--it": "<my--it>"}
 
 
+async def test_an_answer_that_was_made_with_its_body_is_recorded() -> None:
+    """It was made up in place of the API, and is not a stream."""
+    recording = Recording()
+
+    async def answer() -> httpx.Response:
+        return httpx.Response(200, json={"id": 1})
+
+    await recording.exchange(httpx.Request("POST", "https://x.example/"), answer)
+
+    (made,) = cassette(recording).interactions
+    assert (made.response.body.string, made.datasync.left_out) == ('{"id":1}', None)
+
+
 async def test_a_recording_does_not_hold_the_bodies_that_it_cuts() -> None:
     """The requests and answers of httpx keep their bodies, so the recording lets go of them."""
     recording, alive = Recording(), list[weakref.ref[object]]()
 
     async def answer() -> httpx.Response:
-        response = httpx.Response(200, content=b"x" * 1000)
+        response = httpx.Response(200, stream=httpx.ByteStream(b"x" * 1000))
         alive.append(weakref.ref(response))
         return response
 

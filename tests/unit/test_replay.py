@@ -215,6 +215,13 @@ def test_a_file_that_is_not_a_recording_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 1
 
 
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    """The name of a file is not taken for a run, which would need services."""
+    result = run(tmp_path / "none.yaml")
+
+    assert (result.output, result.exit_code) == (f"Error: there is no file '{tmp_path}/none.yaml'\n", 3)
+
+
 def test_a_recording_of_an_unknown_flow_is_refused(tmp_path: Path) -> None:
     """The flow may have been renamed."""
     result = run(recorded(tmp_path, flow_name="wether"))
