@@ -82,7 +82,7 @@ def test_the_help_has_all_commands_in_groups_and_says_what_to_do_first() -> None
         "Run, pause and resume flows": ["enqueue", "pause", "resume", "next-run", "gate"],
         "Dead runs, and what a flow keeps": ["dead", "cursor", "window"],
         "Tenants": ["tenant", "add-flow", "secrets"],
-        "Write a flow": ["new", "try", "run"],
+        "Write a flow": ["new", "try", "run", "replay"],
         "Check before you deploy": ["validate", "schedule", "check", "simulate"],
     }  # fmt: skip
     assert "az login" in shown
