@@ -81,12 +81,11 @@ async def _run(arguments: argparse.Namespace) -> None:
     await host.run()
 
 
-def _line_comes() -> bool:
-    """Wait for a line on standard input, and read no more than that. Return False if the input ends."""
-    while read := os.read(0, 1):
-        if read == b"\n":
-            return True
-    return False
+def _read_line() -> None:
+    """Read a line of standard input, and no more than that. The process ends if the input ends."""
+    while (read := os.read(0, 1)) != b"\n":
+        if not read:
+            os._exit(0)
 
 
 def main() -> NoReturn:
@@ -95,9 +94,10 @@ def main() -> NoReturn:
     console.configure(objects=arguments.objects)
     worker.quieten()
     if arguments.standby:
+        line = threading.Thread(target=_read_line, name="stdin", daemon=True)
+        line.start()
         standby.import_libraries(arguments.app)
-        if not _line_comes():
-            sys.exit()
+        line.join()
         importlib.invalidate_caches()
     if arguments.trace:
         from localdev.host import spans  # noqa: PLC0415 - without it, nothing imports the SDK
