@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from datasync.author.playback import NotAnswered, Playback, PlaybackEnded, Step
 from datasync.errors import FlowSignal, RecordingUnknown, RunUnknown
 from datasync.flow.context import Window
-from datasync.flow.failures import failure_of, place_of
+from datasync.flow.failures import failure_of, from_flow, place_of
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow, FlowFunction
 from datasync.model.cassette import Cassette, RecordedRun, decode_cassette
@@ -76,7 +76,7 @@ async def replay(flow: Flow, cassette: Cassette, on_step: Callable[[Step], None]
         run = runs(
             flow,
             settings=facts.settings,
-            secrets=facts.secrets,
+            secrets=_secrets(cassette),
             tenant=facts.tenant.id,
             timezone=facts.tenant.timezone,
             window=Window(start=facts.window.start, end=facts.window.end),
@@ -93,9 +93,21 @@ async def replay(flow: Flow, cassette: Cassette, on_step: Callable[[Step], None]
     return Replayed(
         end=_end(error, flow.function),
         differences=tuple(_differences(facts, error, flow.function)),
-        traceback=_from_flow(error, flow.function) if error and _ended(error) is None else "",
+        traceback=_printed(error, flow.function) if error and _ended(error) is None else "",
         unused=tuple(playback.unused),
     )
+
+
+def _secrets(cassette: Cassette) -> dict[str, str]:
+    """Return the stand-ins for the secrets.
+
+    The access tokens are among them only if the attempt had one from an earlier run, and did not begin with the request
+    for one.
+    """
+    secrets, exchanges = dict(cassette.datasync.secrets), cassette.exchanges
+    if exchanges and "grant_type=" in (exchanges[0].request.body or ""):
+        return {name: stand_in for name, stand_in in secrets.items() if not name.endswith("--access-token")}
+    return secrets
 
 
 def _end(error: BaseException | None, function: FlowFunction) -> str:
@@ -144,12 +156,8 @@ def _ended(error: BaseException) -> PlaybackEnded | None:
     return error if isinstance(error, PlaybackEnded) else None
 
 
-def _from_flow(error: BaseException, function: FlowFunction) -> str:
-    """Return the traceback from the flow's file on."""
-    file, at = inspect.unwrap(function).__code__.co_filename, error.__traceback__
-    while at and at.tb_frame.f_code.co_filename != file:
-        at = at.tb_next
-    return "".join(traceback.format_exception(type(error), error, at or error.__traceback__)).rstrip()
+def _printed(error: BaseException, function: FlowFunction) -> str:
+    return "".join(traceback.format_exception(from_flow(error, function))).rstrip()
 
 
 def _line(error: BaseException, function: FlowFunction) -> str | None:

@@ -161,10 +161,11 @@ def _stem(flow: Flow) -> str:
 
 
 def _root(flow: Flow) -> Path:
-    """Return the folder that has the package of the flow's file."""
+    """Return the folder that has the package of the flow's file, from the present folder where it lies in that."""
     package = sys.modules[flow.function.__module__.partition(".")[0]]
     place = [*getattr(package, "__path__", ())]
-    return Path(place[0]).parent if place else Path(package.__file__ or "").parent
+    root = Path(place[0] if place else package.__file__ or "").absolute().parent
+    return root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root
 
 
 async def _given(

@@ -7,6 +7,9 @@ from datasync.errors import SettingsInvalid
 from datasync.model.decode import has_half_a_pair
 from datasync.model.display import shown
 
+DEMO_APIS = "LOCALDEV_DEMO_APIS"
+"""The name, among these settings, of the address of the demo's APIs."""
+
 STARTED = Path(__file__).parents[2] / ".local" / "started.json"
 """The settings of the services of `make start`, as long as it runs. It has the form of a local.settings.json."""
 

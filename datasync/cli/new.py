@@ -11,10 +11,11 @@ import click
 
 from datasync.author.new import NewFlow, new_flow
 from datasync.cli.common import EXITS, Command, load_flows, say
-from datasync.errors import DataSyncError
+from datasync.cli.local_settings import DEMO_APIS, started_settings
+from datasync.errors import DataSyncError, SettingsInvalid
 from datasync.operate.why import command
 
-DEMO_APIS = "http://127.0.0.1:8080"
+_USUAL_DEMO_APIS = "http://127.0.0.1:8080"
 """The address of the demo APIs of `make start`, unless it was started with other ports."""
 
 
@@ -41,11 +42,15 @@ def new(now: datetime, *, name: str, tenant_id: str) -> None:
     except DataSyncError as error:
         say(f"Error: {error}", err=True)
         sys.exit(EXITS[error.kind])
-    for line in _lines(made):
+    try:
+        demo_apis = started_settings()[DEMO_APIS]
+    except (SettingsInvalid, KeyError):
+        demo_apis = _USUAL_DEMO_APIS
+    for line in _lines(made, demo_apis):
         click.echo(line)
 
 
-def _lines(made: NewFlow) -> Iterator[str]:
+def _lines(made: NewFlow, demo_apis: str) -> Iterator[str]:
     flow, test, tenant = (path.as_posix() for path in (made.flow, made.test, made.tenant))
     width = max(map(len, (flow, test, tenant)))
     yield f"{flow:<{width}}   the flow: change it for your APIs"
@@ -58,7 +63,7 @@ def _lines(made: NewFlow) -> Iterator[str]:
     yield ""
     yield "Its secrets, while `make start` runs. The demo APIs have such items, for any token:"
     for name in made.secrets:
-        yield f"  python -m localdev secret set {name} {_demo_value(name)}"
+        yield f"  python -m localdev secret set {name} {_demo_value(name, demo_apis)}"
     yield "In Azure:"
     for name in made.secrets:
         yield f'  az keyvault secret set --vault-name "<vault>" --name {name} --value "<value>"'
@@ -70,10 +75,10 @@ def _lines(made: NewFlow) -> Iterator[str]:
     yield "  make tick"
 
 
-def _demo_value(secret: str) -> str:
+def _demo_value(secret: str, demo_apis: str) -> str:
     """Return the value of a secret with which a new flow calls the demo APIs."""
     _, _, system, key = secret.split("--")
-    return f"{DEMO_APIS}/{system}" if key == "api-base" else f"token-of-{system}"
+    return f"{demo_apis}/{system}" if key == "api-base" else f"token-of-{system}"
 
 
 COMMANDS: tuple[click.Command, ...] = (new,)

@@ -1,5 +1,6 @@
 """Makes a Failure of the exception that ended an attempt."""
 
+import inspect
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -66,6 +67,14 @@ def place_of(error: BaseException, function: Callable[..., object]) -> str:
     """Return the module and the qualified name of the flow's innermost function in the traceback of an error."""
     chosen, _ = _most_telling(error)
     return _place(chosen, function)
+
+
+def from_flow(error: BaseException, function: Callable[..., object]) -> BaseException:
+    """Return an exception whose traceback begins in the file of the flow, without the calls of the app before it."""
+    file, entry = inspect.unwrap(function).__code__.co_filename, error.__traceback__
+    while entry and entry.tb_frame.f_code.co_filename != file:
+        entry = entry.tb_next
+    return error.with_traceback(entry or error.__traceback__)
 
 
 class _Answer(msgspec.Struct, frozen=True):

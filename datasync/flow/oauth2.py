@@ -111,7 +111,7 @@ class _OAuth2(httpx.Auth):
     @property
     def _slot(self) -> TokenSlot:
         fields = frozenset(self._fields.items())
-        return self._kv.token_slot((self._GRANT, self._system, self._url, self._client_auth, fields))
+        return self._kv.token_slot(self._system, (self._GRANT, self._url, self._client_auth, fields))
 
     async def _renewed(self, slot: TokenSlot) -> Token:
         try:

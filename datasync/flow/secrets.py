@@ -261,9 +261,9 @@ class TenantSecretClient(SecretClient):
         """Read values again that were read more than ten seconds ago: an API has refused them."""
         self._fresh_after = self._vault.tokens.now()
 
-    def token_slot(self, key: Hashable) -> TokenSlot:
-        """Return the place in which the process keeps an access token of this tenant."""
-        return self._vault.tokens.slot(self._tenant_id, key)
+    def token_slot(self, system: str, key: Hashable) -> TokenSlot:
+        """Return the place in which the process keeps an access token of this tenant for a system."""
+        return self._vault.tokens.slot(self._tenant_id, system, key)
 
     async def _check_claim(self, name: str) -> None:
         """Refuse a secret that Key Vault would give to another tenant as well."""

@@ -38,6 +38,11 @@ class TokenSlot:
     replaced: tuple[str, str] | None = None
     """A refresh token of the vault, and the one that the server has issued in its place."""
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether no token was asked for yet."""
+        return self.token is None and self.refusal is None
+
     def usable(self, instead_of: Token | None = None) -> Token | None:
         """Return the token, unless it is about to expire, or is the one that an API has refused and not recent."""
         now, token = self.now(), self.token
@@ -53,10 +58,14 @@ class Tokens:
         self.now = now
         self._slots = dict[Hashable, TokenSlot]()
 
-    def slot(self, tenant_id: str, key: Hashable) -> TokenSlot:
-        """Return the slot of a tenant for a key. Tenants never share one. Of more than 20,000, the oldest are left."""
-        if (tenant_id, key) not in self._slots:
+    def slot(self, tenant_id: str, system: str, key: Hashable) -> TokenSlot:
+        """Return the slot of a tenant for a key within a system. Tenants never share one.
+
+        Of more than 20,000, the oldest are left.
+        """
+        place = (tenant_id, system, key)
+        if place not in self._slots:
             if len(self._slots) >= _KEPT:
                 del self._slots[next(iter(self._slots))]
-            self._slots[tenant_id, key] = TokenSlot(self.now)
-        return self._slots[tenant_id, key]
+            self._slots[place] = TokenSlot(self.now)
+        return self._slots[place]

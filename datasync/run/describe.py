@@ -1,7 +1,6 @@
 """describe: turns the end of a flow into an ending, which holds no secret that the run read."""
 
 import asyncio
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -23,8 +22,8 @@ from datasync.errors import (
 )
 from datasync.flow.context import MOST_COUNTS, checked_count
 from datasync.flow.ends import cursor_left, signal_in
-from datasync.flow.failures import failure_of, place_of
-from datasync.flow.registry import Flow, FlowFunction
+from datasync.flow.failures import failure_of, from_flow, place_of
+from datasync.flow.registry import Flow
 from datasync.model.decode import NAME_LIMIT
 from datasync.model.failure import Failure
 from datasync.model.run import Outcome, RunWindow
@@ -93,7 +92,7 @@ def _ending(execution: Execution, made: Prepared, describe: _Describe) -> Ending
         return _signalled(signal, made, lambda each: replace(describe(each), message=reason))
     if outage := outage_in(error):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
-    ending = _failed(error, describe, made.redact.traceback(_from_flow(error, made.given.flow.function)))
+    ending = _failed(error, describe, made.redact.traceback(from_flow(error, made.given.flow.function)))
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
 
 
@@ -118,14 +117,6 @@ def _finished(ending: Ending, made: Prepared, describe: _Describe) -> Ending:
 def _failed(error: BaseException, describe: _Describe, traceback: str = "") -> Ending:
     failure = describe(error)
     return Ending(Outcome.FAILED, failure, traceback, raised=FlowFailed(failure.message))
-
-
-def _from_flow(error: BaseException, function: FlowFunction) -> BaseException:
-    """Return an exception whose traceback begins in the file of the flow, without the calls of the app before it."""
-    file, entry = inspect.unwrap(function).__code__.co_filename, error.__traceback__
-    while entry and entry.tb_frame.f_code.co_filename != file:
-        entry = entry.tb_next
-    return error.with_traceback(entry or error.__traceback__)
 
 
 def _timed_out(execution: Execution, flow: Flow, subject: str) -> str:

@@ -1,6 +1,6 @@
 """The vault of a test: it has the secrets that the test gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, override
 
@@ -11,6 +11,7 @@ from azure.keyvault.secrets.aio import SecretClient
 from datasync.errors import SecretNotFound
 from datasync.flow.options import secrets_mistakes
 from datasync.flow.secrets import SecretRead, Vault, declared_secret
+from datasync.flow.tokens import Token, Tokens, TokenSlot
 
 _URL = "https://test.vault.azure.net"
 
@@ -38,6 +39,7 @@ class GivenSecrets(Vault):
                 raise ValueError(f"secrets: the value of {name!r} must be a text, got {value!r}")  # noqa: TRY004 - as above
             values[declared_secret(tenant_id, name).lower()] = value
         super().__init__(lambda: _Client(values), now, timedelta(minutes=5))
+        self.tokens = _GivenTokens(now, values)
 
     @override
     async def get(self, name: str, version: str | None = None, fresh_after: datetime | None = None) -> SecretRead:
@@ -48,6 +50,22 @@ class GivenSecrets(Vault):
                 "A test gives the secrets of its run: fake_run(…, secrets={'mysource--api-token': 'a token'})"
             )
             raise
+
+
+class _GivenTokens(Tokens):
+    """The access tokens of a process that has got some before: the secret `{system}--access-token` is one."""
+
+    def __init__(self, now: Callable[[], datetime], secrets: Mapping[str, str]) -> None:
+        super().__init__(now)
+        self._secrets = secrets
+
+    @override
+    def slot(self, tenant_id: str, system: str, key: Hashable) -> TokenSlot:
+        slot = super().slot(tenant_id, system, key)
+        given = self._secrets.get(declared_secret(tenant_id, f"{system}--access-token").lower())
+        if given and slot.is_unused:
+            slot.token = Token(given, self.now() - timedelta(hours=1), renew=None)
+        return slot
 
 
 class _Client(SecretClient):

@@ -210,6 +210,7 @@ def _announced(running: Stack, host_url: str) -> Generator[None]:
         "COSMOS_RUNS_CONTAINER": settings.runs_container,
         "QUEUE_NAME": settings.queue_name,
         "ORCHESTRATOR_SCHEDULE": settings.schedule,
+        local_settings.DEMO_APIS: running.demo.url,
     }
     content = {"IsEncrypted": False, "Values": values, "Host": {"LocalHttpPort": urlsplit(host_url).port}}
     file = LOCAL / local_settings.STARTED.name

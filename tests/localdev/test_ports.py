@@ -25,7 +25,7 @@ def test_all_taken_ports_are_reported_with_the_programs(taken: int) -> None:
         check_free(Ports(cosmos=taken, demo=taken))
 
     cosmos, demo, remedy = str(found.value).splitlines()
-    used = rf"cannot listen on port {taken}: it is used by pid {os.getpid()}, .*pytest"
+    used = rf"cannot listen on port {taken}: it is used by pid {os.getpid()}, .*python"
     assert re.match(f"Cosmos DB {used}", cosmos)
     assert re.match(f"the demo APIs {used}", demo)
     assert remedy == 'Stop that program first, or use other ports: make start ARGS="--ports free"'

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from datasync.author.playback import Step
 from datasync.author.replay import replay
 from datasync.cli.main import cli
 from datasync.flow.recording import Recording
+from datasync.http import ClientCredentials
 from datasync.model.cassette import RecordedRun, RecordedTenant, RecordedWindow, decode_cassette
 from datasync.model.failure import Failure
 
@@ -56,9 +58,13 @@ async def test_run_5f2b_1c3d(fake_run: FakeRuns) -> None:
 """The written test: formatted as this project is."""
 
 
-def recorded(folder: Path, *answers: httpx.Response | BaseException, **facts: Any) -> Path:
-    """Write the recording of a run of the flow `weather`, which got these answers."""
+def recorded(
+    folder: Path, *answers: httpx.Response | BaseException, secrets: Mapping[str, str] | None = None, **facts: Any
+) -> Path:
+    """Write the recording of a run of the flow `weather`, which had these secrets and got these answers."""
     recording = Recording()
+    for name, value in (secrets or {}).items():
+        recording.add_secret(name, value)
 
     async def record() -> None:
         for answer in answers:
@@ -258,4 +264,24 @@ def test_a_request_that_the_flow_cancels_does_not_end_the_replay(tmp_path: Path)
     end = asyncio.run(replay(registry.resolve("weather"), decode_cassette(file.read_bytes(), "it"), steps.append))
 
     assert [step.number for step in steps] == [1, 2]
+    assert end.differences == ()
+
+
+def test_a_replay_has_the_access_token_of_an_earlier_run(tmp_path: Path) -> None:
+    """The attempt asked for none, so the recording has no answer of the token endpoint and no credentials."""
+
+    async def read(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+        token = ClientCredentials(kv, run, "mysource", token_url="https://auth.example/token")
+        (await run.http.get(URL, auth=token)).raise_for_status()
+
+    registry = FlowRegistry()
+    registry.flow("weather")(read)
+    failure = Failure(message="…", kind="HTTPStatusError", fingerprint="f", status=404)
+    secrets = {"mysource--access-token": "a token"}
+    file = recorded(tmp_path, answer({}, 404), error=failure, place=None, secrets=secrets)
+    steps: list[Step] = []
+
+    end = asyncio.run(replay(registry.resolve("weather"), decode_cassette(file.read_bytes(), "it"), steps.append))
+
+    assert [step.request for step in steps] == [f"GET {URL}"]
     assert end.differences == ()
