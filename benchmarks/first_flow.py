@@ -80,7 +80,7 @@ def steps(page: str) -> list[Step]:
     for match in _BLOCK.finditer(page):
         if match["title"]:
             section = match["title"]
-        elif match["language"] == "text":
+        elif match["language"] == "output":
             before = found.pop()
             found.append(Step(section, before.language, before.text, tuple(match["text"].splitlines())))
         else:

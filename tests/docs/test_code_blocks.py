@@ -1,5 +1,6 @@
 """Every code block of the documents is run, or compared with the code that it describes."""
 
+import ast
 import asyncio
 import json
 import re
@@ -48,7 +49,7 @@ def has_check(block: Block) -> bool:
             content = json.loads(block.text)
             return isinstance(content, list) or bool({"flows", "indexingMode", "untilUtc"} & set(content))
         case _:
-            return block.language in ("sh", "powershell", "kusto", "sql", "log", "text", "console", "diff")
+            return block.language in ("sh", "powershell", "kusto", "sql", "log", "text", "console", "output", "diff")
 
 
 @pytest.mark.parametrize("block", blocks(), ids=str)
@@ -77,7 +78,7 @@ def test_other_forms_of_code_blocks_are_found(tmp_path: Path, text: str) -> None
 def test_there_are_blocks_of_each_kind() -> None:
     """None of the tests below is without a case."""
     assert {block.language for block in blocks()} == {
-        "python", "json", "sh", "powershell", "kusto", "sql", "log", "text", "console", "diff",
+        "python", "json", "sh", "powershell", "kusto", "sql", "log", "text", "console", "output", "diff",
     }  # fmt: skip
 
 
@@ -493,6 +494,27 @@ def test_queries_on_runs_use_indexed_paths(block: Block) -> None:
     used = set(re.findall(r"\bc\.(\w+)", block.text.partition("WHERE")[2]))
 
     assert {f"/{name}/?" for name in used} <= indexed
+
+
+# --- outputs of commands
+
+
+@pytest.mark.parametrize("block", [each for each in blocks("output") if each.page.name != "first-flow.md"], ids=str)
+def test_shown_lines_have_words_of_the_code(block: Block) -> None:
+    """Each line has a text of the code, except for data in JSON. Those of the first flow are compared with its run."""
+    code = [
+        ast.parse(path.read_bytes()) for folder in ("datasync", "localdev") for path in (ROOT / folder).rglob("*.py")
+    ]
+    texts = {
+        node.value.strip()
+        for tree in code
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.strip()) >= len("started")
+    }
+    lines = [line for line in block.text.splitlines() if not line.strip().startswith(("{", "["))]
+
+    assert lines
+    assert [line for line in lines if not any(text in line for text in texts)] == []
 
 
 # --- diagrams
