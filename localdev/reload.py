@@ -95,7 +95,8 @@ class _Reloads:
                 life.result()
             names = await changed
             self._began, grace = time.perf_counter(), DRAIN
-            self._lines.say(f"Reloading: {_named(names)} changed")
+            there = [name for name in names if (self._served.app / name).exists()]  # editors write temporary files
+            self._lines.say(f"Reloading: {_named(there or names)} changed")
         finally:
             life.cancel()
             changed.cancel()

@@ -1,6 +1,7 @@
 """Apps that the host does not start. It prints the whole error and a clear last line, and exits with code 1."""
 
 import asyncio
+import os
 import socket
 from contextlib import closing
 
@@ -72,7 +73,7 @@ async def test_a_port_in_use_is_reported(bare_app: App) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         lines = await bare_app.refused(port=port)
-    assert f"cannot listen on port {port}: another program uses it" in lines[-1]
+    assert f"cannot listen on port {port}: it is used by pid {os.getpid()}, " in "\n".join(lines)
 
 
 async def test_an_invalid_connection_string_is_not_shown(bare_app: App) -> None:
