@@ -87,7 +87,9 @@ async def _ready(part: str, process: Process, tail: deque[str], errors: asyncio.
             code = await process.wait()
             await errors
     except TimeoutError:
-        raise StartFailed(_with_tail(f"{part} was not ready within {START_SECONDS} s. If the machine is busy, try again.", tail)) from None
+        raise StartFailed(
+            _with_tail(f"{part} was not ready within {START_SECONDS} s. If the machine is busy, try again.", tail)
+        ) from None
     if taken := re.search(r"EADDRINUSE.*?:(\d+)\b", "\n".join(tail)):
         port = int(taken[1])
         raise PortTaken([(part, port, owner(port))])
