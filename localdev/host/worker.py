@@ -168,7 +168,13 @@ class Worker:
                 if not result.cancelled():
                     result.set_exception(error)
 
+        def ended(scheduled: Future[None]) -> None:
+            # A function that cancels all tasks can cancel this one before its first step.
+            if scheduled.cancelled() and not result.done():
+                result.set_exception(asyncio.CancelledError())
+
         scheduled = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        scheduled.add_done_callback(ended)
         result.add_done_callback(lambda future: scheduled.cancel() if future.cancelled() else None)
         return result
 
