@@ -56,7 +56,7 @@ class Vault:
     ) -> None:
         """Make the vault without connecting: reading the first secret calls `connect`.
 
-        `time_to_live` is the time for which a value is kept. With zero, only concurrent readers share one.
+        `time_to_live` is the time for which a value is kept. With zero, each reader asks the vault.
         """
         self._connect = connect
         self._now = now
@@ -64,7 +64,9 @@ class Vault:
         self.tokens = Tokens(now)
         # Concurrent readers of one name, in any case, share one request; a failure is not kept.
         self._read_cached = alru_cache(
-            maxsize=_CACHED, ttl=time_to_live.total_seconds(), key=lambda name, version: (name.lower(), version)
+            maxsize=_CACHED if time_to_live else 0,
+            ttl=time_to_live.total_seconds(),
+            key=lambda name, version: (name.lower(), version),
         )(self._read)
 
     async def get(self, name: str, version: str | None = None, fresh_after: datetime | None = None) -> SecretRead:

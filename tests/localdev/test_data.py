@@ -38,7 +38,7 @@ def test_only_one_process_at_a_time_uses_the_folder(tmp_path: Path) -> None:
     """The error names the process. Only the user can read the folder."""
     with (
         data_folder(tmp_path / ".local") as data,
-        pytest.raises(DataInUse, match=rf"^\.local/ is in use by pid {os.getpid()} \(.*pytest.*\): stop that first$"),
+        pytest.raises(DataInUse, match=rf"^\.local/ is in use by pid {os.getpid()} \(.*python.*\): stop that first$"),
         data_folder(data.path),
     ):
         pytest.fail("two processes have the folder")
