@@ -27,7 +27,15 @@ import msgspec
 
 from datasync.cli.local_settings import local_settings, started_settings
 from datasync.cli.validate import load
-from datasync.errors import ActionInvalid, ActionRefused, DataSyncError, Kind, ServiceUnavailable, ServiceAway, SettingsInvalid
+from datasync.errors import (
+    ActionInvalid,
+    ActionRefused,
+    DataSyncError,
+    Kind,
+    ServiceAway,
+    ServiceUnavailable,
+    SettingsInvalid,
+)
 from datasync.flow.registry import FlowRegistry
 from datasync.model.display import shown
 from datasync.model.times import EXPECTED, read_utc

@@ -16,7 +16,7 @@ from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoun
 from azure.keyvault.secrets import KeyVaultSecret
 from azure.keyvault.secrets.aio import SecretClient
 
-from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable, ServiceAway
+from datasync.errors import SecretNotFound, SecretRefused, ServiceAway, ServiceUnavailable
 from datasync.flow.tokens import Tokens, TokenSlot
 from datasync.model.decode import shorten
 

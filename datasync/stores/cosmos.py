@@ -11,7 +11,7 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
 
-from datasync.errors import RequestRefused, ServiceUnavailable, ServiceAway
+from datasync.errors import RequestRefused, ServiceAway, ServiceUnavailable
 from datasync.model.decode import shorten
 from datasync.model.display import shown
 

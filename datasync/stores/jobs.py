@@ -11,7 +11,7 @@ import msgspec
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
-from datasync.errors import MessageTooLarge, ServiceUnavailable, ServiceAway
+from datasync.errors import MessageTooLarge, ServiceAway, ServiceUnavailable
 from datasync.model.decode import shorten
 from datasync.model.job import LONGEST_DELAY, JobMessage, PlannedJob, QueueMessage
 
