@@ -162,6 +162,6 @@ def _show(console: Console, report: Report) -> None:
     console.print(runs_table(report.runs, report.next_runs))
     console.print(f"\n[bold]Disabled[/]\n• {', '.join(map(cell, report.off))}", "\n[bold]Problems[/]", sep="\n")
     print_problems(console, report.problems)
-    print_errors(console, report.runs)
+    print_errors(console, report.runs, is_started=False)
     if report.poisoned:
         console.print(f"[red]•[/] queue: {report.poisoned} messages in the poison queue")

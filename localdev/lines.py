@@ -17,6 +17,7 @@ from rich.text import Text
 from datasync.model.display import shown, shown_line, shown_lines
 from localdev.host.console import NOT_SEEN
 from localdev.hosting import READY
+from localdev.results import following
 
 _SUBJECT = 42  # columns
 _OUTCOME = 11
@@ -139,6 +140,8 @@ def _run_ended(facts: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(shown_line(facts["error"], _LONGEST), _COLOURS.get(facts["outcome"], "yellow"))
     if facts["traceback"] and not facts["repeated"]:
         yield Text(shown_lines(facts["traceback"]), "dim")
+    if facts["error"] and not facts["repeated"]:
+        yield Text(shown_line(following(facts["run"], is_recorded=facts["recorded"]), _LONGEST))
 
 
 def _http(http: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from datasync.model.display import shown
 from datasync.model.run import RunRecord
+from datasync.operate.why import command
 
 COLOURS = {"succeeded": "green", "dead": "red", "failed": "red"}
 """The colours of outcomes. The others are yellow."""
@@ -46,12 +47,23 @@ def print_problems(console: Console, problems: Iterable[str]) -> None:
         console.print(f"[red]•[/] document: {escape(problem)}", soft_wrap=True)
 
 
-def print_errors(console: Console, records: Iterable[RunRecord]) -> None:
-    """Print the errors of runs that have ended with one, or that fail."""
+def print_errors(console: Console, records: Iterable[RunRecord], *, is_started: bool) -> None:
+    """Print the errors of runs that have ended with one, or that fail.
+
+    With `is_started`, the services of `make start` have the runs, and each error names the command to look into it.
+    """
     for run in records:
         if run.error and run.outcome and run.outcome.is_failing:
             why = escape(run.error.message)
             console.print(f"[red]•[/] run: {cell(run.tenant_id)}/{cell(run.flow_name)}: {why}", soft_wrap=True)
+            if is_started:
+                line = cell(following(run.run_id, is_recorded=run.recording is not None))
+                console.print(f"  {line}", soft_wrap=True)
+
+
+def following(run_id: str, *, is_recorded: bool) -> str:
+    """Return the command to look into a run of the services of `make start`: it is replayed, or else shown."""
+    return f"next: {command('replay' if is_recorded else 'show', run_id, '--local')}"
 
 
 def cell(text: str) -> str:

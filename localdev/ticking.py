@@ -175,7 +175,7 @@ class _Tick:
         unfinished = [(each.tenant, each.flow) for each in self._due if each not in self._ended]
         next_runs = {place: entry.get("nextRunUtc") for place, entry in after.items()}
         self._console.print(runs_table(records, next_runs, unfinished))
-        print_errors(self._console, records)
+        print_errors(self._console, records, is_started=True)
 
     async def _show_others(self, before: _Entries, after: _Entries, ticked: TickRecord) -> None:
         """Show why entries have no run."""

@@ -1,9 +1,11 @@
 """An app over some tenants whose flows do as a test says, and the commands that look into it."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from azure.keyvault.secrets.aio import SecretClient
@@ -66,6 +68,13 @@ class Fleet:
         with suppress(FlowFailed):
             message = QueueMessage("m-1", body.encode(), delivery, NOW)
             await deliver(self.services, self.registry, message, NOW + after)
+
+
+def settings_file(folder: Path, world: World) -> str:
+    """Write the settings of the services to a local.settings.json, and return its path."""
+    file = folder / "local.settings.json"
+    file.write_text(json.dumps({"IsEncrypted": False, "Values": world.environ}))
+    return str(file)
 
 
 async def command(world: World, *arguments: str, after: timedelta = timedelta(), **environ: str) -> Result:

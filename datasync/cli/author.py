@@ -63,7 +63,7 @@ def _of_a_wish(function: Callable[..., Any]) -> Callable[..., Any]:
         flows_option("Package that contains the flow files."),
         click.option(
             "--with",
-            "settings",
+            "flow_settings",
             metavar="JSON",
             callback=_object,
             help="Settings for this run, as an object. They replace the fields of the entry's settings.",
@@ -91,14 +91,23 @@ def _of_a_wish(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_of_a_wish
 @acting
-async def run(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, package: str, **options: Any) -> Exit:
+async def run(
+    session: Session,
+    ask: Ask,
+    *,
+    tenant_id: str,
+    flow_name: str,
+    package: str,
+    flow_settings: Mapping[str, Any],
+    **options: Any,
+) -> Exit:
     """Run a flow for a tenant once, now, in this process: a real run, with its record, window and cursor.
 
     It has one attempt. breakpoint() works, and the time in which a debugger waits does not count. The end of a window
     that you give with --since is kept only if it leaves no gap after the last window.
     """
     registry = load_flows(package)
-    wish = Wish(tenant_id=tenant_id, flow=flow_name, **options)
+    wish = Wish(tenant_id=tenant_id, flow=flow_name, settings=flow_settings, **options)
     with _log_lines(), _told_to_stop():
         try:
             made = await run_here(session.services, registry, ask, wish)
@@ -135,7 +144,16 @@ async def run(session: Session, ask: Ask, *, tenant_id: str, flow_name: str, pac
 )
 @operating
 async def try_(
-    session: Session, /, *, tenant_id: str, flow_name: str, package: str, cursor: Any, saves: bool, **options: Any
+    session: Session,
+    /,
+    *,
+    tenant_id: str,
+    flow_name: str,
+    package: str,
+    flow_settings: Mapping[str, Any],
+    cursor: Any,
+    saves: bool,
+    **options: Any,
 ) -> Exit:
     """Run a flow for a tenant, and write nothing: no record, window or cursor, and nothing to its APIs.
 
@@ -143,7 +161,7 @@ async def try_(
     They get the answers in tests/flows/FILE.answers.json, where FILE is the name of the flow's file, or made-up ones.
     """
     registry = load_flows(package)
-    wish = Wish(tenant_id=tenant_id, flow=flow_name, **options)
+    wish = Wish(tenant_id=tenant_id, flow=flow_name, settings=flow_settings, **options)
     with _log_lines(), _told_to_stop():
         found = await trial(session.services, registry, wish, session.now, cursor=cursor, saves=saves)
     session.answer(_content(found), _lines(found))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -26,7 +27,15 @@ import msgspec
 
 from datasync.cli.local_settings import local_settings, started_settings
 from datasync.cli.validate import load
-from datasync.errors import ActionInvalid, ActionRefused, DataSyncError, Kind, ServiceUnavailable, SettingsInvalid
+from datasync.errors import (
+    ActionInvalid,
+    ActionRefused,
+    DataSyncError,
+    Kind,
+    ServiceAway,
+    ServiceUnavailable,
+    SettingsInvalid,
+)
 from datasync.flow.registry import FlowRegistry
 from datasync.model.display import shown
 from datasync.model.times import EXPECTED, read_utc
@@ -139,13 +148,41 @@ MODULE = "python -m datasync"
 """How the command line is called from the folder of the project."""
 
 
+_COMMAND = re.compile(rf"{MODULE}((?: [a-z][a-z-]*)+)")
+_CHOSEN = "datasync.chosen"
+"""The key, in the context of a command, of the option that has chosen its services: `--local` or `--settings FILE`."""
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print a text, in which names, ids and values of documents can neither start a line nor hide anything.
 
-    Commands to run next begin like this one: `bin/datasync` runs in folders where `-m` finds nothing.
+    Commands to run next begin like this one: `bin/datasync` runs in folders where `-m` finds nothing. They use the same
+    services.
     """
     program = os.environ.get("DATASYNC_COMMAND", MODULE)
-    click.echo(shown(text.replace(f"{MODULE} ", f"{program} "), _LONGEST), err=err)
+    commands = _COMMAND.sub(_on_chosen, text) if _chosen() else text
+    click.echo(shown(commands.replace(f"{MODULE} ", f"{program} "), _LONGEST), err=err)
+
+
+def _chosen() -> str:
+    """Return the option that has chosen the services, as a shell reads it; empty without one."""
+    context = click.get_current_context(silent=True)
+    return str(context.meta.get(_CHOSEN, "")) if context else ""
+
+
+def _on_chosen(match: re.Match[str]) -> str:
+    """Return a command, and the words after it, with the option that has chosen the services, if it takes that one.
+
+    The option follows the name of the command, since nothing tells where the command ends in a sentence.
+    """
+    command: click.Command | None = click.get_current_context().find_root().command
+    name, words = [MODULE], match[1].split()
+    while isinstance(command, click.Group) and words:
+        name.append(words.pop(0))
+        command = command.commands.get(name[-1])
+    if command is None or all(parameter.name != "is_local" for parameter in command.params):
+        return match[0]
+    return " ".join([*name, _chosen(), *words])
 
 
 def say_interrupted() -> None:
@@ -260,11 +297,20 @@ def content_of(file: str) -> bytes:
     return content
 
 
-def _settings_of(_: click.Context, __: click.Parameter, file: Path | None) -> dict[str, str] | None:
+def _settings_of(ctx: click.Context, _: click.Parameter, file: Path | None) -> dict[str, str] | None:
+    if file is None:
+        return None
+    ctx.meta[_CHOSEN] = shlex.join(["--settings", str(file)])
     try:
-        return local_settings(file) if file else None
+        return local_settings(file)
     except SettingsInvalid as why:
         raise click.BadParameter(str(why)) from None
+
+
+def _is_local(ctx: click.Context, _: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - a flag
+    if value:
+        ctx.meta[_CHOSEN] = _LOCAL
+    return value
 
 
 _settings_option = click.option(
@@ -274,8 +320,13 @@ _settings_option = click.option(
     callback=_settings_of,
     help="Use the Values of this local.settings.json, as func does. Environment variables take precedence.",
 )
+_LOCAL = "--local"
 _local_option = click.option(
-    "--local", "is_local", is_flag=True, help="Use the services that `make start` runs on this machine."
+    _LOCAL,
+    "is_local",
+    is_flag=True,
+    callback=_is_local,
+    help="Use the services that `make start` runs on this machine.",
 )
 
 
@@ -470,5 +521,12 @@ def _run(work: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
     try:
         return asyncio.run(work())
     except DataSyncError as error:
-        say(f"Error: {error}", err=True)
+        say(f"Error: {_why(error)}", err=True)
         return EXITS[error.kind]
+
+
+def _why(error: DataSyncError) -> str:
+    """Return the sentence of an error. On this machine, a service that does not answer needs no other settings."""
+    if isinstance(error, ServiceAway) and _chosen() == _LOCAL:
+        return f"the {error.service.removeprefix('the ')} of `make start` does not answer. Run `make start` again"
+    return str(error)

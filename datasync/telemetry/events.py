@@ -442,6 +442,8 @@ class RunEnded(Event):
         return {
             **Event.facts(self),
             "subject": f"{shown(self.record.tenant_id)}/{shown(self.record.flow_name)}",
+            "run": self.record.run_id,
+            "recorded": self.record.recording is not None,
             "outcome": str(attempt.outcome),
             "seconds": (attempt.finished_utc - attempt.started_utc).total_seconds(),
             "attempt": self.record.attempt_count,

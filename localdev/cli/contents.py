@@ -1,6 +1,7 @@
 """The commands that change what the services of `start` hold: tenants and secrets."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,20 @@ def secret() -> None:
     """Set, list and delete secrets in the Key Vault of `start`. Running flows see a change at once."""
 
 
+def _value(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Return the value of a secret. A terminal does not show it; the last line break of a file is left out."""
+    if value != "-":
+        return value
+    if sys.stdin.isatty():
+        return str(click.prompt("Value", hide_input=True, err=True))
+    return sys.stdin.read().removesuffix("\n")
+
+
 @secret.command("set")
 @click.argument("name")
-@click.argument("value")
+@click.argument("value", callback=_value)
 def set_secret(name: str, value: str) -> None:
-    """Store a secret, or a new value of it."""
+    """Store a secret, or a new value of it. With `-`, the value is read from standard input."""
     if not value:
         raise click.BadParameter("a secret is not empty", param_hint="VALUE")
     run(_set(name, value))

@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import os
+import re
+import shlex
 import signal
 import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +28,7 @@ from localdev.hosting import ROOT
 from tests.authoring import Desk
 from tests.deliveries import NOW
 from tests.documents import document, entry
-from tests.operating import command
+from tests.operating import command, settings_file
 from tests.stages import FakeClock
 from tests.world import World
 
@@ -235,6 +238,26 @@ class TestCommand:
         assert done.startswith("DONE t/feed in ")
         assert " items=2 " in done
         assert record.startswith("The record: python -m datasync show ")
+
+    async def test_settings_of_the_run_and_of_the_app_are_two_options(
+        self, desk: Desk, world: World, tmp_path: Path
+    ) -> None:
+        """`--with` and `--settings` can be given alone and together. The printed command has the second one."""
+        desk.write("run.count(limit=run.settings['limit'])")
+        of_app = ("--settings", settings_file(tmp_path, world))
+
+        for options, limit in (
+            (("--with", '{"limit": 9}'), 9),
+            (of_app, 5),
+            ((*of_app, "--with", '{"limit": 7}'), 7),
+        ):
+            shown = await command(world, "run", "feed", "--tenant", "t", "--flows", desk.package, *options)
+
+            *_, done, record = shown.stderr.splitlines()
+            assert shown.exit_code == 0
+            assert f" limit={limit} " in done
+            given = f"{shlex.join(of_app)} " if "--settings" in options else ""
+            assert re.fullmatch(rf"The record: python -m datasync show {re.escape(given)}\w+ --tenant t", record)
 
     async def test_a_failure_has_exit_code_1(self, desk: Desk, world: World) -> None:
         """JSON on standard output is the attempt, as in `runs`."""

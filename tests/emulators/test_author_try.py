@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from datasync.services import Services
 from tests.authoring import Desk, Target
 from tests.deliveries import NOW
 from tests.documents import document, entry
-from tests.operating import command
+from tests.operating import command, settings_file
 from tests.world import World
 
 HOUR = timedelta(hours=1)
@@ -194,6 +195,17 @@ class TestCommand:
         assert f"put a list of them into {desk.answers}, such as\n" in shown.stdout
         assert '[{"method": "POST", "url": "/leads", "status": 201, "json": {}}]' in shown.stdout
         assert "Nothing was written" in shown.stdout
+
+    async def test_settings_of_the_run_and_of_the_app_are_two_options(
+        self, desk: Desk, world: World, tmp_path: Path
+    ) -> None:
+        """`--with` and `--settings` can be given together."""
+        desk.write("run.count(limit=run.settings['limit'])")
+        options = ("--with", '{"limit": 9}', "--settings", settings_file(tmp_path, world))
+
+        shown = await command(world, "try", "feed", "--tenant", "t", "--flows", desk.package, *options)
+
+        assert (shown.exit_code, " limit=9 " in shown.stdout) == (0, True)
 
     async def test_json_has_everything(self, desk: Desk, world: World) -> None:
         """For tools."""

@@ -1,13 +1,16 @@
 """`status`, `flows` and `incidents`: the problems of the fleet, with real services."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 from azure.core.exceptions import ServiceRequestError
 
+from datasync.cli import local_settings
 from datasync.errors import GiveUp, TenantUnknown
 from datasync.model.failure import Failure
 from datasync.model.lease import Lease
@@ -23,7 +26,7 @@ from datasync.operate.status import FlowCounts, status
 from tests.deliveries import NOW
 from tests.documents import document, entry
 from tests.faults import Wire, to
-from tests.operating import FEED, HOUR, NEXT, Fleet, command
+from tests.operating import FEED, HOUR, NEXT, Fleet, command, settings_file
 from tests.runs import job
 from tests.world import World
 
@@ -453,3 +456,34 @@ class TestCommands:
         await world.runs.delete_item("state-weather", partition_key="t")
         quiet = await command(world, "incidents", "--since", "30m", after=HOUR)
         assert (quiet.stdout, quiet.exit_code) == ("no incident\n", 0)
+
+
+@pytest.mark.parametrize("option", ["--local", "--settings"])
+async def test_commands_to_run_next_use_the_same_services(
+    world: World, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """They have the option after the name of the command, also those of a group, and can be copied."""
+    file = settings_file(tmp_path, world)
+    monkeypatch.setattr(local_settings, "STARTED", Path(file))
+    given = ("--local",) if option == "--local" else ("--settings", file)
+    await fleet.add("bad")
+    await fleet.add("wrong", cron="0 * * * *")
+    await fleet.tick()
+    fleet.ends["bad"] = ValueError("no such city")
+    await fleet.run("bad", "r-1", attempts=5)
+
+    for asked, names in (
+        (("status",), ["incidents", "flows"]),
+        (("incidents",), ["show", "dead retry"]),
+        (("flows", "--problems"), ["why"]),
+        (("why", "bad", "weather"), ["show"]),
+        (("show", "r-1"), ["dead retry"]),
+        (("show", "r-0"), ["runs"]),
+        (("tenant", "get", "bad"), ["tenant put"]),
+        (("enqueue", "bad", "weather"), ["show"]),
+    ):
+        shown = await command(world, *asked, *given)
+
+        assert shown.output.count("python -m datasync ") == len(names)
+        for name in names:
+            assert f"python -m datasync {name} {shlex.join(given)}" in shown.output

@@ -1,5 +1,6 @@
 """The commands of `python -m localdev` that use running services."""
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import Any
 
 import certifi
 import pytest
+from click.testing import CliRunner
 
 from datasync.cli import local_settings
+from datasync.cli.main import cli
 from localdev.cosmos import Database
 from localdev.keyvault import key_vault
 from localdev.tls import Certificates
+from tests.deliveries import NOW
 from tests.documents import document, entry
 from tests.localdev.commands import run
 from tests.world import World
@@ -208,6 +212,36 @@ async def test_a_stack_that_does_not_answer_is_named(
         assert code == 1
         assert output.startswith(f"Error: {part} does not answer")
         assert output.endswith("Run `make start` again\n")
+
+
+async def test_the_command_line_names_a_stack_that_does_not_answer(
+    database: Database, settings_of_start: Announce
+) -> None:
+    """With `--local`, other settings are not the remedy."""
+    values = {
+        "AzureWebJobsStorage": "UseDevelopmentStorage=true",
+        "COSMOS_CONNECTION_STRING": f"AccountEndpoint=http://127.0.0.1:1/;AccountKey={database.key};",
+        "SSL_CERT_FILE": certifi.where(),
+    }
+    settings_of_start(values)
+
+    ended = await asyncio.to_thread(CliRunner().invoke, cli, ["incidents", "--local"], obj=NOW, env=values)
+
+    assert ended.exit_code == 1
+    assert ended.stderr == "Error: the Cosmos DB of `make start` does not answer. Run `make start` again\n"
+
+
+async def test_a_secret_is_read_from_standard_input(certificates: Certificates, settings_of_start: Announce) -> None:
+    """Then it is not in the history of the shell. The line break at its end is left out."""
+    async with key_vault({}, tls=certificates) as vault:
+        settings_of_start(vault.environ)
+
+        stored = await run("secret", "set", "shared--crm--token", "-", stdin="s3cret\n")
+        empty = await run("secret", "set", "shared--crm--token", "-", stdin="\n")
+
+        assert stored[0] == 0
+        assert vault.values() == {"shared--crm--token": "s3cret"}
+        assert (empty[0], "a secret is not empty" in empty[1]) == (2, True)
 
 
 @pytest.mark.parametrize("ports", ["80", "65529", "x", "-1", "8000.5"])

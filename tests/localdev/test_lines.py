@@ -91,8 +91,8 @@ def test_a_run_is_a_line_in_columns(emitted: Emitted) -> None:
     assert started.index("started") == succeeded.index("succeeded")
 
 
-def test_a_failure_has_its_error_and_one_traceback(emitted: Emitted) -> None:
-    """An attempt that fails like the one before has neither again."""
+def test_a_failure_has_its_error_one_traceback_and_a_command(emitted: Emitted) -> None:
+    """An attempt that fails like the one before has none of them again."""
     first = RunEnded(record=ended(Outcome.FAILED, message="ValueError: no"), traceback=TRACEBACK)
     second = RunEnded(record=ended(Outcome.FAILED, Outcome.FAILED, message="ValueError: no"), traceback=TRACEBACK)
 
@@ -100,8 +100,18 @@ def test_a_failure_has_its_error_and_one_traceback(emitted: Emitted) -> None:
 
     assert [line.strip() for line in lines[1:5]] == ["ValueError: no", *map(str.strip, TRACEBACK.splitlines())]
     assert lines[0].split()[:4] == ["acme/weather", "failed", "0.5", "s"]
-    assert lines[5].split()[1:] == ["failed", "0.5", "s", "attempt", "2", "same", "error"]
-    assert len(lines) == 6
+    assert lines[5] == "next: python -m datasync show r-1 --local"
+    assert lines[6].split()[1:] == ["failed", "0.5", "s", "attempt", "2", "same", "error"]
+    assert len(lines) == 7
+
+
+def test_a_failure_with_a_recording_can_be_replayed(emitted: Emitted) -> None:
+    """The command below its error does that."""
+    record = ended(Outcome.FAILED, message="ValueError: no", recording="r-1-1.yaml")
+
+    *_, last = Shown().log(*emitted(RunEnded(record=record)))
+
+    assert last == "next: python -m datasync replay r-1 --local"
 
 
 def test_the_failure_of_an_invocation_that_the_app_has_logged_is_not_shown_again(

@@ -136,14 +136,17 @@ async def test_the_runs_of_the_tick_are_shown_when_they_have_ended(stand: Stand)
 
 
 async def test_a_run_that_fails_is_told_at_once_and_waited_for(stand: Stand) -> None:
-    """The result is not good. The error of the dead run follows the table."""
+    """The result is not good. The error of the dead run follows the table, with the command that shows the run."""
     await stand.world.put(document("acme", entry("fails", nextRunUtc=PAST)))
     async with stand.host() as url:
         assert not await stand.tick(url)
 
     (row,) = stand.rows
     assert row[:4] == ["acme", "fails", "dead", "5"]
-    assert "• run: acme/fails: ValueError: no good" in stand.text
+    (record,) = await stand.world.records()
+    error, following = stand.text.splitlines()[-2:]
+    assert error == "• run: acme/fails: ValueError: no good"
+    assert following == f"  next: python -m datasync show {record['runId']} --local"
 
 
 async def test_a_run_that_is_deferred_for_hours_is_not_waited_for(stand: Stand) -> None:

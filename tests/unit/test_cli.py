@@ -118,6 +118,18 @@ def test_help_has_an_example_that_can_be_typed(words: tuple[str, ...]) -> None:
     assert len(typed) - len(named) >= len(needed)
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_each_option_has_a_name_of_its_own(words: tuple[str, ...]) -> None:
+    """Of two parameters with one name, a command would get one value."""
+    command: click.Command = cli
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+
+    names = [parameter.name for parameter in command.params]
+    assert sorted(names) == sorted({*names})
+
+
 # --- schedule
 
 
