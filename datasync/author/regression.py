@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from datasync.author.replay import stand_ins
 from datasync.errors import ActionInvalid, ActionRefused
 from datasync.flow.registry import Flow
 from datasync.model.cassette import Cassette, RecordedRun
@@ -48,7 +49,7 @@ def write_test(cassette: Cassette, flow: Flow, file: Path | None) -> Written:
     if "<locals>" in flow.function.__qualname__ or "." in flow.function.__qualname__:
         raise ActionInvalid(f"the flow {flow.name!r} is not a function of a module, so that a test could import it")
     recording = file.parent / "cassettes" / file.stem / f"{name}.yaml"
-    for path, content in ((file, _test(name, facts, flow).encode()), (recording, cassette.encode())):
+    for path, content in ((file, _test(name, cassette, flow).encode()), (recording, cassette.encode())):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as new:
@@ -80,7 +81,8 @@ def _name(facts: RecordedRun) -> str:
     return f"test_run_{words[:24].rstrip('_')}"
 
 
-def _test(name: str, facts: RecordedRun, flow: Flow) -> str:
+def _test(name: str, cassette: Cassette, flow: Flow) -> str:
+    facts = cassette.datasync
     function = flow.function.__name__
     what = _comment(facts.error.message if facts.error else str(facts.outcome))
     subject, day = f"{facts.tenant.id}/{facts.flow_name}", f"{facts.started_utc:%Y-%m-%d}"
@@ -101,7 +103,7 @@ async def {name}(fake_run: FakeRuns) -> None:
     """{what}."""
     run = fake_run(
         {function},
-{"".join(_arguments(facts))}    )
+{"".join(_arguments(facts, stand_ins(cassette)))}    )
 
     await run.call()
 
@@ -115,12 +117,12 @@ def _comment(text: str) -> str:
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
 
 
-def _arguments(facts: RecordedRun) -> Iterator[str]:
+def _arguments(facts: RecordedRun, secrets: dict[str, str]) -> Iterator[str]:
     window = f"Window(start={_time(facts.window.start)}, end={_time(facts.window.end)})"
     yield f"        tenant={_literal(facts.tenant.id)},\n"
     if facts.tenant.timezone != "UTC":
         yield f"        timezone={_literal(facts.tenant.timezone)},\n"
-    for argument, value in (("settings", facts.settings), ("secrets", facts.secrets), ("cursor", facts.cursor)):
+    for argument, value in (("settings", facts.settings), ("secrets", secrets), ("cursor", facts.cursor)):
         if value not in (None, {}):
             yield f"        {argument}={_literal(value)},\n"
     yield f"        window={window},\n"

@@ -76,7 +76,7 @@ async def replay(flow: Flow, cassette: Cassette, on_step: Callable[[Step], None]
         run = runs(
             flow,
             settings=facts.settings,
-            secrets=_secrets(cassette),
+            secrets=stand_ins(cassette),
             tenant=facts.tenant.id,
             timezone=facts.tenant.timezone,
             window=Window(start=facts.window.start, end=facts.window.end),
@@ -98,8 +98,8 @@ async def replay(flow: Flow, cassette: Cassette, on_step: Callable[[Step], None]
     )
 
 
-def _secrets(cassette: Cassette) -> dict[str, str]:
-    """Return the stand-ins for the secrets.
+def stand_ins(cassette: Cassette) -> dict[str, str]:
+    """Return the stand-ins with which the run is repeated, by the names of its secrets.
 
     The access tokens are among them only if the attempt had one from an earlier run, and did not begin with the request
     for one.

@@ -23,6 +23,7 @@ from datasync.model.cassette import (
     Trouble,
     Unanswered,
 )
+from datasync.model.failure import Failure
 
 MOST = 200
 """The number of exchanges that are kept from the start of an attempt."""
@@ -31,9 +32,11 @@ LAST = 20
 LARGEST_BODY = 512 * 1024
 """Bytes of a body that are kept."""
 LARGEST = 4 * 1024 * 1024
-"""Bytes that are kept of the bodies of the first exchanges."""
+"""Bytes of the first bodies, from which on less is kept of each."""
 LARGEST_LAST_BODY = 16 * 1024
 """Bytes of a body that are kept of the last exchanges, and of all once LARGEST is reached."""
+LARGEST_FIRST = 7 * 1024 * 1024
+"""Bytes that are kept of all bodies of the first exchanges. With those of the last ones, they are less than 8 MB."""
 
 _TROUBLES = (httpx.RequestError, ResponseTooLarge, asyncio.CancelledError)
 
@@ -95,7 +98,7 @@ class Recording:
                 cursor=safe.value(run.cursor),
                 settings=safe.value(run.settings),
                 secrets=safe.names,
-                error=run.error and replace(run.error, host=run.error.host and safe.text(run.error.host)),
+                error=run.error and _without_secrets(run.error, safe),
                 unanswered=tuple(found for each in exchanges if (found := each.unanswered(safe))),
                 left_out=self._count - len(exchanges),
             ),
@@ -123,7 +126,7 @@ class Recording:
 
     def _room(self, kept: int, wanted: int) -> int:
         limit = LARGEST_BODY if self._size < LARGEST else LARGEST_LAST_BODY
-        room = max(min(limit - kept, wanted), 0)
+        room = max(min(limit - kept, wanted, LARGEST_FIRST - self._size), 0)
         self._size += room
         return room
 
@@ -227,6 +230,16 @@ class _Exchange:
     def _request(self, safe: StandIns) -> Request:
         body = safe.body(self.request_body.text) or None
         return Request(self.method, safe.url(self.url), body, safe.headers(self.headers))
+
+
+def _without_secrets(failure: Failure, safe: StandIns) -> Failure:
+    """Return the error of the attempt, whose texts may have parts of answers in them."""
+    return replace(
+        failure,
+        message=safe.body(failure.message),
+        host=failure.host and safe.text(failure.host),
+        body=failure.body and safe.body(failure.body),
+    )
 
 
 def _trouble(error: BaseException, safe: StandIns) -> Trouble:

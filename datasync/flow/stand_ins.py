@@ -8,28 +8,50 @@ from typing import Any
 import httpx
 from yarl import URL
 
-from datasync.flow.redact import Redaction
+from datasync.flow.redact import SHORTEST, Redaction
 
 HIDDEN = "***"
 """Replaces a value that looks like a secret, and is not one that the run has read from the vault."""
 
 _FIELD = (
-    r"access_?token|refresh_?token|id_?token|client_?secret|client_?assertion|api_?key|private_?key|password|passwd"
+    r"(?:access|refresh|id|auth|session|bearer)[_-]?token|client[_-]?(?:secret|assertion)|(?:api|private)[_-]?key"
+    r"|password|passwd|pwd|secret|jwt"
 )
-_TOKEN = re.compile(rf'(?i)(?P<name>"(?P<field>{_FIELD})"\s*:\s*")(?P<value>[^"\\<]+)(?=")')
-_FORM = re.compile(rf"(?i)(?P<name>(?:^|&)(?:{_FIELD})=)(?P<value>[^&\s\"'<>*][^&\s\"'<>]*)")
+_SHORTEST_TOKEN = 8  # characters
+_MOST_TOKENS = 50
+_LONGEST_WORDS = 20  # characters
+
+# Possessive quantifiers and lookbehinds keep the search linear, also in a body that somebody made to slow it down.
+_IN_QUOTES = r'"(?:[^"\\]|\\.)*+'
+_TEXT = re.compile(r'(?s)"(?P<text>(?:[^"\\]|\\.)*+)(?P<end>"?)')
+_TOKEN = re.compile(
+    rf'(?is)(?P<name>"(?P<field>{_FIELD}|token)"\s*+:\s*+)'
+    rf'(?P<value>{_IN_QUOTES}|-?[0-9][0-9.e+-]{{3,}}|\[(?:[^]["{{}}]|{_IN_QUOTES}"?)*+)'
+)
+_STAND_IN = re.compile(r"<[\w-]+>")
+_WORDS = re.compile(r"[A-Za-z]?[a-z]+(?: [a-z]+)*")
+
+# In JSON, a character of a URL may have an escape.
+_CHARACTER = r"(?:[^&\s\"'\\<>#]|\\[^\"u]|\\u(?!00(?:2[02367]|3[ce]))[0-9a-f]{4})"
+_EQUALS = r"(?:=|\\u003d|%3d)(?!\*\*\*|(?:<|%3c)[\w-]++(?:>|%3e))"  # before a value that is not replaced yet
+_FORM = re.compile(rf"(?i)(?P<name>(?:^|&)(?:{_FIELD}|token){_EQUALS})(?:#|{_CHARACTER})++")
 _QUERY = re.compile(
-    rf"(?i)(?P<name>(?:[?&;]|\\u0026|&amp;)(?:{_FIELD}|sig|signature|x-amz-signature|x-amz-security-token|x-amz-credential"
-    r"|x-goog-signature|x-goog-credential)=)(?P<value>[^&\s\"'\\<>#*]+)"
+    rf"(?i)(?P<name>(?:[?&;#]|\\u0026|&amp;|%3f|%26|%23)"
+    rf"(?:(?:{_FIELD}|sig|signature|subscription-key|x-(?:amz|goog)-(?:signature|security-token|credential)){_EQUALS}"
+    rf"|(?:token|auth|key|code){_EQUALS}(?={_CHARACTER}{{{_SHORTEST_TOKEN}}})))"
+    rf"{_CHARACTER}++"
 )
-_USER = re.compile(r"(?P<name>//)(?P<value>[^/\s\"'<>@:]*:[^/\s\"'<>@]*)(?=@)")
+_USER = re.compile(r"(?P<name>/\\?/)[^/\s\"'<>@:]*:[^/\s\"'<>@]*(?=@)")
+_JWT = re.compile(  # https://www.rfc-editor.org/rfc/rfc7519#section-3
+    r"(?P<name>(?<![A-Za-z0-9_-])|(?<=%[0-9A-Fa-f]{2})|(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4}))"
+    r"eyJ[A-Za-z0-9_-]{6,}+\.[A-Za-z0-9_-]{6,}+(?:\.[A-Za-z0-9_-]*+){1,3}"
+)
 _HEADER = re.compile(
     r"(?i)authorization|cookie|authentication|secret|signature|password|session|csrf|xsrf|credential|subscription-key"
-    r"|(?:api|access|auth)[-_]?key|(?:api|access|auth|security|refresh|id|bearer)[-_]?token|^(?:x-)?(?:token|auth)$"
+    r"|jwt|^x-vault-|(?:api|access|auth)[-_]?key|(?:api|access|auth|security|refresh|id|bearer)[-_]?token|^(?:x-)?auth$"
+    r"|^(?!.*(?:page|next|continuation|cursor|delta|sync)).*token$"
 )
 _HOST = re.compile(r"(?i)(?=.{4,253}$)(?:[a-z0-9-]+\.)+[a-z]{2,}(?::[0-9]+)?")
-_MOST_TOKENS = 50
-_SHORTEST_TOKEN = 8  # characters
 
 
 class StandIns:
@@ -52,22 +74,35 @@ class StandIns:
         for value, stand_in in by_value.items():
             for form, label in _forms(value, stand_in):
                 self._redact.add("", form, label)
+        self._long = [value for value in by_value if len(value) >= SHORTEST]
         self._tokens = set[str]()
         self.names: dict[str, str] = {name: by_value[value] for name, value in secrets}
         """Name of a secret → its stand-in."""
 
     def learn(self, body: str) -> None:
-        """Add the tokens in a body of JSON, such as the answer of a token endpoint. They may be in later requests."""
+        """Add the tokens in a body of JSON, such as the answer of a token endpoint. They may be in later requests.
+
+        Plain words are left out, such as those of the error `{"password": "is required"}`, and secrets of the vault.
+        """
         for found in _TOKEN.finditer(body):
-            token = found["value"]
-            if len(self._tokens) < _MOST_TOKENS and len(token) >= _SHORTEST_TOKEN and token not in self._tokens:
+            for written in _values(found["value"]):
+                token = _decoded(written)
+                if (
+                    token in self._tokens
+                    or len(self._tokens) >= _MOST_TOKENS
+                    or len(token) < _SHORTEST_TOKEN
+                    or (len(token) < _LONGEST_WORDS and _WORDS.fullmatch(token))
+                    or any(value in token for value in self._long)
+                ):
+                    continue
                 self._tokens.add(token)
-                self._redact.add("", token, f"<{found['field'].lower()}>")
+                for form in {token, written}:
+                    self._redact.add("", form, f"<{found['field'].lower()}>")
 
     def text(self, text: str) -> str:
         """Return a text without secrets. URLs in it keep their queries, without values that look like secrets."""
         text = self._redact(text)
-        for pattern in (_QUERY, _USER):
+        for pattern in (_JWT, _QUERY, _USER):
             text = pattern.sub(rf"\g<name>{HIDDEN}", text)
         return text
 
@@ -79,9 +114,8 @@ class StandIns:
         """Return headers without secrets."""
         safe = dict[str, list[str]]()
         for name, value in headers.multi_items():
-            text = self.text(value)
-            is_hidden = _HEADER.search(name) and (text == value or "cookie" in name.lower())
-            safe.setdefault(name, []).append(HIDDEN if is_hidden else text)
+            is_hidden = _HEADER.search(name) and ("cookie" in name.lower() or self._redact(value) == value)
+            safe.setdefault(name, []).append(HIDDEN if is_hidden else self.text(value))
         return safe
 
     def body(self, text: str) -> str:
@@ -89,17 +123,40 @@ class StandIns:
         safe = self.text(text)
         if safe != text and _is_json(text) and not _is_json(safe):
             safe = self._json(text)
-        for pattern in (_FORM, _TOKEN):
-            safe = pattern.sub(rf"\g<name>{HIDDEN}", safe)
-        return safe
+        return _TOKEN.sub(self._hidden, _FORM.sub(rf"\g<name>{HIDDEN}", safe))
 
     def value(self, value: Any) -> Any:
         """Return a JSON value without secrets."""
         return json.loads(self.body(json.dumps(value)))
 
+    def _hidden(self, found: re.Match[str]) -> str:
+        """Return a field of JSON without its value. Stand-ins and names of secrets are kept, and short tokens."""
+        name, value = found["name"], found["value"]
+        shortest = _SHORTEST_TOKEN if found["field"].lower() == "token" else 1
+
+        def hidden(text: re.Match[str]) -> str:
+            written = text["text"]
+            is_kept = len(written) < shortest or written in self.names or _STAND_IN.fullmatch(written)
+            return text[0] if is_kept else f'"{HIDDEN}{text["end"]}'
+
+        return name + (f'"{HIDDEN}"' if value[0] not in '"[' else _TEXT.sub(hidden, value))
+
     def _json(self, text: str) -> str:
         content = json.loads(text, parse_int=_Number, parse_float=_Number)
         return _encoded(content, self.text, self.text)
+
+
+def _values(value: str) -> list[str]:
+    """Return the texts in the value of a field, as they are written, or the number."""
+    return [text["text"] for text in _TEXT.finditer(value)] if value[0] in '"[' else [value]
+
+
+def _decoded(written: str) -> str:
+    """Return a text without the escapes of JSON; as it is written if it is cut in one of them."""
+    try:
+        return str(json.loads(f'"{written}"', strict=False))
+    except ValueError:
+        return written
 
 
 def sent_url(url: str) -> str:

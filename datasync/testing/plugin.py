@@ -1,11 +1,17 @@
 """The pytest plugin with the fixtures `mock_api` and `fake_run`: `pytest_plugins = ("datasync.testing.plugin",)`."""
 
 from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 
+from datasync.flow.stand_ins import StandIns
 from datasync.testing import FakeRuns, MockRouter, answered_by
+
+if TYPE_CHECKING:  # pytest-recording imports it, after pytest has rewritten its plugins
+    from vcr import VCR
+    from vcr.request import Request
 
 
 @pytest.fixture
@@ -32,3 +38,14 @@ async def fake_run(request: pytest.FixtureRequest) -> AsyncGenerator[FakeRuns]:
         pytest.fail("a test has mock_api or a cassette (@pytest.mark.vcr), not both", pytrace=False)
     async with FakeRuns(network) as runs:
         yield runs
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-recording
+def pytest_recording_configure(vcr: "VCR") -> None:
+    """Hide what looks like a secret in the URL of a request, as in the recording of a run, so that they match."""
+    vcr.before_record_request = _hidden
+
+
+def _hidden(request: "Request") -> "Request":
+    request.uri = StandIns().url(request.uri)
+    return request

@@ -13,14 +13,24 @@ import pytest
 import pytest_asyncio
 import vcr
 from aiohttp import web
+from msgspec.structs import replace
 
 from datasync import response_limits
 from datasync.errors import RecordingInvalid, ResponseTooLarge
 from datasync.flow.http import new_client
-from datasync.flow.recording import LARGEST, LARGEST_BODY, LARGEST_LAST_BODY, LAST, MOST, Recording
+from datasync.flow.recording import (
+    LARGEST,
+    LARGEST_BODY,
+    LARGEST_FIRST,
+    LARGEST_LAST_BODY,
+    LAST,
+    MOST,
+    Recording,
+)
 from datasync.flow.stand_ins import StandIns
 from datasync.flow.usage import HttpUsage
 from datasync.model.cassette import Cassette, RecordedRun, RecordedTenant, RecordedWindow, decode_cassette
+from datasync.model.failure import Failure
 from localdev.web import serving
 
 NOW = datetime(2025, 8, 23, 12, tzinfo=UTC)
@@ -234,6 +244,25 @@ async def test_of_many_exchanges_the_first_and_the_last_are_kept(usage: HttpUsag
     assert {*sizes[LARGEST // LARGEST_BODY :]} == {LARGEST_LAST_BODY}
 
 
+async def test_all_bodies_of_a_recording_have_a_limit(usage: HttpUsage, recording: Recording) -> None:
+    """Those of requests count too. What is left out is marked."""
+    large = b"x" * LARGEST_BODY
+
+    async def answer() -> httpx.Response:
+        return httpx.Response(200, stream=httpx.ByteStream(large))
+
+    for _ in range(MOST + LAST):
+        request = httpx.Request("POST", "https://x.example/", content=large)
+        await (await recording.exchange(request, answer)).aread()
+
+    made = cassette(recording).interactions
+    sizes = [len(each.request.body or "") + len(each.response.body.string) for each in made]
+    assert sum(sizes[:MOST]) == LARGEST_FIRST
+    assert sizes[MOST:] == [2 * LARGEST_LAST_BODY] * LAST
+    assert sum(sizes) < 8 * 1024 * 1024
+    assert made[MOST - 1].datasync.left_out == "the recording has the first 0 of its 524,288 bytes"
+
+
 async def test_a_request_that_was_cancelled_is_recorded(usage: HttpUsage, recording: Recording) -> None:
     """The attempt ran out of time while it waited for the answer."""
 
@@ -303,6 +332,105 @@ def test_a_cassette_that_cannot_be_read_is_refused(content: bytes, why: str) -> 
 def test_stand_ins_keep_a_body_usable(value: str, body: str, safe: str) -> None:
     """JSON stays JSON, and URLs stay URLs. A secret of less than four characters is left in texts."""
     assert StandIns([("my--it", value)]).body(body) == safe
+
+
+@pytest.mark.parametrize(
+    ("body", "safe"),
+    [
+        (r'{"access_token": "abc\/defGHI123456"}', '{"access_token": "***"}'),
+        (r'{"password": "p\u00e4ss\"w0rd", "n": 1}', '{"password": "***", "n": 1}'),
+        ('{"password": 123456}', '{"password": "***"}'),
+        ('{"access_token": ["one", "", "t\\"wo"], "n": [1]}', '{"access_token": ["***", "", "***"], "n": [1]}'),
+        ('{"access_token": "cut-in-the-midd', '{"access_token": "***'),
+        (
+            '{"authToken": "a", "session_token": "b", "jwt": "c"}',
+            '{"authToken": "***", "session_token": "***", "jwt": "***"}',
+        ),
+        ('{"token": "one-two-three", "secret": "a", "pwd": "b"}', '{"token": "***", "secret": "***", "pwd": "***"}'),
+        ("user=me&pwd=a%2Fb&token=c&auth_token=d", "user=me&pwd=***&token=***&auth_token=***"),
+        ('{"x": "a&password=abc\\"d"}', '{"x": "a&password=***\\"d"}'),
+        ('{"id": "eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0.c2ln"}', '{"id": "***"}'),
+        (
+            r'{"next": "https:\/\/x.example\/?page=2&key=abc\/defGHI"}',
+            r'{"next": "https:\/\/x.example\/?page=2&key=***"}',
+        ),
+        (r'{"next": "https://x.example/?token\u003dabcdefgh\u0026page\u003d2"}', None),
+    ],
+)
+def test_credentials_that_are_not_in_the_vault_are_replaced(body: str, safe: str | None) -> None:
+    """By the names of their fields and parameters, and tokens by their form. JSON stays JSON."""
+    safe = safe or r'{"next": "https://x.example/?token\u003d***\u0026page\u003d2"}'
+
+    assert StandIns().body(body) == safe
+    assert StandIns().body(safe) == safe
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"key": "status", "code": "US-12345678", "auth": "required"}',
+        '{"token": "p2", "secret": true, "password": null}',
+        '{"token": "<my--it>", "secret": "my--it"}',
+        '{"next": "https://x.example/?key=status&code=US&token=%3Cmy--it%3E"}',
+    ],
+)
+def test_ordinary_fields_are_kept(body: str) -> None:
+    """So are stand-ins, and the names of secrets, which a flow may have in its settings."""
+    assert StandIns([("my--it", "a-value-of-the-vault")]).body(body) == body
+
+
+def test_a_token_with_escapes_is_replaced_in_other_exchanges() -> None:
+    """Some APIs escape the slashes in JSON. The flow sends the token without the escapes."""
+    safe = StandIns([("my--it", "a-value-of-the-vault")])
+
+    safe.learn(r'{"access_token": "abc\/defGHI123456", "password": "is required", "token": "a-value-of-the-vault"}')
+
+    assert safe.text("Bearer abc/defGHI123456") == "Bearer <access_token>"
+    assert safe.text("it is required, as a-value-of-the-vault") == "it is required, as <my--it>"
+
+
+def test_headers_that_look_like_secrets_are_hidden() -> None:
+    """In the URL of a redirect, its parameters are. The places of pages are kept, which a replay needs."""
+    headers = {
+        "X-JWT": "a",
+        "X-Vault-Token": "b",
+        "X-Shop-Token": "c",
+        "Location": "https://x.example/cb?code=abcdefgh&page=2#access_token=d",
+        "X-Next-Page-Token": "e",
+    }
+
+    assert StandIns().headers(httpx.Headers(headers)) == {
+        "x-jwt": ["***"],
+        "x-vault-token": ["***"],
+        "x-shop-token": ["***"],
+        "location": ["https://x.example/cb?code=***&page=2#access_token=***"],
+        "x-next-page-token": ["e"],
+    }
+
+
+@pytest.mark.parametrize("part", ["eyJ", '"token":', '"token":["', '"token":"\\', "//a:", "&token=%3c", "?key="])
+def test_a_body_cannot_slow_the_search_down(part: str) -> None:
+    """The search takes time in proportion to the body. Else this would take minutes."""
+    assert StandIns().body(part * 100_000)
+
+
+def test_the_error_of_the_attempt_has_no_credentials() -> None:
+    """Its text and its body may be parts of an answer."""
+    recording = Recording()
+    recording.add_secret("my--it", TOKEN)
+    failure = Failure(
+        message=f'ValueError: {TOKEN} got https://x.example/?token=abcdefgh and {{"access_token": "abc"}}',
+        body='{"access_token": "abc", "refresh_token": "cut-in-the-midd',
+        host="x.example",
+    )
+
+    made = recording.cassette(replace(cassette(recording).datasync, error=failure)).datasync.error
+
+    assert made == Failure(
+        message='ValueError: <my--it> got https://x.example/?token=*** and {"access_token": "***"}',
+        body='{"access_token": "***", "refresh_token": "***',
+        host="x.example",
+    )
 
 
 def test_a_secret_that_changes_has_one_stand_in() -> None:

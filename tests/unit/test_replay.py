@@ -4,9 +4,11 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib import import_module
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from datasync import FlowRegistry, FlowRun, TenantSecretClient
 from datasync.author.playback import Step
+from datasync.author.regression import write_test
 from datasync.author.replay import replay
 from datasync.cli.main import cli
 from datasync.flow.recording import Recording
@@ -59,7 +62,12 @@ async def test_run_5f2b_1c3d(fake_run: FakeRuns) -> None:
 
 
 def recorded(
-    folder: Path, *answers: httpx.Response | BaseException, secrets: Mapping[str, str] | None = None, **facts: Any
+    folder: Path,
+    *answers: httpx.Response | BaseException,
+    secrets: Mapping[str, str] | None = None,
+    urls: Iterable[str] = repeat(URL),
+    content: bytes | None = None,
+    **facts: Any,
 ) -> Path:
     """Write the recording of a run of the flow `weather`, which had these secrets and got these answers."""
     recording = Recording()
@@ -67,7 +75,7 @@ def recorded(
         recording.add_secret(name, value)
 
     async def record() -> None:
-        for answer in answers:
+        for answer, url in zip(answers, urls, strict=False):
 
             async def send(answer: httpx.Response | BaseException = answer) -> httpx.Response:
                 if isinstance(answer, BaseException):
@@ -75,7 +83,7 @@ def recorded(
                 return answer
 
             with suppress(httpx.RequestError, asyncio.CancelledError):
-                await (await recording.exchange(httpx.Request("GET", URL), send)).aread()
+                await (await recording.exchange(httpx.Request("GET", url, content=content), send)).aread()
 
     asyncio.run(record())
     run = RecordedRun(
@@ -192,6 +200,54 @@ def test_a_test_fails_as_the_run_did(tmp_path: Path) -> None:
     assert "E       KeyError: 'current'" in failed
     assert "1 passed" in passed
     assert run(file, "--pytest", test).output == f"Error: {test} is already there: name another file, or delete it\n"
+
+
+FLOW = """
+from datasync.http import ClientCredentials
+from recorded.registry import registry
+
+@registry.flow("weather")
+async def read(tenant_id, kv, run):
+    token = ClientCredentials(kv, run, "mysource", token_url="https://auth.example/token")
+    for page in 1, 2:
+        response = await run.http.get(f"https://weather.example/?key=AIza-another&page={page}&sig=abc", auth=token)
+        response.raise_for_status()
+"""
+
+
+def test_a_test_has_the_access_token_and_the_hidden_values_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt had a token from an earlier run. The URLs of a live request have the values that a cassette hides."""
+    package = tmp_path / "recorded"
+    package.mkdir()
+    (package / "registry.py").write_text("from datasync import FlowRegistry\nregistry = FlowRegistry()\n")
+    (package / "reading.py").write_text(FLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    import_module("recorded.reading")
+    flow = import_module("recorded.registry").registry.resolve("weather")
+    urls = [f"https://weather.example/?key=AIza-live-key&page={page}&sig=abc" for page in (1, 2)]
+    secrets = {"mysource--access-token": "a token"}
+    file = recorded(tmp_path, answer({}), answer({}, 404), urls=urls, secrets=secrets)
+    test = tmp_path / "test_reading.py"
+
+    write_test(decode_cassette(file.read_bytes(), "it"), flow, test)
+
+    assert '"mysource--access-token": "<mysource--access-token>"' in test.read_text()
+    assert "AIza" not in file.read_text()
+    assert "httpx.HTTPStatusError: Client error '404 Not Found' for url" in _pytest(test)
+
+
+def test_a_test_asks_for_the_token_that_the_run_asked_for(tmp_path: Path) -> None:
+    """The recording has the answer."""
+    secrets = {"mysource--access-token": "a token", "mysource--client-id": "me"}
+    file = recorded(tmp_path, answer({}), secrets=secrets, content=b"grant_type=client_credentials")
+    test = tmp_path / "test_reading.py"
+
+    run(file, "--pytest", test)
+
+    assert 'secrets={"mysource--client-id": "<mysource--client-id>"}' in test.read_text()
 
 
 def _pytest(test: Path) -> str:
