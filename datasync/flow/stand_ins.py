@@ -18,7 +18,7 @@ _FIELD = (
     r"|password|passwd|pwd|secret|jwt"
 )
 _SHORTEST_TOKEN = 8  # characters
-_MOST_TOKENS = 50
+_MOST_TOKENS = 250
 _LONGEST_WORDS = 20  # characters
 
 # Possessive quantifiers and lookbehinds keep the search linear, also in a body that somebody made to slow it down.
@@ -74,7 +74,7 @@ class StandIns:
         for value, stand_in in by_value.items():
             for form, label in _forms(value, stand_in):
                 self._redact.add("", form, label)
-        self._long = [value for value in by_value if len(value) >= SHORTEST]
+        self._secrets = [value for value in by_value if len(value) >= SHORTEST]
         self._tokens = set[str]()
         self.names: dict[str, str] = {name: by_value[value] for name, value in secrets}
         """Name of a secret → its stand-in."""
@@ -87,17 +87,10 @@ class StandIns:
         for found in _TOKEN.finditer(body):
             for written in _values(found["value"]):
                 token = _decoded(written)
-                if (
-                    token in self._tokens
-                    or len(self._tokens) >= _MOST_TOKENS
-                    or len(token) < _SHORTEST_TOKEN
-                    or (len(token) < _LONGEST_WORDS and _WORDS.fullmatch(token))
-                    or any(value in token for value in self._long)
-                ):
-                    continue
-                self._tokens.add(token)
-                for form in {token, written}:
-                    self._redact.add("", form, f"<{found['field'].lower()}>")
+                if len(self._tokens) < _MOST_TOKENS and token not in self._tokens and self._is_token(token):
+                    self._tokens.add(token)
+                    for form in {token, written}:
+                        self._redact.add("", form, f"<{found['field'].lower()}>")
 
     def text(self, text: str) -> str:
         """Return a text without secrets. URLs in it keep their queries, without values that look like secrets."""
@@ -140,6 +133,10 @@ class StandIns:
             return text[0] if is_kept else f'"{HIDDEN}{text["end"]}'
 
         return name + (f'"{HIDDEN}"' if value[0] not in '"[' else _TEXT.sub(hidden, value))
+
+    def _is_token(self, text: str) -> bool:
+        is_words = len(text) < _LONGEST_WORDS and _WORDS.fullmatch(text)
+        return len(text) >= _SHORTEST_TOKEN and not is_words and not any(secret in text for secret in self._secrets)
 
     def _json(self, text: str) -> str:
         content = json.loads(text, parse_int=_Number, parse_float=_Number)

@@ -354,13 +354,14 @@ def test_stand_ins_keep_a_body_usable(value: str, body: str, safe: str) -> None:
             r'{"next": "https:\/\/x.example\/?page=2&key=abc\/defGHI"}',
             r'{"next": "https:\/\/x.example\/?page=2&key=***"}',
         ),
-        (r'{"next": "https://x.example/?token\u003dabcdefgh\u0026page\u003d2"}', None),
+        (
+            r'{"next": "https://x.example/?token\u003dabcdefgh\u0026page\u003d2"}',
+            r'{"next": "https://x.example/?token\u003d***\u0026page\u003d2"}',
+        ),
     ],
 )
-def test_credentials_that_are_not_in_the_vault_are_replaced(body: str, safe: str | None) -> None:
+def test_credentials_that_are_not_in_the_vault_are_replaced(body: str, safe: str) -> None:
     """By the names of their fields and parameters, and tokens by their form. JSON stays JSON."""
-    safe = safe or r'{"next": "https://x.example/?token\u003d***\u0026page\u003d2"}'
-
     assert StandIns().body(body) == safe
     assert StandIns().body(safe) == safe
 
