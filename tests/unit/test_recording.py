@@ -409,10 +409,10 @@ def test_headers_that_look_like_secrets_are_hidden() -> None:
     }
 
 
-@pytest.mark.parametrize("part", ["eyJ", '"token":', '"token":["', '"token":"\\', "//a:", "&token=%3c", "?key="])
+@pytest.mark.parametrize("part", ["eyJ", '"token":["', "//a:", "&token=%3c"])
 def test_a_body_cannot_slow_the_search_down(part: str) -> None:
     """The search takes time in proportion to the body. Else this would take minutes."""
-    assert StandIns().body(part * 100_000)
+    assert StandIns().body(part * (1_200_000 // len(part)))
 
 
 def test_the_error_of_the_attempt_has_no_credentials() -> None:
