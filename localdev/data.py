@@ -123,7 +123,7 @@ class DataFolder:
 
 @contextmanager
 def data_folder(path: Path) -> Generator[DataFolder]:
-    """Make the folder if it is missing, and keep other processes out of it as long as this one runs.
+    """Make the folder if it is missing, and keep other users, and processes as long as this one runs, out of it.
 
     Raises:
         DataInUse: another process has the folder.
@@ -132,6 +132,7 @@ def data_folder(path: Path) -> Generator[DataFolder]:
     """
     try:
         path.mkdir(mode=0o700, exist_ok=True)
+        path.chmod(0o700)  # somebody else may have made it
         lock = (path / _LOCK).open("ab+")
     except OSError as error:
         raise StartFailed(f"{path} cannot be used as a folder for data: {error.strerror}") from None

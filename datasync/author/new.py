@@ -59,7 +59,7 @@ class NewFlow:
 
 
 def new_flow(folder: Path, registry: FlowRegistry, name: str, tenant_id: str, now: datetime) -> NewFlow:
-    """Write the files of a new flow. No file that exists is changed.
+    """Write the files of a new flow: all or none. No file that exists is changed.
 
     Args:
         folder: The folder of the app, which has `flows` and `tests`.
@@ -183,9 +183,13 @@ def _write(folder: Path, files: dict[Path, str]) -> None:
             raise ActionRefused(f"{file.as_posix()} exists, and is not overwritten. Choose another name for the flow")
         if not (folder / file).parent.is_dir():
             raise ActionRefused(f"{folder} has no folder {file.parent.as_posix()}: run this in the folder of the app")
+    written = list[Path]()
     for file, text in files.items():
         try:
             with (folder / file).open("x", encoding="utf-8", newline="\n") as opened:
+                written.append(folder / file)
                 opened.write(text)
         except OSError as error:
+            for each in written:
+                each.unlink()
             raise ActionRefused(f"{file.as_posix()} cannot be written: {error.strerror}") from None

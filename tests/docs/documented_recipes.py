@@ -50,7 +50,7 @@ async def systems(vault: KeyVault) -> AsyncGenerator[Systems]:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", systems.answer)
     async with serving("the systems", application) as url:
-        for system in ("mysource", "mytarget", "crm", "shop"):
+        for system in ("mysource", "mytarget", "crm", "erp", "shop"):
             vault.set_secret(f"tenants--{TENANT}--{system}--api-base", f"{url}/{system}")
         for name in ("client-id", "client-secret"):
             vault.set_secret(f"tenants--{TENANT}--mysource--{name}", f"my-{name}")
@@ -184,7 +184,7 @@ async def test_tombstones_are_deleted(run_flow: RunFlow, systems: Systems) -> No
 async def test_an_echo_is_not_copied_back(run_flow: RunFlow, systems: Systems) -> None:
     """Neither a change by the other flow, nor values that the target has already."""
     ada = {"id": "1", "name": "Ada", "phone": "1", "updatedBy": "ada"}
-    systems.answers["GET /crm/customers"] = lambda _: [
+    systems.answers["GET /erp/customers"] = lambda _: [
         ada,
         {**ada, "id": "2", "updatedBy": "datasync"},
         {**ada, "id": "3"},
@@ -193,14 +193,14 @@ async def test_an_echo_is_not_copied_back(run_flow: RunFlow, systems: Systems) -
     systems.answers["GET /shop/customers/1"] = lambda _: ada
     systems.answers["GET /shop/customers/3"] = lambda _: {**ada, "phone": "old"}
     systems.answers["GET /shop/customers/4"] = lambda _: web.Response(status=404)
-    run = await run_flow("crm→shop")
+    run = await run_flow("erp→shop")
 
     assert run.counts == {"echoes": 1, "written": 2}
     written = [(name, body) for name, body in systems.requests if name.startswith("PUT")]
     assert written == [(f"PUT /shop/customers/{n}", {"name": "Ada", "phone": "1"}) for n in (3, 4)]
 
     systems.answers["GET /shop/customers"] = lambda _: [{**ada, "id": "3", "updatedBy": "datasync"}]
-    assert (await run_flow("shop→crm")).counts == {"echoes": 1}
+    assert (await run_flow("shop→erp")).counts == {"echoes": 1}
 
 
 async def test_a_category_without_a_team_is_refused_at_the_end(run_flow: RunFlow, systems: Systems) -> None:

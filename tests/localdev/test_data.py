@@ -46,6 +46,13 @@ def test_only_one_process_at_a_time_uses_the_folder(tmp_path: Path) -> None:
         assert data.path.stat().st_mode & 0o777 == 0o700
 
 
+def test_only_the_user_can_read_a_folder_that_was_there(tmp_path: Path) -> None:
+    """It has the secrets of the local Key Vault."""
+    (tmp_path / ".local").mkdir(mode=0o755)
+    with data_folder(tmp_path / ".local") as data:
+        assert data.path.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """For instance, since there is a file of that name."""
     (tmp_path / ".local").touch()

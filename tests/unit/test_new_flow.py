@@ -103,6 +103,16 @@ def test_no_file_is_overwritten(folder: Path, file: str) -> None:
     assert [path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()] == ["mine"]
 
 
+def test_no_file_stays_if_another_cannot_be_written(folder: Path) -> None:
+    """So the command can be given again."""
+    (folder / "tests" / "flows" / "test_a_to_b.py").symlink_to(folder / "missing" / "test.py")
+
+    with pytest.raises(ActionRefused, match="tests/flows/test_a_to_b.py cannot be written"):
+        new_flow(folder, FlowRegistry(), "a→b", "acme", NOW)
+
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     """The message says where to run the command."""
     with pytest.raises(ActionRefused, match="has no folder flows: run this in the folder of the app"):
