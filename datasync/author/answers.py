@@ -7,6 +7,7 @@ each is used once, in their order, and then the last one again.
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,7 +49,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def response(self, request: httpx.Request) -> httpx.Response:
         """Return the answer."""
         if self.json is not UNSET:
-            return httpx.Response(self.status, headers=self.headers, json=self.json, request=request)
+            return _json(self.status, self.json, request, self.headers)
         return httpx.Response(self.status, headers=self.headers, text=self.text or None, request=request)
 
 
@@ -92,7 +93,14 @@ def made_up(request: httpx.Request) -> httpx.Response:
     status = HTTPStatus.CREATED if request.method == "POST" else HTTPStatus.OK
     if status is HTTPStatus.CREATED and isinstance(body, dict):
         body = {"id": "made-up-1", **body}
-    return httpx.Response(status, json={} if body is UNSET else body, request=request)
+    return _json(status, {} if body is UNSET else body, request)
+
+
+def _json(status: int, value: Any, request: httpx.Request, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    """Return an answer with any value that Python reads as JSON, also with NaN, which httpx refuses."""
+    sent = httpx.Headers({"Content-Type": "application/json"})
+    sent.update(headers)
+    return httpx.Response(status, headers=sent, content=json.dumps(value).encode(), request=request)
 
 
 def json_body(request: httpx.Request) -> Any:

@@ -26,32 +26,36 @@ class _Kept(msgspec.Struct, frozen=True):
     sent: list[Sent]
 
 
-def remember(folder: Path, tenant_id: str, flow: str, sent: Sequence[Sent]) -> tuple[str, ...] | None:
-    """Keep the requests of a `try`, and return what has changed since the one before.
+class LastTry:
+    """The file in `.local/try/` for a flow and a tenant."""
 
-    Returns:
-        The lines of a unified diff, none if nothing has changed; None if there was no `try` before, or if its file
-        cannot be read.
+    def __init__(self, root: Path, tenant_id: str, flow: str) -> None:
+        self._folder = root / ".local" / "try"
+        self._file = self._folder / f"{_name(tenant_id)}--{_name(flow)}.json"
 
-    Raises:
-        OSError: the file cannot be written.
+    def read(self) -> list[Sent] | None:
+        """Return its requests; None if there was no `try` before, or if the file cannot be read."""
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=_Kept).sent
+        except (OSError, ValueError):
+            return None
 
-    """
-    file = folder / f"{_name(tenant_id)}--{_name(flow)}.json"
-    before = _read(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.encode(_Kept(list(sent))))
-    if before is None:
-        return None
+    def replace(self, sent: Sequence[Sent]) -> None:
+        """Keep the requests of a `try`. Only the user can read them.
+
+        Raises:
+            OSError: the file cannot be written.
+
+        """
+        for folder in (self._folder.parent, self._folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self._file.write_bytes(msgspec.json.encode(_Kept([*sent])))
+
+
+def differences(before: Iterable[Sent], sent: Iterable[Sent]) -> tuple[str, ...]:
+    """Return the lines of a unified diff, none if nothing has changed."""
     lines = difflib.unified_diff([*_lines(before)][:_MOST_LINES], [*_lines(sent)][:_MOST_LINES], n=1, lineterm="")
     return tuple([*lines][2:])  # without the names of files
-
-
-def _read(file: Path) -> list[Sent] | None:
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=_Kept).sent
-    except (OSError, ValueError):
-        return None
 
 
 def _lines(sent: Iterable[Sent]) -> Iterator[str]:

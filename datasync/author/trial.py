@@ -1,10 +1,9 @@
-"""A run of a flow that writes nothing, neither to the services of the app nor to the APIs that the flow calls.
+"""A run of a flow that writes nothing to the services of the app, and whose `run.http` writes nothing to APIs.
 
-It takes no lease. The unsafe requests are stopped, and answered by `answers.py`.
+It takes no lease. The unsafe requests of `run.http` are stopped, and answered by `answers.py`.
 """
 
 import inspect
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -16,51 +15,27 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from datasync.author.answers import MADE_UP, Answers, json_body
+from datasync.author.answers import Answers
 from datasync.author.attempt import Wish, attempt, given_window
-from datasync.author.last_try import Sent, remember
+from datasync.author.last_try import LastTry, differences
 from datasync.author.save import save_answers, save_cassette
-from datasync.errors import CursorInvalid, EntryUnknown
+from datasync.author.stopped import Body, Stopped, StoppedRequests
+from datasync.errors import ActionRefused, CursorInvalid, EntryUnknown
 from datasync.flow.context import Window
 from datasync.flow.ends import NO_CURSOR
 from datasync.flow.options import Overlap
 from datasync.flow.recording import Recording
-from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.cursor import normalized
 from datasync.model.display import shown
 from datasync.model.job import Job, JobMessage, Trigger, run_id
+from datasync.model.run import Outcome
 from datasync.model.state import FlowState
 from datasync.model.times import utc_text
 from datasync.run.admit import with_settings
 from datasync.run.ending import Ending
 from datasync.run.prepare import Given, Prepared, prepare
 from datasync.services import Services
-
-_SAMPLE = 400  # characters
-_LARGEST_BODY = 65_536  # characters that are remembered of a request
-
-
-class Stopped(msgspec.Struct, frozen=True, rename="camel"):
-    """An unsafe request that was not sent. It has no secrets."""
-
-    method: str
-    url: str
-    path: str
-    """Of the URL."""
-    items: int | None
-    """Of the JSON array that it sends, or of the largest array in the JSON; None if it has none."""
-    sample: str
-    """The start of the first item, or of the body."""
-    status: int
-    """Of the answer that the flow got."""
-    source: str
-    """The entry of the file that has the answer, such as `answers[2]`; or MADE_UP."""
-
-    @property
-    def is_made_up(self) -> bool:
-        """Whether no file has the answer."""
-        return self.source == MADE_UP
 
 
 class Trial(msgspec.Struct, frozen=True, rename="camel"):
@@ -69,11 +44,15 @@ class Trial(msgspec.Struct, frozen=True, rename="camel"):
     tenant_id: str
     flow_name: str
     ending: Ending
+    is_guarded: bool
+    """Whether the flow takes `run`, so that requests could be stopped. Those of a client of its own are sent."""
     stopped: tuple[Stopped, ...]
+    left_out: int
+    """The number of stopped requests that are not in `stopped`, since they were too many."""
     kept: tuple[Any, ...]
     """The cursors that `run.checkpoint()` would have kept."""
     changes: tuple[str, ...] | None
-    """The stopped requests compared with those of the last `try`, as lines of a diff; None if it is the first."""
+    """The stopped requests compared with those of the last `try`, as lines of a diff; None if they are not."""
     answers: Path
     """The file with the answers to the stopped requests. It need not exist."""
     notes: tuple[str, ...]
@@ -89,8 +68,11 @@ async def trial(
     *,
     cursor: Any | UnsetType = UNSET,
     saves: bool = False,
+    unguarded: bool = False,
 ) -> Trial:
-    """Call a flow of a tenant, with its settings, secrets, window and cursor, and let it write nothing.
+    """Call a flow of a tenant, with its settings, secrets, window and cursor, and stop its unsafe requests.
+
+    A `try` that succeeds is kept, to compare the next one with it.
 
     Args:
         services: The services of the app. They are only read.
@@ -99,8 +81,10 @@ async def trial(
         now: The present time (aware).
         cursor: The cursor at the start, in place of the kept one.
         saves: Whether to write a cassette of the HTTP exchanges, and the answers that were made up to their file.
+        unguarded: Whether to call also a flow that does not take `run`, whose requests cannot be stopped.
 
     Raises:
+        ActionRefused: the flow does not take `run`.
         FlowUnknown, TenantUnknown, EntryUnknown: the flow, the document or the entry does not exist.
         TenantInvalid, FlowSettingsInvalid, StateInvalid: the document, the settings or the state cannot be used.
         ActionInvalid: the window is not valid.
@@ -111,38 +95,51 @@ async def trial(
     """
     flow = registry.resolve(wish.flow)
     answers = Answers(answers_file(flow))
+    if not (flow.takes_run or unguarded):
+        raise ActionRefused(
+            f"flow {flow.name!r} does not take `run`, so it has a client of its own, and a try cannot stop the requests "
+            "with which it changes data: let it take `run` and use `run.http`, or give --unguarded to call it as it is"
+        )
     given, notes = await _given(services, flow, wish, now, cursor)
-    requests, kept = list[tuple[httpx.Request, httpx.Response, str]](), list[Any]()
+    requests, kept = StoppedRequests(), list[Any]()
 
     async def stand_in(request: httpx.Request) -> httpx.Response:
-        await request.aread()
-        response, source = answers.to(request)
-        requests.append((request, response, source))
+        body = await Body.of(request)
+        read = httpx.Request(request.method, request.url, content=body.content)
+        response, source = answers.to(read)
+        requests.add(read, body, response, source)
         return response
 
     recording = Recording() if saves else None
     made = prepare(services, given, services.claims.present, stand_in=stand_in, recording=recording)
     made.run.keep = _keeping(made, kept)
     ending = await attempt(services, made)
-    stopped, saved = tuple(_stopped(*each, made.redact) for each in requests), list[Path]()
-    answered = zip(requests, stopped, strict=True)
-    invented = [_entry(response, each, made.redact) for (_, response, _), each in answered if each.is_made_up]
-    changes = None
+    saved, changes = list[Path](), None
     try:
         if recording:
             saved.append(save_cassette(answers.file.parent, _stem(flow), made, ending, recording))
-        if recording and invented:
-            save_answers(answers.file, invented)
-            saved.append(answers.file)
-        sent = [_sent(request, made.redact) for request, _, _ in requests]
-        changes = remember(_root(flow) / ".local" / "try", wish.tenant_id, flow.name, sent)
+            if invented := requests.made_up(made.redact, recording.stand_ins()):
+                save_answers(answers.file, invented)
+                saved.append(answers.file)
+            if requests.unsaved:
+                notes.append(f"{requests.unsaved} of the made-up answers are too large, and were not saved")
+        if ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED):
+            last, sent = LastTry(_root(flow), wish.tenant_id, flow.name), requests.sent(made.redact)
+            before = last.read()
+            last.replace(sent)
+            if before == [] and sent:
+                notes.append("the last try has stopped no request, so there is nothing to compare with")
+            elif before is not None:
+                changes = differences(before, sent)
     except OSError as error:
         notes.append(f"not everything could be kept of this try: {error}")
     return Trial(
         tenant_id=wish.tenant_id,
         flow_name=flow.name,
         ending=ending,
-        stopped=stopped,
+        is_guarded=flow.takes_run,
+        stopped=requests.shown(made.redact),
+        left_out=requests.left_out,
         kept=tuple(kept),
         changes=changes,
         answers=answers.file,
@@ -235,53 +232,3 @@ def _keeping(made: Prepared, kept: list[Any]) -> Callable[[Any], Awaitable[None]
         made.run.log.info("checkpoint %d: in a try, the cursor is not kept", len(kept))
 
     return keep
-
-
-def _sent(request: httpx.Request, redact: Redaction) -> Sent:
-    body = json_body(request)
-    text = (
-        request.content.decode(errors="replace")
-        if body is UNSET
-        else msgspec.json.format(msgspec.json.encode(body), indent=1).decode()
-    )
-    return Sent(request.method, redact(str(request.url)), redact.start(text, _LARGEST_BODY).splitlines())
-
-
-def _stopped(request: httpx.Request, response: httpx.Response, source: str, redact: Redaction) -> Stopped:
-    body = json_body(request)
-    array = largest_array(body)
-    first = array[0] if array else body
-    text = request.content.decode(errors="replace") if first is UNSET else msgspec.json.encode(first).decode()
-    return Stopped(
-        method=request.method,
-        url=redact(str(request.url)),
-        path=redact(request.url.path),
-        items=None if array is None else len(array),
-        sample=redact.line(text, _SAMPLE),
-        status=response.status_code,
-        source=source,
-    )
-
-
-def _entry(response: httpx.Response, stopped: Stopped, redact: Redaction) -> dict[str, Any]:
-    """Return the entry of the file that gives an answer again."""
-    entry: dict[str, Any] = {"method": stopped.method, "url": stopped.path, "status": response.status_code}
-    return {**entry, "json": json.loads(redact(response.text))} if response.content else entry
-
-
-def largest_array(body: Any) -> list[Any] | None:
-    """Return the largest array in a JSON value, also within the objects in it; None if it has none.
-
-    An array that is an item of another one does not count.
-    """
-    if isinstance(body, list):
-        return body
-    if not isinstance(body, dict):
-        return None
-    arrays = [array for value in body.values() if (array := largest_array(value)) is not None]
-    return max(arrays, key=len, default=None)
-
-
-def made_up(found: Trial) -> list[Stopped]:
-    """Return the requests whose answers were made up, one for each method and URL."""
-    return [*{(each.method, each.url): each for each in found.stopped if each.is_made_up}.values()]

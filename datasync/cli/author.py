@@ -15,7 +15,8 @@ from msgspec import UNSET
 from datasync.author.attempt import Wish
 from datasync.author.run import STOPPED
 from datasync.author.run import run as run_here
-from datasync.author.trial import Trial, made_up, trial
+from datasync.author.stopped import one_of_each
+from datasync.author.trial import Trial, trial
 from datasync.cli import text
 from datasync.cli.common import (
     Command,
@@ -132,7 +133,7 @@ async def run(
     cls=Command,
     example="try weather --tenant acme-cabinets --local",
     wrong="it is not possible, the flow did not succeed, or a service is away",
-    short_help="Run a flow for a tenant, and write nothing.",
+    short_help="Run a flow for a tenant, and stop its requests that change data.",
 )
 @_of_a_wish
 @click.option("--cursor", metavar="JSON", callback=_cursor, help="The cursor at the start.  [default: the kept one]")
@@ -141,6 +142,11 @@ async def run(
     "saves",
     is_flag=True,
     help="Write the HTTP exchanges to tests/flows/cassettes/, and made-up answers to the file with the answers.",
+)
+@click.option(
+    "--unguarded",
+    is_flag=True,
+    help="Call also a flow that does not take run. Its requests cannot be stopped: it may change data.",
 )
 @operating
 async def try_(
@@ -153,17 +159,20 @@ async def try_(
     flow_settings: Mapping[str, Any],
     cursor: Any,
     saves: bool,
+    unguarded: bool,
     **options: Any,
 ) -> Exit:
-    """Run a flow for a tenant, and write nothing: no record, window or cursor, and nothing to its APIs.
+    """Run a flow for a tenant, keep no record, window or cursor, and stop the requests of run.http that change data.
 
-    GET, HEAD and OPTIONS are sent, and a POST with extensions=READ. All other requests are stopped, and listed.
+    GET, HEAD and OPTIONS are sent, and a POST with extensions=READ. All other requests of run.http are stopped, and listed.
     They get the answers in tests/flows/FILE.answers.json, where FILE is the name of the flow's file, or made-up ones.
     """
     registry = load_flows(package)
     wish = Wish(tenant_id=tenant_id, flow=flow_name, settings=flow_settings, **options)
     with _log_lines(), _told_to_stop():
-        found = await trial(session.services, registry, wish, session.now, cursor=cursor, saves=saves)
+        found = await trial(
+            session.services, registry, wish, session.now, cursor=cursor, saves=saves, unguarded=unguarded
+        )
     session.answer(_content(found), _lines(found))
     if found.ending.outcome is Outcome.INTERRUPTED:
         say_interrupted()
@@ -187,7 +196,9 @@ def _content(found: Trial) -> Mapping[str, Any]:
         "checkpoints": found.kept,
         "counts": ending.counts,
         "http": ending.http,
+        "guarded": found.is_guarded,
         "stopped": found.stopped,
+        "leftOut": found.left_out,
         "changes": found.changes,
         "answers": str(found.answers),
         "notes": found.notes,
@@ -205,12 +216,20 @@ def _lines(found: Trial) -> Iterator[str]:
         yield f"Note: {note}"
     for file in found.saved:
         yield f"Saved: {file}. It has data of the tenant: look at it before you commit it"
-    yield "Nothing was written: no record, window or cursor, and no request that changes data"
+    yield (
+        "No record, window or cursor was kept, and run.http has sent no request that changes data"
+        if found.is_guarded
+        else "No record, window or cursor was kept. The flow does not take run: none of its requests was stopped"
+    )
 
 
 def _ending(found: Trial) -> Iterator[str]:
     ending, subject = found.ending, f"{found.tenant_id}/{found.flow_name}"
-    numbers = {**ending.counts, "http": int(ending.http.get("requests", 0)), "stopped": len(found.stopped)}
+    numbers = {
+        **ending.counts,
+        "http": int(ending.http.get("requests", 0)),
+        "stopped": len(found.stopped) + found.left_out,
+    }
     after = " ".join(f"{name}={number}" for name, number in numbers.items())
     word = "DONE" if ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED) else "FAIL"
     if not ending.outcome.is_failure and word == "FAIL":
@@ -249,7 +268,9 @@ def _stopped(found: Trial) -> Iterator[str]:
         if each.sample:
             yield f"  {each.sample}"
     if len(found.stopped) > _MOST_SHOWN:
-        yield f"stopped: {len(found.stopped) - _MOST_SHOWN} more. --json lists all of them"
+        yield f"stopped: {len(found.stopped) - _MOST_SHOWN} more. --json lists them"
+    if found.left_out:
+        yield f"stopped: {found.left_out} more, which are too many to be kept, compared and saved"
 
 
 def _changes(found: Trial) -> Iterator[str]:
@@ -267,7 +288,7 @@ def _changes(found: Trial) -> Iterator[str]:
 
 def _about_answers(found: Trial) -> Iterator[str]:
     """Say which answers were made up: first, if the flow has failed, perhaps since it needs a real one."""
-    invented = made_up(found)
+    invented = one_of_each(found.stopped)
     if not invented:
         return
     if found.ending.outcome is Outcome.FAILED:
@@ -279,7 +300,7 @@ def _about_answers(found: Trial) -> Iterator[str]:
             else "The flow failed, and some of the answers were made up: perhaps it needs the real ones"
         )
     yield f"To give real answers, put a list of them into {found.answers}, such as"
-    example = [{"method": each.method, "url": each.path, "status": each.status, "json": {}} for each in invented]
+    example = [{"method": each.method, "url": each.pattern, "status": each.status, "json": {}} for each in invented]
     yield f"  {json.dumps(example[:_MOST_EXAMPLES])}"
 
 

@@ -86,11 +86,7 @@ class Recording:
             run: The attempt. Its secrets and its exchanges are added here.
 
         """
-        exchanges = [*self._first, *self._last]
-        safe = StandIns(self._secrets)
-        for each in exchanges:
-            for body in (each.request_body, each.body):
-                safe.learn(body.text)
+        exchanges, safe = self._exchanges, self.stand_ins()
         return Cassette(
             datasync=replace(
                 run,
@@ -104,6 +100,18 @@ class Recording:
             ),
             interactions=tuple(answered for each in exchanges if (answered := each.interaction(safe))),
         )
+
+    def stand_ins(self) -> StandIns:
+        """Return the stand-ins for the secrets, and for the tokens in the exchanges."""
+        safe = StandIns(self._secrets)
+        for each in self._exchanges:
+            for body in (each.request_body, each.body):
+                safe.learn(body.text)
+        return safe
+
+    @property
+    def _exchanges(self) -> list["_Exchange"]:
+        return [*self._first, *self._last]
 
     def _begin(self, request: httpx.Request) -> "_Exchange":
         self._count += 1

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from datasync.author.answers import MADE_UP, Answers
-from datasync.author.trial import largest_array
+from datasync.author.stopped import largest_array
 
 
 def answers(folder: Path, *entries: dict[str, Any]) -> Answers:
