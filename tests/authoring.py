@@ -24,7 +24,7 @@ class Desk:
         (folder / "__init__.py").touch()
         (folder / "registry.py").write_text("from datasync import FlowRegistry\n\nregistry = FlowRegistry()\n")
 
-    def write(self, body: str, options: str = "") -> FlowRegistry:
+    def write(self, body: str, options: str = "", parameters: str = "tenant_id, kv, run") -> FlowRegistry:
         """Write the flow `feed`, whose function has this body, and load it."""
         lines = [
             "import asyncio, time",
@@ -33,7 +33,7 @@ class Desk:
             f"from {self.package}.registry import registry",
             "",
             f"@registry.flow('feed'{options})",
-            "async def feed(tenant_id, kv, run):",
+            f"async def feed({parameters}):",
             *(f"    {line}" for line in body.strip().splitlines()),
         ]
         (self.root / self.package / "feed.py").write_text("\n".join(lines) + "\n")

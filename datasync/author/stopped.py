@@ -233,10 +233,8 @@ def _pattern(url: httpx.URL, redact: Redaction) -> str:
     """Return the `url` of an entry that fits a request. A part that a secret hides is `*`."""
     url = url.copy_with(query=None, fragment=None)
     shown = redact(str(url))
-    if shown.startswith(f"{url.scheme}://{url.netloc.decode()}/"):
+    if shown.endswith(redact(url.raw_path.decode())):  # no secret has both the host and a part of the path
         return _stars(redact(url.path))
-    if shown.endswith(url.raw_path.decode()):  # only the host was hidden
-        return url.path
     return _stars(shown)
 
 

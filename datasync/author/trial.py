@@ -97,8 +97,8 @@ async def trial(
     answers = Answers(answers_file(flow))
     if not (flow.takes_run or unguarded):
         raise ActionRefused(
-            f"flow {flow.name!r} does not take `run`, so it has a client of its own, and a try cannot stop the requests "
-            "with which it changes data: let it take `run` and use `run.http`, or give --unguarded to call it as it is"
+            f"flow {flow.name!r} does not take `run`, so a try cannot stop the requests with which its own client "
+            "changes data: let it take `run` and use `run.http`, or give --unguarded to call it as it is"
         )
     given, notes = await _given(services, flow, wish, now, cursor)
     requests, kept = StoppedRequests(), list[Any]()

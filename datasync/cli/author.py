@@ -164,8 +164,9 @@ async def try_(
 ) -> Exit:
     """Run a flow for a tenant, keep no record, window or cursor, and stop the requests of run.http that change data.
 
-    GET, HEAD and OPTIONS are sent, and a POST with extensions=READ. All other requests of run.http are stopped, and listed.
-    They get the answers in tests/flows/FILE.answers.json, where FILE is the name of the flow's file, or made-up ones.
+    GET, HEAD and OPTIONS are sent, and a POST with extensions=READ. All other requests of run.http are stopped, and
+    listed. They get the answers in tests/flows/FILE.answers.json, where FILE is the name of the flow's file, or
+    made-up ones.
     """
     registry = load_flows(package)
     wish = Wish(tenant_id=tenant_id, flow=flow_name, settings=flow_settings, **options)

@@ -16,6 +16,7 @@ from datasync.author.attempt import Wish
 from datasync.author.trial import Trial, trial
 from datasync.model.run import Outcome, RunWindow
 from datasync.services import Services
+from localdev.keyvault import KeyVault
 from tests.authoring import Desk, Target
 from tests.deliveries import NOW
 from tests.documents import document, entry
@@ -180,8 +181,148 @@ async def test_it_can_be_saved_for_tests(desk: Desk, target: Target, services: S
     assert second.saved == (cassette,)
 
 
+async def test_secrets_are_not_saved(desk: Desk, target: Target, vault: KeyVault, services: Services) -> None:
+    """Neither as a number, nor in the URL, nor in a field for a password. The next try uses the saved answer."""
+    vault.set_secret("tenants--t--crm--pin", "48213")
+    registry = desk.write("""
+base, token, pin = await kv.secret("crm", "base"), await kv.secret("crm", "token"), await kv.secret("crm", "pin")
+await run.http.post(f"{base}/hooks/{token}/x", json={"accountId": int(pin), "password": "hunter22"})
+""")
+
+    first = await try_feed(services, registry, saves=True)
+    second = await try_feed(services, registry)
+
+    (entry,) = json.loads(desk.answers.read_text())
+    assert entry["url"] == "/hooks/*/x"
+    assert entry["json"] == {"id": "made-up-1", "accountId": "<crm--pin>", "password": "***"}
+    assert [each.source for each in second.stopped] == ["answers[0]"]
+    kept = "".join(file.read_text() for file in desk.root.rglob("*.json"))
+    for secret in ("48213", "hunter22", "s3cr3t-token"):
+        assert secret not in kept + first.stopped[0].sample
+
+
+async def test_a_url_that_is_a_secret_fits_again(
+    desk: Desk, target: Target, vault: KeyVault, services: Services
+) -> None:
+    """Its path is not shown. Other answers come first."""
+    vault.set_secret("tenants--t--slack--hook", "http://slack.example/services/T0/B0")
+    registry = desk.write("""
+await run.http.post(await kv.secret("slack", "hook"), json={"text": "done"})
+await run.http.post(f"{await kv.secret('crm', 'base')}/leads", json={})
+""")
+
+    await try_feed(services, registry, saves=True)
+    second = await try_feed(services, registry)
+
+    assert [each["url"] for each in json.loads(desk.answers.read_text())] == ["/leads", "*"]
+    assert [each.source for each in second.stopped] == ["answers[1]", "answers[0]"]
+
+
+async def test_a_try_that_fails_is_not_compared(desk: Desk, target: Target, services: Services) -> None:
+    """The next one is compared with the last one that succeeded."""
+    registry = desk.write("""
+assert run.settings["limit"] == 5
+await run.http.patch(f"{await kv.secret('crm', 'base')}/leads/1", json={"name": "A"})
+""")
+    first = await try_feed(services, registry)
+    failed = await try_feed(services, registry, settings={"limit": 6})
+    third = await try_feed(services, registry)
+
+    assert (first.changes, failed.changes, third.changes) == (None, None, ())
+
+
+async def test_there_is_no_comparison_with_a_try_that_sent_nothing(
+    desk: Desk, target: Target, services: Services
+) -> None:
+    """A note says so."""
+    registry = desk.write("""
+if run.settings["limit"] == 6:
+    await run.http.delete(await kv.secret("crm", "base"))
+""")
+    await try_feed(services, registry)
+    found = await try_feed(services, registry, settings={"limit": 6})
+
+    assert found.changes is None
+    assert found.notes == ("the last try has stopped no request, so there is nothing to compare with",)
+
+
+async def test_only_the_user_can_read_what_is_kept(desk: Desk, services: Services) -> None:
+    """In `.local`, which the try makes if it is missing."""
+    await try_feed(services, desk.write("pass"))
+
+    assert [path.stat().st_mode & 0o777 for path in (desk.root / ".local", desk.root / ".local" / "try")] == [0o700] * 2
+
+
+async def test_of_many_requests_some_are_left_out(desk: Desk, target: Target, services: Services) -> None:
+    """Their number is given, and the last ones are kept."""
+    body = """
+base = await kv.secret("crm", "base")
+for number in range(1012):
+    await run.http.put(f"{base}/{number}", json={})
+"""
+    found = await try_feed(services, desk.write(body))
+
+    assert (found.ending.outcome, len(found.stopped), found.left_out) == (Outcome.SUCCEEDED, 1010, 2)
+    assert [each.pattern for each in found.stopped[999:1001]] == ["/999", "/1002"]
+
+
+async def test_of_a_large_body_the_size_is_kept(desk: Desk, target: Target, services: Services) -> None:
+    """And a hash, to compare it; also of a stream."""
+    body = """
+async def chunks():
+    for _ in range(20):
+        yield b"x" * 65536
+
+base = await kv.secret("crm", "base")
+await run.http.put(f"{base}/stream", content=chunks())
+await run.http.put(f"{base}/leads", json={"leads": ["x" * 600_000]})
+"""
+    found = await try_feed(services, desk.write(body), saves=True)
+
+    assert found.ending.outcome is Outcome.SUCCEEDED
+    assert found.stopped[0].sample.startswith("(1,310,720 bytes, SHA-256 ")
+    assert found.notes == ("2 of the made-up answers are too large, and were not saved",)
+    (kept,) = (desk.root / ".local" / "try").iterdir()
+    assert kept.stat().st_size < 2_000
+
+
+class TestWithoutRun:
+    FLOW = """
+import httpx
+async with httpx.AsyncClient() as client:
+    await client.post(f"{(await kv.get_secret(f'tenants--{tenant_id}--crm--base')).value}/leads", json={})
+"""
+
+    async def test_it_is_refused(self, desk: Desk, target: Target, world: World) -> None:
+        """Its requests cannot be stopped."""
+        desk.write(self.FLOW, parameters="tenant_id, kv")
+
+        shown = await command(world, "try", "feed", "--tenant", "t", "--flows", desk.package)
+
+        assert (shown.exit_code, shown.stdout, target.requests) == (1, "", [])
+        assert "flow 'feed' does not take `run`, so a try cannot stop the requests" in shown.stderr
+
+    async def test_nothing_is_claimed_of_its_requests(self, desk: Desk, target: Target, world: World) -> None:
+        """If its author asks for it nevertheless."""
+        desk.write(self.FLOW, parameters="tenant_id, kv")
+
+        shown = await command(world, "try", "feed", "--tenant", "t", "--flows", desk.package, "--unguarded")
+
+        assert (shown.exit_code, [method for method, _, _ in target.requests]) == (0, ["POST"])
+        assert shown.stdout.endswith("kept. The flow does not take run: none of its requests was stopped\n")
+
+
 @pytest.mark.usefixtures("target")
 class TestCommand:
+    async def test_saved_files_do_not_contradict_the_end(self, desk: Desk, world: World) -> None:
+        """It does not say that nothing was written."""
+        desk.write("pass")
+
+        shown = await command(world, "try", "feed", "--tenant", "t", "--flows", desk.package, "--save")
+
+        assert "Saved: " in shown.stdout
+        assert "Nothing was written" not in shown.stdout
+
     async def test_a_made_up_answer_that_did_not_fit_is_named(self, desk: Desk, world: World) -> None:
         """With the file and the entry to put into it."""
         desk.write(COPY)
@@ -194,7 +335,7 @@ class TestCommand:
         assert "failed after an answer that was made up, that to POST <crm--base>/leads" in shown.stdout
         assert f"put a list of them into {desk.answers}, such as\n" in shown.stdout
         assert '[{"method": "POST", "url": "/leads", "status": 201, "json": {}}]' in shown.stdout
-        assert "Nothing was written" in shown.stdout
+        assert "No record, window or cursor was kept, and run.http has sent no request that changes" in shown.stdout
 
     async def test_settings_of_the_run_and_of_the_app_are_two_options(
         self, desk: Desk, world: World, tmp_path: Path

@@ -83,6 +83,17 @@ def test_an_answer_is_made_up_of_the_request(
     assert (response.status_code, response.json(), source) == (status, content, MADE_UP)
 
 
+@pytest.mark.parametrize("content", [b'{"price": NaN}', b'{"price": 1e999, "id": 1}', b'{"name": "\\ud800"}'])
+def test_values_that_httpx_cannot_write_are_answered(tmp_path: Path, content: bytes) -> None:
+    """Also those that Python reads, and that are not JSON."""
+    response, _ = answers(tmp_path).to(request(content=content))
+    made = response.json()
+    saved, _ = answers(tmp_path, {"method": "POST", "url": "*", "json": made}).to(request())
+
+    assert {name for name in made if name != "id"} == {name for name in json.loads(content) if name != "id"}
+    assert saved.text == response.text
+
+
 def test_a_deletion_has_no_content(tmp_path: Path) -> None:
     """As of an API."""
     assert answers(tmp_path).to(request(method="DELETE"))[0].status_code == 204
