@@ -194,7 +194,7 @@ await run.http.post(f"{base}/hooks/{token}/x", json={"accountId": int(pin), "pas
 
     (entry,) = json.loads(desk.answers.read_text())
     assert entry["url"] == "/hooks/*/x"
-    assert entry["json"] == {"id": "made-up-1", "accountId": "<crm--pin>", "password": "***"}
+    assert entry["json"] == {"id": "made-up-1", "accountId": "<crm--pin>", "password": "<password>"}
     assert [each.source for each in second.stopped] == ["answers[0]"]
     kept = "".join(file.read_text() for file in desk.root.rglob("*.json"))
     for secret in ("48213", "hunter22", "s3cr3t-token"):
