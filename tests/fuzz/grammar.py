@@ -265,11 +265,17 @@ def _places(root: Any) -> list[tuple[Any, Any]]:
     return places
 
 
+_LONGEST_INDENTED = 100_000  # characters
+
+
 def written(choices: Random, content: Any) -> bytes:
     """Write a JSON value as a person, or a careless program, might."""
     care = choices.random()
     if care < 0.3:
-        plain = json.dumps(content, ensure_ascii=choices.random() < 0.7, indent=choices.choice((None, 2)))
+        is_ascii, indent = choices.random() < 0.7, choices.choice((None, 2))
+        plain = json.dumps(content, ensure_ascii=is_ascii, indent=indent)
+        if len(plain) > _LONGEST_INDENTED:  # the blanks of a deep nesting grow with its square
+            plain = json.dumps(content, ensure_ascii=is_ascii)
         data = plain.encode(errors="surrogatepass")
     else:
         data = _carelessly(choices, content, (1 - care) / 10).encode(errors="surrogatepass")
