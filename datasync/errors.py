@@ -3,9 +3,9 @@
 DataSyncError
 ├── SettingsInvalid      an app setting is missing or malformed
 ├── ServiceUnavailable   Cosmos DB, the queue or Key Vault refused or could not be reached
-│   ├── ServiceAway      a service gave no answer
-│   ├── RequestRefused   Cosmos DB does not accept a request as it is
-│   └── MessageTooLarge  the queue takes no message of that size
+│   ├── ServiceUnreachable   a service gave no answer
+│   ├── RequestRefused       Cosmos DB does not accept a request as it is
+│   └── MessageTooLarge      the queue takes no message of that size
 ├── TenantInvalid        a tenant document cannot be used
 ├── TenantUnknown        a tenant has no document
 ├── RunUnknown           a run has no record
@@ -96,7 +96,7 @@ class ServiceUnavailable(DataSyncError):
 _NOT_LET_IN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
-class ServiceAway(ServiceUnavailable):
+class ServiceUnreachable(ServiceUnavailable):
     """A service gave no answer."""
 
 

@@ -32,8 +32,8 @@ from datasync.errors import (
     ActionRefused,
     DataSyncError,
     Kind,
-    ServiceAway,
     ServiceUnavailable,
+    ServiceUnreachable,
     SettingsInvalid,
 )
 from datasync.flow.registry import FlowRegistry
@@ -527,6 +527,6 @@ def _run(work: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
 
 def _why(error: DataSyncError) -> str:
     """Return the sentence of an error. On this machine, a service that does not answer needs no other settings."""
-    if isinstance(error, ServiceAway) and _chosen() == _LOCAL:
+    if isinstance(error, ServiceUnreachable) and _chosen() == _LOCAL:
         return f"the {error.service.removeprefix('the ')} of `make start` does not answer. Run `make start` again"
     return str(error)

@@ -16,7 +16,7 @@ from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoun
 from azure.keyvault.secrets import KeyVaultSecret
 from azure.keyvault.secrets.aio import SecretClient
 
-from datasync.errors import SecretNotFound, SecretRefused, ServiceAway, ServiceUnavailable
+from datasync.errors import SecretNotFound, SecretRefused, ServiceUnavailable, ServiceUnreachable
 from datasync.flow.tokens import Tokens, TokenSlot
 from datasync.model.decode import shorten
 
@@ -131,7 +131,7 @@ class Vault:
         except HttpResponseError as error:
             raise ServiceUnavailable(_refused(client, name, error), "Key Vault") from None
         except AzureError as error:
-            raise ServiceAway(
+            raise ServiceUnreachable(
                 f"Key Vault {client.vault_url} could not be reached to read {name!r}: "
                 f"{_first_line(error)}. Check KEY_VAULT_URI and the network",
                 "Key Vault",

@@ -11,7 +11,7 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.cosmos.aio import ContainerProxy
 from azure.cosmos.exceptions import CosmosBatchOperationError, CosmosHttpResponseError
 
-from datasync.errors import RequestRefused, ServiceAway, ServiceUnavailable
+from datasync.errors import RequestRefused, ServiceUnavailable, ServiceUnreachable
 from datasync.model.decode import shorten
 from datasync.model.display import shown
 
@@ -131,7 +131,7 @@ def explained(doing: str) -> Iterator[None]:
             status=HTTPStatus.UNAUTHORIZED,
         ) from None
     except AzureError as error:
-        raise ServiceAway(
+        raise ServiceUnreachable(
             f"Cosmos DB could not be reached {doing}: {shorten(str(error))}. "
             "Check COSMOS_CONNECTION_STRING or COSMOS_ENDPOINT, and the network"
         ) from None

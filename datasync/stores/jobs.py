@@ -11,7 +11,7 @@ import msgspec
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.storage.queue.aio import QueueClient
 
-from datasync.errors import MessageTooLarge, ServiceAway, ServiceUnavailable
+from datasync.errors import MessageTooLarge, ServiceUnavailable, ServiceUnreachable
 from datasync.model.decode import shorten
 from datasync.model.job import LONGEST_DELAY, JobMessage, PlannedJob, QueueMessage
 
@@ -182,7 +182,7 @@ class JobQueue:
                 HTTPStatus.UNAUTHORIZED if isinstance(error, ClientAuthenticationError) else error.status_code,
             ) from None
         except AzureError as error:
-            raise ServiceAway(
+            raise ServiceUnreachable(
                 f"queue {name!r} could not be reached: {error}. Check AzureWebJobsStorage",
                 "the queue",
             ) from None

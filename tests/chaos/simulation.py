@@ -430,4 +430,10 @@ class Simulation:
 def _is_expected(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_expected, error.exceptions))
-    return type(error).__name__ in ("FlowFailed", "ServiceUnavailable", "LeaseLost", "TenantInvalid")
+    return type(error).__name__ in (
+        "FlowFailed",
+        "ServiceUnavailable",
+        "ServiceUnreachable",
+        "LeaseLost",
+        "TenantInvalid",
+    )

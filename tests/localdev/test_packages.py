@@ -63,7 +63,7 @@ def test_another_missing_module_has_a_traceback(tmp_path: Path, module: str) -> 
 def test_all_packages_of_the_commands_are_known() -> None:
     """Any of them may be the first one that is missing."""
     ours = {"localdev", "datasync", "flows", "function_app"}
-    of_the_plugin = {"pytest", "pytest_asyncio"}  # which pytest imports
+    of_the_plugin = {"pytest", "pytest_asyncio", "vcr"}  # which pytest imports
 
     third_party = (imported("localdev") | imported("datasync") | imported("flows")) - sys.stdlib_module_names - ours
 
