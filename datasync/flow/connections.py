@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any, override
+from typing import TYPE_CHECKING, Any, override
 from weakref import WeakValueDictionary
 
 import aiohttp
@@ -17,10 +17,12 @@ from httpx_aiohttp import AiohttpTransport
 
 from datasync.errors import ResponseTooLarge
 from datasync.flow.charsets import charset
-from datasync.flow.recording import Recording
 from datasync.flow.redirects import Origin, origin
 from datasync.flow.responses import Deadline, Limits, decoded, encodings
 from datasync.flow.usage import HttpUsage
+
+if TYPE_CHECKING:  # few processes record anything
+    from datasync.flow.recording import Recording
 
 OF_A_RUN = 10
 """Connections of one run."""
@@ -45,7 +47,7 @@ class Caller:
     before_unsafe: Callable[[], Awaitable[None]] | None = None
     stand_in: StandIn | None = None
     """Answers the requests that may change data; None sends them."""
-    recording: Recording | None = None
+    recording: "Recording | None" = None
     """Records the exchanges of the run; None records nothing."""
     connections: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(OF_A_RUN))
     open: "set[_Body]" = field(default_factory=set)

@@ -3,18 +3,20 @@
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, override
+from typing import TYPE_CHECKING, Any, override
 
 import httpx
 from httpx_retries import Retry, RetryTransport
 
 from datasync.errors import RetryLater
 from datasync.flow.connections import READS, SAFE, Caller, Connections, StandIn, caller
-from datasync.flow.recording import Recording
 from datasync.flow.redirects import forget, guard
 from datasync.flow.responses import ACCEPTED, TotalTimeout
 from datasync.flow.retry_after import closed_until, wait_asked
 from datasync.flow.usage import HttpUsage
+
+if TYPE_CHECKING:
+    from datasync.flow.recording import Recording
 
 LONGEST_WAIT = timedelta(seconds=60)
 """The longest wait inside a run because of a Retry-After; a longer one puts the job back on the queue."""
@@ -89,7 +91,7 @@ def new_client(
     usage: HttpUsage,
     before_unsafe: Callable[[], Awaitable[None]] | None = None,
     stand_in: StandIn | None = None,
-    recording: Recording | None = None,
+    recording: "Recording | None" = None,
 ) -> httpx.AsyncClient:
     """Make the client of one run. Headers and cookies are its own, the connections are shared.
 

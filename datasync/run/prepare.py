@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,7 +14,6 @@ from datasync.flow.connections import StandIn
 from datasync.flow.context import FlowRun, Window
 from datasync.flow.http import new_client
 from datasync.flow.log import RunLog
-from datasync.flow.recording import Recording
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow
 from datasync.flow.secrets import Holder, TenantSecretClient
@@ -25,6 +24,9 @@ from datasync.model.job import Job
 from datasync.model.state import FlowState
 from datasync.model.tenant import FlowEntry, Tenant
 from datasync.services import Services
+
+if TYPE_CHECKING:
+    from datasync.flow.recording import Recording
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,7 @@ class Prepared:
     """Removes the secrets that the flow has read."""
     usage: HttpUsage
     tail: Tail
-    recording: Recording | None
+    recording: "Recording | None"
     """The HTTP exchanges; None if they are not recorded."""
 
     @property
@@ -80,7 +82,7 @@ def prepare(
     *,
     before_unsafe: Callable[[], Awaitable[None]] | None = None,
     stand_in: StandIn | None = None,
-    recording: Recording | None = None,
+    recording: "Recording | None" = None,
 ) -> Prepared:
     """Make the objects for a call of a flow.
 
@@ -115,7 +117,7 @@ def prepare(
     return Prepared(given, started, run=run, kv=kv, redact=redact, usage=usage, tail=tail, recording=recording)
 
 
-def _note_secret(redact: Redaction, recording: Recording, name: str, value: str | None) -> None:
+def _note_secret(redact: Redaction, recording: "Recording", name: str, value: str | None) -> None:
     redact.add(name, value)
     recording.add_secret(name, value)
 

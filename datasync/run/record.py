@@ -2,25 +2,32 @@
 
 import asyncio
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from datasync.flow.recording import Recording
-from datasync.model.cassette import RecordedRun, RecordedTenant, RecordedWindow
 from datasync.run.ending import Ending
 from datasync.run.prepare import Prepared
 from datasync.services import Services
 from datasync.telemetry.emit import emit
 from datasync.telemetry.events import RecordingLost
 
+if TYPE_CHECKING:
+    from datasync.flow.recording import Recording
+    from datasync.model.cassette import RecordedRun
+
 LONGEST = timedelta(seconds=20)
 """The time to store a recording, of the minutes for which the lease is held after the end of a flow."""
 
 
-def begin_recording(services: Services) -> Recording | None:
+def begin_recording(services: Services) -> "Recording | None":
     """Return a recording for an attempt that begins; None if failures are not recorded."""
-    return Recording() if services.settings.record_failures else None
+    if not services.settings.record_failures:
+        return None
+    from datasync.flow.recording import Recording  # noqa: PLC0415 - off, it is not imported
+
+    return Recording()
 
 
-async def keep_recording(services: Services, made: Prepared, ending: Ending, recording: Recording) -> str | None:
+async def keep_recording(services: Services, made: Prepared, ending: Ending, recording: "Recording") -> str | None:
     """Store the recording of an attempt that failed.
 
     Returns:
@@ -39,8 +46,10 @@ async def keep_recording(services: Services, made: Prepared, ending: Ending, rec
         return None
 
 
-def facts(made: Prepared, ending: Ending) -> RecordedRun:
+def facts(made: Prepared, ending: Ending) -> "RecordedRun":
     """Return the facts about an attempt with which its recording can be replayed."""
+    from datasync.model.cassette import RecordedRun, RecordedTenant, RecordedWindow  # noqa: PLC0415 - as above
+
     run, given = made.run, made.given
     return RecordedRun(
         run_id=run.run_id,
