@@ -10,6 +10,7 @@ import msgspec
 
 from datasync.errors import ActionInvalid
 from datasync.flow.context import Window
+from datasync.flow.registry import Flow
 from datasync.model.state import FlowState
 from datasync.model.times import utc_text
 from datasync.run.call import run_flow
@@ -50,6 +51,11 @@ def given_window(wish: Wish, state: FlowState | None, now: datetime) -> Window |
         which = "--since" if wish.since else "the last window ended there: give an earlier --since too"
         raise ActionInvalid(f"the window would start at {utc_text(start)} ({which}) and end at {utc_text(end)}")
     return Window(start=start, end=end)
+
+
+async def state_of(services: Services, flow: Flow, tenant_id: str) -> FlowState | None:
+    """Return the state of a flow; None if it has none. Raises StateInvalid or ServiceUnavailable."""
+    return await services.runs.state(tenant_id, flow.names) if flow.has_state else None
 
 
 async def attempt(services: Services, made: Prepared) -> Ending:

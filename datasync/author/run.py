@@ -11,10 +11,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from datasync.author.attempt import Wish, given_window
+from datasync.author.attempt import Wish, given_window, state_of
 from datasync.errors import ActionRefused, JobInvalid, ServiceUnavailable
 from datasync.flow.context import Window
-from datasync.flow.options import Overlap
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.audit import Audit, Verb
 from datasync.model.display import shown
@@ -84,7 +83,7 @@ async def _begin(services: Services, registry: FlowRegistry, flow: Flow, ask: As
 
     async def decide() -> Change:
         entry = await runnable_entry(services, registry, wish.tenant_id, wish.flow)
-        given_window(wish, await _state(services, flow, wish.tenant_id), ask.at)
+        given_window(wish, await state_of(services, flow, wish.tenant_id), ask.at)
         return Change(
             f"{subject}: run {run_of(ask)} was made by hand",
             after={"runId": run_of(ask)},
@@ -112,10 +111,6 @@ async def _begin(services: Services, registry: FlowRegistry, flow: Flow, ask: As
     if not admitted:
         raise ActionRefused(f"{subject}: this action has made run {run_of(ask)} already")
     return admitted[0]
-
-
-async def _state(services: Services, flow: Flow, tenant_id: str) -> FlowState | None:
-    return None if flow.overlap is Overlap.ALLOW else await services.runs.state(tenant_id, flow.names)
 
 
 def _arguments(wish: Wish) -> dict[str, Any]:

@@ -16,14 +16,13 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from datasync.author.answers import Answers
-from datasync.author.attempt import Wish, attempt, given_window
+from datasync.author.attempt import Wish, attempt, given_window, state_of
 from datasync.author.last_try import LastTry, differences
 from datasync.author.save import save_answers, save_cassette
 from datasync.author.stopped import Body, Stopped, StoppedRequests
 from datasync.errors import ActionRefused, CursorInvalid, EntryUnknown
 from datasync.flow.context import Window
 from datasync.flow.ends import NO_CURSOR
-from datasync.flow.options import Overlap
 from datasync.flow.recording import Recording
 from datasync.flow.registry import Flow, FlowRegistry
 from datasync.model.cursor import normalized
@@ -173,7 +172,7 @@ async def _given(
     entry = tenant.entry((wish.flow, *flow.names))
     if entry is None:
         raise EntryUnknown(f"tenant {shown(wish.tenant_id)!r} has no entry for {shown(wish.flow)!r}: add it first")
-    state = None if flow.overlap is Overlap.ALLOW else await services.runs.state(tenant.id, flow.names)
+    state = await state_of(services, flow, tenant.id)
     if not entry.enabled:
         notes.append("the entry is disabled, so the app would skip a run")
     if state and state.lease and state.lease.is_live(now):

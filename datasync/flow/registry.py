@@ -62,6 +62,11 @@ class Flow:
         return (self.name, *self.aliases)
 
     @property
+    def has_state(self) -> bool:
+        """Whether its runs share a window and a cursor, in the state of the flow. Overlapping runs have neither."""
+        return self.overlap is not Overlap.ALLOW
+
+    @property
     def source(self) -> str:
         """The place of its code: `flows/weather.py:12`."""
         code = inspect.unwrap(self.function).__code__

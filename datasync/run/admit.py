@@ -351,7 +351,7 @@ async def _park(services: Services, candidate: Candidate, back: PutBack) -> Stop
     Of the jobs that the schedule sends meanwhile, one waits, and the others are skipped.
     """
     job, flow = candidate.job, candidate.flow
-    if flow.overlap is Overlap.ALLOW:
+    if not flow.has_state:
         return back
     try:
         state = await services.runs.state(job.tenant_id, flow.names)
@@ -378,7 +378,7 @@ async def _wait(
 
 def _free(flow: Flow, record: RunRecord) -> Leased:
     """Return the document that has the lease of a run, as it is before its first use."""
-    if flow.overlap is Overlap.ALLOW:
+    if not flow.has_state:
         return record
     return FlowState(tenant_id=record.tenant_id, flow_name=flow.name)
 

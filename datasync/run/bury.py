@@ -6,7 +6,6 @@ The host moves a message there if the process died in each of its deliveries, or
 from datetime import timedelta
 
 from datasync.errors import FlowUnknown, JobInvalid, RequestRefused
-from datasync.flow.options import Overlap
 from datasync.flow.registry import FlowRegistry
 from datasync.model.job import Job, PlannedJob, QueueMessage
 from datasync.model.lease import Lease
@@ -91,7 +90,7 @@ async def _end(services: Services, registry: FlowRegistry, job: Job, record: Run
         flow = None
     names, started = flow.names if flow else (job.flow_name,), services.clock.now()
     own = (record or RunRecord.begin(job, names[0], started)).is_present_for(job)
-    is_alone = flow is not None and flow.overlap is Overlap.ALLOW
+    is_alone = flow is not None and not flow.has_state
     free = own if is_alone else FlowState(tenant_id=job.tenant_id, flow_name=names[0])
     found = await acquire(services, free, names, job)
     if not isinstance(found, Taken):

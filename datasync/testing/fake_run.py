@@ -17,7 +17,6 @@ from datasync.flow.context import FlowRun, Window
 from datasync.flow.ends import NO_CURSOR, cursor_left, signal_in
 from datasync.flow.http import new_client, new_transport
 from datasync.flow.log import RunLog
-from datasync.flow.options import Overlap
 from datasync.flow.redact import Redaction
 from datasync.flow.registry import Flow, FlowFunction, FlowRegistry
 from datasync.flow.secrets import TenantSecretClient
@@ -66,11 +65,11 @@ class FakeRun(FlowRun):
             except Exception as error:
                 signal = signal_in(error)
                 if isinstance(signal, Continue):
-                    self.kept = cursor_left(self, signal.window_end, has_state=_has_state(self.flow))
+                    self.kept = cursor_left(self, signal.window_end, has_state=self.flow.has_state)
                 if signal is None or signal is error:
                     raise
                 raise signal from error
-            self.kept = cursor_left(self, has_state=_has_state(self.flow))
+            self.kept = cursor_left(self, has_state=self.flow.has_state)
 
 
 class FakeRuns:
@@ -159,11 +158,11 @@ class FakeRuns:
             cursor=deepcopy(cursor),
             kept=normalized(cursor),
         )
-        if cursor is not None and not _has_state(flow):
+        if cursor is not None and not flow.has_state:
             raise CursorInvalid(NO_CURSOR)
 
         async def keep(cursor: Any) -> None:
-            if not _has_state(flow):
+            if not flow.has_state:
                 raise CursorInvalid(NO_CURSOR)
             run.kept = normalized(cursor)
 
@@ -195,17 +194,12 @@ def _registry_of(function: FlowFunction) -> FlowRegistry:
     return registry
 
 
-def _has_state(flow: Flow) -> bool:
-    """Return whether a flow has a window of its own and a cursor."""
-    return flow.overlap is not Overlap.ALLOW
-
-
 def _checked(window: Window, flow: Flow) -> Window:
     """Return a window in UTC."""
     if any(each is not None and each.utcoffset() is None for each in (window.start, window.end)):
         raise ValueError(f"window={window!r}: expected aware times, such as datetime(2026, 1, 31, tzinfo=UTC)")
     if window.start and window.start > window.end:
         raise ValueError(f"window={window!r}: it ends before it starts")
-    if window.start and not _has_state(flow):
+    if window.start and not flow.has_state:
         raise ValueError(f'window={window!r}: a flow with overlap="allow" has no start')
     return Window(start=window.start and window.start.astimezone(UTC), end=window.end.astimezone(UTC))
