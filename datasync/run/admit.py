@@ -51,6 +51,8 @@ _PARKED = timedelta(minutes=5)
 _LONGEST_HEAD_START = 2 * HEAD_START + timedelta(seconds=1)  # the queue counts whole seconds, by a clock of its own
 _SPREAD = timedelta(minutes=10)
 """Runs whose attempts were interrupted again are spread over this time, so that they no longer meet."""
+_FRESH = timedelta(seconds=5)
+"""How old a record may be when the lease is taken. The state knows the last ends, and fewer come in this time."""
 _SKEW = timedelta(hours=1)  # far more than clocks differ
 _TRIES = 5
 
@@ -66,6 +68,8 @@ class Candidate(msgspec.Struct, frozen=True):
     record: RunRecord
     is_dead: bool
     """Whether the run is dead, and the job is the first that attempts it again."""
+    read_utc: datetime
+    """The time before the reads: the documents are at least as new."""
     now: datetime
     closed_until: datetime | None
     """The instant before which the flow's provider must not be called; None if it may be called."""
@@ -283,6 +287,7 @@ def _not_lost(candidate: Candidate, skipped: Ending) -> Stop:
 
 
 async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Drop | PutBack:
+    read_utc = services.clock.now()
     tenant, record, closed_until = await asyncio.gather(
         services.tenants.get(job.tenant_id),
         services.runs.record(job.tenant_id, job.run_id),
@@ -313,6 +318,7 @@ async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Dr
         entry=entry,
         record=record,
         is_dead=is_dead,
+        read_utc=read_utc,
         now=services.clock.now(),
         closed_until=closed_until,
     )
@@ -418,6 +424,8 @@ async def _acquired(services: Services, candidate: Candidate) -> Admitted | Leas
         return found
     if found.interrupted and found.interrupted.run_id == job.run_id:
         record = found.interrupted
+    elif services.clock.now() - candidate.read_utc > _FRESH:
+        record = await _read_again(services, candidate, found.document)
     return Admitted(
         job=job,
         flow=flow,
@@ -430,13 +438,23 @@ async def _acquired(services: Services, candidate: Candidate) -> Admitted | Leas
     )
 
 
+async def _read_again(services: Services, candidate: Candidate, held: Leased) -> RunRecord:
+    """Return the record as it is stored now: the process may have stood still while others ended the run."""
+    try:
+        found = await services.runs.record(held.tenant_id, candidate.job.run_id)
+    except ServiceUnavailable as error:
+        error.unstarted = held.lease.nonce if held.lease else None
+        raise
+    return found.is_present_for(candidate.job) if found else candidate.record
+
+
 async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:
     """Look at the facts that are exact under the lease: a record that another process has written may lag behind."""
     job, state, document = admitted.job, admitted.state, admitted.lease.document
     if isinstance(document, RunRecord) and not is_own(document, job, admitted.flow.names):
         await services.runs.release(document)
         check_own(document, job, admitted.flow.names)
-    if document.is_over_for(job):
+    if document.is_over_for(job) or admitted.record.is_over_for(job):
         await services.runs.release(document)
         return _duplicate(job, await services.runs.record(job.tenant_id, job.run_id))
     if state and (end := state.window_end_utc) and end - services.clock.now() > _SKEW:

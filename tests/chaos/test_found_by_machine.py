@@ -9,6 +9,7 @@ import pytest
 from datasync import FlowRegistry, FlowRun, TenantSecretClient
 from datasync.errors import LeaseLost
 from datasync.model.job import JobMessage, QueueMessage
+from datasync.model.state import REMEMBERED
 from datasync.services import Services
 from tests.documents import document, entry
 from tests.faults import Killed, Wire, to
@@ -73,6 +74,35 @@ async def test_a_run_that_was_skipped_stays_ended_when_its_lost_attempt_is_notic
 
     records = {record["runId"]: record for record in await world.records()}
     assert (records["r-1"]["outcome"], records["r-2"]["outcome"]) == ("skipped_disabled", "succeeded")
+
+
+async def test_a_process_that_stood_still_before_its_lease_reads_the_record_again(
+    world: World, wire: Wire, services: Services
+) -> None:
+    """Another process has made the run meanwhile, and so many others that the state has forgotten its end."""
+    started = []
+    registry = FlowRegistry()
+
+    @registry.flow("flow")
+    async def flow(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
+        started.append(run.run_id)
+
+    async def stand_still() -> None:
+        other = Services(world.settings, FakeClock())
+        for run_id in ["r-1", *(f"r-{n}" for n in range(2, REMEMBERED + 2))]:
+            await deliver(other, registry, message(run_id), AFTER_THE_LEASE)
+        await other.close()
+        assert isinstance(services.clock, FakeClock)
+        services.clock.time = AFTER_THE_LEASE
+
+    await world.put(document("t", entry("flow")))
+    wire.after(to("GET", "/docs/run-r-1"), stand_still)
+
+    await deliver(services, registry, message("r-1"), NOW)
+
+    assert started.count("r-1") == 1
+    (state,) = [item async for item in world.runs.query_items("SELECT * FROM c WHERE c.type = 'FlowState'")]
+    assert state["lease"] is None
 
 
 async def test_a_tick_that_stood_still_does_not_serve_a_time_that_was_set_again(
