@@ -177,6 +177,13 @@ class Arena:
         query = "SELECT * FROM c WHERE c.type = 'FlowState'"
         return [dict(item) async for item in self.world.runs.query_items(query)]
 
+    async def left(self) -> dict[str, Any]:
+        """Return what the services hold: it explains a test that has failed."""
+        queues = {queue.queue_name: await _length(queue) for queue in (self.world.jobs, self.world.poison)}
+        visible = [*await self.world.messages(), *await self.world.poisoned()]
+        requests = {proxy.service: proxy.requests for proxy in (self.cosmos, self.queue, self.vault)}
+        return {"queues": queues, "visible": visible, "requests": requests, "states": await self.states()}
+
     async def queued(self) -> int:
         """Return the number of messages on the job queue, including hidden messages."""
         return await _length(self.world.jobs)

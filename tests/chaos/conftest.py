@@ -1,5 +1,6 @@
 """The arena of a chaos test."""
 
+import json
 import random
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -103,3 +104,4 @@ async def arena(
         yield made
         lines = [line for host in made.hosts for line in host.log]
         (tmp_path / "hosts.log").write_text("\n".join(lines), encoding="utf-8")
+        (tmp_path / "left.json").write_text(json.dumps(await made.left(), indent=1), encoding="utf-8")
