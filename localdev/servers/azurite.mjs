@@ -25,6 +25,11 @@ process.argv.splice(2, Infinity, ...flags);
 delete process.env.AZURITE_ACCOUNTS;
 delete process.env.AZURITE_DB;
 
+const load = createRequire(import.meta.url);
+
+// In memory, each message is an extent of its own. To sweep them, Azurite answers nothing for seconds, or for a minute.
+if (!options.folder) load("azurite/dist/src/queue/utils/constants.js").DEFAULT_GC_INTERVAL_MS = 86_400_000;
+
 const addresses = {};
 console.log = (line) => {
   const listening = /^Azurite (\w+) service is successfully listening at (.+)$/.exec(line);
@@ -37,5 +42,5 @@ const damage = options.folder && findDamage(options.folder);
 if (damage) damaged(damage);
 else {
   if (options.folder) keepSaved();
-  createRequire(import.meta.url)("azurite/dist/src/azurite.js");
+  load("azurite/dist/src/azurite.js");
 }

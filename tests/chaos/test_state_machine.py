@@ -955,9 +955,6 @@ class Machine(RuleBasedStateMachine):
             found = [each async for each in self.world.runs.query_items("SELECT c.id FROM c", partition_key=partition)]
             for each in found:
                 await self.world.runs.delete_item(each["id"], partition_key=partition)
-        # Azurite stands still for a minute after a queue with thousands of messages was deleted.
-        for queue in (self.world.jobs, self.world.poison):
-            await queue.clear_messages()
 
 
 @pytest_asyncio.fixture
