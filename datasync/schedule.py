@@ -1,6 +1,6 @@
 """The times at which a flow of a tenant is expected to succeed, and those of the ticks. Pure."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -18,6 +18,7 @@ GRACE = timedelta(minutes=5)
 _PERIOD = timedelta(hours=1)
 """The assumed time between two ticks where the schedule is a form that only the host reads."""
 _SECOND = timedelta(seconds=1)
+_LAST = datetime.max.replace(microsecond=0, tzinfo=UTC)
 
 
 class Expectation(msgspec.Struct, frozen=True):
@@ -107,4 +108,7 @@ def tick_after(ticks: str, at: datetime) -> datetime:
 
 def second_tick_after(ticks: str, at: datetime) -> datetime:
     """Return the instant by which two further ticks have started, unless they are missing."""
-    return tick_after(ticks, tick_after(ticks, at)) + GRACE
+    try:
+        return tick_after(ticks, tick_after(ticks, at)) + GRACE
+    except OverflowError:
+        return _LAST

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Self
 
+import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
@@ -18,7 +19,6 @@ from datasync.model.job import LONGEST_DELAY, Job, JobMessage
 from datasync.model.lease import MARGIN, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.stored import Stored
-from datasync.model.times import in_utc
 from datasync.model.usual import Unusual, Usual, unusual
 
 REMEMBERED = 24
@@ -47,6 +47,8 @@ UNKNOWN_LETTER = "?"
 _LARGEST_CURSOR = 4 * LARGEST  # bytes of JSON: the database may write a number with more digits than Python
 
 _FORMER = ("applied",)  # fields of earlier versions, which are not kept
+
+_PREFIX = "state-"
 
 type _Time = Annotated[datetime | None, Meta(description=times.EXPECTED)]
 type _Count = Annotated[int, Meta(ge=0, description="a whole number")]
@@ -139,7 +141,7 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
     @property
     def id(self) -> str:
         """The document's id within its tenant's partition."""
-        return f"state-{self.flow_name}"
+        return f"{_PREFIX}{self.flow_name}"
 
     def deferred(self, now: datetime) -> Deferral | None:
         """Return the deferral that lasts at an instant (aware).
@@ -277,23 +279,37 @@ class FlowState(Stored, frozen=True, rename="camel", omit_defaults=True):
         try:
             _check_cursor(document.get("cursor"))
             state = decode(cls, own_fields(document, *_FORMER))
-            state = replace(
-                state,
-                last_success_utc=state.last_success_utc and in_utc(state.last_success_utc),
-                failing_since_utc=state.failing_since_utc and in_utc(state.failing_since_utc),
-                last_error=state.last_error
-                and replace(state.last_error, finished_utc=in_utc(state.last_error.finished_utc)),
-                window_end_utc=state.window_end_utc and in_utc(state.window_end_utc),
-                stale_utc=state.stale_utc and in_utc(state.stale_utc),
-                schedule_since_utc=state.schedule_since_utc and in_utc(state.schedule_since_utc),
-            )
             _check_name(state, document)
-        except (FieldError, OverflowError) as error:
+        except FieldError as error:
             raise StateInvalid(
                 f"flow state id={document.get('id')!r} of tenant {document.get('tenantId')!r}: {error}. Correct "
                 "it, or delete the document: the flow then starts as if it had never run"
             ) from None
         return state.without_old_error()
+
+
+class _Place(msgspec.Struct, frozen=True, rename="camel"):
+    """The partition and the id of a stored state."""
+
+    tenant_id: Text
+    id: Annotated[str, Meta(pattern=f"^{_PREFIX}.", description=f"{_PREFIX} and the name of a flow")]
+
+
+def place_of(document: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the tenant and the flow whose runs find a stored state, whatever its other fields are.
+
+    Raises:
+        StateInvalid: no run finds it; the message names the document.
+
+    """
+    try:
+        place = decode(_Place, document)
+    except FieldError as error:
+        raise StateInvalid(
+            f"flow state id={document.get('id')!r} in partition {document.get('tenantId')!r}: {error}. No run finds "
+            "it. Delete the document"
+        ) from None
+    return place.tenant_id, place.id.removeprefix(_PREFIX)
 
 
 def _check_name(state: FlowState, document: Mapping[str, Any]) -> None:

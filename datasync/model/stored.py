@@ -1,12 +1,19 @@
-"""Structs that keep the fields of later versions, at any depth, when this version writes them again."""
+"""Structs that keep the fields of later versions, at any depth, when this version writes them again.
 
-from collections.abc import Mapping
+Their times are in UTC. A person who edits a document may write a time without an offset.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Annotated, Any, Self, TypeAliasType, Union, get_args, get_origin, override
 
 import msgspec
+from msgspec.structs import force_setattr
+
+from datasync.model.times import EXPECTED, in_utc
 
 _UNKNOWN = "unknown"
 
@@ -29,6 +36,16 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
     unknown: dict[str, Any] = {}
     """Fields that this version does not know."""
+
+    def __post_init__(self) -> None:
+        """Write the times in UTC. Raises ValueError if one lies outside the years 1 to 9999."""
+        for name, encoded in _times(type(self)).items():
+            time = getattr(self, name)
+            if isinstance(time, datetime) and time.tzinfo is not UTC:
+                try:
+                    force_setattr(self, name, in_utc(time))
+                except OverflowError:
+                    raise ValueError(f"{encoded}: expected {EXPECTED}, got {time.isoformat()}") from None
 
     def content(self) -> dict[str, Any]:
         """Return the JSON object to store, with the unknown fields in their places."""
@@ -68,12 +85,22 @@ def _stored_parts(shape: type[msgspec.Struct]) -> dict[str, type[Stored]]:
 
 
 def _stored_in(type_: Any) -> type[Stored] | None:
-    """Return the struct in a type such as `Annotated[Lease | None, …]` or `tuple[Attempt, ...]`."""
+    return next((each for each in _classes(type_) if issubclass(each, Stored)), None)
+
+
+@cache
+def _times(shape: type[Stored]) -> dict[str, str]:
+    """Return the fields of a struct that hold a time, with their names in JSON."""
+    fields = msgspec.structs.fields(shape)
+    return {field.name: field.encode_name for field in fields if datetime in _classes(field.type)}
+
+
+def _classes(type_: Any) -> Iterator[type]:
+    """Yield the classes in a type such as `Annotated[Lease | None, …]` or `tuple[Attempt, ...]`."""
     if isinstance(type_, TypeAliasType):
-        return _stored_in(type_.__value__)
-    if isinstance(type_, type) and issubclass(type_, Stored):
-        return type_
-    if get_origin(type_) in (Annotated, Union, UnionType, tuple):
-        inner = (_stored_in(each) for each in get_args(type_) if each not in (NoneType, ...))
-        return next((each for each in inner if each is not None), None)
-    return None
+        yield from _classes(type_.__value__)
+    elif get_origin(type_) in (Annotated, Union, UnionType, tuple):
+        for each in get_args(type_):
+            yield from _classes(each)
+    elif isinstance(type_, type):
+        yield type_

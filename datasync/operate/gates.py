@@ -21,7 +21,7 @@ class Gate(msgspec.Struct, frozen=True, rename="camel"):
 
     provider: str
     tenant_id: str | None
-    """None for all tenants."""
+    """None for all tenants, and for a document that belongs to none."""
     until_utc: datetime | None
     """None if the document was edited and cannot be read: the provider is called."""
     since_utc: str | None
@@ -38,7 +38,7 @@ async def gates(services: Services, now: datetime) -> list[Gate]:
     """
     found: list[Gate] = []
     async for document in services.overview.cooldowns():
-        partition, until, why = str(document.get("tenantId")), None, None
+        partition, until, why = document.get("tenantId"), None, None
         try:
             until = services.runs.closed_until(document)
         except StateInvalid as error:
@@ -46,7 +46,7 @@ async def gates(services: Services, now: datetime) -> list[Gate]:
         if until is None or until > now:
             provider = str(document.get("id")).removeprefix("cooldown-")
             since = document.get("sinceUtc")
-            tenant = None if partition == FLEET else partition
+            tenant = partition if isinstance(partition, str) and partition != FLEET else None
             found.append(Gate(provider, tenant, until, since if isinstance(since, str) else None, why))
     return sorted(found, key=lambda gate: (gate.provider, gate.tenant_id or ""))
 

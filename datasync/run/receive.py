@@ -2,7 +2,6 @@
 
 import json
 import re
-from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace
@@ -11,7 +10,6 @@ from datasync.errors import JobInvalid
 from datasync.model.decode import FieldError, decode, shorten
 from datasync.model.job import Job, JobMessage, QueueMessage, Trigger, run_id
 from datasync.model.tenant import id_mistake
-from datasync.model.times import in_utc
 
 RESERVED_KEYS = frozenset(
     ("id", "dequeuecount", "insertiontime", "expirationtime", "nextvisibletime", "popreceipt", "queuetrigger")
@@ -40,17 +38,12 @@ def receive(message: QueueMessage) -> Job:
     _check_storable(message, wire.unknown)
     if reserved := sorted(RESERVED_KEYS & {key.lower() for key in content}):
         raise _invalid(message, f"the Functions host reserves the keys {', '.join(reserved)}; leave them out")
-    try:
-        scheduled = _instant("scheduledUtc", wire.scheduled_utc or message.inserted)
-        enqueued = _instant("enqueuedUtc", wire.enqueued_utc or message.inserted)
-    except FieldError as error:
-        raise _invalid(message, str(error)) from None
     posted = Trigger.MESSAGE if wire.scheduled_utc is None or wire.run_id is None else Trigger.SCHEDULE
     complete = replace(
         wire,
         run_id=wire.run_id or run_id(wire.message_id or message.id),
-        scheduled_utc=scheduled,
-        enqueued_utc=enqueued,
+        scheduled_utc=wire.scheduled_utc or message.inserted,
+        enqueued_utc=wire.enqueued_utc or message.inserted,
         message_id=wire.message_id or message.id,
         trigger=Trigger.REDRIVE if wire.redrive else wire.trigger or posted,
         traceparent=_traceparent(wire.traceparent),
@@ -58,13 +51,6 @@ def receive(message: QueueMessage) -> Job:
     _check_part(message, complete)
     _check_size(message, complete)
     return Job.of(complete, delivery=message.dequeue_count, is_copy=wire.message_id is not None)
-
-
-def _instant(field: str, time: datetime) -> datetime:
-    try:
-        return in_utc(time)
-    except OverflowError as error:
-        raise FieldError(field, why=str(error)) from None
 
 
 def _parse(message: QueueMessage) -> Any:

@@ -14,7 +14,7 @@ from datasync.errors import StateInvalid
 from datasync.model.decode import FieldError, decode, shorten
 from datasync.model.lease import MARGIN, Lease
 from datasync.model.run import RunRecord
-from datasync.model.state import FlowState
+from datasync.model.state import FlowState, place_of
 from datasync.model.tenant import FLEET
 from datasync.model.times import utc_text
 from datasync.stores.cosmos import Container, explained
@@ -59,11 +59,12 @@ class StaleState(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """Read the fields of a document, whatever they are."""
+        """Read the fields of a document, whatever they are. Raises StateInvalid if no run finds the state."""
+        tenant_id, flow_name = place_of(document)
         success = document.get("lastSuccessUtc")
         return cls(
-            tenant_id=str(document["tenantId"]),
-            flow_name=str(document["id"]).removeprefix("state-"),
+            tenant_id=tenant_id,
+            flow_name=flow_name,
             since=shorten(str(document["staleUtc"])),
             last_success=None if success is None else shorten(str(success)),
         )
@@ -110,9 +111,13 @@ class Overview:
         self._container = container
 
     async def states(self, tenant_id: str | None = None) -> AsyncIterator[FlowState | UnreadableState]:
-        """Yield the states of all flows, or those of a tenant, without their cursors."""
+        """Yield the states of all flows, or those of a tenant, without their cursors.
+
+        A state that no run finds is left out.
+        """
         async for document in self._found(_STATES, partition=tenant_id):
-            yield _state(document)
+            if state := _state(document):
+                yield state
 
     async def running(self, now: datetime, tenant_id: str | None = None) -> list[Running]:
         """Return the runs of all tenants, or of one, that have a lease of their own at `now` (aware).
@@ -143,9 +148,15 @@ class Overview:
         return of_states | {str(each) async for each in runs} | {str(each) async for each in problems}
 
     async def stale(self, now: datetime, most: int) -> list[StaleState]:
-        """Return up to `most` states whose flows should have succeeded before `now` (aware), the newest times first."""
-        found = self._found(f"SELECT TOP {most:d} {_STALE}", now=utc_text(now))
-        return [StaleState.of(document) async for document in found]
+        """Return up to `most` states whose flows should have succeeded before `now` (aware), the newest times first.
+
+        A state that no run finds is left out.
+        """
+        found: list[StaleState] = []
+        async for document in self._found(f"SELECT TOP {most:d} {_STALE}", now=utc_text(now)):
+            with suppress(StateInvalid):
+                found.append(StaleState.of(document))
+        return found
 
     async def newest(self) -> int:
         """Return the `_ts` of the newest change, in seconds since 1970; 0 without documents."""
@@ -245,10 +256,12 @@ def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
     return " AND ".join(conditions), values
 
 
-def _state(document: dict[str, Any]) -> FlowState | UnreadableState:
+def _state(document: dict[str, Any]) -> FlowState | UnreadableState | None:
+    try:
+        tenant_id, flow_name = place_of(document)
+    except StateInvalid:
+        return None
     try:
         return FlowState.from_document(document)
     except StateInvalid as error:
-        return UnreadableState(
-            tenant_id=str(document.get("tenantId")), flow_name=str(document.get("flowName")), why=str(error)
-        )
+        return UnreadableState(tenant_id=tenant_id, flow_name=flow_name, why=str(error))

@@ -25,7 +25,8 @@ from datasync.errors import ServiceUnavailable, StateInvalid
 from datasync.model.decode import FieldError, decode
 from datasync.model.lease import Lease
 from datasync.model.run import Outcome, RunRecord, record_id
-from datasync.model.state import FlowState, Leased
+from datasync.model.state import FlowState, Leased, place_of
+from datasync.model.tenant import FLEET
 from datasync.model.times import EXPECTED, read_utc, utc_text
 from datasync.stores.cosmos import RETRY_WRITE, Container, OperationRefused, explained, transact
 from datasync.tries import MOST, tries
@@ -34,6 +35,15 @@ _PURGES_AT_ONCE = 16
 _SCHEDULES = "SELECT c.id, c.tenantId, c.scheduleRev FROM c WHERE c.type = 'FlowState'"
 _PAGE = 1000
 _CONFLICTS = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED)
+
+
+class Schedules(msgspec.Struct, frozen=True):
+    """The schedules that states are noted for."""
+
+    revs: dict[str, dict[str, str | None]]
+    """`schedule_rev` of each state: by tenant, and by the name of the flow under which it is stored."""
+    misplaced: list[StateInvalid]
+    """Why other states are left out: no run finds them."""
 
 
 class RunStore:
@@ -140,17 +150,22 @@ class RunStore:
 
         await asyncio.gather(*map(mark, records))
 
-    async def schedule_revs(self, tenant_id: str | None = None) -> dict[str, dict[str, str | None]]:
-        """Return `schedule_rev` of each state of a tenant, or of all: by tenant, and by the name it is stored under."""
+    async def schedules(self, tenant_id: str | None = None) -> Schedules:
+        """Return the schedules of the states of a tenant, or of all."""
         container = await self._container.open()
         where: dict[str, Any] = {} if tenant_id is None else {"partition_key": tenant_id}
         found: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+        misplaced: list[StateInvalid] = []
         with explained("while reading the schedules of states"):
             async for item in container.query_items(_SCHEDULES, max_item_count=_PAGE, **where):
+                try:
+                    tenant, flow = place_of(item)
+                except StateInvalid as error:
+                    misplaced.append(error)
+                    continue
                 rev = item.get("scheduleRev")
-                name = str(item["id"]).removeprefix("state-")
-                found[str(item["tenantId"])][name] = rev if isinstance(rev, str) else None
-        return dict(found)
+                found[tenant][flow] = rev if isinstance(rev, str) else None
+        return Schedules(revs=dict(found), misplaced=misplaced)
 
     async def expect_first(self, states: Sequence[FlowState]) -> None:
         """Create up to 100 states of a tenant in one transaction. If one exists meanwhile, it is changed instead."""
@@ -252,12 +267,17 @@ class RunStore:
             StateInvalid: the document was edited and cannot be read.
 
         """
+        place = f"document {cooldown['id']} in partition {cooldown.get('tenantId')}"
+        if not isinstance(cooldown.get("tenantId"), str):
+            raise StateInvalid(
+                f"{place}: tenantId: expected a tenant, or {FLEET}. It closes nothing. Delete the document"
+            )
         try:
             return read_utc(cooldown["untilUtc"])
         except (KeyError, TypeError, ValueError):
             raise StateInvalid(
-                f"document {cooldown['id']} in partition {cooldown['tenantId']}: untilUtc: expected {EXPECTED}, got "
-                f"{cooldown.get('untilUtc')!r}. Correct it, or delete the document: the provider is called again then"
+                f"{place}: untilUtc: expected {EXPECTED}, got {cooldown.get('untilUtc')!r}. Correct it, or delete the "
+                "document: the provider is called again then"
             ) from None
 
     async def close(self, partition: str, provider: str, until: datetime, now: datetime) -> None:

@@ -188,6 +188,30 @@ class WatermarkInvalid(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateMisplaced(Event):
+    """A complete scan has found the state of a flow where no run finds it. It is ignored."""
+
+    level = logging.ERROR
+    error: StateInvalid
+
+    def sentence(self) -> str:
+        """Name the document and the field."""
+        return f"INVALID {self.error}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MisplacedOmitted(Event):
+    """There are more such states than a tick logs."""
+
+    level = logging.ERROR
+    count: int
+
+    def sentence(self) -> str:
+        """State the number."""
+        return f"INVALID {self.count} more flow states that no run finds: delete the others first"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CooldownInvalid(Event):
     """The cool-down of a provider cannot be read, and is ignored."""
 

@@ -73,7 +73,7 @@ class ExpectedStates:
             return tenant.etag
         else:
             await turn.spend(1)
-            stored = (await self._services.runs.schedule_revs(tenant.id)).get(tenant.id, {})
+            stored = (await self._services.runs.schedules(tenant.id)).revs.get(tenant.id, {})
         await self._make(self._changes(tenant.id, entries, stored), turn)
         if tenant.schedule_rev == rev:
             return tenant.etag

@@ -25,8 +25,10 @@ from datasync.telemetry.events import (
     DocumentInvalid,
     FlowFileBroken,
     LetterKept,
+    MisplacedOmitted,
     ProblemsOmitted,
     SettingDoubtful,
+    StateMisplaced,
     TenantFailed,
     TickEnded,
     TickFailed,
@@ -49,7 +51,7 @@ OVERLAP = 60
 """Seconds by which a tick reads changes again: `_ts` has whole seconds, and each replica its own clock."""
 
 MOST_LISTED = 100
-"""The most standing problems that a tick logs."""
+"""The most standing problems that a tick logs, and the most states that no run finds."""
 
 MOST_PROBLEMS = 100
 """The most problems of one document that are stored, besides one that counts the others."""
@@ -150,7 +152,7 @@ class _Tick:
         if watermark.since_ts is None or watermark.scope != scope or self._scan_is_old(watermark):
             watermark = Watermark(scanned_utc=self._now, scope=scope)
             self._is_scan = True
-            states = self._expected(await self._services.runs.schedule_revs())
+            states = self._expected(await self._schedules())
             await self._examine(self._services.tenants.all(), standing)
             async with self._turn() as turn:
                 await standing.keep_only(self._examined, turn)
@@ -179,6 +181,14 @@ class _Tick:
         except StateInvalid as error:
             emit(WatermarkInvalid(error=error))
             return Watermark(), 0
+
+    async def _schedules(self) -> Mapping[str, Mapping[str, str | None]]:
+        found = await self._services.runs.schedules()
+        for error in found.misplaced[:MOST_LISTED]:
+            emit(StateMisplaced(error=error))
+        if found.misplaced[MOST_LISTED:]:
+            emit(MisplacedOmitted(count=len(found.misplaced) - MOST_LISTED))
+        return found.revs
 
     def _expected(self, stored: Mapping[str, Mapping[str, str | None]] | None) -> ExpectedStates:
         self._states = ExpectedStates(self._services, self._registry, stored)

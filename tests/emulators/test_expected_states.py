@@ -15,8 +15,10 @@ from datasync import FlowRegistry
 from datasync.model.lease import Lease
 from datasync.model.state import FlowState
 from datasync.operate.flows import Health, flows
+from datasync.operate.health import app_health
 from datasync.services import Services
 from datasync.settings import Settings
+from datasync.tick import tick as tick_module
 from datasync.tick.tick import SCAN_INTERVAL
 from datasync.tick.turns import REQUESTS
 from tests.deliveries import message
@@ -318,6 +320,80 @@ async def test_a_complete_scan_compares_all_states(world: World, wire: Wire, ser
     assert await states(world, "t") == {"weather": "2025-08-24T15:00:00Z"}
     assert await states(world, "same") == {"weather": "2025-08-23T15:00:00Z"}
     assert sum("FROM c WHERE c.type = 'FlowState'" in body for _, _, body in filter(of_states, wire.requests)) == 1
+
+
+async def test_a_state_that_no_run_finds_stops_nothing(
+    world: World, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each complete scan names it, with the reason and the remedy. No other tick does, and nothing counts it."""
+    await world.put(document("t", hourly(nextRunUtc="2025-08-23T12:00:00Z", freshness="10h")))
+    stray = {"type": "FlowState", "flowName": "weather", "scheduleRev": "x", "staleUtc": "2025-08-23T00:00:00Z"}
+    await world.runs.upsert_item({**stray, "id": "state-none"})
+    for number, tenant in enumerate((None, 5, True, "")):
+        await world.runs.upsert_item({**stray, "id": f"state-{number}", "tenantId": tenant})
+    await world.runs.upsert_item({**stray, "id": "weather", "tenantId": "t"})
+
+    scan = await tick(services, NOW)
+    named = sorted(line for line in caplog.messages if line.startswith("INVALID "))
+    caplog.clear()
+    other = await tick(services, NOW + MINUTE)
+
+    assert len(await world.messages()) == 1
+    assert [(each.failed, each.problems, each.late) for each in (scan, other)] == [(0, 0, 0)] * 2
+    remedy, text = "No run finds it. Delete the document", "expected a text that is not empty"
+    assert named == [
+        f"INVALID flow state id='state-0' in partition None: tenantId: {text}, got null. {remedy}",
+        f"INVALID flow state id='state-1' in partition 5: tenantId: {text}, got 5. {remedy}",
+        f"INVALID flow state id='state-2' in partition True: tenantId: {text}, got true. {remedy}",
+        f"INVALID flow state id='state-3' in partition '': tenantId: {text}, got \"\". {remedy}",
+        f"INVALID flow state id='state-none' in partition None: tenantId: missing; {text}. {remedy}",
+        "INVALID flow state id='weather' in partition 't': id: expected state- and the name of a flow, "
+        f'got "weather". {remedy}',
+    ]
+    assert "INVALID" not in caplog.text
+    (line,) = await flows(services, FLOWS, NOW)
+    assert (line.tenant_id, line.problem) == ("t", None)
+    assert (await app_health(services, FLOWS, NOW)).is_well
+
+
+async def test_a_state_with_another_name_than_its_id_is_a_problem_of_the_flow_in_the_id(
+    world: World, services: Services
+) -> None:
+    """Its runs find the state by the id, and fail."""
+    await world.put(document("t", hourly("first"), hourly("second")))
+    await world.runs.upsert_item({"id": "state-first", "tenantId": "t", "type": "FlowState", "flowName": "second"})
+
+    await tick(services, NOW)
+
+    health = {line.flow_name: line.health for line in await flows(services, FLOWS, NOW)}
+    assert health == {"first": Health.PROBLEM, "second": Health.NEW}
+
+
+async def test_many_states_that_no_run_finds_are_counted(
+    world: World, services: Services, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A complete scan names the first ones, and the number of the others."""
+    monkeypatch.setattr(tick_module, "MOST_LISTED", 2)
+    for number in range(5):
+        await world.runs.upsert_item({"id": f"state-{number}", "type": "FlowState"})
+
+    await tick(services, NOW)
+
+    named = [line for line in caplog.messages if line.startswith("INVALID ")]
+    assert [line.split()[1] for line in named] == ["flow", "flow", "3"]
+
+
+async def test_a_next_run_at_the_end_of_the_calendar_hides_no_other_flow(world: World, services: Services) -> None:
+    """No tick follows it, and so the flow is never late."""
+    await world.put(document("last", hourly(nextRunUtc="9999-12-31T23:59:59Z")), document("t", hourly()))
+
+    tally = await tick(services, NOW)
+    lines = await flows(services, FLOWS, NOW)
+
+    assert (tally.failed, [(line.tenant_id, line.health) for line in lines]) == (
+        0,
+        [("last", Health.NEW), ("t", Health.NEW)],
+    )
 
 
 async def test_a_document_that_is_edited_during_its_tick_is_examined_by_the_next_one(

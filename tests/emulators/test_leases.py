@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -57,14 +57,14 @@ def outcomes(record: dict[str, Any]) -> list[str]:
     return [attempt["outcome"] for attempt in record["attempts"]]
 
 
-async def kill(services: Services, wire: Wire, **fields: Any) -> None:
+async def kill(services: Services, wire: Wire, *, overlap: Literal["once", "allow"] = "once", **fields: Any) -> None:
     """Kill the worker while the flow runs."""
 
     async def flow(tenant_id: str, kv: SecretClient) -> None:
         wire.killed = True
 
     with pytest.raises(Killed):
-        await run_job(services, registered(flow), message(**fields), services.clock.now())
+        await run_job(services, registered(flow, overlap=overlap), message(**fields), services.clock.now())
     wire.heal()
 
 
@@ -365,6 +365,23 @@ class TestTakingOver:
         assert between == {"r-1": ["interrupted"], "r-2": ["succeeded"]}
         after = {record["runId"]: outcomes(record) for record in await world.records()}
         assert after == {"r-1": ["interrupted", "succeeded"], "r-2": ["succeeded"]}
+
+    @pytest.mark.parametrize("overlap", ["once", "allow"])
+    async def test_a_start_without_an_offset_is_in_utc(
+        self, world: World, wire: Wire, services: Services, overlap: Literal["once", "allow"]
+    ) -> None:
+        """Somebody has edited the lease of the killed attempt. The attempt that takes it over is not at fault."""
+        await world.put(document("t", entry("flow")))
+        await kill(services, wire, overlap=overlap)
+        held = "state-flow" if overlap == "once" else "run-r-1"
+        edit = {"op": "set", "path": "/lease/startedUtc", "value": "2025-08-23T11:00:00"}
+        await world.runs.patch_item(held, partition_key="t", patch_operations=[edit])
+
+        run = await run_job(services, registered(succeed, overlap=overlap), message(2), OVER)
+
+        first, second = run.attempts
+        assert (first.outcome, first.started_utc) == ("interrupted", datetime(2025, 8, 23, 11, tzinfo=UTC))
+        assert second.outcome == "succeeded"
 
     async def test_a_takeover_does_not_change_the_end_of_a_run(
         self, world: World, wire: Wire, services: Services

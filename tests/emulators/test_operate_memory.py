@@ -294,6 +294,20 @@ class TestGates:
         assert "untilUtc: expected an ISO 8601 time" in listed.stdout
         assert await gates(ran.services, NOW) == []
 
+    async def test_a_document_of_no_tenant_is_listed(self, world: World, ran: Fleet) -> None:
+        """It closes nothing, and hides no provider that is closed."""
+        for number, until in enumerate(("soon", "2999-01-01T00:00:00Z")):
+            await world.runs.upsert_item({"id": f"cooldown-{number}", "type": "Cooldown", "untilUtc": until})
+        await ran.services.runs.close("t", "homedepot", NOW + HOUR, NOW)
+
+        found = await gates(ran.services, NOW)
+
+        assert [(each.provider, each.until_utc) for each in found[:2]] == [("0", None), ("1", None)]
+        assert {each.why and each.why.partition(": ")[2] for each in found[:2]} == {
+            "tenantId: expected a tenant, or @fleet. It closes nothing. Delete the document"
+        }
+        assert (found[2].provider, found[2].tenant_id, found[2].why) == ("homedepot", "t", None)
+
     async def test_a_refusal_is_audited(self, world: World, ran: Fleet) -> None:
         """Somebody has tried to change the cursor."""
         await going_on(world, "r-2", NOW)

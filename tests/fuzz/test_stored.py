@@ -114,12 +114,14 @@ def check_record(document: Mapping[str, Any]) -> None:
         return
     _use_lease(record.lease)
     record.is_over_for(JOB)
+    max(NOW, record.started_utc, record.finished_utc, *(each.finished_utc for each in record.attempts))
     _write(record.is_present_for(JOB).after(ATTEMPT).document(timedelta(days=1)))
 
 
 def _use_lease(lease: Lease | None) -> None:
     if lease and lease.is_live(NOW):
         lease.left(NOW)
+    assert NOW - ((lease and lease.started_utc) or NOW) is not None
     job = (lease or Lease()).holder("t")
     assert job is None or isinstance(job, Job)
 

@@ -31,6 +31,7 @@ from datasync.telemetry.events import (
     LateOmitted,
     LateUnknown,
     LetterKept,
+    MisplacedOmitted,
     NotBuried,
     ProblemsOmitted,
     RecordingLost,
@@ -42,6 +43,7 @@ from datasync.telemetry.events import (
     RunUnusual,
     ServiceAway,
     SettingDoubtful,
+    StateMisplaced,
     TenantFailed,
     TickEnded,
     TickFailed,
@@ -354,6 +356,16 @@ EVENTS: list[tuple[Event, int, str]] = [
         NotBuried(message_id="m-1", error=AWAY),
         logging.ERROR,
         "UNAVAILABLE message m-1 stays in the poison queue: Cosmos DB answered 503 error=ServiceUnavailable",
+    ),
+    (
+        StateMisplaced(error=StateInvalid("flow state id='state-crm' in partition None: tenantId: missing")),
+        logging.ERROR,
+        "INVALID flow state id='state-crm' in partition None: tenantId: missing",
+    ),
+    (
+        MisplacedOmitted(count=3),
+        logging.ERROR,
+        "INVALID 3 more flow states that no run finds: delete the others first",
     ),
     (
         CooldownInvalid(error=StateInvalid("document cooldown-crm in partition t: untilUtc: expected a time")),

@@ -265,3 +265,25 @@ def test_a_cursor_with_half_a_surrogate_pair_is_refused(empty: FlowState, cursor
     """It was edited by hand, and could not be recorded after the run."""
     with pytest.raises(StateInvalid, match="cursor: half of a surrogate pair"):
         FlowState.from_document({**empty.document(), "cursor": cursor})
+
+
+def test_times_without_an_offset_are_utc(empty: FlowState) -> None:
+    """In states and records that somebody has edited, at any depth. They are compared with times of the app."""
+    local = "2025-08-23T14:00:00"
+    state = FlowState.from_document({**empty.document(), "lastRunUtc": local, "lease": {"startedUtc": local}})
+    attempts = [{"id": "a", "outcome": "failed", "startedUtc": local, "finishedUtc": "2025-08-23T16:00:00+02:00"}]
+    document = RunRecord.begin(job(), "weather", NOON).document(timedelta(days=30))
+    record = RunRecord.from_document({**document, "finishedUtc": local, "attempts": attempts})
+
+    assert state.lease
+    times = [state.last_run_utc, state.lease.started_utc, record.finished_utc]
+    times += [time for each in record.attempts for time in (each.started_utc, each.finished_utc)]
+    assert [time and time.isoformat() for time in times] == ["2025-08-23T14:00:00+00:00"] * 5
+
+
+def test_a_time_that_is_none_in_utc_is_named(empty: FlowState) -> None:
+    """The path of its field is part of the error."""
+    lease = {"startedUtc": "0001-01-01T00:00:00+05:00"}
+
+    with pytest.raises(StateInvalid, match=r"of tenant 't': lease: startedUtc: expected an ISO 8601 time such as"):
+        FlowState.from_document({**empty.document(), "lease": lease})
