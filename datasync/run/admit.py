@@ -345,10 +345,19 @@ async def _settle_lost_attempt(services: Services, names: Sequence[str], job: Jo
         return None
     found = await acquire(services, free, names, job)
     if isinstance(found, Taken):
-        await services.runs.release(found.document)
+        await _release_unstarted(services, found.document)
         return None
     left = (found.lease or Lease()).left(services.clock.now())
     return PutBack(job.copy(), left, "an earlier delivery of the message has the lease")
+
+
+async def _release_unstarted(services: Services, held: Leased) -> None:
+    """End a lease whose attempt does not start. If that fails, the next delivery of the job replaces it."""
+    try:
+        await services.runs.release(held)
+    except ServiceUnavailable as error:
+        error.unstarted = held.lease.nonce if held.lease else None
+        raise
 
 
 async def _park(services: Services, candidate: Candidate, back: PutBack) -> Stop | None:

@@ -18,15 +18,20 @@ from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid
 from datasync.model.lease import DURATION
 from datasync.model.state import Checkpoint, Leased
 from datasync.run.acquire import find
+from datasync.run.execute import GRACE
 from datasync.services import Services
 from datasync.tries import tries
 
 RENEWAL = timedelta(minutes=1)
 """Time between two renewals."""
 
+ENDING = 2 * GRACE
+"""How long before the end of its lease an attempt gives up. Its cancelled flow and its tasks have ended by then."""
+
+_TIME_TO_TRY = DURATION - ENDING - RENEWAL
 _RENEW_AGAIN = timedelta(seconds=5)
 _SHORTEST_RENEWAL = timedelta(seconds=10)
-"""How long a renewal may take in any case: the process may have stood still until the lease was over."""
+"""The time to try, even if less is left: then the process has stood still, and asks whether it still has the lease."""
 
 
 class HeldLease:
@@ -74,10 +79,10 @@ class HeldLease:
             LeaseLost: it does not.
 
         """
-        if self.lost.done():
-            raise self.lost.result()
-        if self._is_over():
+        if self._is_over() and not self.lost.done():
             await self.renew()
+        if self.lost.done():  # perhaps while the renewal waited for its answer
+            raise self.lost.result()
 
     def keep_until(self, tasks: Collection[asyncio.Task[Any]]) -> None:
         """Keep the lease until tasks have ended, which an attempt has left behind; then release it."""
@@ -129,24 +134,15 @@ class HeldLease:
             await self._services.runs.release(self.document)
 
     async def _renew_on(self) -> None:
-        clock = self._services.clock
-        due = clock.now() + RENEWAL
-        while True:
-            await clock.pause(due - clock.now())
-            due = clock.now() + RENEWAL
-            try:
-                await self._renew_in_time()
-            except LeaseLost:
-                return
-            except ServiceUnavailable:
-                due = clock.now() + _RENEW_AGAIN
+        with suppress(LeaseLost):
+            while True:
+                await self._services.clock.pause(min(self._left() - _TIME_TO_TRY, RENEWAL))
+                await self._renew_within(max(self._left(), _SHORTEST_RENEWAL))
 
-    async def _renew_in_time(self) -> None:
-        """Renew the lease. It is lost if the request takes longer than the lease lasts."""
-        until = (self.document.lease and self.document.lease.until) or 0
-        left = timedelta(seconds=until - self._services.clock.now().timestamp())
-        renewal = asyncio.ensure_future(self.renew())
-        end = asyncio.ensure_future(self._services.clock.pause(max(left, _SHORTEST_RENEWAL)))
+    async def _renew_within(self, time: timedelta) -> None:
+        """Renew the lease, in as many tries as it takes. It is lost if none has succeeded in time."""
+        end = asyncio.ensure_future(self._services.clock.pause(time))
+        renewal = asyncio.ensure_future(self._try_to_renew())
         try:
             await asyncio.wait({renewal, end}, return_when=asyncio.FIRST_COMPLETED)
             if not renewal.done():
@@ -157,8 +153,14 @@ class HeldLease:
             end.cancel()
             await asyncio.wait({renewal, end})
 
+    async def _try_to_renew(self) -> None:
+        while True:
+            with suppress(ServiceUnavailable):
+                return await self.renew()
+            await self._services.clock.pause(_RENEW_AGAIN)
+
     async def renew(self) -> None:
-        """Renew the lease. A failure counts as a loss once the lease is over."""
+        """Renew the lease. A failure counts as a loss if no time is left for another try."""
         async with self._lock:
             until = (self._services.clock.now() + DURATION).timestamp()
             try:
@@ -174,8 +176,12 @@ class HeldLease:
             self.document = renewed
 
     def _is_over(self) -> bool:
-        lease = self.document.lease
-        return lease is None or lease.until is None or self._services.clock.now().timestamp() >= lease.until
+        return self._left() <= timedelta()
+
+    def _left(self) -> timedelta:
+        """Return how long the attempt may go on without a renewal. Zero or less if it may not."""
+        until = (self.document.lease and self.document.lease.until) or 0
+        return timedelta(seconds=until - self._services.clock.now().timestamp()) - ENDING
 
     def _lose(self) -> LeaseLost:
         error = LeaseLost(

@@ -21,7 +21,7 @@ SECONDS: Mapping[str, Mapping[str, float]] = {
     "datasync/model/lease.py": {"DURATION": 3, "MARGIN": 0.5},
     "datasync/flow/watchdog.py": {"every": 1},
     "datasync/run/lease.py": {"RENEWAL": 0.7, "_RENEW_AGAIN": 0.5, "_SHORTEST_RENEWAL": 0.5},
-    "datasync/run/execute.py": {"GRACE": 1},
+    "datasync/run/execute.py": {"GRACE": 0.5},  # twice this is left of a lease when an attempt gives it up
     "datasync/run/admit.py": {"_SPREAD": 8},
     "datasync/run/bury.py": {"_AGAIN": 2},
     "datasync/run/settle.py": {"_LONGEST_OUTAGE_PAUSE": 2, "PATIENCE": 3, "SHORTEST_DEFERRAL_AT_LAST": 1},

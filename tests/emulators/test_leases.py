@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from azure.core.exceptions import ServiceRequestError
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRun
@@ -26,6 +27,8 @@ from tests.world import World
 
 LEASE = timedelta(minutes=3)
 MARGIN = timedelta(seconds=15)
+ENDING = timedelta(seconds=20)
+"""The longest time from the cancellation of a flow until it and its tasks have ended."""
 OVER = NOW + LEASE + MARGIN + timedelta(seconds=1)
 
 
@@ -353,6 +356,31 @@ class TestTakingOver:
         found = {"settings": ["dead"], "tenant": ["dead"], "document": ["failed"], "flow": []}[why]
         assert outcomes(record) == ["interrupted", *found]
 
+    @pytest.mark.parametrize("why", ["settings", "tenant", "document", "flow"])
+    async def test_an_outage_after_a_killed_attempt_was_recorded(
+        self, world: World, wire: Wire, services: Services, why: str
+    ) -> None:
+        """The lease that recorded it cannot be released. The copy of the message replaces it, and does not wait."""
+        await world.put(document("t", entry("flow")))
+        await kill(services, wire)
+        await break_it(world, why)
+        registry = registry_of("another") if why == "flow" else registered(succeed, settings=Rules)
+        host = Deliveries(services, wire, registry)
+        host.post(deliveries=1, message_id="m-1")
+        host.clock.time = OVER
+        wire.refuse_all(to("PATCH", "state-flow", '"FROM c WHERE c.lease.nonce'))
+        await host.next()
+        wire.heal()
+
+        (waiting,) = host.waiting
+        assert waiting.visible_at <= OVER + timedelta(seconds=15)
+        await host.next()
+
+        (record,) = await world.records()
+        found = {"settings": ["dead"], "tenant": ["dead"], "document": ["failed"], "flow": []}[why]
+        assert outcomes(record) == ["interrupted", *found]
+        assert not (await stored_state(world)).get("lease")
+
     async def test_another_run_takes_the_lease_over(self, world: World, wire: Wire, services: Services) -> None:
         """The killed attempt is recorded in its own run, which is attempted again when its message comes back."""
         await world.put(document("t", entry("flow")))
@@ -442,34 +470,77 @@ class TestLosing:
         assert await world.records() == []
         assert "SUPERSEDED t/flow: the lease of t/flow is over" in caplog.text
 
-    async def test_a_renewal_without_an_answer_cancels_the_flow_when_the_lease_is_over(
-        self, world: World, wire: Wire, services: Services, other: Services
+    @pytest.mark.parametrize(
+        "answers",
+        [{60: "refused", 155: "refused"}, {60: "none"}, {60: "refused", 155: "none"}],
+        ids=["only refusals", "no answer", "refusals, then no answer"],
+    )
+    async def test_an_attempt_without_renewals_gives_up_so_early_that_it_has_ended_before_another_one_begins(
+        self, world: World, wire: Wire, services: Services, other: Services, answers: dict[int, str]
     ) -> None:
-        """Another attempt can take the lease then, so it must not go on until the request has timed out."""
+        """It tries for 100 s. The flow is cancelled 20 s before the end of the lease, and can do nothing more.
+
+        It has 10 s to end, and then its tasks have 10 s. The clock of another process may be 15 s ahead.
+        """
         await world.put(document("t", entry("flow")))
-        hanging, cancelled = asyncio.Event(), asyncio.Event()
+        clock, present, tried, cancelled = clock_of(services), [""], list[str](), list[datetime]()
 
-        async def hang() -> None:
-            hanging.set()
-            await asyncio.Event().wait()
-
-        wire.before_each(to("PATCH", "state-flow", "/lease/until"), hang)
-
-        async def flow(tenant_id: str, kv: SecretClient) -> None:
-            clock_of(services).time += timedelta(minutes=1)
-            await hanging.wait()
-            clock_of(services).time = NOW + LEASE
-            try:
+        async def answer() -> None:
+            tried.append(present[0])
+            if present == ["none"]:
                 await asyncio.Event().wait()
-            finally:
-                cancelled.set()
+            raise ServiceRequestError("connection refused")
+
+        wire.before_each(to("PATCH", "state-flow", "/lease/until"), answer)
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            for second, present[0] in answers.items():
+                tried.clear()
+                clock.time = NOW + timedelta(seconds=second)
+                await wait_until(lambda: present[0] in tried, description="a renewal is tried")
+            clock.time = NOW + LEASE - ENDING
+            try:
+                await wait_until(lambda: False, description="the flow is cancelled", seconds=5)
+            except asyncio.CancelledError:
+                cancelled.append(clock.now())
+                with pytest.raises(LeaseLost):
+                    await run.checkpoint()
+                raise
 
         with pytest.raises(LeaseLost):
             await run_job(services, registered(flow), message(), NOW)
 
-        assert cancelled.is_set()
+        assert cancelled == [NOW + LEASE - ENDING]
         again = await run_job(other, registered(succeed), message(2), OVER)
         assert [attempt.outcome for attempt in again.attempts] == ["interrupted", "succeeded"]
+
+    @pytest.mark.parametrize("woken", [LEASE - timedelta(seconds=21), LEASE, timedelta(hours=1)], ids=str)
+    @pytest.mark.parametrize(("answered", "outcome"), [(9, "succeeded"), (10, None)], ids=["in time", "too late"])
+    async def test_a_process_that_stood_still_has_10_seconds_to_renew_its_lease(
+        self, world: World, wire: Wire, services: Services, *, woken: timedelta, answered: int, outcome: str | None
+    ) -> None:
+        """It had no time to try while it stood still. The flow goes on if nobody has taken the lease."""
+        await world.put(document("t", entry("flow")))
+        clock = clock_of(services)
+
+        async def answer() -> None:
+            clock.time = max(clock.time, NOW + woken + timedelta(seconds=answered))
+            if outcome is None:
+                await asyncio.Event().wait()
+
+        wire.before_each(to("PATCH", "state-flow", "/lease/until"), answer)
+
+        async def flow(tenant_id: str, kv: SecretClient) -> None:
+            clock.time = NOW + woken
+            until = (NOW + woken + LEASE).timestamp()
+
+            async def is_renewed() -> bool:
+                return bool((await stored_state(world))["lease"]["until"] == until)
+
+            await wait_until(is_renewed, description="the lease is renewed")
+
+        with pytest.raises(LeaseLost) if outcome is None else nullcontext():
+            assert (await run_job(services, registered(flow), message(), NOW)).outcome == outcome
 
     @pytest.mark.parametrize("action", ["checkpoint", "post", "end", "fail", "get"])
     async def test_a_run_that_was_frozen_notices_first_that_its_lease_was_taken_over(
@@ -513,18 +584,19 @@ class TestLosing:
         again = await run_job(services, registered(succeed), message(2), OVER)
         assert [attempt.outcome for attempt in again.attempts] == ["interrupted", "succeeded"]
 
+    @pytest.mark.parametrize("woken", [NOW + LEASE - ENDING, OVER + timedelta(minutes=30)], ids=["nearly over", "over"])
     async def test_a_run_that_was_frozen_goes_on_if_nobody_has_taken_its_lease(
-        self, world: World, services: Services
+        self, world: World, services: Services, woken: datetime
     ) -> None:
         """Its lease is renewed before the next checkpoint."""
         await world.put(document("t", entry("flow")))
 
         async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
-            clock_of(services).time = OVER + timedelta(minutes=30)
+            clock_of(services).time = woken
             run.cursor = "mine"
             await run.checkpoint()
             state = await stored_state(world)
-            assert state["lease"]["until"] == (OVER + timedelta(minutes=30) + LEASE).timestamp()
+            assert state["lease"]["until"] == (woken + LEASE).timestamp()
 
         run = await run_job(services, registered(flow), message(), NOW)
 
