@@ -121,7 +121,7 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
         own = replace(own, etag=etags[0]) if etags else own
         return Taken(document=own, interrupted=own) if etags else None
     record = await services.runs.record(found.tenant_id, job.run_id) or RunRecord.begin(job, found.flow_name, now)
-    is_recorded = record.has(lost.nonce)  # it ended, and left a task behind that kept the lease
+    is_recorded = record.has(lost.nonce)  # it ended, and what it left behind kept the lease
     if is_recorded or not is_own(record, job, (found.flow_name,)):  # its message is refused when it comes back
         return await _replace(services, found, lease)
     record = _lost(record, job, attempt)

@@ -513,7 +513,7 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
     holding = await services.runs.record(job.tenant_id, holder.run_id)
     is_left_behind = holding is not None and holding.has(lease.nonce or "")
     if is_left_behind:
-        why = f"run {holder.run_id} has left a task behind, which still runs"
+        why = f"run {holder.run_id} has left a task or a thread behind, which still runs"
     if is_left_behind or job.redrive:  # a skip would take a run off the list of dead runs
         return await _wait(services, flow, job, own, found, back=PutBack(job.copy(), lease.left(now), why))
     return await _skip(services, flow, job, own, found, why=why)

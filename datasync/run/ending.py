@@ -43,8 +43,8 @@ class Ending(msgspec.Struct, frozen=True):
     secrets: dict[str, datetime] = {}
     recording: str | None = None
     """The name of the recording of its HTTP exchanges; None where none was stored."""
-    abandoned: tuple[asyncio.Task[Any], ...] = ()
-    """Tasks of the flow that ignore their cancellation."""
+    abandoned: tuple[asyncio.Future[Any], ...] = ()
+    """Tasks and calls in threads that the flow has left behind, and that still run."""
 
 
 class Drop(msgspec.Struct, frozen=True):

@@ -9,8 +9,10 @@ the run expires then, and the message is delivered again.
 """
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from datetime import timedelta
 from enum import StrEnum
@@ -23,7 +25,7 @@ from datasync.flow.log import RunLog
 from datasync.flow.watchdog import Block, Watchdog, current_run
 
 GRACE = timedelta(seconds=10)
-"""The time that a cancelled flow has to end, and after that the tasks that it left behind."""
+"""The time that a cancelled flow has to end, and after that the tasks and threads that it left behind."""
 
 _SHARED = ("aiohttp.", "azure.", "datasync.flow.secrets")
 """Modules whose tasks serve several runs: a name lookup, a vault read. The end of one run must not cancel them."""
@@ -45,8 +47,11 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     how: How
     error: BaseException | None = None
     """The exception of the flow (RAISED), or the result of `stop` (STOPPED)."""
-    abandoned: tuple[asyncio.Task[Any], ...] = ()
-    """Tasks that still run, because they ignored the cancellation for the time of the grace."""
+    abandoned: tuple[asyncio.Future[Any], ...] = ()
+    """Tasks and calls in threads that still run: they ignored the cancellation for the time of the grace.
+
+    Do not cancel them: the future of a call would be done, and its thread would go on.
+    """
     blocks: tuple[Block, ...] = ()
     """The blocks of the event loop during the execution, also those of other runs."""
 
@@ -63,9 +68,10 @@ async def execute(
 ) -> Execution:
     """Run a flow until it ends, or until it must end. Nothing that the flow raises is raised here.
 
-    The tasks that the flow left behind are cancelled at its end. The reports of asyncio about a task of the run, at any
-    time, go to `log`, which removes the secrets. Of exceptions whose run is not known, those of futures and threads,
-    the texts are left out.
+    The tasks that the flow left behind are cancelled at its end, and so are its calls in threads of the loop's default
+    executor (`asyncio.to_thread`) that have not begun. Nothing can end the others, and other threads are not known. The
+    reports of asyncio about a task of the run, at any time, go to `log`, which removes the secrets. Of exceptions whose
+    run is not known, those of futures and threads, the texts are left out.
 
     RETURNED: the flow returned.
     RAISED: it raised an exception. This includes SystemExit and KeyboardInterrupt, in any of its tasks, and a
@@ -76,26 +82,28 @@ async def execute(
     """
     loop = asyncio.get_running_loop()
     watchdog.start(loop)
-    _install_task_factory(loop)
+    _install_factories(loop)
     _install_exception_handler(loop)
     _install_thread_hook()
     started = watchdog.clock.monotonic()
     run = _Run(loop, function, subject, log)
     how, error = await _wait_for_end(run, stop, _Deadline(watchdog, timeout, subject))
     await _cancel([run.flow], _Deadline(watchdog, grace, subject))
-    await _cancel(run.children, _Deadline(watchdog, grace, subject))
+    left_behind = _Deadline(watchdog, grace, subject)
+    await _cancel(run.children, left_behind)
+    await _wait(run.in_threads(), left_behind)
     if how is How.RETURNED and run.exit.done():  # in a task that it left behind
         how, error = How.RAISED, run.exit.result()
     return Execution(
         how=how,
         error=error,
-        abandoned=tuple(task for task in (run.flow, *run.children) if not task.done()),
+        abandoned=(*(task for task in (run.flow, *run.children) if not task.done()), *run.in_threads()),
         blocks=tuple(watchdog.blocks_since(started)),
     )
 
 
 class _Run:
-    """The tasks of a run."""
+    """The tasks of a run, and its calls in threads."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[object]], subject: str, log: RunLog
@@ -106,6 +114,8 @@ class _Run:
         self.log = log
         self.children: set[asyncio.Task[Any]] = set()
         """The tasks that the flow and its tasks created, as long as they run."""
+        self.calls: set[Future[Any]] = set()
+        """The calls in threads, as long as they run. The threads remove them: each operation of a set is atomic."""
         self.exit: asyncio.Future[BaseException] = loop.create_future()
         """The first SystemExit or KeyboardInterrupt in a task of the run."""
         context = copy_context()
@@ -116,6 +126,18 @@ class _Run:
     def adopt(self, task: asyncio.Task[Any]) -> None:
         self.children.add(task)
         task.add_done_callback(self.children.discard)
+
+    def adopt_call(self, call: Future[Any]) -> None:
+        self.calls.add(call)
+        call.add_done_callback(self.calls.discard)
+
+    def in_threads(self) -> list[asyncio.Future[Any]]:
+        """Return the calls that still run in threads. Those that have not begun are cancelled."""
+        # A future of asyncio that the flow has cancelled says nothing: the call may go on.
+        running = [asyncio.wrap_future(call) for call in [*self.calls] if not (call.cancel() or call.done())]
+        for call in running:
+            call.add_done_callback(_read)
+        return running
 
 
 _current: ContextVar[_Run] = ContextVar("_current")
@@ -163,18 +185,30 @@ async def _wait_for_end(
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]], deadline: _Deadline) -> None:
-    """Cancel tasks, and wait for their end until the deadline. A cancellation from outside does not shorten that."""
+    """Cancel tasks, and wait for their end until the deadline."""
     tasks = [task for task in tasks if not task.done()]
     for task in tasks:
         task.cancel()
-    while (pending := [task for task in tasks if not task.done()]) and (left := deadline.left()) > 0:
+    await _wait(tasks, deadline)
+    for task in tasks:
+        if task.done():
+            _read(task)
+
+
+async def _wait(futures: Iterable[asyncio.Future[Any]], deadline: _Deadline) -> None:
+    """Wait for the end of futures until the deadline. A cancellation from outside does not shorten that."""
+    futures = [*futures]
+    while (pending := [each for each in futures if not each.done()]) and (left := deadline.left()) > 0:
         try:
             await asyncio.wait(pending, timeout=left)
         except asyncio.CancelledError:
             _uncancel()
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.exception()  # asyncio reports an exception that nobody reads
+
+
+def _read(future: asyncio.Future[Any]) -> None:
+    """Read the exception of a future that is done: asyncio reports one that nobody reads."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _uncancel() -> None:
@@ -246,9 +280,24 @@ class _TaskFactory:
         return task
 
 
-def _install_task_factory(loop: asyncio.AbstractEventLoop) -> None:
+class _Threads(ThreadPoolExecutor):
+    """The threads of a loop. The runs know their calls."""
+
+    @override
+    def submit[**P, T](self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        call = super().submit(function, *args, **kwargs)
+        run = _current.get(None)
+        if run and function not in (socket.getaddrinfo, socket.getnameinfo):  # aiohttp shares them between runs
+            run.adopt_call(call)
+        return call
+
+
+def _install_factories(loop: asyncio.AbstractEventLoop) -> None:
+    """Let a loop make tasks and calls in threads that their runs know."""
     if not isinstance(loop.get_task_factory(), _TaskFactory):
         loop.set_task_factory(_TaskFactory(loop))
+        # A default executor that was used before is not shut down: its calls go on.
+        loop.set_default_executor(_Threads(thread_name_prefix="asyncio"))
 
 
 class _ExceptionHandler:

@@ -84,9 +84,9 @@ class HeldLease:
         if self.lost.done():  # perhaps while the renewal waited for its answer
             raise self.lost.result()
 
-    def keep_until(self, tasks: Collection[asyncio.Task[Any]]) -> None:
-        """Keep the lease until tasks have ended, which an attempt has left behind; then release it."""
-        self._kept = asyncio.ensure_future(self._keep_until(tasks))
+    def keep_until(self, left: Collection[asyncio.Future[Any]]) -> None:
+        """Keep the lease until the tasks and threads have ended that an attempt has left behind; then release it."""
+        self._kept = asyncio.ensure_future(self._keep_until(left))
 
     def seal(self) -> None:
         """Keep no further cursor: the flow has returned. A task that it has left behind may still run."""
@@ -124,12 +124,12 @@ class HeldLease:
             raise self._lose()
         self.document = found
 
-    async def _keep_until(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+    async def _keep_until(self, left: Collection[asyncio.Future[Any]]) -> None:
         with self.guarded():
-            while not all(task.done() for task in tasks):
+            while not all(each.done() for each in left):
                 with suppress(asyncio.CancelledError):  # a flow has cancelled all tasks of the process
                     async with self.kept():
-                        await asyncio.wait(tasks)
+                        await asyncio.wait(left)
         with suppress(ServiceUnavailable):  # the lease expires then
             await self._services.runs.release(self.document)
 

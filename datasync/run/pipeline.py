@@ -206,7 +206,7 @@ def _stale_utc(delivery: Delivery) -> datetime | None:
 
 
 def _keep_until_over(delivery: Delivery, ending: Ending) -> None:
-    """Keep the lease until the tasks that the flow has left behind have ended."""
+    """Keep the lease until the tasks and threads that the flow has left behind have ended."""
     if delivery.lease and ending.abandoned:
         delivery.lease.keep_until(ending.abandoned)
 

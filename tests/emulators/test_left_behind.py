@@ -1,6 +1,7 @@
-"""Tasks that a flow leaves behind and that ignore their cancellation: its lease lasts until they or the process end."""
+"""Tasks and threads that a flow leaves behind, and that go on: its lease lasts until they or the process end."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from functools import partial
@@ -205,3 +206,43 @@ async def test_the_lease_is_kept_if_the_end_of_the_attempt_cannot_be_recorded(
     await wait_until(is_renewed, description="the lease is renewed")
     await host.next()
     assert zombie.runs == ["r-1"]
+
+
+async def test_the_next_attempt_waits_for_the_thread_of_the_one_that_timed_out(
+    world: World, wire: Wire, services: Services, zombie: Zombie
+) -> None:
+    """Two attempts at the same time would repeat each other's effects."""
+    started, ended, is_over = list[int](), list[int](), threading.Event()
+
+    def work(attempt: int) -> None:
+        started.append(attempt)
+        is_over.wait()
+        ended.append(attempt)
+
+    async def flow(_tenant_id: str, _kv: SecretClient, run: FlowRun) -> None:
+        await asyncio.to_thread(work, run.attempt)
+
+    await world.put(document("t", entry("flow")))
+    host = Deliveries(services, wire, registered(flow, timeout=timedelta(milliseconds=500)))
+    host.post()
+    try:
+        await host.next()
+        before = await lease_end(world)
+        await host.next()
+        assert (started, ended) == ([1], [])
+
+        async def is_renewed() -> bool:
+            host.clock.time += timedelta(seconds=20)
+            return await lease_end(world) > before
+
+        await wait_until(is_renewed, description="the lease is renewed")
+        await host.next()
+        assert (started, ended) == ([1], [])
+    finally:
+        is_over.set()
+    await wait_until(lambda: lease_is_free(world), description="the lease is released")
+    await host.all()
+
+    assert (started, ended) == ([1, 2], [1, 2])
+    (record,) = await world.records()
+    assert [each["outcome"] for each in record["attempts"]] == ["failed", "succeeded"]

@@ -2,10 +2,11 @@
 
 import asyncio
 import gc
+import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from contextvars import Context
 from datetime import timedelta
@@ -627,6 +628,141 @@ async def test_a_read_of_a_secret_that_another_run_waits_for_goes_on(start: Star
 
     assert await second == Execution(how=How.RETURNED)
     assert values == ["value"]
+
+
+# --- the threads that the flow leaves behind
+
+
+class Thread:
+    """A function for a thread, which ends when a test says so."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+        self.end = threading.Event()
+
+    def __call__(self, *_: object) -> None:
+        self.begun += 1
+        self.end.wait()
+        self.ended += 1
+
+
+@pytest.fixture
+def thread() -> Iterator[Thread]:
+    made = Thread()
+    yield made
+    made.end.set()
+
+
+@pytest.fixture
+def other() -> Iterator[Thread]:
+    made = Thread()
+    yield made
+    made.end.set()
+
+
+async def stopped(start: Start, flow: Flow, thread: Thread, **options: Any) -> Execution:
+    """Return the end of a flow that is stopped when its thread has begun."""
+    stop: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(start(flow, stop=stop, **options))
+    await wait_until(lambda: thread.begun, description="the thread has begun")
+    stop.set_result(RuntimeError("the lease was lost"))
+    return await running
+
+
+async def test_a_thread_that_still_runs_after_the_grace_is_abandoned(
+    start: Start, thread: Thread, other: Thread
+) -> None:
+    """Python cannot end it. Its future is returned, and is done when the thread has ended. Other runs have no part."""
+
+    async def innocent() -> None:
+        await asyncio.to_thread(other)
+
+    beside = asyncio.create_task(start(innocent))
+    ended = await stopped(start, partial(asyncio.to_thread, thread), thread, grace=SHORT)
+
+    (future,) = ended.abandoned
+    assert not future.done()
+    thread.end.set()
+    await asyncio.wait([future])
+    assert thread.ended == 1
+    other.end.set()
+    assert (await beside).abandoned == ()
+
+
+async def test_a_thread_that_ends_within_the_grace_is_not_abandoned(start: Start, thread: Thread) -> None:
+    """The end of the run waits for it."""
+
+    async def flow() -> None:
+        try:
+            await asyncio.to_thread(thread)
+        finally:
+            thread.end.set()
+
+    ended = await stopped(start, flow, thread)
+
+    assert (ended.how, ended.abandoned, thread.ended) == (How.STOPPED, (), 1)
+
+
+async def test_a_thread_that_a_flow_does_not_await_is_abandoned(start: Start, thread: Thread) -> None:
+    """The flow itself has returned."""
+
+    async def flow() -> None:
+        asyncio.get_running_loop().run_in_executor(None, thread)
+
+    ended = await start(flow, grace=SHORT)
+
+    (future,) = ended.abandoned
+    assert ended.how is How.RETURNED
+    thread.end.set()
+    await asyncio.wait([future])
+
+
+async def test_calls_that_wait_for_a_free_thread_do_not_begin_after_the_end(start: Start, thread: Thread) -> None:
+    """The loop has a limited number of threads."""
+
+    async def flow() -> None:
+        for _ in range(100):
+            asyncio.get_running_loop().run_in_executor(None, thread)
+
+    ended = await start(flow, grace=SHORT)
+    begun = thread.begun
+    thread.end.set()
+    await asyncio.wait(ended.abandoned)
+
+    assert begun < 100
+    assert (len(ended.abandoned), thread.begun, thread.ended) == (begun, begun, begun)
+
+
+async def test_a_name_lookup_does_not_count(start: Start, thread: Thread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs share the lookups of connections."""
+    monkeypatch.setattr(socket, "getaddrinfo", thread)
+
+    async def flow() -> None:
+        await asyncio.get_running_loop().getaddrinfo("api.example", 443)
+
+    ended = await stopped(start, flow, thread, grace=SHORT)
+
+    assert (ended.how, ended.abandoned, thread.ended) == (How.STOPPED, (), 0)
+
+
+async def test_an_exception_of_an_abandoned_thread_is_not_reported(start: Start, thread: Thread) -> None:
+    """As without the app: the call was cancelled."""
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def fail() -> None:
+        thread()
+        raise ValueError("late")
+
+    ended = await stopped(start, partial(asyncio.to_thread, fail), thread, grace=SHORT)
+    thread.end.set()
+    await asyncio.wait(ended.abandoned)
+    del ended
+    gc.collect()
+
+    assert thread.ended == 1
+    assert reported == []
 
 
 # --- the tasks of a loop with another task factory
