@@ -15,7 +15,7 @@ from datasync.model.decode import fits_in_id
 from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.job import MOST_COUNTED, Job, PlannedJob, run_id
-from datasync.model.run import ENTRY_SKIPS, Attempt, Outcome, RunRecord
+from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import Deferral, FlowState, Leased
 from datasync.model.usual import Unusual
 from datasync.run.ending import Ending
@@ -228,8 +228,8 @@ def _after(
         after = after.expecting(expected.rev, partial(expected.stale_after, now), attempt.started_utc)
     if state and after and state.wanted and not after.wanted:
         messages.append(PlannedJob(state.wanted, now))
-    if record.outcome in ENTRY_SKIPS:  # its message does not count as a duplicate, which would send them again
-        messages.extend(record.next)
+    if record.outcome:  # skipped because of its entry: the process may have died before it sent the run that follows
+        messages.extend(each for each in record.next if each.message.run_id != job.run_id)
     is_deferred = ending.outcome is Outcome.DEFERRED
     record = replace(
         record.after(attempt),

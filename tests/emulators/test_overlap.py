@@ -287,6 +287,38 @@ class TestHolderThatDoesNotRunAgain:
         assert holder.runs == ["r-1", FOLLOW_UP]
         assert (await services.runs.state("t", ["flow"])).wanted is None
 
+    async def test_the_follow_up_is_not_lost_if_the_entry_is_changed_back_after_a_kill(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The process is killed before it sends the follow-up. The run is attempted after all, and fails at first."""
+        await world.put(document("t", entry("flow")))
+        failures = [OSError("down"), OSError("down")]
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            if run.run_id != "r-1":
+                return
+            if len(failures) == 2:
+                host.post(run_id="r-2")
+                await host.next()
+            if failures:
+                raise failures.pop()
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.next()
+        await disable(world)
+        wire.kill_before(to("POST", "/messages"))
+        await host.next()
+        assert host.kills == 1
+        await world.put(document("t", entry("flow")))
+        await host.all()
+
+        assert await endings(world) == {
+            "r-1": ["failed", "skipped_disabled", "failed", "succeeded"],
+            "r-2": ["skipped_overlap"],
+            FOLLOW_UP: ["succeeded"],
+        }
+
     async def test_the_follow_up_waits_for_a_run_that_goes_on(
         self, world: World, wire: Wire, services: Services
     ) -> None:
