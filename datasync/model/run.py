@@ -57,6 +57,10 @@ class Outcome(LenientEnum):
         return self not in (Outcome.FAILED, Outcome.DEFERRED, Outcome.INTERRUPTED)
 
 
+ENTRY_SKIPS = (Outcome.SKIPPED_DISABLED, Outcome.SKIPPED_RESCHEDULED)
+"""Outcomes of a run that was skipped because of its entry. Another message of it may find the entry changed back."""
+
+
 class Attempt(Stored, frozen=True, rename="camel", omit_defaults=True):
     """One attempt of a run."""
 
@@ -183,7 +187,7 @@ class RunRecord(Stored, frozen=True, rename="camel", omit_defaults=True):
         if job.deferral < self.deferrals:
             return True
         has_ended = self.outcome is not None and self.outcome.is_final
-        return has_ended and self.outcome not in (Outcome.SKIPPED_DISABLED, Outcome.SKIPPED_RESCHEDULED)
+        return has_ended and self.outcome not in ENTRY_SKIPS
 
     def is_present_for(self, job: Job) -> Self:
         """Return the record as a job continues it: a redrive starts the counting again."""

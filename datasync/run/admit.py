@@ -27,7 +27,7 @@ from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.job import HEAD_START, Job
 from datasync.model.lease import Lease
-from datasync.model.run import Attempt, Outcome, RunRecord
+from datasync.model.run import ENTRY_SKIPS, Attempt, Outcome, RunRecord
 from datasync.model.state import Deferral, FlowState, Leased
 from datasync.model.tenant import FlowEntry, Tenant
 from datasync.model.times import utc_text
@@ -173,7 +173,7 @@ async def find_flow(services: Services, registry: FlowRegistry, job: Job) -> Flo
         free = FlowState(tenant_id=job.tenant_id, flow_name=job.flow_name)
         if not fits_in_id(job.flow_name):  # no flow can have this name
             raise
-        if back := await _settle_lost_attempt(services, (job.flow_name,), job, free):
+        if isinstance(back := await _settle_lost_attempt(services, (job.flow_name,), job, free), PutBack):
             return back
         if services.clock.now() - job.enqueued_utc >= LONGEST_PARKING:
             raise
@@ -195,8 +195,11 @@ async def admit(services: Services, flow: Flow, job: Job) -> Admitted | Stop:
         if not isinstance(candidate, Candidate):
             return candidate
         stop: Admitted | Stop | None = _first_stop(candidate)
-        if stop and (back := await _settle_lost_attempt(services, flow.names, job, _free(flow, candidate.record))):
-            return back
+        lost = await _settle_lost_attempt(services, flow.names, job, _free(flow, candidate.record)) if stop else None
+        if isinstance(lost, PutBack):
+            return lost
+        if lost:
+            continue  # with the record as it is now
         if isinstance(stop, Ending):
             stop = _not_lost(candidate, stop)
         elif isinstance(stop, PutBack):
@@ -278,8 +281,7 @@ def _not_lost(candidate: Candidate, skipped: Ending) -> Stop:
 
     As a skipped run it would leave the list of dead runs, although it was not attempted.
     """
-    is_skip = skipped.outcome in (Outcome.SKIPPED_DISABLED, Outcome.SKIPPED_RESCHEDULED)
-    if not (candidate.job.redrive and is_skip and skipped.error):
+    if not (candidate.job.redrive and skipped.outcome in ENTRY_SKIPS and skipped.error):
         return skipped
     if candidate.is_dead:
         return Drop(f"{skipped.error.message}. Correct that, and attempt the run again", stays_dead=True)
@@ -306,7 +308,7 @@ async def _candidate(services: Services, flow: Flow, job: Job) -> Candidate | Dr
             raise tenant
         entry = tenant.entry((job.flow_name, *flow.names))
     except (TenantUnknown, TenantInvalid):
-        if back := await _settle_lost_attempt(services, flow.names, job, _free(flow, record)):
+        if isinstance(back := await _settle_lost_attempt(services, flow.names, job, _free(flow, record)), PutBack):
             return back
         raise
     if isinstance(closed_until, BaseException):
@@ -334,7 +336,9 @@ async def _closed_until(services: Services, flow: Flow, job: Job) -> datetime | 
         return None
 
 
-async def _settle_lost_attempt(services: Services, names: Sequence[str], job: Job, free: Leased) -> PutBack | None:
+async def _settle_lost_attempt(
+    services: Services, names: Sequence[str], job: Job, free: Leased
+) -> PutBack | Taken | None:
     """Record the attempt of an earlier delivery that was killed, before the run is skipped, fails or has to wait."""
     try:
         known: Leased = free if isinstance(free, RunRecord) else await services.runs.state(job.tenant_id, names)
@@ -346,7 +350,7 @@ async def _settle_lost_attempt(services: Services, names: Sequence[str], job: Jo
     found = await acquire(services, free, names, job)
     if isinstance(found, Taken):
         await _release_unstarted(services, found.document)
-        return None
+        return found
     left = (found.lease or Lease()).left(services.clock.now())
     return PutBack(job.copy(), left, "an earlier delivery of the message has the lease")
 
@@ -404,7 +408,8 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
     try:
         admitted = await _acquired(services, candidate)
     except FlowSettingsInvalid:
-        if back := await _settle_lost_attempt(services, flow.names, job, _free(flow, candidate.record)):
+        free = _free(flow, candidate.record)
+        if isinstance(back := await _settle_lost_attempt(services, flow.names, job, free), PutBack):
             return back
         raise
     if not isinstance(admitted, Admitted):
@@ -514,7 +519,9 @@ async def _meet(services: Services, flow: Flow, job: Job, own: RunRecord, found:
     is_left_behind = holding is not None and holding.has(lease.nonce or "")
     if is_left_behind:
         why = f"run {holder.run_id} has left a task or a thread behind, which still runs"
-    if is_left_behind or job.redrive:  # a skip would take a run off the list of dead runs
+    # Nobody sends a run by hand again if its process dies, nor one that has ended. A skip would not be followed then.
+    is_without_end = found.is_over_for(holder) or (holder.is_by_hand and flow.overlap is Overlap.ONCE)
+    if is_left_behind or is_without_end or job.redrive:  # a skip would take a run off the list of dead runs
         return await _wait(services, flow, job, own, found, back=PutBack(job.copy(), lease.left(now), why))
     return await _skip(services, flow, job, own, found, why=why)
 

@@ -193,8 +193,9 @@ async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRec
         emit(RunUnusual(record=record, unusual=each))
     await services.jobs.send_all(record.next)
     services.outages.end(*_answering(delivery, ending, record))
-    is_repeated_by_host = record.outcome in (Outcome.FAILED, Outcome.INTERRUPTED) and not record.next
-    if ending.raised and is_repeated_by_host:
+    is_to_repeat = record.outcome in (Outcome.FAILED, Outcome.INTERRUPTED)
+    is_sent = any(each.message.run_id == record.run_id for each in record.next)
+    if ending.raised and is_to_repeat and not is_sent:  # the host repeats it
         raise ending.raised
     return record
 

@@ -121,10 +121,12 @@ def _refused(error: ServiceUnavailable, ending: Ending) -> Ending:
 
 async def _record(services: Services, delivery: Delivery, ending: Ending) -> RunRecord:
     runs, job = services.runs, delivery.job
-    record, state = _leased_record(delivery) or delivery.record, await _state_to_write(services, delivery, ending)
+    counts = delivery.lease is not None or await _counts(services, delivery, ending)
+    record = _leased_record(delivery) or delivery.record
+    state = await _state_to_write(services, delivery, counts=counts)
     async for _ in tries(services.clock.sleep):
         own = (record or RunRecord.begin(job, delivery.names[0], delivery.started_utc)).is_present_for(job)
-        ended, after = _after(services, delivery, ending, own, state)
+        ended, after = _after(services, delivery, ending, own, state, counts=counts)
         documents: list[Leased] = [ended] if after is None else [ended, after]
         if await runs.save(*documents):
             return ended
@@ -136,7 +138,7 @@ async def _record(services: Services, delivery: Delivery, ending: Ending) -> Run
             return record
         if delivery.lease:
             await delivery.lease.refresh()
-        state = await _state_to_write(services, delivery, ending)
+        state = await _state_to_write(services, delivery, counts=counts)
     raise _Contended(
         f"the state of {job.tenant_id}/{shown(delivery.names[0])} was changed by others in each of {MOST} tries. "
         "It will be tried again"
@@ -177,13 +179,19 @@ def _leased_record(delivery: Delivery) -> RunRecord | None:
     return document if isinstance(document, RunRecord) else None
 
 
-async def _state_to_write(services: Services, delivery: Delivery, ending: Ending) -> FlowState | None:
-    """Return the flow's state, as it was read last; None if the attempt says nothing about the flow."""
+async def _state_to_write(services: Services, delivery: Delivery, *, counts: bool) -> FlowState | None:
+    """Return the flow's state, as it was read last.
+
+    None if the attempt says nothing about the flow, and the state cannot be read to see whether a run is wanted.
+    """
     job, lease = delivery.job, delivery.lease
     if lease and isinstance(lease.document, FlowState):
         return lease.document
-    if lease or await _counts(services, delivery, ending):
+    if counts:
         return await services.runs.state(job.tenant_id, delivery.names)
+    if fits_in_id(delivery.names[0]):
+        with suppress(StateInvalid, RequestRefused):
+            return await services.runs.state(job.tenant_id, delivery.names)
     return None
 
 
@@ -199,9 +207,9 @@ async def _counts(services: Services, delivery: Delivery, ending: Ending) -> boo
 
 
 def _after(
-    services: Services, delivery: Delivery, ending: Ending, record: RunRecord, state: FlowState | None
+    services: Services, delivery: Delivery, ending: Ending, record: RunRecord, state: FlowState | None, *, counts: bool
 ) -> tuple[RunRecord, FlowState | None]:
-    """Return the record and the state after the attempt."""
+    """Return the record and the state after the attempt; no state if it does not change."""
     job, lease = delivery.job, delivery.lease
     now = max(services.clock.now(), delivery.started_utc)
     ending = _decided(services, job, ending, record, now)
@@ -215,11 +223,13 @@ def _after(
         secrets=ending.secrets,
     )
     messages = [*_next(services, job, ending, record, now)]
-    after = _state_after(delivery, ending, attempt, state, messages)
+    after = _state_after(delivery, ending, attempt, state, messages, counts=counts)
     if after and ending.outcome is Outcome.SUCCEEDED and (expected := delivery.expectation):
         after = after.expecting(expected.rev, partial(expected.stale_after, now), attempt.started_utc)
     if state and after and state.wanted and not after.wanted:
         messages.append(PlannedJob(state.wanted, now))
+    if record.outcome:  # skipped because of its entry: the process may have died before it sent the run that follows
+        messages.extend(each for each in record.next if each.message.run_id != job.run_id)
     is_deferred = ending.outcome is Outcome.DEFERRED
     record = replace(
         record.after(attempt),
@@ -250,14 +260,24 @@ def _new(before: FlowState | None, after: FlowState | None) -> tuple[Unusual, ..
 
 
 def _state_after(
-    delivery: Delivery, ending: Ending, attempt: Attempt, state: FlowState | None, messages: Sequence[PlannedJob]
+    delivery: Delivery,
+    ending: Ending,
+    attempt: Attempt,
+    state: FlowState | None,
+    messages: Sequence[PlannedJob],
+    *,
+    counts: bool,
 ) -> FlowState | None:
     if state is None:
         return None
     job = delivery.job
     if delivery.lease is None or not isinstance(delivery.lease.document, FlowState):
+        is_sent = state.wanted is not None and ending.outcome.is_final and _is_last(state, job, attempt.finished_utc)
+        if not (counts or is_sent):
+            return None
         # Without the lease, neither window nor cursor may change.
-        return state.after(attempt, job, None, state.cursor, ending.counts)
+        after = state.after(attempt, job, None, state.cursor, ending.counts) if counts else state
+        return replace(after, wanted=None if is_sent else state.wanted)
     is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
     after = state.after(attempt, job, ending.window_end, ending.cursor if is_done else state.cursor, ending.counts)
     if ending.outcome is Outcome.DEFERRED:
@@ -269,6 +289,13 @@ def _state_after(
         lease=state.lease if ending.abandoned else None,
         wanted=None if is_sent else state.wanted,
     )
+
+
+def _is_last(state: FlowState, job: Job, now: datetime) -> bool:
+    """Return whether no other run is going on or deferred, whose end will send the run that is wanted."""
+    if state.deferral and state.deferral.run_id == job.run_id:  # the others were skipped because of this one
+        return True
+    return not (state.deferred(now) or (state.lease and state.lease.is_live(now)))
 
 
 def _decided(services: Services, job: Job, ending: Ending, record: RunRecord, now: datetime) -> Ending:

@@ -832,9 +832,16 @@ class Machine(RuleBasedStateMachine):
         records = [each for each in self._records().values() if each["flowName"] == "orders"]
         success = max((_last(each, "succeeded") for each in records), default=NEVER)
         self.violations += [skip for at, skip in self._not_followed() if success > at + LARGEST_SKEW]
+        self.violations += self._left_wanted()
         for flow in FLOWS:  # an attempt that nobody has missed yet is missed by the next run
             self._post(flow)
             await self._deliver_all()
+
+    def _left_wanted(self) -> Iterator[str]:
+        """Yield the runs that states still want, although no message is left whose run will send them."""
+        for flow in FLOWS:
+            if wanted := self.simulation.versions.get(f"state-{flow}", [{}])[-1].get("wanted"):
+                yield f"run {wanted['runId']} of {flow} is wanted, and nobody sends it"
 
     async def _deliver_all(self) -> None:
         simulation = self.simulation

@@ -1,20 +1,24 @@
 """Runs of one flow and tenant that meet: one at a time, unless the flow allows otherwise."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRegistry, FlowRun, GiveUp, RetryLater
 from datasync.errors import Continue
-from datasync.model.job import run_id
+from datasync.model.job import Job, JobMessage, Trigger, run_id
 from datasync.model.run import RunRecord
+from datasync.run.admit import Admitted, admit_by_hand
+from datasync.run.pipeline import run_admitted
 from datasync.services import Services
 from tests.deliveries import NOW, Deliveries, message, registered, succeed
 from tests.documents import document, entry
-from tests.faults import Wire
+from tests.faults import Request, Wire, to
 from tests.stages import run_job
 from tests.world import World
 
@@ -54,9 +58,9 @@ class Holder:
                 self._wire.killed = True
             raise end
 
-    async def run(self, **options: Any) -> None:
+    async def run(self, posted: dict[str, Any] | None = None, **options: Any) -> None:
         self.host.registry = registered(self.flow, **options)
-        self.host.post()
+        self.host.post(**(posted or {}))
         await self.host.next()
 
 
@@ -181,6 +185,299 @@ class TestOnce:
         found = await endings(world)
         assert (found["r-1"][-1], found["r-2"]) == ("dead", ["skipped_overlap"])
         assert found.get(FOLLOW_UP) == ["succeeded"]
+
+
+class Rules(msgspec.Struct):
+    limit: int = 1
+
+
+async def disable(world: World) -> None:
+    await world.put(document("t", entry("flow", enabled=False)))
+
+
+async def remove(world: World) -> None:
+    await world.put(document("t", entry("other")))
+
+
+async def break_settings(world: World) -> None:
+    await world.put(document("t", entry("flow", settings={"limit": "many"})))
+
+
+async def break_tenant(world: World) -> None:
+    await world.put(document("t", entry("flow", settings=5)))
+
+
+async def delete_tenant(world: World) -> None:
+    await world.tenants.delete_item("t", partition_key="t")
+
+
+class TestHolderThatDoesNotRunAgain:
+    """A run is skipped because of another one, whose attempt ends. When the other one comes back, it cannot run."""
+
+    @pytest.mark.parametrize(
+        "end",
+        [KeyboardInterrupt(), OSError("down"), RetryLater(timedelta(minutes=1))],
+        ids=["killed", "failed", "deferred"],
+    )
+    @pytest.mark.parametrize(
+        ("edit", "expected"),
+        [
+            (disable, "skipped_disabled"),
+            (remove, "skipped_disabled"),
+            (break_settings, "dead"),
+            (break_tenant, "dead"),
+            (delete_tenant, "dead"),
+        ],
+    )
+    async def test_its_end_sends_the_follow_up(
+        self,
+        *,
+        world: World,
+        wire: Wire,
+        services: Services,
+        end: BaseException,
+        edit: Callable[[World], Awaitable[None]],
+        expected: str,
+    ) -> None:
+        """The follow-up ends for the same reason, and is on record."""
+        await world.put(document("t", entry("flow")))
+        holder = Holder(wire, services, "r-2", end=end)
+        await holder.run(settings=Rules)
+        await edit(world)
+        await holder.host.all()
+
+        found = await endings(world)
+        assert (found["r-1"][-1], found["r-2"], found[FOLLOW_UP][-1]) == (expected, ["skipped_overlap"], expected)
+        assert len(found) == 3
+        assert (await services.runs.state("t", ["flow"])).wanted is None
+
+    @pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError("down")], ids=["killed", "failed"])
+    async def test_the_follow_up_runs_if_the_schedule_was_changed(
+        self, world: World, wire: Wire, services: Services, end: BaseException
+    ) -> None:
+        """The first run was planned ahead by the former schedule. The forced run is not lost with it."""
+        await world.put(document("t", entry("flow")))
+        tenant = await services.tenants.get("t")
+        holder = Holder(wire, services, "r-2", end=end)
+        await holder.run({"rev": tenant.revision_of(tenant.flows[0]), "enqueued_utc": NOW - timedelta(minutes=30)})
+        await world.put(document("t", entry("flow", cron="0 0 0 1 * *")))
+        await holder.host.all()
+
+        found = await endings(world)
+        assert (found["r-1"][-1], found["r-2"]) == ("skipped_rescheduled", ["skipped_overlap"])
+        assert found[FOLLOW_UP] == ["succeeded"]
+        assert holder.runs == ["r-1", FOLLOW_UP]
+        assert (await services.runs.state("t", ["flow"])).wanted is None
+
+    @pytest.mark.parametrize("number", range(1, 18))
+    async def test_the_follow_up_is_not_lost_by_a_kill(
+        self, world: World, wire: Wire, services: Services, number: int
+    ) -> None:
+        """The process of the run that comes back is killed before one of its requests."""
+        await world.put(document("t", entry("flow")))
+        tenant = await services.tenants.get("t")
+        holder = Holder(wire, services, "r-2", end=KeyboardInterrupt())
+        await holder.run({"rev": tenant.revision_of(tenant.flows[0]), "enqueued_utc": NOW - timedelta(minutes=30)})
+        await world.put(document("t", entry("flow", cron="0 0 0 1 * *")))
+        wire.kill_at(number, answered=False)
+        await holder.host.all()
+        assert holder.host.kills == 2
+
+        assert (await endings(world))[FOLLOW_UP][-1] == "succeeded"
+        assert holder.runs == ["r-1", FOLLOW_UP]
+        assert (await services.runs.state("t", ["flow"])).wanted is None
+
+    async def test_the_follow_up_is_not_lost_if_the_entry_is_changed_back_after_a_kill(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The process is killed before it sends the follow-up. The run is attempted after all, and fails at first."""
+        await world.put(document("t", entry("flow")))
+        failures = [OSError("down"), OSError("down")]
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            if run.run_id != "r-1":
+                return
+            if len(failures) == 2:
+                host.post(run_id="r-2")
+                await host.next()
+            if failures:
+                raise failures.pop()
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.next()
+        await disable(world)
+        wire.kill_before(to("POST", "/messages"))
+        await host.next()
+        assert host.kills == 1
+        await world.put(document("t", entry("flow")))
+        await host.all()
+
+        assert await endings(world) == {
+            "r-1": ["failed", "skipped_disabled", "failed", "succeeded"],
+            "r-2": ["skipped_overlap"],
+            FOLLOW_UP: ["succeeded"],
+        }
+
+    async def test_the_follow_up_waits_for_a_run_that_goes_on(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """A third run that ends as skipped leaves the follow-up to the run that has the lease."""
+        await world.put(document("t", entry("flow")))
+
+        async def flow(tenant_id: str, kv: SecretClient, run: FlowRun) -> None:
+            if run.run_id == "r-1":
+                host.post(run_id="r-2")
+                await host.next()
+                host.post(run_id="r-3", rev="former", enqueued_utc=NOW - timedelta(minutes=30))
+                await host.next()
+                assert host.waiting == []
+
+        host = Deliveries(services, wire, registered(flow))
+        host.post()
+        await host.all()
+
+        assert await endings(world) == {
+            "r-1": ["succeeded"],
+            "r-2": ["skipped_overlap"],
+            "r-3": ["skipped_rescheduled"],
+            FOLLOW_UP: ["succeeded"],
+        }
+
+    async def test_a_redriven_run_is_dead_again(self, world: World, wire: Wire, services: Services) -> None:
+        """It was killed in its new attempt, and its flow is then disabled. The follow-up is sent all the same."""
+        await world.put(document("t", entry("flow")))
+        holder = Holder(wire, services, end=GiveUp("closed"))
+        await holder.run()
+        holder = Holder(wire, services, "r-2", end=KeyboardInterrupt())
+        await holder.run({"redrive": 1})
+        await disable(world)
+        await holder.host.all()
+
+        found = await endings(world)
+        assert found == {
+            "r-1": ["gave_up", "interrupted", "dead"],
+            "r-2": ["skipped_overlap"],
+            FOLLOW_UP: ["skipped_disabled"],
+        }
+        assert (await services.runs.state("t", ["flow"])).wanted is None
+
+
+class TestHolderThatNobodySendsAgain:
+    """No end of the run that has the lease may ever come, so a run that meets it waits for the end of the lease."""
+
+    async def test_a_run_that_meets_a_run_by_hand_runs_after_it(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The run by hand succeeds."""
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(services, wire, registered(succeed))
+        by_hand = await begin_by_hand(services, host.registry)
+        host.post(run_id="r-2")
+        await host.next()
+        await run_admitted(services, by_hand, NOW)
+        await host.all()
+
+        assert await endings(world) == {"r-hand": ["succeeded"], "r-2": ["succeeded"]}
+        assert (await services.runs.state("t", ["flow"])).wanted is None
+
+    @pytest.mark.parametrize("trigger", [Trigger.SCHEDULE, Trigger.FORCED, Trigger.MESSAGE])
+    async def test_a_run_that_meets_a_killed_run_by_hand_is_not_lost(
+        self, world: World, wire: Wire, services: Services, trigger: Trigger
+    ) -> None:
+        """It takes the lease over, and records that the run by hand is over."""
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(services, wire, registered(succeed))
+        await begin_by_hand(services, host.registry)
+        host.post(run_id="r-2", trigger=trigger)
+        await host.all()
+
+        assert await endings(world) == {"r-hand": ["interrupted"], "r-2": ["succeeded"]}
+
+    async def test_of_many_runs_of_the_schedule_one_waits(self, world: World, wire: Wire, services: Services) -> None:
+        """The others are skipped, and its end sends one more."""
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(services, wire, registered(succeed))
+        await begin_by_hand(services, host.registry)
+        for each in ("r-2", "r-3", "r-4"):
+            host.post(run_id=each)
+        for _ in range(3):
+            await host.next()
+        assert [job.run_id for job in host.jobs] == ["r-2"]
+        await host.all()
+
+        assert await endings(world) == {
+            "r-hand": ["interrupted"],
+            "r-2": ["succeeded"],
+            "r-3": ["skipped_overlap"],
+            "r-4": ["skipped_overlap"],
+            run_id("once more", "r-4"): ["succeeded"],
+        }
+
+    async def test_the_follow_up_is_not_lost_if_the_waiting_run_is_skipped(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The flow is disabled meanwhile."""
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(services, wire, registered(succeed))
+        await begin_by_hand(services, host.registry)
+        for each in ("r-2", "r-3"):
+            host.post(run_id=each)
+            await host.next()
+        await disable(world)
+        await host.all()
+
+        assert await endings(world) == {
+            "r-2": ["skipped_disabled"],
+            "r-3": ["skipped_overlap"],
+            run_id("once more", "r-3"): ["skipped_disabled"],
+        }
+        assert (await services.runs.state("t", ["flow"])).wanted is None
+
+    async def test_nothing_waits_if_nothing_follows(self, world: World, wire: Wire, services: Services) -> None:
+        """A flow with `skip` leaves the run out."""
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(services, wire, registered(succeed, overlap="skip"))
+        await begin_by_hand(services, host.registry)
+        host.post(run_id="r-2")
+        await host.all()
+
+        assert await endings(world) == {"r-2": ["skipped_overlap"]}
+
+    async def test_a_lease_that_a_duplicate_has_left_behind_ends(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The duplicate has read an old record, and its process is killed before it gives the lease back.
+
+        When its message comes back, it is dropped, since its run has ended long ago.
+        """
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(services, wire, registered(succeed))
+        host.post()
+        await host.next()
+        record = dict(await world.runs.read_item("run-r-1", partition_key="t"))
+        await world.runs.delete_item("run-r-1", partition_key="t")
+        wire.kill_before(releases)
+        host.post()
+        await host.next()
+        assert host.kills == 1
+        await world.runs.upsert_item(record)
+        host.post(run_id="r-2")
+        await host.all()
+
+        assert await endings(world) == {"r-1": ["succeeded", "interrupted"], "r-2": ["succeeded"]}
+        assert (await services.runs.state("t", ["flow"])).wanted is None
+
+
+def releases(request: Request) -> bool:
+    return to("PATCH", "/docs/state-flow", "null")(request)
+
+
+async def begin_by_hand(services: Services, registry: FlowRegistry) -> Admitted:
+    """Take the lease for a run by hand, whose process then does nothing more."""
+    wire = JobMessage(tenant_id="t", flow_name="flow", scheduled_utc=NOW, run_id="r-hand")
+    job = Job.of(msgspec.structs.replace(wire, trigger=Trigger.HAND, enqueued_utc=NOW, message_id="r-hand"))
+    return await admit_by_hand(services, registry.resolve("flow"), job, {})
 
 
 class TestRenamed:
