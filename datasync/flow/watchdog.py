@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
+from typing import override
 
 import msgspec
 
@@ -53,6 +54,11 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     started: datetime
     seconds: float
     """The duration. It can be too long by the interval of the beats, because the last beat before it is its start."""
+
+    @override
+    def __str__(self) -> str:
+        """Return who blocked the loop, and where: `acme/slow at flows/slow.py:11 (time.sleep) for 8 s`."""
+        return f"{self.subject or 'code outside a run'} at {self.place} for {self.seconds:.0f} s"
 
 
 class Watchdog:

@@ -2,15 +2,23 @@
 
 import asyncio
 import logging
+import re
 import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
+import httpx
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
+from msgspec.structs import replace
 
 from datasync import FlowRegistry
 from datasync.clock import Clock
 from datasync.flow.watchdog import Watchdog
+from datasync.model.failure import Failure
 from datasync.model.job import JobMessage, QueueMessage
 from datasync.model.state import FlowState
 from datasync.run.lease import renew_in_thread
@@ -80,6 +88,76 @@ async def test_a_lease_is_renewed_while_another_flow_blocks_the_end_of_a_run(
 
     assert ends == [(NOW + timedelta(minutes=5)).timestamp()]
     assert [attempt.outcome for attempt in record.attempts] == ["succeeded"]
+
+
+@pytest.mark.parametrize("wrapped", ["", "cause", "group", "httpx"])
+async def test_a_timeout_names_the_flow_that_blocked_the_event_loop_meanwhile(world: World, wrapped: str) -> None:
+    """The innocent flow did nothing wrong. Its error has the same fingerprint as without a block."""
+    alone = await error_beside(world, partial(times_out, wrapped=wrapped), blocks=False)
+    beside = await error_beside(world, partial(times_out, wrapped=wrapped), blocks=True)
+
+    what, _, told = beside.message.partition(". Meanwhile the event loop was blocked by ")
+    assert what == alone.message.partition(". Meanwhile")[0]
+    assert re.search(r"t/slow at tests/emulators/test_blocking\.py:\d+ \(time\.sleep\) for \d+ s", told)
+    assert beside.fingerprint == alone.fingerprint
+
+
+async def test_another_error_does_not_name_the_flow_that_blocked_the_event_loop(world: World) -> None:
+    """The block is not its reason."""
+
+    async def fails() -> None:
+        with suppress(TimeoutError):
+            await times_out()
+        raise ValueError("wrong") from None
+
+    error = await error_beside(world, fails, blocks=True)
+
+    assert error.message == "ValueError: wrong"
+
+
+async def error_beside(world: World, function: Callable[[], Awaitable[None]], *, blocks: bool) -> Failure:
+    """Return the error of a run of t/innocent. While it waits, t/slow may block the event loop for 1.5 seconds."""
+    services, registry, waits = Services(world.settings), FlowRegistry(), asyncio.Event()
+    services.watchdog = Watchdog(Clock(), threshold=timedelta(seconds=1))
+
+    @registry.flow("innocent")
+    async def innocent(tenant_id: str, kv: SecretClient) -> None:
+        waits.set()
+        await function()
+
+    @registry.flow("slow")
+    async def slow(tenant_id: str, kv: SecretClient) -> None:
+        await waits.wait()
+        time.sleep(1.5 if blocks else 0)  # noqa: ASYNC251 - the misbehaviour
+
+    await world.put(document("t", entry("innocent"), entry("slow")))
+    now, runs = services.clock.now(), {name: f"{name}-{blocks}" for name in ("innocent", "slow")}
+    jobs = [message(id=run, flow_name=name, run_id=run, scheduled_utc=now) for name, run in runs.items()]
+    try:
+        deliveries = (run_message(services, registry, replace(each, inserted=now)) for each in jobs)
+        await asyncio.gather(*deliveries, return_exceptions=True)
+        record = await services.runs.record("t", runs["innocent"])
+    finally:
+        await services.close()
+    assert record
+    assert record.attempts[0].error
+    return record.attempts[0].error
+
+
+async def times_out(wrapped: str = "") -> None:
+    """Wait for nothing, for 0.3 seconds."""
+    try:
+        async with asyncio.timeout(0.3):
+            await asyncio.Event().wait()
+    except TimeoutError as error:
+        match wrapped:
+            case "cause":
+                raise ValueError("no answer") from error
+            case "group":
+                raise ExceptionGroup("several", [ValueError("wrong"), error]) from None
+            case "httpx":
+                raise httpx.ConnectTimeout("no answer") from None
+        raise
 
 
 async def wait_for_a_renewal(world: World) -> None:
