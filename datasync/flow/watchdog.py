@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import override
@@ -80,7 +80,7 @@ class Watchdog:
         clock: Clock,
         *,
         threshold: timedelta = timedelta(seconds=2),
-        on_long_block: Callable[[], None] | None = None,
+        on_long_block: Callable[[Block], None] | None = None,
         every: timedelta = timedelta(seconds=30),
     ) -> None:
         """Make a watchdog, which does nothing until it is started.
@@ -88,8 +88,8 @@ class Watchdog:
         Args:
             clock: Its monotonic time is the time of the moments below.
             threshold: Shorter blocks are not kept.
-            on_long_block: Called in a thread of its own while a block lasts, one call at a time. It must not use the
-                blocked loop. Its exceptions are logged.
+            on_long_block: Called in a thread of its own while a block lasts, one call at a time, with the block so
+                far. It must not use the blocked loop. Its exceptions are logged.
             every: The duration of a block before the first call of `on_long_block`, and between two calls.
 
         """
@@ -166,12 +166,14 @@ class Watchdog:
 
     def _note_life(self, now: float) -> None:
         if (seconds := now - self._alive) >= self._threshold:
-            subject, place = _most_frequent(self._seen)
-            started = self.clock.now() - timedelta(seconds=seconds)
-            block = Block(subject=subject, place=place, started=started, seconds=seconds)
-            self._blocks.append((self._alive, block))
+            self._blocks.append((self._alive, self._block(seconds)))
         self._alive, self._calls = now, 0
         self._seen.clear()
+
+    def _block(self, seconds: float) -> Block:
+        subject, place = _most_frequent(self._seen)
+        started = self.clock.now() - timedelta(seconds=seconds)
+        return Block(subject=subject, place=place, started=started, seconds=seconds)
 
     def _beat(self) -> None:
         with self._lock:
@@ -207,15 +209,17 @@ class Watchdog:
             self._seen[seen] += 1
             due = int(silence / self._every) > self._calls
             self._calls += due
+            block = self._block(silence)
         if due and self.on_long_block is not None and (self._hook is None or not self._hook.is_alive()):
             # In a thread of its own, because a loop without beats looks blocked.
-            self._hook = threading.Thread(target=_call, args=(self.on_long_block,), name="long-block", daemon=True)
+            call = partial(_call, self.on_long_block, block)
+            self._hook = threading.Thread(target=call, name="long-block", daemon=True)
             self._hook.start()
 
 
-def _call(hook: Callable[[], None]) -> None:
+def _call(hook: Callable[[Block], None], block: Block) -> None:
     try:
-        hook()
+        hook(block)
     except Exception:
         logger.exception("the hook for long blocks of the event loop failed")
 

@@ -14,7 +14,7 @@ from types import FunctionType
 import pytest
 
 from datasync.clock import Clock
-from datasync.flow.watchdog import DEBUGGER, Watchdog, current_run
+from datasync.flow.watchdog import DEBUGGER, Block, Watchdog, current_run
 from tests.waiting import wait_until
 
 THRESHOLD = timedelta(seconds=0.2)
@@ -256,12 +256,14 @@ async def test_the_block_that_lasts_counts_in_other_threads(watchdog: Watchdog) 
 
 
 async def test_the_hook_is_called_while_a_block_lasts() -> None:
-    """It is called again and again, outside the thread of the loop, and its exceptions change nothing."""
+    """It is called again and again with the block so far, outside the thread of the loop. Its exceptions do nothing."""
     called: list[int] = []
+    told: list[Block] = []
     third = threading.Event()
 
-    def hook() -> None:
+    def hook(block: Block) -> None:
         called.append(threading.get_ident())
+        told.append(block)
         if len(called) == 3:
             third.set()
         raise RuntimeError("the hook fails")
@@ -276,6 +278,9 @@ async def test_the_hook_is_called_while_a_block_lasts() -> None:
 
     assert len(called) == 3
     assert threading.get_ident() not in called
+    assert {(each.subject, each.place) for each in told} == {(block.subject, block.place)}
+    assert [each.seconds for each in told] == sorted(each.seconds for each in told)
+    assert all(0.3 <= each.seconds <= block.seconds for each in told)
     assert block.seconds >= 0.9
 
 
@@ -289,7 +294,7 @@ async def test_a_hook_that_takes_longer_than_the_block_is_called_once() -> None:
 
     calls: list[bool] = []
 
-    def hook() -> None:
+    def hook(_: Block) -> None:
         called.set()
         calls.append(release.wait(30))
 
