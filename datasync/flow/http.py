@@ -54,10 +54,44 @@ class _PatientRetry(Retry):
         )
 
 
+class _UnsentRetry(_PatientRetry):
+    """Repeats a request with any method, if there was no connection to send it: it cannot have had an effect."""
+
+    @override
+    def is_retryable_method(self, method: str) -> bool:
+        return True
+
+    @override
+    def is_retryable_status_code(self, status_code: int) -> bool:
+        return False
+
+    @override
+    def is_retryable_exception(self, exception: Exception) -> bool:
+        return isinstance(exception, (httpx.ConnectTimeout, httpx.ConnectError))
+
+
+class _Retries(RetryTransport):
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        given = request.extensions
+        retry: Retry = given.get("retry", self.retry)
+        if retry.is_retryable_method(request.method):
+            return await super().handle_async_request(request)
+        request.extensions = {**given, "retry": _UNSENT}
+        try:
+            return await super().handle_async_request(request)
+        finally:
+            request.extensions = given  # a redirect gets them, and may have another method
+
+
+_BACKOFF: dict[str, Any] = {
+    "total": 4,
+    "backoff_factor": 0.5,
+    "max_backoff_wait": LONGEST_WAIT.total_seconds(),
+}
+_UNSENT = _UnsentRetry(**_BACKOFF)
 _RETRY = _PatientRetry(
-    total=4,
-    backoff_factor=0.5,
-    max_backoff_wait=LONGEST_WAIT.total_seconds(),
+    **_BACKOFF,
     status_forcelist=_TRANSIENT,
     retry_on_exceptions=(*Retry.RETRYABLE_EXCEPTIONS, _Closed),
     validate_response=_check,
@@ -77,13 +111,14 @@ def new_transport(connections: httpx.AsyncBaseTransport | None = None) -> httpx.
     A request with an idempotent method is sent up to five times on timeouts, network errors and answers
     429, 500, 502, 503 or 504, with jittered back-off or as `Retry-After` or `X-RateLimit-Reset` asks. So is one that
     is answered with 403 and asked to wait. A server that asks for more than LONGEST_WAIT raises RetryLater, which puts
-    the job back on the queue for that time.
+    the job back on the queue for that time. A request with another method is sent again only after ConnectTimeout and
+    ConnectError: nothing of it was sent.
 
     Args:
         connections: Sends each request once, in the place of the network; None is the network.
 
     """
-    return RetryTransport(Connections(connections), _RETRY)
+    return _Retries(Connections(connections), _RETRY)
 
 
 def new_client(

@@ -6,20 +6,22 @@ computation, blocks the others, so their timeouts must not count that time.
 
 import ast
 import asyncio
-import inspect
 import linecache
 import logging
 import sys
 import sysconfig
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple, override
 
 import msgspec
 
@@ -54,6 +56,11 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """The duration. It can be too long by the interval of the beats, because the last beat before it is its start."""
 
+    @override
+    def __str__(self) -> str:
+        """Return who blocked the loop, and where: `acme/slow at flows/slow.py:11 (time.sleep) for 8 s`."""
+        return f"{self.subject or 'code outside a run'} at {self.place} for {self.seconds:.0f} s"
+
 
 class Watchdog:
     """Watches one event loop from a thread.
@@ -61,9 +68,10 @@ class Watchdog:
     The thread posts a beat to the loop about four times a second. While the beats are not answered, it looks at the
     stack of the loop's thread. The run that is seen most often is the one that blocks.
 
-    A call that holds the interpreter lock (an extension module in C that does not release it) stops the thread too,
-    and so does a stop of the whole process (SIGSTOP, a frozen machine). Such a block is noticed at its end, without a
-    subject and a place, and `on_long_block` is not called.
+    A call that holds the interpreter lock (a search with a bad regular expression, an extension module in C) stops the
+    thread too. Such a block is noticed at its end, when the loop's thread is normally still in the same line, and
+    `on_long_block` is not called before. A stop of the whole process (SIGSTOP, a frozen machine), in which it uses no
+    CPU, has no subject and no place.
 
     The thread logs no events. On Azure, the worker sends a log line with the id of the invocation, which it takes from
     the current task or thread, and the host drops lines without one. Emit the blocks from the task of a run.
@@ -74,7 +82,7 @@ class Watchdog:
         clock: Clock,
         *,
         threshold: timedelta = timedelta(seconds=2),
-        on_long_block: Callable[[], None] | None = None,
+        on_long_block: Callable[[Block], None] | None = None,
         every: timedelta = timedelta(seconds=30),
     ) -> None:
         """Make a watchdog, which does nothing until it is started.
@@ -82,8 +90,8 @@ class Watchdog:
         Args:
             clock: Its monotonic time is the time of the moments below.
             threshold: Shorter blocks are not kept.
-            on_long_block: Called in a thread of its own while a block lasts, one call at a time. It must not use the
-                blocked loop. Its exceptions are logged.
+            on_long_block: Called in a thread of its own while a block lasts, one call at a time, with the block so
+                far. It must not use the blocked loop. Its exceptions are logged.
             every: The duration of a block before the first call of `on_long_block`, and between two calls.
 
         """
@@ -96,7 +104,7 @@ class Watchdog:
         self._blocks: deque[tuple[float, Block]] = deque(maxlen=_KEPT)  # with the moment of its start
         self._reported: deque[datetime] = deque(maxlen=_KEPT)
         self._alive = 0.0
-        self._seen: Counter[tuple[str | None, str]] = Counter()
+        self._seen: Counter[_Sight] = Counter()
         self._calls = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -160,12 +168,14 @@ class Watchdog:
 
     def _note_life(self, now: float) -> None:
         if (seconds := now - self._alive) >= self._threshold:
-            subject, place = _most_frequent(self._seen)
-            started = self.clock.now() - timedelta(seconds=seconds)
-            block = Block(subject=subject, place=place, started=started, seconds=seconds)
-            self._blocks.append((self._alive, block))
+            self._blocks.append((self._alive, self._block(seconds)))
         self._alive, self._calls = now, 0
         self._seen.clear()
+
+    def _block(self, seconds: float) -> Block:
+        subject, place = _most_frequent(self._seen)
+        started = self.clock.now() - timedelta(seconds=seconds)
+        return Block(subject=subject, place=place, started=started, seconds=seconds)
 
     def _beat(self) -> None:
         with self._lock:
@@ -176,45 +186,67 @@ class Watchdog:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         stopping = self._stopping
         while not loop.is_closed():
-            before = self.clock.monotonic()
+            before, used_before = self.clock.monotonic(), time.process_time()
             if stopping.wait(self._interval):
                 return
-            waited = self.clock.monotonic() - before
+            waited, used = self.clock.monotonic() - before, time.process_time() - used_before
             if not loop.is_running():  # nothing can block it
                 self._beat()
                 continue
+            # If this thread waited too long, either the process stood still, or a call held the interpreter lock. That
+            # uses more CPU than the moment before a stop, also beside other processes.
+            if waited < self._threshold / 2 or used > 2 * self._interval + waited / 10:
+                self._look(loop)  # before the beat, which gives the lock to the thread of the loop
             with suppress(RuntimeError):  # the loop was closed now
                 loop.call_soon_threadsafe(self._beat)
-            if waited < self._threshold / 2:  # else this thread stood still too, and a look would come too late
-                self._look(loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         alive = self._alive
         silence = self.clock.monotonic() - alive
         if silence < 2 * self._interval:
             return
-        place = _place(self._loop_thread)
-        seen = (None if place == DEBUGGER else _subject(loop), place)
+        sight = _sight(loop, self._loop_thread)
         with self._lock:
             if self._alive != alive:  # the block ended before the look
                 return
-            self._seen[seen] += 1
+            if sight:
+                self._seen[sight] += 1
             due = int(silence / self._every) > self._calls
             self._calls += due
-        if due and self.on_long_block is not None and (self._hook is None or not self._hook.is_alive()):
+            block = self._block(silence) if due else None
+        if block and self.on_long_block is not None and (self._hook is None or not self._hook.is_alive()):
             # In a thread of its own, because a loop without beats looks blocked.
-            self._hook = threading.Thread(target=_call, args=(self.on_long_block,), name="long-block", daemon=True)
+            call = partial(_call, self.on_long_block, block)
+            self._hook = threading.Thread(target=call, name="long-block", daemon=True)
             self._hook.start()
 
 
-def _call(hook: Callable[[], None]) -> None:
+def _call(hook: Callable[[Block], None], block: Block) -> None:
     try:
-        hook()
+        hook(block)
     except Exception:
         logger.exception("the hook for long blocks of the event loop failed")
 
 
-def _most_frequent(seen: Counter[tuple[str | None, str]]) -> tuple[str | None, str]:
+type _Position = tuple[int | None, int | None, int | None, int | None]
+"""The first line of a call, its last line, the first column and the last one."""
+
+
+class _Spot(NamedTuple):
+    """A line that is being executed."""
+
+    file: str
+    line: int
+    position: _Position
+    called: str
+    """The function that it calls, if that is known without its source."""
+
+
+type _Sight = tuple[str | None, _Spot | None]
+"""The subject of the run that has the loop's thread, and the spot. None for both if a debugger waits."""
+
+
+def _most_frequent(seen: Counter[_Sight]) -> tuple[str | None, str]:
     """Return the subject that was seen most often, with its most frequent place.
 
     One look alone can be wrong: it can come after the end of the block, when another task runs.
@@ -225,26 +257,39 @@ def _most_frequent(seen: Counter[tuple[str | None, str]]) -> tuple[str | None, s
     for (subject, _), times in seen.items():
         subjects[subject] += times
     (blocking, _), *_ = subjects.most_common(1)
-    return next(sight for sight, _ in seen.most_common() if sight[0] == blocking)
+    spot = next(spot for (subject, spot), _ in seen.most_common() if subject == blocking)
+    return blocking, _place(spot) if spot else DEBUGGER
 
 
-def _subject(loop: asyncio.AbstractEventLoop) -> str | None:
+def _sight(loop: asyncio.AbstractEventLoop, thread: int) -> _Sight | None:
+    """Return what a loop's thread does: its innermost line outside libraries. None if the loop only waits for events.
+
+    Nothing here takes long or gives the interpreter lock away, after which the thread could be elsewhere.
+    """
     task = asyncio.current_task(loop)
-    return task.get_context().get(current_run) if task is not None else None
-
-
-def _place(thread: int) -> str:
-    """Return the place of a thread: its innermost line outside libraries, and the function that is called there."""
     frames = [*_frames(sys._current_frames().get(thread))]  # noqa: SLF001 - the documented way to see another thread
-    if not frames:
-        return _NOT_SEEN
-    if any(str(frame.f_globals.get("__name__")).partition(".")[0] in _DEBUGGERS for frame in frames):
-        return DEBUGGER
+    modules = [str(frame.f_globals.get("__name__")) for frame in frames]
+    if modules[:2] in ([], ["selectors", "asyncio.base_events"]):
+        return None
+    if any(module.partition(".")[0] in _DEBUGGERS for module in modules):
+        return None, None
     own = next((frame for frame in frames if _is_own(Path(frame.f_code.co_filename))), frames[0])
-    file = Path(own.f_code.co_filename)
+    inner = frames[0].f_code.co_qualname if own is not frames[0] else ""
+    spot = _Spot(own.f_code.co_filename, own.f_lineno or 0, _position(own), inner)
+    return task.get_context().get(current_run) if task else None, spot
+
+
+def _position(frame: FrameType) -> _Position:
+    return next(islice(frame.f_code.co_positions(), max(frame.f_lasti, 0) // 2, None))
+
+
+def _place(spot: _Spot) -> str:
+    """Return the line of a spot, and the function that is called there: `flows/slow.py:11 (time.sleep)`."""
+    file = Path(spot.file)
     shown = file.relative_to(_ROOT) if file.is_relative_to(_ROOT) else file
-    called = _called(own) or (frames[0].f_code.co_qualname if own is not frames[0] else "")
-    return f"{shown.as_posix()}:{own.f_lineno}" + (f" ({called})" if called else "")
+    # A function in C, such as time.sleep, has no frame of its own. The source names it.
+    called = _calls(spot.file).get(spot.position) or spot.called
+    return f"{shown.as_posix()}:{spot.line}" + (f" ({called})" if called else "")
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -260,22 +305,6 @@ def _is_own(file: Path) -> bool:
     return "site-packages" not in file.parts and not file.is_relative_to(_STDLIB) and not file.is_relative_to(_PACKAGE)
 
 
-type _Position = tuple[int | None, int | None, int | None, int | None]
-
-
-def _called(frame: FrameType) -> str:
-    """Return the function that a frame is calling, as its source names it: `time.sleep`. Empty if it is not known.
-
-    A function in C, such as time.sleep, has no frame of its own.
-    """
-    found = inspect.getframeinfo(frame, context=0).positions
-    if found is None:
-        return ""
-    return _calls(frame.f_code.co_filename).get(
-        (found.lineno, found.col_offset, found.end_lineno, found.end_col_offset), ""
-    )
-
-
 @lru_cache(maxsize=32)
 def _calls(file: str) -> dict[_Position, str]:
     """Return the calls in a file: their positions, and the names of the called functions."""
@@ -287,12 +316,12 @@ def _calls(file: str) -> dict[_Position, str]:
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=function) | ast.Await(value=ast.Call(func=function)):
-                end = (node.end_lineno, node.end_col_offset)
-                calls[(node.lineno, node.col_offset, *end)] = _dotted(function)
+                last, end = node.end_lineno, node.end_col_offset
+                calls[(node.lineno, last, node.col_offset, end)] = _dotted(function)
                 if isinstance(function, ast.Attribute) and function.lineno != function.end_lineno:
                     # Python places the call of a method on another line at the name of the method.
                     column = (function.end_col_offset or 0) - len(function.attr.encode())
-                    calls[(function.end_lineno, column, *end)] = _dotted(function)
+                    calls[(function.end_lineno, last, column, end)] = _dotted(function)
     return calls
 
 

@@ -15,6 +15,9 @@ DURATION = timedelta(minutes=3)
 MARGIN = timedelta(seconds=15)
 """How far the clocks of two processes may differ."""
 
+BLOCKED_LIMIT = 500
+"""The most characters that a lease keeps of the block of an event loop."""
+
 
 class Lease(Stored, frozen=True, rename="camel", omit_defaults=True):
     """A lease, as the state of its flow stores it. A lease without `until` does not count."""
@@ -27,6 +30,9 @@ class Lease(Stored, frozen=True, rename="camel", omit_defaults=True):
     """Start of the attempt."""
     message: JobMessage | None = None
     """The message of the attempt, complete."""
+    blocked_by: Annotated[str | None, Meta(description="a text")] = None
+    """`acme/slow at flows/slow.py:11 (time.sleep) for 30 s`: what blocked the event loop at the last renewal. None if
+    nothing did, and the loop renewed the lease."""
 
     def is_live(self, now: datetime) -> bool:
         """Return whether the lease may still hold, by a clock that may be wrong by MARGIN.

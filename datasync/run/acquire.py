@@ -11,7 +11,7 @@ from datasync.errors import ServiceUnavailable
 from datasync.model.display import shown
 from datasync.model.failure import Failure
 from datasync.model.job import Job
-from datasync.model.lease import DURATION, Lease
+from datasync.model.lease import BLOCKED_LIMIT, DURATION, Lease
 from datasync.model.run import Attempt, Outcome, RunRecord
 from datasync.model.state import FlowState, Leased
 from datasync.run.own import is_own
@@ -22,7 +22,7 @@ from datasync.tries import MOST, tries
 
 INTERRUPTED = Failure(
     kind="Interrupted",
-    message="the process died, or stood still until the lease of the attempt was over",
+    message="the process died, stood still, or could not reach Cosmos DB until the lease of the attempt was over",
     fingerprint="interrupted",
 )
 """The error of an attempt that had lost its lease."""
@@ -113,7 +113,7 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
         started_utc=lost.started_utc or now,
         finished_utc=now,
         token=found.token,
-        error=INTERRUPTED,
+        error=_interrupted(lost),
     )
     if isinstance(found, RunRecord):
         own = replace(_lost(found, job, attempt), lease=lease, token=token)
@@ -129,6 +129,13 @@ async def _take_over(services: Services, found: Leased, lease: Lease, now: datet
     if not (etags := await services.runs.save(state, record)):
         return None
     return Taken(document=replace(state, etag=etags[0]), interrupted=replace(record, etag=etags[1]))
+
+
+def _interrupted(lost: Lease) -> Failure:
+    if not lost.blocked_by:
+        return INTERRUPTED
+    block = shown(lost.blocked_by, BLOCKED_LIMIT)  # somebody may have edited it
+    return replace(INTERRUPTED, message=f"{INTERRUPTED.message}. Before that, the event loop was blocked by {block}")
 
 
 def _lost(record: RunRecord, job: Job, attempt: Attempt) -> RunRecord:

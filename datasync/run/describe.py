@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from heapq import nlargest
 from itertools import islice
 
+import httpx
 from msgspec.structs import replace
 
 from datasync.errors import (
@@ -23,6 +25,7 @@ from datasync.errors import (
 from datasync.flow.context import MOST_COUNTS, checked_count
 from datasync.flow.ends import cursor_left, signal_in
 from datasync.flow.failures import failure_of, from_flow, place_of
+from datasync.flow.redact import LINE
 from datasync.flow.registry import Flow
 from datasync.model.decode import NAME_LIMIT
 from datasync.model.failure import Failure
@@ -30,6 +33,8 @@ from datasync.model.run import Outcome, RunWindow
 from datasync.run.ending import Ending
 from datasync.run.execute import Execution, How
 from datasync.run.prepare import Prepared
+
+_NAMED = 5  # blocks of the event loop
 
 
 async def describe(made: Prepared, execution: Execution) -> Ending:
@@ -92,6 +97,8 @@ def _ending(execution: Execution, made: Prepared, describe: _Describe) -> Ending
         return _signalled(signal, made, lambda each: replace(describe(each), message=reason))
     if outage := outage_in(error):
         return Ending(Outcome.DEFERRED, describe(outage), is_outage=True)
+    if _find(error, TimeoutError) or _find(error, httpx.TimeoutException):
+        describe = partial(_with_blocks, describe, made.redact.line(_blocked(execution), LINE // 2))
     ending = _failed(error, describe, made.redact.traceback(from_flow(error, made.given.flow.function)))
     return replace(ending, is_permanent=_find(error, SecretRefused) is not None)
 
@@ -120,15 +127,23 @@ def _failed(error: BaseException, describe: _Describe, traceback: str = "") -> E
 
 
 def _timed_out(execution: Execution, flow: Flow, subject: str) -> str:
-    blocked = [
-        f"{each.subject or 'code outside a run'} at {each.place} for {each.seconds:.0f} s" for each in execution.blocks
-    ]
-    also = f". Meanwhile the event loop was blocked by {'; '.join(blocked)}" if blocked else ""
     ignored = " It ignores its cancellation, and still runs." if execution.abandoned else ""
     return (
         f"{subject} was cancelled after {flow.timeout}: do less in one run, or register the flow with a longer "
-        f"timeout={also}.{ignored}"
+        f"timeout={_blocked(execution)}.{ignored}"
     )
+
+
+def _with_blocks(describe: _Describe, blocked: str, error: BaseException) -> Failure:
+    failure = describe(error)
+    return replace(failure, message=failure.message[: LINE - len(blocked)] + blocked)
+
+
+def _blocked(execution: Execution) -> str:
+    """Return the longest blocks of the event loop during an execution. Empty if there were none."""
+    longest = nlargest(_NAMED, execution.blocks, key=lambda each: each.seconds)
+    more = [f"{len(execution.blocks) - _NAMED} more times"] if len(execution.blocks) > _NAMED else []
+    return f". Meanwhile the event loop was blocked by {'; '.join([*map(str, longest), *more])}" if longest else ""
 
 
 def outage_in(error: BaseException) -> ServiceUnavailable | None:

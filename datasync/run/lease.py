@@ -15,7 +15,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from datasync.errors import LeaseLost, ServiceUnavailable, StateInvalid
-from datasync.model.lease import DURATION
+from datasync.flow.watchdog import Block
+from datasync.model.display import shown
+from datasync.model.lease import BLOCKED_LIMIT, DURATION
 from datasync.model.state import Checkpoint, Leased
 from datasync.run.acquire import find
 from datasync.run.execute import GRACE
@@ -192,19 +194,20 @@ class HeldLease:
         return error
 
 
-def renew_in_thread(services: Services) -> None:
+def renew_in_thread(services: Services, block: Block) -> None:
     """Renew the leases that this process holds while its event loop is blocked. Runs in another thread.
 
-    It uses connections of its own, since those of the process belong to the blocked loop.
+    The leases name the block, since the process may die in it. It uses connections of its own, since those of the
+    process belong to the blocked loop.
     """
-    asyncio.run(_renew_held(services))
+    asyncio.run(_renew_held(services, shown(str(block), BLOCKED_LIMIT)))
 
 
-async def _renew_held(services: Services) -> None:
+async def _renew_held(services: Services, blocked_by: str) -> None:
     own = Services(services.settings, services.clock)
     try:
         until = (services.clock.now() + DURATION).timestamp()
-        renewals = [own.runs.renew(document, until) for document in [*services.held]]
+        renewals = [own.runs.renew(document, until, blocked_by) for document in [*services.held]]
         await asyncio.gather(*renewals, return_exceptions=True)  # a lease that was not renewed is found lost later
     finally:
         await own.close()

@@ -124,10 +124,19 @@ class RunStore:
         operations = [_write(each.id, self._content(each), each.etag) for each in documents]
         return await self._save(documents[0].tenant_id, operations, f"while saving {documents[0].id}")
 
-    async def renew[T: Leased](self, held: T, until: float) -> T | None:
-        """Move the end of a lease (seconds since 1970). Returns None if its holder has lost it."""
+    async def renew[T: Leased](self, held: T, until: float, blocked_by: str | None = None) -> T | None:
+        """Move the end of a lease (seconds since 1970), and note what blocks the event loop of its holder, if anything.
+
+        Returns:
+            None if its holder has lost it.
+
+        """
         own = f'FROM c WHERE c.lease.nonce = "{_nonce(held)}"'
-        document = await self._patch(held, own, [{"op": "set", "path": "/lease/until", "value": until}])
+        operations: list[dict[str, Any]] = [
+            {"op": "set", "path": "/lease/until", "value": until},
+            {"op": "set", "path": "/lease/blockedBy", "value": blocked_by},
+        ]
+        document = await self._patch(held, own, operations)
         return None if document is None else _same_kind(held, document)
 
     async def release(self, held: Leased) -> None:

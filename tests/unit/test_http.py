@@ -9,7 +9,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from datasync import IDEMPOTENT, READ, RetryLater, response_limits
-from datasync.flow.http import new_client
+from datasync.flow.http import new_client, new_transport
 from datasync.flow.retry_after import closed_until
 from datasync.flow.usage import HttpUsage
 from localdev.web import serving
@@ -79,6 +79,51 @@ async def test_a_post_is_repeated_only_if_the_flow_allows_it(server: Server, cli
     assert (await client.post(server.url, json={})).status_code == 503
     assert (await client.post(server.url, json={}, extensions=IDEMPOTENT)).status_code == 200
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "LOCK"])
+@pytest.mark.parametrize("error", [httpx.ConnectTimeout, httpx.ConnectError])
+async def test_a_request_without_a_connection_is_repeated_with_any_method(
+    usage: HttpUsage, method: str, error: type[httpx.TransportError]
+) -> None:
+    """Nothing of it was sent, so it cannot have had an effect."""
+    answers: list[Exception | httpx.Response] = [error("none"), error("none"), httpx.Response(201)]
+
+    assert (await answered(usage, answers).request(method, "https://api.example.com/", content=b"1")).status_code == 201
+    assert usage.totals()["retries"] == 2
+
+
+@pytest.mark.parametrize(
+    "answer", [httpx.ReadTimeout("no answer"), httpx.WriteTimeout("stuck"), httpx.RemoteProtocolError("cut")]
+)
+async def test_a_post_that_may_have_been_received_is_not_repeated(usage: HttpUsage, answer: Exception) -> None:
+    """Also if an earlier try of the same request had no connection."""
+    client = answered(usage, [httpx.ConnectTimeout("no connection"), answer, httpx.Response(201)])
+
+    with pytest.raises(type(answer)):
+        await client.post("https://api.example.com/", json={})
+
+    assert usage.totals()["retries"] == 1
+
+
+async def test_a_get_that_a_post_is_redirected_to_is_repeated(server: Server, client: httpx.AsyncClient) -> None:
+    """The method of each request decides."""
+    server.answers = [web.Response(status=303, headers={"Location": "/"}), web.Response(status=503)]
+
+    assert (await client.post(server.url, json={}, follow_redirects=True)).status_code == 200
+    assert [request.method for request in server.requests] == ["POST", "GET", "GET"]
+
+
+def answered(usage: HttpUsage, answers: list[Exception | httpx.Response]) -> httpx.AsyncClient:
+    """Return the client of a run whose requests get these answers."""
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        given = answers.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    return new_client(new_transport(httpx.MockTransport(answer)), usage)
 
 
 async def test_the_client_waits_for_retry_after(server: Server, client: httpx.AsyncClient, usage: HttpUsage) -> None:

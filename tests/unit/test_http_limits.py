@@ -123,6 +123,20 @@ async def test_a_refused_connection_raises_a_connect_error(client: httpx.AsyncCl
         await client.get("http://127.0.0.1:1/")
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_nothing_of_a_request_is_sent_before_a_connect_timeout(
+    server: HostileServer, client: httpx.AsyncClient, usage: HttpUsage, method: str
+) -> None:
+    """So any request is repeated after it. Here, the server does not answer the handshake of TLS."""
+    url = server.url.replace("http://", "https://")
+
+    with pytest.raises(httpx.ConnectTimeout):
+        await client.request(method, url, content=b"\r\n\r\n", timeout=httpx.Timeout(30, connect=0.1))
+
+    assert server.requests == []
+    assert usage.totals()["requests"] == 5
+
+
 @pytest.mark.parametrize("name", ["reason-latin-1", "reason-utf-8", "reason-bytes", "reason-missing"])
 async def test_a_reason_phrase_may_have_any_bytes(server: HostileServer, client: httpx.AsyncClient, name: str) -> None:
     """The flow gets the answer."""

@@ -1,7 +1,9 @@
 """The watchdog notices that the event loop stands still, and names the run and the line of code."""
 
 import asyncio
+import ctypes
 import inspect
+import re
 import sys
 import threading
 import time
@@ -14,7 +16,7 @@ from types import FunctionType
 import pytest
 
 from datasync.clock import Clock
-from datasync.flow.watchdog import DEBUGGER, Watchdog, current_run
+from datasync.flow.watchdog import DEBUGGER, Block, Watchdog, current_run
 from tests.waiting import wait_until
 
 THRESHOLD = timedelta(seconds=0.2)
@@ -70,6 +72,14 @@ def computes() -> None:
     total = 0
     while time.monotonic() < end:
         total += sum(range(10_000))
+
+
+def matches() -> None:
+    re.match("(a+)+$", "a" * 25 + "b")  # tries every way to split the text. In C, with the interpreter lock
+
+
+def freezes() -> None:
+    ctypes.PyDLL(None).usleep(int(BLOCK * 1e6))  # no thread runs meanwhile, as after SIGSTOP
 
 
 def waits_in_a_library() -> None:
@@ -194,10 +204,43 @@ async def test_a_coroutine_of_a_library_that_blocks_is_named_by_the_own_line(wat
     assert block.place == f"{line_of(flow, 'stack.aclose')} (stack.aclose)"
 
 
-async def test_a_block_that_stops_the_watchdog_too_is_noticed_at_its_end(
+async def test_a_call_that_holds_the_interpreter_lock_is_seen_at_its_end(watchdog: Watchdog) -> None:
+    """The lock stops the watchdog too. When it is released, the thread of the loop is still in the same line."""
+    moment = await watched(watchdog)
+
+    await in_run("acme/matches", matches)
+
+    (block,) = watchdog.blocks_since(moment)
+    assert (block.subject, block.place) == ("acme/matches", f"{line_of(matches, 're.match')} (re.match)")
+
+
+async def test_a_process_that_stood_still_blames_no_run(watchdog: Watchdog) -> None:
+    """It has used no CPU meanwhile. Its time counts all the same."""
+    moment = await watched(watchdog)
+
+    await in_run("acme/innocent", freezes)
+
+    (block,) = watchdog.blocks_since(moment)
+    assert (block.subject, block.place.split(":")[0]) == (None, "an unknown place")
+    assert watchdog.blocked_since(moment) >= THRESHOLD
+
+
+async def test_another_thread_that_holds_the_interpreter_lock_blames_no_run(watchdog: Watchdog) -> None:
+    """The loop only waits for the lock. Which thread had it is not known."""
+    moment = await watched(watchdog)
+
+    await asyncio.to_thread(matches)
+
+    assert {(each.subject, each.place.split(":")[0]) for each in watchdog.blocks_since(moment)} <= {
+        (None, "an unknown place")
+    }
+    assert watchdog.blocked_since(moment) >= THRESHOLD
+
+
+async def test_a_block_whose_place_is_over_before_the_watchdog_looks_has_none(
     watchdog: Watchdog, switch_interval: Callable[[float], None]
 ) -> None:
-    """A call that holds the interpreter lock leaves no stack to look at. Its time counts all the same."""
+    """The watchdog does not get the interpreter lock before the loop runs again."""
     moment = await watched(watchdog)
 
     switch_interval(60)
@@ -256,12 +299,14 @@ async def test_the_block_that_lasts_counts_in_other_threads(watchdog: Watchdog) 
 
 
 async def test_the_hook_is_called_while_a_block_lasts() -> None:
-    """It is called again and again, outside the thread of the loop, and its exceptions change nothing."""
+    """It is called again and again with the block so far, outside the thread of the loop. Its exceptions do nothing."""
     called: list[int] = []
+    told: list[Block] = []
     third = threading.Event()
 
-    def hook() -> None:
+    def hook(block: Block) -> None:
         called.append(threading.get_ident())
+        told.append(block)
         if len(called) == 3:
             third.set()
         raise RuntimeError("the hook fails")
@@ -276,6 +321,9 @@ async def test_the_hook_is_called_while_a_block_lasts() -> None:
 
     assert len(called) == 3
     assert threading.get_ident() not in called
+    assert {(each.subject, each.place) for each in told} == {(block.subject, block.place)}
+    assert [each.seconds for each in told] == sorted(each.seconds for each in told)
+    assert all(0.3 <= each.seconds <= block.seconds for each in told)
     assert block.seconds >= 0.9
 
 
@@ -289,7 +337,7 @@ async def test_a_hook_that_takes_longer_than_the_block_is_called_once() -> None:
 
     calls: list[bool] = []
 
-    def hook() -> None:
+    def hook(_: Block) -> None:
         called.set()
         calls.append(release.wait(30))
 
