@@ -75,7 +75,8 @@ class JobMessage(Stored, frozen=True, rename="camel", omit_defaults=True):
     deferral: _Count = 0
     """How often the run was deferred before this message."""
     outages: _Count = 0
-    """How often this message was put back because a service was away, or its flow's state changed all the time."""
+    """How often in a row this message was put back because a service was away, or its flow's state changed all the
+    time."""
     spread: _Count = 0
     """Interrupted attempts of the run after which its message was put back."""
     rounds: _Count = 0
@@ -185,8 +186,11 @@ class Job(msgspec.Struct, frozen=True):
         return replace(self, deferral=self.deferral + 1).leg
 
     def copy(self, **changes: Any) -> JobMessage:
-        """Return a message that stands for this one, with some fields changed."""
-        fields = {name: getattr(self, name) for name in JobMessage.__struct_fields__} | changes
+        """Return a message that stands for this one, with some fields changed.
+
+        Its outages are those of `changes`, or none: where a message is put back otherwise, the services have answered.
+        """
+        fields = {name: getattr(self, name) for name in JobMessage.__struct_fields__} | {"outages": 0} | changes
         return JobMessage(**fields | {name: min(fields[name], MOST_COUNTED) for name in _COUNTS})
 
     def after_outage(self, unstarted: str | None) -> JobMessage:
@@ -201,7 +205,7 @@ class Job(msgspec.Struct, frozen=True):
 
     def next_deferral(self) -> JobMessage:
         """Return the message that asks for the run again after it was deferred."""
-        return self.copy(message_id=None, deferral=self.deferral + 1, outages=0, spread=0, rounds=0, unstarted=())
+        return self.copy(message_id=None, deferral=self.deferral + 1, spread=0, rounds=0, unstarted=())
 
     def next_part(self, now: datetime) -> JobMessage:
         """Return the message that asks for the next part of a run, sent at `now`."""

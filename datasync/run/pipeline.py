@@ -86,7 +86,8 @@ async def _run_in_turn(services: Services, registry: FlowRegistry, job: Job) -> 
     running, most = services.running, services.settings.concurrency_per_tenant
     if running[job.tenant_id] >= most:
         why = f"{most} runs of the tenant are going on in this process"
-        await _put_back(services, job, PutBack(job.copy(), _turn(job, services.clock.now()), why))
+        again = job.copy(outages=job.outages)  # no service was asked
+        await _put_back(services, job, PutBack(again, _turn(job, services.clock.now()), why))
         return None
     running[job.tenant_id] += 1
     try:

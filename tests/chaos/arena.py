@@ -213,13 +213,6 @@ class Arena:
         with proxy.causing(Fault(kind=Kind.ANSWER, status=503)):
             await wait_until(lambda: time.monotonic() > over, description="the outage is over", seconds=seconds + 1)
 
-    async def until_scheduled(self, seconds: float) -> None:
-        """Wait until no entry is due. Gives up after some time."""
-        with suppress(TimeoutError):
-            await wait_until(
-                self.is_scheduled, description="no entry is due", seconds=seconds * self.scale, pause=_PAUSE
-            )
-
     async def until_quiet(self, seconds: float = 30) -> None:
         """Wait until nothing is left to do: no messages, and no live lease. Gives up after some time."""
         with suppress(TimeoutError):

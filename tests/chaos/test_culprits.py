@@ -47,7 +47,7 @@ async def test_a_flow_blocks_the_loop(arena: Arena) -> None:
         await arena.until_quiet()
         arena.actions["seconds of a blocked loop"] += 5
         verdict = await arena.verdict()
-        named = host.count("BLOCKED ")
+        named = host.count("BLOCKED culprit-0/blocks-the-loop blocked ")
 
     failed = [run for run in await arena.runs() if run.flow[0] in innocents and run.outcomes != ["succeeded"]]
     arena.report(f"found:    innocents that failed: {len(failed)}, log lines that name the culprit: {named}")
@@ -85,22 +85,39 @@ async def test_a_lease_outlives_a_block(arena: Arena) -> None:
 
 
 @pytest.mark.parametrize(
-    "culprits",
-    [("exits", "interrupts", "cancels-itself", "recurses"), ("interrupts-in-a-task",), ("cancels-all-tasks",)],
-    ids=" ".join,
+    "culprits", [("exits", "interrupts", "cancels-itself", "recurses"), ("interrupts-in-a-task",)], ids=" ".join
 )
 async def test_flows_end_in_unusual_ways(arena: Arena, culprits: tuple[str, ...]) -> None:
-    """Each culprit has one terminal record, and the innocent runs succeed."""
+    """Each attempt of a culprit fails. The process lives on, so no attempt is interrupted and no effect is repeated."""
     innocents = await arena.seed(6 * arena.scale, "work-0", seconds=0.4)
     await arena.seed(1, *culprits, prefix="culprit", after=0.1)
     await arena.enqueue()
 
-    async with arena.host(QUICK):
+    async with arena.host(QUICK) as host:
         await arena.until_quiet(120)
         arena.actions += Counter(each.flow[1] for each in arena.executions() if each.flow[1] in culprits)
         verdict = await arena.verdict(must_succeed=[(tenant, "work-0") for tenant in innocents])
 
     assert {*culprits} <= {*arena.injected()}
+    assert host.starts == 1, "the process has died"
+    assert verdict.problems() == {}
+    outcomes = {run.flow[1]: run.outcomes for run in await arena.runs() if run.flow[1] in culprits}
+    assert outcomes == {culprit: ["failed", "dead"] for culprit in culprits}
+
+
+async def test_a_flow_cancels_all_tasks(arena: Arena) -> None:
+    """All attempts beside it are interrupted, some of them after their effect. The process lives on."""
+    innocents = await arena.seed(6 * arena.scale, "work-0", seconds=0.4)
+    await arena.seed(1, "cancels-all-tasks", prefix="culprit", after=0.1)
+    await arena.enqueue()
+
+    async with arena.host(QUICK) as host:
+        await arena.until_quiet(120)
+        arena.actions["all tasks cancelled"] += sum(each.flow[0] not in innocents for each in arena.executions())
+        verdict = await arena.verdict(must_succeed=[(tenant, "work-0") for tenant in innocents])
+
+    assert arena.injected()["all tasks cancelled"] > 0
+    assert host.starts == 1, "the process has died"
     assert verdict.problems_beside_interruptions() == {}
 
 

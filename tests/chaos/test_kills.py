@@ -7,14 +7,17 @@ from tests.chaos.evidence import most_at_once
 
 
 @pytest.mark.parametrize(
-    ("batch", "threshold", "deliveries", "tenants", "seconds"),
-    [(16, 0, "5", 3, 0.5), (32, 32, "2", 6, 2), (32, 0, "5", 3, 0.02)],
+    ("batch", "threshold", "least", "deliveries", "tenants", "seconds"),
+    [(16, 0, 14, "5", 3, 0.5), (32, 32, 56, "2", 6, 2), (32, 0, 2, "5", 3, 0.02)],
     ids=["16 at once", "64 at once, two deliveries", "runs of 20 ms"],
 )
 async def test_kills_during_runs(
-    arena: Arena, *, batch: int, threshold: int, deliveries: str, tenants: int, seconds: float
+    arena: Arena, *, batch: int, threshold: int, least: int, deliveries: str, tenants: int, seconds: float
 ) -> None:
-    """Each run has one terminal record in the end, also where its deliveries are used up."""
+    """Each run has one terminal record in the end, also where its deliveries are used up.
+
+    A few less than batch and threshold allow are at once on a slow machine. Runs of 20 ms may end before others begin.
+    """
     for number in range(4):
         longer = seconds * (1 + number / 2)
         names = ("work-0", "work-1", "work-2")
@@ -39,5 +42,5 @@ async def test_kills_during_runs(
     arena.report(f"found:    executions at once: {at_once}")
     assert arena.injected()["SIGKILL"] == kills
     assert any(each.how is None for each in arena.executions()), "no execution was killed"
-    assert at_once > threshold
+    assert at_once >= least
     assert verdict.problems_beside_interruptions() == {}

@@ -80,6 +80,14 @@ async def make_vault(vault: KeyVault) -> AsyncGenerator[MakeVault]:
     await credential.close()
 
 
+@pytest_asyncio.fixture
+async def another_process(world: World, vault: KeyVault) -> AsyncGenerator[Services]:
+    """Return the services of a second process."""
+    made = Services(world.settings, FakeClock())
+    yield made
+    await made.close()
+
+
 @pytest.fixture
 def fleet(world: World, services: Services) -> Fleet:
     """Return the app over the tenants of this test."""

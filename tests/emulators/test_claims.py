@@ -27,14 +27,6 @@ def acme(spelling: str, **fields: Any) -> dict[str, Any]:
     return document(spelling, entry("flow", nextRunUtc=DUE, **fields))
 
 
-@pytest_asyncio.fixture
-async def another_process(world: World, vault: KeyVault) -> AsyncGenerator[Services]:
-    """Return the services of a second process."""
-    made = Services(world.settings, FakeClock())
-    yield made
-    await made.close()
-
-
 @pytest.fixture
 def read() -> list[str]:
     """Return the values that the flow has read."""

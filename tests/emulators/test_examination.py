@@ -3,13 +3,11 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 from azure.cosmos.aio import CosmosClient
 
 from datasync import FlowRegistry
@@ -37,14 +35,6 @@ async def problems(world: World) -> list[dict[str, Any]]:
 
 async def watermark(world: World) -> dict[str, Any]:
     return dict(await world.runs.read_item("watermark", partition_key="@fleet"))
-
-
-@pytest_asyncio.fixture
-async def another_process(world: World) -> AsyncGenerator[Services]:
-    """Return the services of a second process."""
-    made = Services(world.settings, FakeClock())
-    yield made
-    await made.close()
 
 
 async def forget_overlap(world: World) -> None:

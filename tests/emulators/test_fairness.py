@@ -158,6 +158,17 @@ class TestOneRunAtOnce:
             assert await world.records() == []
             assert await next_is_attempted(services, registry)
 
+    async def test_an_outage_is_not_over_for_a_run_that_waits_for_its_turn(
+        self, world: World, wire: Wire, narrow: Services
+    ) -> None:
+        """No service was asked, so the delays of the outage grow on."""
+        async with a_run_going_on(world, narrow) as registry:
+            host = Deliveries(narrow, wire, registry)
+            host.post(flow_name="next", run_id="r-next", outages=3)
+            await host.next()
+
+        assert [job.outages for job in host.jobs] == [3]
+
     async def test_a_run_that_has_waited_for_long_looks_less_often(
         self, world: World, narrow: Services, caplog: pytest.LogCaptureFixture
     ) -> None:

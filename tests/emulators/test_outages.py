@@ -8,7 +8,7 @@ from http import HTTPStatus
 import pytest
 from azure.keyvault.secrets.aio import SecretClient
 
-from datasync import FlowRun, RetryLater, TenantSecretClient
+from datasync import FlowRegistry, FlowRun, RetryLater, TenantSecretClient
 from datasync.errors import ServiceUnavailable
 from datasync.services import Services
 from localdev.keyvault import KeyVault
@@ -50,6 +50,24 @@ class TestCosmosDB:
         assert ([attempt["outcome"] for attempt in record["attempts"]], host.errors) == (["succeeded"], [])
         assert "UNAVAILABLE t/flow waits for 15s" in caplog.text
         assert "Cosmos DB could not be reached" in caplog.text
+
+    async def test_the_first_delay_of_another_outage_is_short_again(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """Between the two, the job waits for another reason: its flow is not published yet."""
+        await world.put(document("t", entry("flow")))
+        host = Deliveries(services, wire, FlowRegistry())
+        host.post()
+        delays = []
+        for is_away in (True, True, False, True, True):
+            if is_away:
+                wire.refuse_all(cosmos)
+            await host.next()
+            wire.heal()
+            (waiting,) = host.waiting
+            delays.append((waiting.visible_at - host.clock.now()).total_seconds())
+
+        assert delays == [15, 30, 300, 15, 30]
 
     async def test_the_end_of_a_run_is_recorded_when_cosmos_db_is_back(
         self, world: World, wire: Wire, services: Services
