@@ -127,7 +127,7 @@ def _failed(error: BaseException, describe: _Describe, traceback: str = "") -> E
 
 
 def _timed_out(execution: Execution, flow: Flow, subject: str) -> str:
-    ignored = " It ignores its cancellation, and still runs." if execution.abandoned else ""
+    ignored = " Some of its code ignores the cancellation, and still runs." if execution.abandoned else ""
     return (
         f"{subject} was cancelled after {flow.timeout}: do less in one run, or register the flow with a longer "
         f"timeout={_blocked(execution)}.{ignored}"
