@@ -74,8 +74,7 @@ class _Retries(RetryTransport):
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         given = request.extensions
-        retry: Retry = given.get("retry", self.retry)
-        if retry.is_retryable_method(request.method):
+        if "retry" in given or self.retry.is_retryable_method(request.method):
             return await super().handle_async_request(request)
         request.extensions = {**given, "retry": _UNSENT}
         try:

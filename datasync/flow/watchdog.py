@@ -167,13 +167,13 @@ class Watchdog:
         return now
 
     def _note_life(self, now: float) -> None:
-        if (seconds := now - self._alive) >= self._threshold:
-            self._blocks.append((self._alive, self._block(seconds)))
-        self._alive, self._calls = now, 0
-        self._seen.clear()
+        before, seen = self._alive, self._seen
+        self._alive, self._calls, self._seen = now, 0, Counter()
+        if now - before >= self._threshold:
+            self._blocks.append((before, self._block(now - before, seen)))
 
-    def _block(self, seconds: float) -> Block:
-        subject, place = _most_frequent(self._seen)
+    def _block(self, seconds: float, seen: "Counter[_Sight]") -> Block:
+        subject, place = _most_frequent(seen)
         started = self.clock.now() - timedelta(seconds=seconds)
         return Block(subject=subject, place=place, started=started, seconds=seconds)
 
@@ -213,7 +213,7 @@ class Watchdog:
                 self._seen[sight] += 1
             due = int(silence / self._every) > self._calls
             self._calls += due
-            block = self._block(silence) if due else None
+            block = self._block(silence, self._seen) if due else None
         if block and self.on_long_block is not None and (self._hook is None or not self._hook.is_alive()):
             # In a thread of its own, because a loop without beats looks blocked.
             call = partial(_call, self.on_long_block, block)
@@ -310,7 +310,7 @@ def _calls(file: str) -> dict[_Position, str]:
     """Return the calls in a file: their positions, and the names of the called functions."""
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     calls: dict[_Position, str] = {}
     for node in ast.walk(tree):

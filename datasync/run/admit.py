@@ -14,6 +14,7 @@ from datasync.errors import (
     ActionRefused,
     FlowSettingsInvalid,
     FlowUnknown,
+    JobInvalid,
     ServiceUnavailable,
     StateInvalid,
     TenantInvalid,
@@ -52,7 +53,7 @@ _LONGEST_HEAD_START = 2 * HEAD_START + timedelta(seconds=1)  # the queue counts 
 _SPREAD = timedelta(minutes=10)
 """Runs whose attempts were interrupted again are spread over this time, so that they no longer meet."""
 _FRESH = timedelta(seconds=5)
-"""How old a record may be when the lease is taken. The state knows the last ends, and fewer come in this time."""
+"""How old a record may be when the lease is taken. The state knows the ends since then, unless they are very many."""
 _SKEW = timedelta(hours=1)  # far more than clocks differ
 _TRIES = 5
 
@@ -454,12 +455,17 @@ async def _acquired(services: Services, candidate: Candidate) -> Admitted | Leas
 
 async def _read_again(services: Services, candidate: Candidate, held: Leased) -> RunRecord:
     """Return the record as it is stored now: the process may have stood still while others ended the run."""
+    job = candidate.job
     try:
-        found = await services.runs.record(held.tenant_id, candidate.job.run_id)
+        found = await services.runs.record(job.tenant_id, job.run_id)
+        check_own(found, job, candidate.flow.names)
     except ServiceUnavailable as error:
         error.unstarted = held.lease.nonce if held.lease else None
         raise
-    return found.is_present_for(candidate.job) if found else candidate.record
+    except (JobInvalid, StateInvalid):
+        await services.runs.release(held)
+        raise
+    return found.is_present_for(job) if found else candidate.record
 
 
 async def _check_again(services: Services, admitted: Admitted) -> Admitted | Stop | None:

@@ -14,7 +14,7 @@ from datasync.model.state import FlowState
 from datasync.run.acquire import Taken, acquire
 from datasync.run.admit import MOST_ROUNDS, apart, died
 from datasync.run.lease import HeldLease
-from datasync.run.own import check_own
+from datasync.run.own import check_own, is_own
 from datasync.run.receive import receive
 from datasync.run.settle import Delivery, settle
 from datasync.services import Services
@@ -98,12 +98,12 @@ async def _end(services: Services, registry: FlowRegistry, job: Job, record: Run
         await services.poison.send(PlannedJob(job.copy(), started + delay))
         emit(JobPutBack(job=job, why="another attempt has the lease of the flow", delay=delay))
         return
-    if found.document.is_over_for(job):  # another message has ended the run meanwhile
+    record = await services.runs.record(job.tenant_id, job.run_id)  # another message may have ended the run meanwhile
+    if found.document.is_over_for(job) or (record and record.is_over_for(job)):
         await services.runs.release(found.document)
-        await _drop(services, job, await services.runs.record(job.tenant_id, job.run_id))
+        await _drop(services, job, record)
         return
-    if found.interrupted and found.interrupted.run_id == job.run_id:
-        own = found.interrupted
+    own = record.is_present_for(job) if record and is_own(record, job, names) else own
     lease = HeldLease(services, found.document)
     delivery = Delivery(job=job, id=lease.nonce, started_utc=started, flow=flow, record=own, lease=lease)
     deliveries = MOST_ROUNDS * services.settings.max_attempts

@@ -55,6 +55,8 @@ async def call(services: Services, admitted: Admitted) -> Ending:
         lease.seal()
     await _close_provider(services, admitted, made.usage.closed_until)
     if execution.how is How.STOPPED or isinstance(execution.error, LeaseLost):
+        if execution.abandoned:
+            lease.keep_until(execution.abandoned, is_recorded=False)
         raise execution.error or LeaseLost(f"the lease of {made.subject} is over")
     if execution.error and (outage := outage_in(execution.error)):
         services.outages.note(outage, services.clock.now())

@@ -82,13 +82,19 @@ class HeldLease:
 
         """
         if self._is_over() and not self.lost.done():
-            await self.renew()
+            try:
+                await self.renew()
+            except ServiceUnavailable:
+                raise self._lose() from None
         if self.lost.done():  # perhaps while the renewal waited for its answer
             raise self.lost.result()
 
-    def keep_until(self, left: Collection[asyncio.Future[Any]]) -> None:
-        """Keep the lease until the tasks and threads have ended that an attempt has left behind; then release it."""
-        self._kept = asyncio.ensure_future(self._keep_until(left))
+    def keep_until(self, left: Collection[asyncio.Future[Any]], *, is_recorded: bool) -> None:
+        """Keep the lease until the tasks and threads have ended that an attempt has left behind; then release it.
+
+        The lease of an attempt that is not on record ends by itself, so that whoever takes it over records the attempt.
+        """
+        self._kept = asyncio.ensure_future(self._keep_until(left, is_recorded=is_recorded))
 
     def seal(self) -> None:
         """Keep no further cursor: the flow has returned. A task that it has left behind may still run."""
@@ -126,14 +132,27 @@ class HeldLease:
             raise self._lose()
         self.document = found
 
-    async def _keep_until(self, left: Collection[asyncio.Future[Any]]) -> None:
+    async def _keep_until(self, left: Collection[asyncio.Future[Any]], *, is_recorded: bool) -> None:
         with self.guarded():
             while not all(each.done() for each in left):
+                renewals = asyncio.ensure_future(self._renew_without_end())
                 with suppress(asyncio.CancelledError):  # a flow has cancelled all tasks of the process
-                    async with self.kept():
-                        await asyncio.wait(left)
-        with suppress(ServiceUnavailable):  # the lease expires then
-            await self._services.runs.release(self.document)
+                    await asyncio.wait(left)
+                renewals.cancel()
+        if is_recorded:
+            with suppress(ServiceUnavailable):  # the lease expires then
+                await self._services.runs.release(self.document)
+
+    async def _renew_without_end(self) -> None:
+        """Renew the lease of code that cannot be stopped, also after an outage, until another attempt has taken it."""
+        with suppress(LeaseLost):
+            while True:
+                pause = RENEWAL
+                try:
+                    await self.renew()
+                except ServiceUnavailable:
+                    pause = _RENEW_AGAIN
+                await self._services.clock.pause(pause)
 
     async def _renew_on(self) -> None:
         with suppress(LeaseLost):
@@ -162,15 +181,17 @@ class HeldLease:
             await self._services.clock.pause(_RENEW_AGAIN)
 
     async def renew(self) -> None:
-        """Renew the lease. A failure counts as a loss if no time is left for another try."""
+        """Renew the lease.
+
+        Raises:
+            LeaseLost: another attempt has it, or it was edited by hand.
+            ServiceUnavailable: Cosmos DB refused or could not be reached.
+
+        """
         async with self._lock:
             until = (self._services.clock.now() + DURATION).timestamp()
             try:
                 renewed = await self._services.runs.renew(self.document, until)
-            except ServiceUnavailable:
-                if self._is_over():
-                    raise self._lose() from None
-                raise
             except StateInvalid:  # it was edited by hand, and nothing can be written under it
                 raise self._lose() from None
             if renewed is None:

@@ -181,13 +181,13 @@ async def run_admitted(
 async def _end(services: Services, delivery: Delivery, ending: Ending) -> RunRecord | None:
     try:
         record = await settle(services, delivery, ending)
-    except ServiceUnavailable:
-        _keep_until_over(delivery, ending)
+    except Exception:
+        _keep_until_over(delivery, ending, is_recorded=False)
         raise
     if not record.has(delivery.id):
         emit(JobDropped(job=delivery.job, why=f"the run has ended already ({record.outcome})"))
         return None
-    _keep_until_over(delivery, ending)
+    _keep_until_over(delivery, ending, is_recorded=True)
     emit(RunEnded(record=record, stale_utc=_stale_utc(delivery), traceback=ending.traceback))
     services.spans.ended(record)
     for each in record.unusual:
@@ -207,10 +207,10 @@ def _stale_utc(delivery: Delivery) -> datetime | None:
     return document.stale_utc if isinstance(document, FlowState) else None
 
 
-def _keep_until_over(delivery: Delivery, ending: Ending) -> None:
+def _keep_until_over(delivery: Delivery, ending: Ending, *, is_recorded: bool) -> None:
     """Keep the lease until the tasks and threads that the flow has left behind have ended."""
     if delivery.lease and ending.abandoned:
-        delivery.lease.keep_until(ending.abandoned)
+        delivery.lease.keep_until(ending.abandoned, is_recorded=is_recorded)
 
 
 def _answering(delivery: Delivery, ending: Ending, record: RunRecord) -> Iterator[str]:

@@ -187,12 +187,16 @@ async def _state_to_write(services: Services, delivery: Delivery, *, counts: boo
     job, lease = delivery.job, delivery.lease
     if lease and isinstance(lease.document, FlowState):
         return lease.document
-    if counts:
+    if not fits_in_id(delivery.names[0]):
+        return None
+    try:
         return await services.runs.state(job.tenant_id, delivery.names)
-    if fits_in_id(delivery.names[0]):
-        with suppress(StateInvalid, RequestRefused):
-            return await services.runs.state(job.tenant_id, delivery.names)
-    return None
+    except StateInvalid:  # the record says why the run has ended
+        return None
+    except RequestRefused:
+        if counts:
+            raise
+        return None
 
 
 async def _counts(services: Services, delivery: Delivery, ending: Ending) -> bool:
@@ -228,8 +232,8 @@ def _after(
         after = after.expecting(expected.rev, partial(expected.stale_after, now), attempt.started_utc)
     if state and after and state.wanted and not after.wanted:
         messages.append(PlannedJob(state.wanted, now))
-    if record.outcome:  # skipped because of its entry: the process may have died before it sent the run that follows
-        messages.extend(each for each in record.next if each.message.run_id != job.run_id)
+    # The process may have died before it sent the run that follows an earlier end, which a redrive has undone, say.
+    messages.extend(each for each in record.next if each.message.run_id != job.run_id)
     is_deferred = ending.outcome is Outcome.DEFERRED
     record = replace(
         record.after(attempt),
@@ -272,12 +276,20 @@ def _state_after(
         return None
     job = delivery.job
     if delivery.lease is None or not isinstance(delivery.lease.document, FlowState):
-        is_sent = state.wanted is not None and ending.outcome.is_final and _is_last(state, job, attempt.finished_utc)
-        if not (counts or is_sent):
+        is_final = ending.outcome.is_final
+        was_deferred = is_final and state.deferral is not None and state.deferral.run_id == job.run_id
+        is_sent = is_final and state.wanted is not None and (was_deferred or _is_idle(state, attempt.finished_utc))
+        if not (counts or was_deferred or is_sent):
             return None
         # Without the lease, neither window nor cursor may change.
         after = state.after(attempt, job, None, state.cursor, ending.counts) if counts else state
-        return replace(after, wanted=None if is_sent else state.wanted)
+        return replace(
+            after,
+            deferral=None
+            if was_deferred
+            else after.deferral,  # else the run that follows would be skipped because of it
+            wanted=None if is_sent else state.wanted,
+        )
     is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
     after = state.after(attempt, job, ending.window_end, ending.cursor if is_done else state.cursor, ending.counts)
     if ending.outcome is Outcome.DEFERRED:
@@ -291,10 +303,8 @@ def _state_after(
     )
 
 
-def _is_last(state: FlowState, job: Job, now: datetime) -> bool:
-    """Return whether no other run is going on or deferred, whose end will send the run that is wanted."""
-    if state.deferral and state.deferral.run_id == job.run_id:  # the others were skipped because of this one
-        return True
+def _is_idle(state: FlowState, now: datetime) -> bool:
+    """Return whether no run is going on or deferred, whose end will send the run that is wanted."""
     return not (state.deferred(now) or (state.lease and state.lease.is_live(now)))
 
 

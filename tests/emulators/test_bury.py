@@ -8,6 +8,7 @@ from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRegistry, RetryLater
 from datasync.errors import ServiceUnavailable
+from datasync.model.state import REMEMBERED
 from datasync.run.bury import bury
 from datasync.services import Services
 from tests.deliveries import NOW, Deliveries, message, registered, succeed
@@ -153,18 +154,25 @@ async def test_a_run_that_has_ended_is_not_changed(world: World, wire: Wire, ser
     assert await world.records() == before
 
 
+@pytest.mark.parametrize("others", [0, REMEMBERED])
 @pytest.mark.parametrize("overlap", ["once", "allow"])
 async def test_a_run_that_ends_meanwhile_is_not_changed(
-    world: World, wire: Wire, services: Services, overlap: str
+    world: World, wire: Wire, services: Services, overlap: str, others: int
 ) -> None:
-    """A copy of the message is run in another process, after its record was read."""
+    """A copy of the message is run in another process, after its record was read. The state forgets old ends."""
     await world.put(document("t", entry("flow")))
     host = Deliveries(services, wire, registered(succeed, overlap=overlap))
-    wire.after(to("GET", "run-r-1"), lambda: run_job(services, host.registry, message(rounds=2), NOW))
+
+    async def run_meanwhile() -> None:
+        await run_job(services, host.registry, message(rounds=2), NOW)
+        for number in range(others):
+            await run_job(services, host.registry, message(id="m-2", run_id=f"r-2{number}"), NOW)
+
+    wire.after(to("GET", "run-r-1"), run_meanwhile)
     host.post(is_poison=True, rounds=2, message_id="m-1")
     await host.all()
 
-    (record,) = await world.records()
+    (record,) = [each for each in await world.records() if each["runId"] == "r-1"]
     assert [attempt["outcome"] for attempt in record["attempts"]] == ["succeeded"]
     assert record.get("lease") is None
     assert (await services.runs.state("t", ["flow"])).lease is None

@@ -13,7 +13,7 @@ from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import Continue, FlowRegistry, FlowRun, TenantSecretClient
 from datasync.clock import Clock
-from datasync.errors import ServiceUnavailable
+from datasync.errors import FlowFailed, ServiceUnavailable
 from datasync.flow.watchdog import Watchdog
 from datasync.model.job import JobMessage, QueueMessage
 from datasync.run.pipeline import run_message
@@ -338,6 +338,34 @@ class TestForeignRunIds:
         record = await stored(world, "run-r-1")
         assert (record["flowName"], record["attemptCount"], record.get("lease")) == ("other", 1, None)
         assert ["which is a run of 'other'" in letter["why"] for letter in letters] == [True]
+
+    async def test_a_process_that_stood_still_refuses_the_id_of_another_flow_run(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The other flow's run has failed once meanwhile. Its record keeps only its own attempts."""
+        await world.put(document("t", entry("flow"), entry("other")))
+
+        async def fail(tenant_id: str, kv: SecretClient) -> None:
+            raise OSError("down")
+
+        registry = registered(succeed)
+        registry.flow("other")(fail)
+        host = Deliveries(services, wire, registry)
+
+        async def stand_still() -> None:
+            with pytest.raises(FlowFailed):
+                await run_job(services, registry, message(id="m-9", flow_name="other"), NOW)
+            host.clock.time += timedelta(minutes=1)
+
+        wire.after(to("GET", "run-r-1"), stand_still)
+        host.post()
+        await host.all()
+
+        letters = [each async for each in world.runs.query_items("SELECT * FROM c WHERE c.type = 'DeadLetter'")]
+        record = await stored(world, "run-r-1")
+        assert (record["flowName"], [each["outcome"] for each in record["attempts"]]) == ("other", ["failed"])
+        assert ["which is a run of 'other'" in letter["why"] for letter in letters] == [True]
+        assert (await stored(world, "state-flow")).get("lease") is None
 
 
 class TestEdits:

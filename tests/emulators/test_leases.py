@@ -519,11 +519,18 @@ class TestLosing:
     async def test_a_process_that_stood_still_has_10_seconds_to_renew_its_lease(
         self, world: World, wire: Wire, services: Services, *, woken: timedelta, answered: int, outcome: str | None
     ) -> None:
-        """It had no time to try while it stood still. The flow goes on if nobody has taken the lease."""
+        """It had no time to try while it stood still. The flow goes on if nobody has taken the lease.
+
+        The first try meets a connection that was closed meanwhile.
+        """
         await world.put(document("t", entry("flow")))
-        clock = clock_of(services)
+        clock, tries = clock_of(services), list[datetime]()
 
         async def answer() -> None:
+            tries.append(clock.time)
+            if len(tries) == 1:
+                clock.time = max(clock.time, NOW + woken) + timedelta(seconds=5)
+                raise ServiceRequestError("connection reset")
             clock.time = max(clock.time, NOW + woken + timedelta(seconds=answered))
             if outcome is None:
                 await asyncio.Event().wait()

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import pytest_asyncio
+from azure.core.exceptions import ServiceRequestError
 from azure.keyvault.secrets.aio import SecretClient
 
 from datasync import FlowRegistry, FlowRun
@@ -246,3 +247,52 @@ async def test_the_next_attempt_waits_for_the_thread_of_the_one_that_timed_out(
     assert (started, ended) == ([1, 2], [1, 2])
     (record,) = await world.records()
     assert [each["outcome"] for each in record["attempts"]] == ["failed", "succeeded"]
+
+
+async def test_the_lease_of_a_thread_is_kept_after_an_outage_in_which_it_was_given_up(
+    world: World, wire: Wire, services: Services, zombie: Zombie
+) -> None:
+    """The attempt has lost its lease, but nothing can stop its thread. The next attempt waits, and records it."""
+    started, tried, is_over, is_back = list[int](), list[str](), threading.Event(), asyncio.Event()
+
+    def work(attempt: int) -> None:
+        started.append(attempt)
+        is_over.wait()
+
+    async def refuse() -> None:
+        tried.append("a renewal")
+        if not is_back.is_set():
+            raise ServiceRequestError("connection refused")
+
+    async def flow(_tenant_id: str, _kv: SecretClient, run: FlowRun) -> None:
+        working = asyncio.ensure_future(asyncio.to_thread(work, run.attempt))
+        if run.attempt == 1:
+            wire.before_each(to("PATCH", "state-flow", "/lease/until"), refuse)
+            await wait_until(lambda: started, description="the thread has begun")
+            host.clock.time += timedelta(seconds=61)
+            await wait_until(lambda: tried, description="a renewal is tried")
+            host.clock.time += timedelta(seconds=100)
+        await working
+
+    await world.put(document("t", entry("flow")))
+    host = Deliveries(services, wire, registered(flow))
+    host.post()
+    try:
+        before = (NOW + timedelta(minutes=3)).timestamp()
+        await host.next()
+        is_back.set()
+
+        async def is_renewed() -> bool:
+            host.clock.time += timedelta(seconds=5)
+            return await lease_end(world) > before
+
+        await wait_until(is_renewed, description="the lease is renewed")
+        await host.next()
+        assert started == [1]
+    finally:
+        is_over.set()
+    await host.all()
+
+    assert started == [1, 2]
+    (record,) = await world.records()
+    assert [each["outcome"] for each in record["attempts"]] == ["interrupted", "succeeded"]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -269,6 +270,26 @@ class TestHolderThatDoesNotRunAgain:
         assert holder.runs == ["r-1", FOLLOW_UP]
         assert (await services.runs.state("t", ["flow"])).wanted is None
 
+    async def test_the_follow_up_of_a_deferred_run_is_not_skipped_because_of_it(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """The clock of the process is 15 seconds behind: the time until which the first run is deferred is not over."""
+        await world.put(document("t", entry("flow")))
+        tenant = await services.tenants.get("t")
+        holder = Holder(wire, services, "r-2", end=RetryLater(timedelta(minutes=1)))
+        await holder.run({"rev": tenant.revision_of(tenant.flows[0]), "enqueued_utc": NOW - timedelta(minutes=30)})
+        await world.put(document("t", entry("flow", cron="0 0 0 1 * *")))
+        (deferred,) = holder.host.waiting
+        holder.host.waiting[:] = [replace(deferred, visible_at=deferred.visible_at - timedelta(seconds=15))]
+        await holder.host.all()
+
+        assert await endings(world) == {
+            "r-1": ["deferred", "skipped_rescheduled"],
+            "r-2": ["skipped_overlap"],
+            FOLLOW_UP: ["succeeded"],
+        }
+        assert (await services.runs.state("t", ["flow"])).wanted is None
+
     @pytest.mark.parametrize("number", range(1, 18))
     async def test_the_follow_up_is_not_lost_by_a_kill(
         self, world: World, wire: Wire, services: Services, number: int
@@ -361,6 +382,24 @@ class TestHolderThatDoesNotRunAgain:
             FOLLOW_UP: ["skipped_disabled"],
         }
         assert (await services.runs.state("t", ["flow"])).wanted is None
+
+    async def test_the_follow_up_is_not_lost_if_the_dead_holder_is_attempted_again(
+        self, world: World, wire: Wire, services: Services
+    ) -> None:
+        """Its process was killed before it sent the follow-up, and its message has not come back yet."""
+        await world.put(document("t", entry("flow")))
+        holder = Holder(wire, services, "r-2", end=GiveUp("closed"))
+        await holder.run()
+        holder.host.waiting.clear()
+        holder.host.registry = registered(succeed)
+        holder.host.post(redrive=1)
+        await holder.host.all()
+
+        assert await endings(world) == {
+            "r-1": ["gave_up", "succeeded"],
+            "r-2": ["skipped_overlap"],
+            FOLLOW_UP: ["succeeded"],
+        }
 
 
 class TestHolderThatNobodySendsAgain:
