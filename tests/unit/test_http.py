@@ -7,6 +7,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from httpx_retries import Retry
 
 from datasync import IDEMPOTENT, READ, RetryLater, response_limits
 from datasync.flow.http import new_client, new_transport
@@ -104,6 +105,16 @@ async def test_a_post_that_may_have_been_received_is_not_repeated(usage: HttpUsa
         await client.post("https://api.example.com/", json={})
 
     assert usage.totals()["retries"] == 1
+
+
+async def test_the_retries_that_a_flow_gives_replace_all_others(usage: HttpUsage) -> None:
+    """Here none: the flow decides itself what to do without a connection."""
+    client = answered(usage, [httpx.ConnectError("none"), httpx.Response(201)])
+
+    with pytest.raises(httpx.ConnectError):
+        await client.post("https://api.example.com/", extensions={"retry": Retry(total=0)})
+
+    assert usage.totals()["retries"] == 0
 
 
 async def test_a_get_that_a_post_is_redirected_to_is_repeated(server: Server, client: httpx.AsyncClient) -> None:
