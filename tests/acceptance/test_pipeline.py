@@ -77,7 +77,7 @@ async def test_a_plain_text_message_is_poisoned_at_once(world: World, app: App, 
     """The host moves a message that is not base64 to the poison queue, and does not call the function."""
     async with start(), posted_by_hand(world) as queue:
         await queue.send_message("please run the weather")
-        await wait_until(world.poisoned, description="the message is poisoned")
+        await wait_until(world.poisoned, description="the message is poisoned", seconds=90)
 
     assert await world.poisoned() == ["please run the weather"]
     assert await world.records() == []
