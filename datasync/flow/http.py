@@ -55,7 +55,7 @@ class _PatientRetry(Retry):
 
 
 class _UnsentRetry(_PatientRetry):
-    """Repeats a request with any method, if there was no connection to send it: it cannot have had an effect."""
+    """Repeats a request with any method, and because of exceptions only."""
 
     @override
     def is_retryable_method(self, method: str) -> bool:
@@ -64,10 +64,6 @@ class _UnsentRetry(_PatientRetry):
     @override
     def is_retryable_status_code(self, status_code: int) -> bool:
         return False
-
-    @override
-    def is_retryable_exception(self, exception: Exception) -> bool:
-        return isinstance(exception, (httpx.ConnectTimeout, httpx.ConnectError))
 
 
 class _Retries(RetryTransport):
@@ -88,7 +84,8 @@ _BACKOFF: dict[str, Any] = {
     "backoff_factor": 0.5,
     "max_backoff_wait": LONGEST_WAIT.total_seconds(),
 }
-_UNSENT = _UnsentRetry(**_BACKOFF)
+_UNSENT = _UnsentRetry(**_BACKOFF, retry_on_exceptions=(httpx.ConnectTimeout, httpx.ConnectError))
+"""Nothing of the request was sent, so it cannot have had an effect."""
 _RETRY = _PatientRetry(
     **_BACKOFF,
     status_forcelist=_TRANSIENT,

@@ -1,7 +1,8 @@
 """admit: gates decide, in order, whether a job runs now."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -350,16 +351,18 @@ async def _settle_lost_attempt(
         return None
     found = await acquire(services, free, names, job)
     if isinstance(found, Taken):
-        await _release_unstarted(services, found.document)
+        with _unstarted(found.document):
+            await services.runs.release(found.document)
         return found
     left = (found.lease or Lease()).left(services.clock.now())
     return PutBack(job.copy(), left, "an earlier delivery of the message has the lease")
 
 
-async def _release_unstarted(services: Services, held: Leased) -> None:
-    """End a lease whose attempt does not start. If that fails, the next delivery of the job replaces it."""
+@contextmanager
+def _unstarted(held: Leased) -> Iterator[None]:
+    """Let the next delivery of the job replace a lease whose attempt cannot start, since a service is away."""
     try:
-        await services.runs.release(held)
+        yield
     except ServiceUnavailable as error:
         error.unstarted = held.lease.nonce if held.lease else None
         raise
@@ -415,11 +418,8 @@ async def _take_lease(services: Services, candidate: Candidate) -> Admitted | St
         raise
     if not isinstance(admitted, Admitted):
         return await _meet(services, flow, job, candidate.record, admitted)
-    try:
+    with _unstarted(admitted.lease.document):
         return await _check_again(services, admitted) or await _give_way(services, admitted)
-    except ServiceUnavailable as error:
-        error.unstarted = admitted.lease.nonce
-        raise
 
 
 async def _acquired(services: Services, candidate: Candidate) -> Admitted | Leased:
@@ -456,15 +456,13 @@ async def _acquired(services: Services, candidate: Candidate) -> Admitted | Leas
 async def _read_again(services: Services, candidate: Candidate, held: Leased) -> RunRecord:
     """Return the record as it is stored now: the process may have stood still while others ended the run."""
     job = candidate.job
-    try:
-        found = await services.runs.record(job.tenant_id, job.run_id)
-        check_own(found, job, candidate.flow.names)
-    except ServiceUnavailable as error:
-        error.unstarted = held.lease.nonce if held.lease else None
-        raise
-    except (JobInvalid, StateInvalid):
-        await services.runs.release(held)
-        raise
+    with _unstarted(held):
+        try:
+            found = await services.runs.record(job.tenant_id, job.run_id)
+            check_own(found, job, candidate.flow.names)
+        except (JobInvalid, StateInvalid):
+            await services.runs.release(held)
+            raise
     return found.is_present_for(job) if found else candidate.record
 
 

@@ -6,7 +6,7 @@ takes it, and each lease has a higher token than the one before. An attempt that
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -67,12 +67,8 @@ class HeldLease:
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Renew the lease in the background."""
-        renewals = asyncio.ensure_future(self._renew_on())
-        try:
+        async with _in_background(self._renew_on()):
             yield
-        finally:
-            renewals.cancel()
-            await asyncio.wait({renewals})
 
     async def check(self) -> None:
         """Make sure that the attempt still holds the lease, before it does something that cannot be repeated.
@@ -135,10 +131,9 @@ class HeldLease:
     async def _keep_until(self, left: Collection[asyncio.Future[Any]], *, is_recorded: bool) -> None:
         with self.guarded():
             while not all(each.done() for each in left):
-                renewals = asyncio.ensure_future(self._renew_without_end())
                 with suppress(asyncio.CancelledError):  # a flow has cancelled all tasks of the process
-                    await asyncio.wait(left)
-                renewals.cancel()
+                    async with _in_background(self._renew_without_end()):
+                        await asyncio.wait(left)
         if is_recorded:
             with suppress(ServiceUnavailable):  # the lease expires then
                 await self._services.runs.release(self.document)
@@ -213,6 +208,17 @@ class HeldLease:
         if not self.lost.done():
             self.lost.set_result(error)
         return error
+
+
+@asynccontextmanager
+async def _in_background(renewals: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run renewals during the block."""
+    task = asyncio.ensure_future(renewals)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def renew_in_thread(services: Services, block: Block) -> None:

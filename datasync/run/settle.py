@@ -283,13 +283,9 @@ def _state_after(
             return None
         # Without the lease, neither window nor cursor may change.
         after = state.after(attempt, job, None, state.cursor, ending.counts) if counts else state
-        return replace(
-            after,
-            deferral=None
-            if was_deferred
-            else after.deferral,  # else the run that follows would be skipped because of it
-            wanted=None if is_sent else state.wanted,
-        )
+        if was_deferred:  # else the run that follows would be skipped because of it
+            after = replace(after, deferral=None)
+        return replace(after, wanted=None if is_sent else state.wanted)
     is_done = ending.outcome in (Outcome.SUCCEEDED, Outcome.CONTINUED)
     after = state.after(attempt, job, ending.window_end, ending.cursor if is_done else state.cursor, ending.counts)
     if ending.outcome is Outcome.DEFERRED:

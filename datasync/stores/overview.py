@@ -258,10 +258,11 @@ def _conditions(wanted: RunFilter) -> tuple[str, dict[str, object]]:
 
 def _state(document: dict[str, Any]) -> FlowState | UnreadableState | None:
     try:
+        return FlowState.from_document(document)
+    except StateInvalid as error:
+        why = str(error)
+    try:
         tenant_id, flow_name = place_of(document)
     except StateInvalid:
         return None
-    try:
-        return FlowState.from_document(document)
-    except StateInvalid as error:
-        return UnreadableState(tenant_id=tenant_id, flow_name=flow_name, why=str(error))
+    return UnreadableState(tenant_id=tenant_id, flow_name=flow_name, why=why)

@@ -25,16 +25,23 @@ def message(run_id: str = "r-1", **fields: Any) -> QueueMessage:
     return QueueMessage(f"m-{run_id}", job.encode().encode(), 1, NOW)
 
 
-async def test_a_flow_does_not_start_under_a_lease_that_was_taken_over(
-    world: World, wire: Wire, services: Services
-) -> None:
-    """A process that stood still right after it had taken the lease notices it before it calls the flow."""
-    started = []
+def registry_noting(started: list[str]) -> FlowRegistry:
+    """Return a registry with a flow that notes its runs."""
     registry = FlowRegistry()
 
     @registry.flow("flow")
     async def flow(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
         started.append(run.run_id)
+
+    return registry
+
+
+async def test_a_flow_does_not_start_under_a_lease_that_was_taken_over(
+    world: World, wire: Wire, services: Services
+) -> None:
+    """A process that stood still right after it had taken the lease notices it before it calls the flow."""
+    started = list[str]()
+    registry = registry_noting(started)
 
     async def stand_still() -> None:
         other = Services(world.settings, FakeClock())
@@ -80,12 +87,8 @@ async def test_a_process_that_stood_still_before_its_lease_reads_the_record_agai
     world: World, wire: Wire, services: Services
 ) -> None:
     """Another process has made the run meanwhile, and so many others that the state has forgotten its end."""
-    started = []
-    registry = FlowRegistry()
-
-    @registry.flow("flow")
-    async def flow(tenant_id: str, kv: TenantSecretClient, run: FlowRun) -> None:
-        started.append(run.run_id)
+    started = list[str]()
+    registry = registry_noting(started)
 
     async def stand_still() -> None:
         other = Services(world.settings, FakeClock())
